@@ -1,0 +1,1 @@
+"""What the installed packages need before they work together."""
