@@ -1,0 +1,279 @@
+"""The one table of settings: every knob of the service with its unit, bounds and default.
+
+A setting `name` is read from the environment variable `SMOOTHGATE_NAME`, or else from such a line in a file
+`.env` in the working directory. `.env.example` and `docs/settings.md` are rendered from this table.
+"""
+
+from __future__ import annotations
+
+import shlex
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+
+import annotated_types
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "SMOOTHGATE_"
+
+# The first setting of each section, in the order of the fields below.
+SECTIONS = {
+    "host": "Server",
+    "model": "Model",
+    "engine_url": "Engine (vLLM)",
+    "sigma": "Smoothing",
+    "max_images": "Limits",
+}
+
+
+class Settings(BaseSettings):
+    """The settings of one process, validated once at start.
+
+    Radii (l2) and sigma are in the units of the encoder's input: pixels in [0, 1] after resize and crop,
+    before mean/std normalisation.
+
+    Raises:
+        pydantic.ValidationError: a value is out of bounds, two values contradict each other, or `.env`
+            names a setting that does not exist. Values are left out of the message: they may be secrets.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_file=".env",
+        env_ignore_empty=True,
+        frozen=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on; `0.0.0.0` for every interface.")
+    port: int = Field(8000, ge=1, le=65535, description="TCP port to listen on.")
+    request_timeout_seconds: float = Field(
+        120.0,
+        gt=0,
+        description="Longest time from a request to its answer (of a stream: to its first token).",
+    )
+    shutdown_timeout_seconds: float = Field(
+        20.0, ge=0, description="Time that requests in flight are given to finish after SIGTERM."
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="Form of the log; `auto` is `console` on a terminal and `json` elsewhere."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Lowest level that is logged."
+    )
+
+    model: str | None = Field(
+        None, description="Checkpoint to serve: a folder or a Hugging Face id. Unset: the bundled demo model."
+    )
+    served_model_name: str | None = Field(
+        None, description="Name of the model towards clients. Unset: the last part of the checkpoint's name."
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="Where the encoder runs: `auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`.",
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Arithmetic of the encoder; `auto` is float32 on a CPU and bfloat16 on CUDA."
+    )
+    threads: int = Field(0, ge=0, description="CPU threads of the sampler; 0 leaves the choice to PyTorch.")
+
+    engine_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s/]\S*$",
+        description="Base URL of a running vLLM (without `/v1`). Unset: Smoothgate starts a vLLM of its own.",
+    )
+    engine_api_key: SecretStr | None = Field(None, description="Bearer key sent to the vLLM at `ENGINE_URL`.")
+    engine_args: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Further command-line arguments for our own vLLM, e.g. `--tensor-parallel-size 2`."
+    )
+    engine_max_model_len: int | None = Field(
+        None, ge=1, description="Context length of our own vLLM in tokens. Unset: as the checkpoint says."
+    )
+    engine_kv_cache_gib: int = Field(1, ge=1, description="Key/value cache of our own vLLM on a CPU, in GiB.")
+    engine_start_timeout_seconds: float = Field(
+        600.0,
+        gt=0,
+        description="Time after which our own vLLM, still not ready, is killed and started again.",
+    )
+    engine_read_timeout_seconds: float = Field(
+        60.0, gt=0, description="Longest silence of vLLM within an answer before the request fails."
+    )
+
+    sigma: float = Field(0.5, gt=0, description="Standard deviation of the noise where a request names none.")
+    sigma_min: float = Field(0.1, gt=0, description="Smallest sigma that a client may ask for.")
+    sigma_max: float = Field(1.0, gt=0, description="Largest sigma that a client may ask for.")
+    n_select: int = Field(128, ge=1, description="Noise samples per image that choose the served feature.")
+    n_certify: int = Field(1024, ge=1, description="Fresh noise samples per image for the certificate.")
+    max_samples: int = Field(
+        16384, ge=2, description="Largest `n_select + n_certify` per image that a client may ask for."
+    )
+    alpha: float = Field(
+        0.001,
+        gt=0,
+        lt=1,
+        description="Probability of a wrong certificate, shared by the images of a request.",
+    )
+    cosine_threshold: float = Field(
+        0.5, ge=0, lt=1, description="Cosine similarity for which the certified radius is reported."
+    )
+    eps: Annotated[tuple[float, ...], NoDecode] = Field(
+        (0.25, 0.5, 1.0), description="l2 radii at which the cosine bound is reported, ascending."
+    )
+    allow_smoothing_off: bool = Field(
+        False, description="Whether a client may switch smoothing off (raw features, no certificate)."
+    )
+    batch_size: int = Field(0, ge=0, description="Noisy forwards per batch; 0: chosen at start.")
+
+    max_images: int = Field(4, ge=1, description="Images per request.")
+    max_image_bytes: int = Field(10 * 2**20, ge=1, description="Size of one encoded image, in bytes.")
+    max_image_pixels: int = Field(
+        16_000_000,
+        ge=1,
+        description="Width times height of one image, checked before it is decoded.",
+    )
+    max_body_bytes: int = Field(64 * 2**20, ge=1, description="Size of a request body, in bytes.")
+
+    @field_validator("engine_args", mode="before")
+    @classmethod
+    def _shell_words(cls, value: Any) -> Any:
+        return shlex.split(value) if isinstance(value, str) else value
+
+    @field_validator("eps", mode="before")
+    @classmethod
+    def _comma_separated(cls, value: Any) -> Any:
+        return value.split(",") if isinstance(value, str) else value
+
+    @field_validator("eps")
+    @classmethod
+    def _ascending_radii(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or not all(low < high for low, high in zip((0.0, *value), value, strict=False)):
+            raise ValueError("eps must be one or more radii above 0, in ascending order")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.sigma_min <= self.sigma <= self.sigma_max:
+            raise ValueError(
+                f"sigma {self.sigma} is not within sigma_min {self.sigma_min} and sigma_max {self.sigma_max}"
+            )
+        if self.n_select + self.n_certify > self.max_samples:
+            raise ValueError(
+                f"n_select {self.n_select} + n_certify {self.n_certify} exceed max_samples {self.max_samples}"
+            )
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table, as text."""
+
+    section: str
+    variable: str
+    default: str
+    values: str
+    description: str
+
+
+def table() -> Iterator[Row]:
+    """Every setting as text, in the order of declaration."""
+    section = ""
+    for name, field in Settings.model_fields.items():
+        section = SECTIONS.get(name, section)
+        yield Row(section, PREFIX + name.upper(), _default(field), _values(field), field.description or "")
+
+
+def render_env_example() -> str:
+    """The content of `.env.example`: every variable, commented out, at its default."""
+    lines = [
+        "# Settings of Smoothgate; copy to .env and uncomment what should differ from the default.",
+        "# Made from service/settings.py: `smoothgate settings --format env`.",
+    ]
+    section = ""
+    for row in table():
+        if row.section != section:
+            section = row.section
+            lines += ["", f"# --- {section} ---"]
+        description = row.description.replace("`", "")
+        lines += ["", f"# {description}", f"# ({row.values})", f"#{row.variable}={row.default}"]
+    return "\n".join(lines) + "\n"
+
+
+def render_markdown() -> str:
+    """The content of `docs/settings.md`: one table per section."""
+    lines = [
+        "# Settings",
+        "",
+        "Each setting is an environment variable, or a line in a file `.env` in the working directory (the",
+        "environment wins). An empty value counts as unset. Sigma and eps are in the units of the encoder's",
+        "input: pixels in [0, 1] after resize and crop.",
+        "",
+        "This page is made from `service/settings.py` by `smoothgate settings --format markdown`.",
+    ]
+    section = ""
+    for row in table():
+        if row.section != section:
+            section = row.section
+            lines += [
+                "",
+                f"## {section}",
+                "",
+                "| variable | default | values | meaning |",
+                "|---|---|---|---|",
+            ]
+        default = f"`{row.default}`" if row.default else "(unset)"
+        lines.append(f"| `{row.variable}` | {default} | {row.values} | {row.description} |")
+    return "\n".join(lines) + "\n"
+
+
+_KINDS: dict[Any, str] = {
+    bool: "true or false",
+    int: "integer",
+    float: "number",
+    str: "text",
+    SecretStr: "secret text",
+    tuple[float, ...]: "numbers, separated by commas",
+    tuple[str, ...]: "words, quoted as in a shell",
+}
+
+
+def _values(field: FieldInfo) -> str:
+    """What the setting accepts: its type and bounds, or its choices."""
+    kind: Any = field.annotation
+    if get_origin(kind) in (Union, types.UnionType):
+        (kind,) = (arm for arm in get_args(kind) if arm is not type(None))
+    if get_origin(kind) is Literal:
+        return ", ".join(get_args(kind))
+    bounds = []
+    for bound in field.metadata:
+        match bound:
+            case annotated_types.Ge(limit):
+                bounds.append(f"at least {limit}")
+            case annotated_types.Gt(limit):
+                bounds.append(f"above {limit}")
+            case annotated_types.Le(limit):
+                bounds.append(f"at most {limit}")
+            case annotated_types.Lt(limit):
+                bounds.append(f"below {limit}")
+    return ", ".join([_KINDS[kind], *bounds])
+
+
+def _default(field: FieldInfo) -> str:
+    """The default as it would be written in an environment variable; empty where it is unset."""
+    match field.default:
+        case None:
+            return ""
+        case bool(flag):
+            return str(flag).lower()
+        case tuple(parts) if all(isinstance(part, float) for part in parts):
+            return ",".join(map(str, parts))
+        case tuple(words):
+            return shlex.join(words)
+        case float(number):
+            return f"{number:g}"
+        case value:
+            return str(value)

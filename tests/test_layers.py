@@ -1,0 +1,66 @@
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LAYERS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0][
+    "layers"
+]
+
+
+def lint_imports(folder: Path) -> tuple[int, str]:
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from importlinter.cli import lint_imports_command as run; run()",
+            "--no-cache",
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    return run.returncode, run.stdout + run.stderr
+
+
+@pytest.fixture
+def skeleton(tmp_path: Path) -> Path:
+    """A package with our layers and our contract, but empty modules."""
+    (tmp_path / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())
+    (tmp_path / "service").mkdir()
+    for name in ["__init__", *re.findall(r"\w+", " ".join(LAYERS))]:
+        (tmp_path / f"service/{name}.py").touch()
+    return tmp_path
+
+
+def test_imports_of_the_service_point_one_way():
+    status, output = lint_imports(ROOT)
+    assert status == 0, output
+
+
+def test_the_contract_accepts_a_downward_import(skeleton: Path):
+    (skeleton / "service/api.py").write_text("import service.certify\n")
+    status, output = lint_imports(skeleton)
+    assert status == 0, output
+
+
+@pytest.mark.parametrize(
+    ("module", "imported"),
+    [("certify", "api"), ("certify", "smoothing"), ("vision", "engine"), ("engine", "smoothing")],
+)
+def test_the_contract_refuses_an_import_against_the_layers(module: str, imported: str, skeleton: Path):
+    (skeleton / f"service/{module}.py").write_text(f"import service.{imported}\n")
+    status, output = lint_imports(skeleton)
+    assert status == 1
+    assert f"service.{module} -> service.{imported}" in output
+
+
+def test_the_contract_refuses_a_module_without_a_layer(skeleton: Path):
+    (skeleton / "service/stray.py").touch()
+    status, output = lint_imports(skeleton)
+    assert status == 1
+    assert "stray" in output

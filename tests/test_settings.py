@@ -1,0 +1,106 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from service import settings
+from service.settings import PREFIX, SECTIONS, Settings
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for row in settings.table():
+        monkeypatch.delenv(row.variable, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_env_example_is_the_rendered_table():
+    assert (ROOT / ".env.example").read_text() == settings.render_env_example()
+
+
+def test_settings_page_is_the_rendered_table():
+    assert (ROOT / "docs/settings.md").read_text() == settings.render_markdown()
+
+
+def test_every_setting_is_described_and_in_a_section():
+    assert set(SECTIONS) <= set(Settings.model_fields)
+    for row in settings.table():
+        assert row.section, row.variable
+        assert row.description.endswith("."), row.variable
+
+
+def test_env_example_with_every_line_uncommented_gives_the_defaults(tmp_path: Path):
+    lines = [line.removeprefix("#") for line in settings.render_env_example().splitlines()]
+    (tmp_path / ".env").write_text("\n".join(line for line in lines if line.startswith(PREFIX)))
+    assert Settings() == Settings.model_construct()
+
+
+def test_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / ".env").write_text("SMOOTHGATE_PORT=9000\nSMOOTHGATE_SIGMA=0.25\n")
+    monkeypatch.setenv("SMOOTHGATE_PORT", "9001")
+    assert (Settings().port, Settings().sigma) == (9001, 0.25)
+
+
+def test_lists_are_written_as_words_and_as_comma_separated_numbers(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SMOOTHGATE_EPS", "0.1, 0.2")
+    monkeypatch.setenv("SMOOTHGATE_ENGINE_ARGS", "--seed 7 --override 'a b'")
+    assert Settings().eps == (0.1, 0.2)
+    assert Settings().engine_args == ("--seed", "7", "--override", "a b")
+
+
+def test_a_misspelt_name_in_the_file_is_refused(tmp_path: Path):
+    (tmp_path / ".env").write_text("SMOOTHGATE_SIGMA_MXA=2\n")
+    with pytest.raises(ValidationError, match="smoothgate_sigma_mxa"):
+        Settings()
+
+
+def test_a_secret_shows_neither_in_repr_nor_in_errors(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SMOOTHGATE_ENGINE_API_KEY", "hunter2")
+    assert "hunter2" not in repr(Settings())
+    with pytest.raises(ValidationError) as caught:
+        Settings(engine_api_key=["hunter2"])  # type: ignore[arg-type]
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("port", "0"),
+        ("port", "65536"),
+        ("device", "tpu"),
+        ("dtype", "int8"),
+        ("engine_url", "localhost:8000"),
+        ("engine_read_timeout_seconds", "0"),
+        ("sigma", "0"),
+        ("sigma", "nan"),
+        ("sigma_max", "inf"),
+        ("n_certify", "0"),
+        ("alpha", "0"),
+        ("alpha", "1"),
+        ("cosine_threshold", "1"),
+        ("eps", "0,0.5"),
+        ("eps", "0.5,0.25"),
+        ("eps", "0.5,x"),
+        ("eps", "nan"),
+        ("max_images", "0"),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused_by_name(name: str, value: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(PREFIX + name.upper(), value)
+    with pytest.raises(ValidationError, match=rf"(?m)^{name}\b"):
+        Settings()
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"sigma": 2.0}, "sigma 2.0 is not within"),
+        ({"sigma_min": 0.75}, "sigma 0.5 is not within"),
+        ({"n_select": 100, "n_certify": 900, "max_samples": 999}, "exceed max_samples 999"),
+    ],
+)
+def test_contradicting_values_are_refused(values: dict[str, float], reason: str):
+    with pytest.raises(ValidationError, match=reason):
+        Settings(**values)  # type: ignore[arg-type]
