@@ -1,12 +1,12 @@
-"""Makes transformers and vLLM importable beside wheels of torchvision and torchaudio built for another torch.
+"""Makes transformers and vLLM importable beside wheels of torch's sister packages built for another torch.
 
-On PyPI these two are CUDA builds. Beside a CPU torch their compiled parts do not load, and the import of
-transformers ends with `operator torchvision::nms does not exist` or `Could not load this library`, in this process
-and in every process that vLLM starts. Neither part is needed: torchvision's transforms are plain torch, and no
-audio is served.
+On PyPI, torchvision, torchaudio and torchcodec are CUDA builds. Beside a CPU torch their compiled parts do
+not load, and the import of transformers or vLLM ends with `operator torchvision::nms does not exist` or
+`Could not load this library`, in this process and in every process that vLLM starts. None of these parts is
+needed: torchvision's transforms are plain torch, and neither audio nor video is served.
 
-`install` costs nothing until transformers or torchvision is first imported, and changes nothing where the compiled
-parts load. At its head this module imports only the standard library: `child_site` runs it by path.
+`install` costs nothing until transformers or torchvision is first imported, and changes nothing where the
+compiled parts load. At its head this module imports only the standard library: `child_site` runs it by path.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def install() -> None:
 
 
 def repair() -> None:
-    """Declare torchvision's operators and hide torchaudio, each where its compiled part does not load."""
+    """Declare torchvision's operators, hide torchaudio and torchcodec: each where its compiled part fails."""
     if not _loads("torchvision", "_C*.so"):
         import torch
 
@@ -48,9 +48,13 @@ def repair() -> None:
                 torch.library.define(
                     f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
                 )
-    if not _loads("torchaudio", "lib/_torchaudio*.so"):
-        # None makes `find_spec` answer that the package is not there and `import` raise ImportError.
-        sys.modules["torchaudio"] = None  # type: ignore[assignment]
+    for package, pattern in {
+        "torchaudio": "lib/_torchaudio*.so",
+        "torchcodec": "libtorchcodec_image*",
+    }.items():
+        if not _loads(package, pattern):
+            # None makes `find_spec` answer that the package is not there and `import` raise ImportError.
+            sys.modules[package] = None  # type: ignore[assignment]
 
 
 def _loads(package: str, pattern: str) -> bool:
