@@ -1,0 +1,123 @@
+"""The resize to the encoder's canvas as an exactly linear map, and its exact operator norm.
+
+The checkpoints' own processors resize in 8 bits and round between and after the two passes; no norm bounds
+what that does to a perturbation of the upload. Here the same kernels act in floating point, so that the way
+from the uploaded pixels to the canvas is `X -> R X C^T + const` per colour channel, with one sparse matrix R
+for the rows and one C for the columns (crop and padding included), and then a clamp to [0, 1], which is
+1-Lipschitz.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+Float64 = npt.NDArray[np.float64]
+Float32 = npt.NDArray[np.float32]
+Matrix = sparse.csr_array[np.float32]
+
+
+def _triangle(x: Float64) -> Float64:
+    return np.maximum(1.0 - np.abs(x), 0.0)
+
+
+def _cubic(x: Float64) -> Float64:
+    x, a = np.abs(x), -0.5
+    inner = ((a + 2) * x - (a + 3)) * x**2 + 1
+    outer = a * (((x - 5) * x + 8) * x - 4)
+    return np.where(x < 1, inner, np.where(x < 2, outer, 0.0))
+
+
+def _lanczos(x: Float64) -> Float64:
+    return np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0.0)
+
+
+# Pillow's kernels and the half-widths of their supports (libImaging/Resample.c).
+_KERNELS: dict[str, tuple[Callable[[Float64], Float64], float]] = {
+    "bilinear": (_triangle, 1.0),
+    "bicubic": (_cubic, 2.0),
+    "lanczos": (_lanczos, 3.0),
+}
+FILTERS = ("nearest", *_KERNELS)
+
+
+def resize_matrix(source: int, target: int, filter_: str, start: int, length: int) -> Matrix:
+    """Rows `start .. start + length - 1` of the matrix that resizes a line of `source` to `target` pixels.
+
+    Pillow's antialiased filters without its rounding: the kernel is widened by the factor of reduction, cut
+    off at the borders and normalised to sum 1. Rows outside `0 .. target - 1` are zero: the black padding of
+    a crop that is larger than the image.
+
+    Returns:
+        (length, source) float32, sparse.
+    """
+    row = np.arange(start, start + length)
+    inside = (row >= 0) & (row < target)
+    scale = source / target
+    centre = (row + 0.5) * scale
+    if filter_ == "nearest":
+        column = np.clip(centre.astype(np.int64), 0, source - 1)[:, None]
+        weight = inside[:, None].astype(np.float64)
+    else:
+        kernel, support = _KERNELS[filter_]
+        stretch = max(scale, 1.0)
+        first = np.clip((centre - support * stretch + 0.5).astype(np.int64), 0, None)
+        last = np.clip((centre + support * stretch + 0.5).astype(np.int64), None, source)
+        column = first[:, None] + np.arange(max(int((last - first).max()), 1))
+        used = inside[:, None] & (column < last[:, None])
+        weight = np.where(used, kernel((column - centre[:, None] + 0.5) / stretch), 0.0)
+        weight /= np.where(inside, weight.sum(axis=1), 1.0)[:, None]
+        column = np.minimum(column, source - 1)
+    matrix = np.zeros((length, source), dtype=np.float32)
+    np.add.at(matrix, (np.arange(length)[:, None], column), weight)
+    return sparse.csr_array(matrix)
+
+
+def spectral_norm(matrix: Matrix) -> float:
+    """The largest singular value, from the eigenvalues of the Gram matrix in float64, rounded up by 1e-9."""
+    exact = matrix.astype(np.float64)
+    gram = (exact @ exact.T).toarray()
+    return float(np.sqrt(max(np.linalg.eigvalsh(gram)[-1], 0.0))) * (1 + 1e-9)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinearResize:
+    """The map from uploads of one size to the canvas.
+
+    Attributes:
+        rows: (h, H), acts on columns of pixels.
+        columns: (w, W), acts on rows of pixels.
+        background: (3,) the colour in [0, 1] around an image that is padded to a square before the resize.
+            The matrices hold only the columns that belong to the image, and act on the difference to it.
+        operator_norm: l2 norm of the linear part, from (H, W, 3) to (3, h, w). The matrices act on
+            independent axes and on all channels alike, so that it is the product of their spectral norms. A
+            perturbation of the upload of l2 norm r (pixels in [0, 1]) moves the canvas by at most
+            `operator_norm * r`.
+    """
+
+    rows: Matrix
+    columns: Matrix
+    background: Float32
+    operator_norm: float
+
+    @classmethod
+    def of(cls, rows: Matrix, columns: Matrix, background: Float32) -> LinearResize:
+        """Build the map and compute its norm."""
+        return cls(rows, columns, background, spectral_norm(rows) * spectral_norm(columns))
+
+    def apply(self, pixels: npt.NDArray[np.uint8]) -> Float32:
+        """(H, W, 3) uint8 -> canvas (3, h, w) float32, clamped to [0, 1]."""
+        image = pixels.astype(np.float32) / np.float32(255)
+        return np.clip(self.unclamped(image), 0.0, 1.0)
+
+    def unclamped(self, image: Float32) -> Float32:
+        """The affine map before the clamp: (H, W, 3) float32 -> (3, h, w) float32."""
+        height, width, channels = image.shape
+        lines = self.rows @ (image - self.background).reshape(height, width * channels)
+        lines = lines.reshape(-1, width, channels).transpose(1, 2, 0).reshape(width, -1)
+        canvas = (self.columns @ lines).reshape(-1, channels, self.rows.shape[0]).transpose(1, 2, 0)
+        return np.asarray(canvas + self.background[:, None, None], dtype=np.float32)
