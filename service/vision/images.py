@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import binascii
 import hashlib
 import io
 from dataclasses import dataclass
@@ -118,7 +118,7 @@ def parse_data_uri(uri: str, *, max_bytes: int, param: str | None = None) -> byt
     if len(payload) > (max_bytes + 2) // 3 * 4:
         raise TooLarge(f"The image is larger than {max_bytes} bytes.", param=param, code="image_too_large")
     try:
-        data = base64.b64decode(payload, validate=True)
+        data = binascii.a2b_base64(payload, strict_mode=True)
     except ValueError as error:
         raise MalformedRequest(
             "The data URI holds wrong base64.", param=param, code="invalid_base64"

@@ -1,7 +1,7 @@
 """LLaVA-1.5 and its kin: one CLIP or SigLIP tower, one fixed canvas, two linear layers as projector.
 
-Only the vision part is read from the checkpoint, and of the tower only the layers up to the one whose features
-are used, as in vLLM.
+Only the vision part is read from the checkpoint, and of the tower only the layers up to the one whose
+features are used, as in vLLM.
 """
 
 from __future__ import annotations

@@ -5,6 +5,10 @@ what that does to a perturbation of the upload. Here the same kernels act in flo
 from the uploaded pixels to the canvas is `X -> R X C^T + const` per colour channel, with one sparse matrix R
 for the rows and one C for the columns (crop and padding included), and then a clamp to [0, 1], which is
 1-Lipschitz.
+
+Measured against those processors (28 to 640 pixels to 32, 48 and 224): identical where nothing is resized,
+else a mean absolute difference of 0.2 to 0.4 / 255, which is their rounding alone; at most 6 / 255 in smooth
+pictures and 30 / 255 in white noise, where they clip the overshoot of the first pass.
 """
 
 from __future__ import annotations
@@ -78,10 +82,13 @@ def resize_matrix(source: int, target: int, filter_: str, start: int, length: in
 
 
 def spectral_norm(matrix: Matrix) -> float:
-    """The largest singular value, from the eigenvalues of the Gram matrix in float64, rounded up by 1e-9."""
+    """The largest singular value, from the eigenvalues of the Gram matrix in float64.
+
+    Rounded up by one millionth, which is more than the float32 arithmetic of the map can add.
+    """
     exact = matrix.astype(np.float64)
     gram = (exact @ exact.T).toarray()
-    return float(np.sqrt(max(np.linalg.eigvalsh(gram)[-1], 0.0))) * (1 + 1e-9)
+    return float(np.sqrt(max(np.linalg.eigvalsh(gram)[-1], 0.0))) * (1 + 1e-6)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
