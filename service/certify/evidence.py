@@ -1,0 +1,44 @@
+"""Certification scores as they come in, and the bounds that hold after each of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from service.certify.betting import BettingSequence
+from service.certify.bounds import Array, check_scores
+from service.certify.layers import Moments, Transform
+
+
+class Evidence:
+    """One betting sequence for each transform. The bounds hold at every time at once, so at any stopping time."""
+
+    def __init__(self, transforms: tuple[Transform, ...]) -> None:
+        self.transforms = transforms
+        self._sequences = [BettingSequence(transform.alpha, transform.bets) for transform in transforms]
+
+    @property
+    def n(self) -> int:
+        """How many scores were seen."""
+        return self._sequences[0].n
+
+    @property
+    def scores(self) -> Array:
+        """All scores so far, in the order drawn (n,): those of tilt 0, the identity."""
+        return self._sequences[0].scores
+
+    def update(self, scores: npt.ArrayLike) -> None:
+        """Take in further scores, in the order drawn; ValueError for one that is not a number in [0, 1]."""
+        values = check_scores(scores)
+        for transform, sequence in zip(self.transforms, self._sequences, strict=True):
+            sequence.update(transform.apply(values))
+
+    @property
+    def moments(self) -> Moments:
+        """The bounds after the scores seen so far."""
+        return self.moments_if_perfect(0)
+
+    def moments_if_perfect(self, further: int) -> Moments:
+        """The bounds after so many further scores of 1: the best that any continuation could give."""
+        lowers = [sequence.lower_if_perfect(further) for sequence in self._sequences]
+        return Moments(self.transforms, np.asarray(lowers))
