@@ -121,8 +121,6 @@ def _keep_used_layers(config: LlavaConfig, settings: Preprocessing) -> None:
     vision = config.vision_config
     if vision.model_type not in _CLASS_TOKENS:
         raise unsupported(f"its vision tower {vision.model_type} is none of {', '.join(_CLASS_TOKENS)}")
-    if config.vision_feature_select_strategy not in ("default", "full"):
-        raise unsupported(f"vision_feature_select_strategy is {config.vision_feature_select_strategy}")
     if settings.canvas != (vision.image_size, vision.image_size):
         raise unsupported(
             f"its image processor makes canvases of {settings.canvas[0]} x {settings.canvas[1]} pixels, "
@@ -131,7 +129,10 @@ def _keep_used_layers(config: LlavaConfig, settings: Preprocessing) -> None:
     layer = config.vision_feature_layer
     if not isinstance(layer, int):
         raise unsupported(f"vision_feature_layer is {layer}: only a single layer is served, as in vLLM")
-    vision.num_hidden_layers = layer if layer >= 0 else vision.num_hidden_layers + 1 + layer
+    used = layer if layer >= 0 else vision.num_hidden_layers + 1 + layer
+    if not 0 < used <= vision.num_hidden_layers:
+        raise unsupported(f"vision_feature_layer is {layer}, but it has {vision.num_hidden_layers} layers")
+    vision.num_hidden_layers = used
     vision.vision_use_head = False
 
 

@@ -1,0 +1,1 @@
+import service  # noqa: F401  repairs the imports of transformers, which the tests here import first
