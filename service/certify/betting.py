@@ -45,7 +45,7 @@ _SLACK = 1e-9
 
 
 def _gains(values: Array, counts: Array, fractions: Array, mean: Array | float) -> tuple[Array, Array]:
-    """log prod (1 - k + k x / m) for each fraction k (K,), and its derivative in log m; m is (K,) or scalar."""
+    """log prod (1 - k + k x / m) for each fraction k (K,), and its derivative in log m; m scalar or (K,)."""
     ratio = values[None, :] / np.reshape(np.asarray(mean, dtype=np.float64), (-1, 1))
     stakes = fractions[:, None]
     factor = 1.0 + stakes * (ratio - 1.0)

@@ -6,26 +6,16 @@ import numpy as np
 import numpy.typing as npt
 
 from service.certify.betting import BettingSequence
-from service.certify.bounds import Array, check_scores
+from service.certify.bounds import check_scores
 from service.certify.layers import Moments, Transform
 
 
 class Evidence:
-    """One betting sequence for each transform. The bounds hold at every time at once, so at any stopping time."""
+    """A betting sequence for each transform. All bounds hold at all times, so at any stopping time."""
 
     def __init__(self, transforms: tuple[Transform, ...]) -> None:
         self.transforms = transforms
         self._sequences = [BettingSequence(transform.alpha, transform.bets) for transform in transforms]
-
-    @property
-    def n(self) -> int:
-        """How many scores were seen."""
-        return self._sequences[0].n
-
-    @property
-    def scores(self) -> Array:
-        """All scores so far, in the order drawn (n,): those of tilt 0, the identity."""
-        return self._sequences[0].scores
 
     def update(self, scores: npt.ArrayLike) -> None:
         """Take in further scores, in the order drawn; ValueError for one that is not a number in [0, 1]."""

@@ -80,33 +80,24 @@ class Transform:
         return np.asarray(np.clip(scaled, 0.0, 1.0), dtype=np.float64)
 
 
-def leave_one_out(scores: Array) -> Array:
-    """Scores of the selection samples against the direction of all the *others*.
-
-    With c_i = <u_i, t>, t the direction of sum_j u_j, and R = sum_j c_j its length, that cosine is exactly
-    (R c_i - 1) / sqrt(R^2 - 2 R c_i + 1): the scores alone suffice. It takes away the optimism of scoring
-    samples against a direction made of them. Used for tuning only.
-    """
-    cosines = 2.0 * scores - 1.0
-    length = float(cosines.sum())
-    if scores.size < 2 or length <= 1.0:
-        return scores
-    others = (length * cosines - 1.0) / np.sqrt(length**2 - 2.0 * length * cosines + 1.0)
-    return np.asarray(np.clip((1.0 + others) / 2.0, 0.0, 1.0), dtype=np.float64)
-
-
 def tune(selection: npt.ArrayLike, n_certify: int, alpha: float) -> tuple[Transform, ...]:
-    """The transforms and bets for `n_certify` samples, from the selection scores (n_select,); one for each
-    tilt.
+    """The transforms and bets for `n_certify` samples, one of each for each tilt.
 
     The slopes of tilt delta are psi'(P) = exp(delta Phi^-1(P) - delta^2 / 2) for P = alpha^(1/n) G, where G
     is the survival function of the selection scores: the n samples cannot exclude that scores of 0 have had a
     probability of 1 - alpha^(1/n), so the tangent is taken where that is so.
 
+    Args:
+        selection: scores (n,) known before the first certification sample, as close to what certification
+            will see as can be had; with none, perfect scores are expected. They prove nothing.
+        n_certify: how many certification samples are planned. A bound read at another number is as true.
+        alpha: this image's share of the error probability.
+
     Raises:
-        ValueError: a score outside [0, 1], no score, n_certify < 1, alpha not in (0, 1).
+        ValueError: a score that is not a number in [0, 1], n_certify < 1, alpha not in (0, 1).
     """
-    scores = leave_one_out(check_scores(selection))
+    given = np.asarray(selection, dtype=np.float64)
+    scores = check_scores(given) if given.size else np.ones(1)
     if n_certify < 1:
         raise ValueError(f"n_certify must be at least 1, got {n_certify}")
     check_alpha(alpha)

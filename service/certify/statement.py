@@ -98,7 +98,6 @@ class Statement:
 
     Attributes:
         terms: what was asked.
-        n_select: samples that chose t, thresholds and bets.
         n_certify: fresh samples under the bounds.
         score_estimate: mean of the certification scores, in [0, 1]; an estimate, no bound.
         score_lower: lower bound on the mean score s(x).
@@ -106,11 +105,11 @@ class Statement:
         curve: both bounds on an even grid from eps = 0 to where the served bound reaches 0.
         radius_mean: radius at the cosine threshold by the mean bound.
         radius_layer_cake: the same by the layer-cake bound.
+        target_bound: the served bound at the target's eps; None without a target.
         outcome: see the module.
     """
 
     terms: Terms
-    n_select: int
     n_certify: int
     score_estimate: float
     score_lower: float
@@ -118,6 +117,7 @@ class Statement:
     curve: tuple[Point, ...]
     radius_mean: float | None
     radius_layer_cake: float | None
+    target_bound: float | None
     outcome: Outcome
 
     @property
@@ -138,26 +138,30 @@ def certify(terms: Terms, selection: npt.ArrayLike, certification: npt.ArrayLike
 
     Args:
         terms: what is asked.
-        selection: scores of the samples that t was made of (n_select,).
+        selection: scores of the selection samples; they choose transforms and bets (`layers.tune`).
         certification: scores of fresh samples, in the order drawn (n_certify,).
 
     Raises:
-        ValueError: a score that is not a number in [0, 1], or none.
+        ValueError: a score that is not a number in [0, 1], or no certification score.
     """
-    selected = check_scores(selection)
     scores = check_scores(certification)
-    evidence = Evidence(tune(selected, scores.size, terms.alpha))
+    evidence = Evidence(tune(selection, scores.size, terms.alpha))
     evidence.update(scores)
-    return state(terms, selected.size, scores, evidence.moments)
+    return state(terms, scores, evidence.moments)
 
 
-def state(terms: Terms, n_select: int, scores: Array, moments: Moments) -> Statement:
+def state(terms: Terms, scores: Array, moments: Moments) -> Statement:
     """The statement from certification scores (n,) and what they established."""
-    sigma, cosine = terms.sigma, terms.cosine_threshold
+    sigma, cosine, target = terms.sigma, terms.cosine_threshold, terms.target
     points = tuple(fcsb.point(moments, eps, sigma) for eps in terms.eps)
+    target_bound = None if target is None else fcsb.point(moments, target.eps, sigma).value
+    outcome: Outcome = "certified"
+    if points[0].value <= terms.floor:
+        outcome = "vacuous"
+    elif target is not None and not reaches(moments, target, sigma):
+        outcome = "abstained"
     return Statement(
         terms=terms,
-        n_select=n_select,
         n_certify=scores.size,
         score_estimate=float(scores.mean()),
         score_lower=moments.score_lower,
@@ -165,7 +169,8 @@ def state(terms: Terms, n_select: int, scores: Array, moments: Moments) -> State
         curve=_curve(moments, sigma),
         radius_mean=fcsb.mean_radius(moments.score_lower, cosine, sigma),
         radius_layer_cake=fcsb.layer_cake_radius(moments, cosine, sigma),
-        outcome=_outcome(terms, moments, points[0]),
+        target_bound=target_bound,
+        outcome=outcome,
     )
 
 
@@ -212,14 +217,6 @@ def _perfect(terms: Terms, goal: Target, n: int) -> bool:
     """Whether n certification scores of 1, after selection scores of 1, reach the goal."""
     evidence = Evidence(tune([1.0], n, terms.alpha))
     return reaches(evidence.moments_if_perfect(n), goal, terms.sigma)
-
-
-def _outcome(terms: Terms, moments: Moments, first: Point) -> Outcome:
-    if first.value <= terms.floor:
-        return "vacuous"
-    if terms.target is not None and not reaches(moments, terms.target, terms.sigma):
-        return "abstained"
-    return "certified"
 
 
 def _curve(moments: Moments, sigma: float) -> tuple[Point, ...]:
