@@ -1,0 +1,160 @@
+"""One run of vLLM's OpenAI server as a child process: how it is started, what it logs, how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import structlog
+
+GUARD = Path(__file__).with_name("guard.py")
+CHILD_SITE = Path(__file__).resolve().parent.parent / "compat" / "child_site"
+
+# Arguments that an operator may not pass on, since the way of a request and the robustness hang on them.
+RESERVED_ARGUMENTS = (
+    "--model",
+    "--uds",
+    "--host",
+    "--port",
+    "--served-model-name",
+    "--shutdown-timeout",
+    "--limit-mm-per-prompt",
+    "--enable-mm-embeds",
+    "--no-enable-mm-embeds",
+)
+
+log = structlog.get_logger("engine")
+
+
+def vllm_command(
+    model: str,
+    socket: Path,
+    *,
+    served_model_name: str,
+    dtype: str,
+    max_model_len: int | None,
+    drain_seconds: float,
+    on_cpu: bool,
+    extra: Sequence[str] = (),
+) -> list[str]:
+    """The command line of vLLM: on a Unix socket, taking embeddings and no pixels.
+
+    Raises:
+        ValueError: `extra` holds an argument that is not the operator's to choose.
+    """
+    for argument in extra:
+        if argument.replace("_", "-").startswith(RESERVED_ARGUMENTS):
+            raise ValueError(f"{argument} cannot be set: the service sets it itself.")
+    command = [sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server", *extra]
+    command += ["--model", model, "--served-model-name", served_model_name, "--dtype", dtype]
+    command += ["--uds", str(socket), "--disable-uvicorn-access-log"]
+    command += ["--enable-mm-embeds", "--limit-mm-per-prompt", '{"image":0}']
+    command += ["--shutdown-timeout", str(round(drain_seconds))]
+    if max_model_len is not None:
+        command += ["--max-model-len", str(max_model_len)]
+    if on_cpu:
+        command += ["--enforce-eager"]
+    return command
+
+
+def vllm_environment(model: str, scratch: Path, *, kv_cache_gib: int, on_cpu: bool) -> dict[str, str]:
+    """The environment of vLLM: ours without our own settings, which hold secrets."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("SMOOTHGATE_")}
+    path = [str(CHILD_SITE), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment |= {
+        "PYTHONPATH": os.pathsep.join(path),
+        "PYTHONUNBUFFERED": "1",
+        "TMPDIR": str(scratch),
+        "VLLM_NO_USAGE_STATS": "1",
+        # Idle threads that spin would take the encoder's cores.
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+    if Path(model).exists():
+        environment["HF_HUB_OFFLINE"] = "1"
+    if on_cpu:
+        environment["VLLM_CPU_KVCACHE_SPACE"] = str(kv_cache_gib)
+    return environment
+
+
+class EngineProcess:
+    """A running child and its descendants. Make one with `spawn`."""
+
+    def __init__(self, guard: asyncio.subprocess.Process) -> None:
+        self._guard = guard
+        self._last_error = ""
+        self._forwarding = asyncio.create_task(self._forward_log())
+
+    @classmethod
+    async def spawn(cls, command: Sequence[str], environment: dict[str, str]) -> EngineProcess:
+        """Start `command` in a session of its own, so that a Ctrl-C on the terminal does not reach it."""
+        guard = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", str(GUARD), *command),
+            env=environment,
+            # Never written to: its end tells the guard that the service has gone.
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+            limit=1 << 20,
+        )
+        return cls(guard)
+
+    async def wait(self) -> str:
+        """Wait for the end, and say how it came."""
+        status = await self._guard.wait()
+        await asyncio.wait([self._forwarding], timeout=1.0)
+        number = status - 128 if status > 128 else -status
+        how = f"ended by {signal.Signals(number).name}" if number > 0 else f"exited with status {status}"
+        return f"{how}: {self._last_error}" if self._last_error else how
+
+    async def kill(self) -> None:
+        """End the whole tree. Nothing runs any more on return; does nothing where that is so already."""
+        if self._guard.stdin is not None:
+            self._guard.stdin.close()
+        ended = asyncio.ensure_future(self._guard.wait())
+        await asyncio.wait([ended], timeout=10.0)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._guard.pid, signal.SIGKILL)
+        await ended
+        await asyncio.wait([self._forwarding], timeout=1.0)
+        self._forwarding.cancel()
+
+    async def _forward_log(self) -> None:
+        output = cast(asyncio.StreamReader, self._guard.stdout)  # a pipe was asked for in `spawn`
+        while True:
+            try:
+                line = await output.readline()
+            except ValueError:  # a line longer than the limit; asyncio has dropped it
+                continue
+            if not line:
+                return
+            level, text, source = parse_log_line(line.decode(errors="replace"))
+            if text:
+                if level == "error" or re.match(r"[\w.]+(Error|Exception): ", text):
+                    self._last_error = text[:300]
+                getattr(log, level)(text, **source)
+
+
+_VLLM_LINE = re.compile(
+    r"\((?P<process>\S+) pid=\d+\) (?:(?P<level>[A-Z]+) \S+ \S+ \[(?P<place>[^\]]+)\] ?)?(?P<text>.*)"
+)
+_UVICORN_LINE = re.compile(r"(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL): +(?P<text>.*)")
+_LEVELS = {"DEBUG": "debug", "INFO": "info", "WARNING": "warning", "ERROR": "error", "CRITICAL": "error"}
+
+
+def parse_log_line(line: str) -> tuple[str, str, dict[str, str]]:
+    """Take a line of vLLM's log apart: level (`info` where it names none), text, and where it came from."""
+    line = line.rstrip().rsplit("\r", 1)[-1]  # of a progress bar only the last state
+    if match := _VLLM_LINE.fullmatch(line):
+        source = {key: match[key] for key in ("process", "place") if match[key]}
+        return _LEVELS.get(match["level"], "info"), match["text"].strip(), source
+    if match := _UVICORN_LINE.fullmatch(line):
+        return _LEVELS[match["level"]], match["text"].strip(), {}
+    return "info", line.strip(), {}
