@@ -4,6 +4,7 @@ from typing import Protocol
 
 from service.engine.child import LocalEngine
 from service.engine.client import ChatStream, EngineClient
+from service.engine.payload import image_part, neutralise, neutralise_messages
 from service.engine.remote import RemoteEngine
 from service.engine.status import EngineState, EngineStatus
 
