@@ -16,6 +16,9 @@ __all__ = [
     "EngineStatus",
     "LocalEngine",
     "RemoteEngine",
+    "image_part",
+    "neutralise",
+    "neutralise_messages",
 ]
 
 

@@ -44,8 +44,9 @@ def image_part(
     if not tokens.isfinite().all():
         raise SmoothgateError(f"Visual tokens that are not all finite in {dtype}.")
     buffer = io.BytesIO()
-    torch.save(tokens.clone(memory_format=torch.contiguous_format), buffer)  # a view would drag its base
-    along return {"type": "image_embeds", "image_embeds": base64.b64encode(buffer.getvalue()).decode()}
+    # A clone, since a view would be saved with all of its base.
+    torch.save(tokens.clone(memory_format=torch.contiguous_format), buffer)
+    return {"type": "image_embeds", "image_embeds": base64.b64encode(buffer.getvalue()).decode()}
 
 
 def neutralise(value: Any, placeholders: Collection[str]) -> Any:
@@ -70,8 +71,9 @@ def neutralise(value: Any, placeholders: Collection[str]) -> Any:
     return value
 
 
-def neutralise_messages(messages: Sequence[Mapping[str, Any]], placeholders: Collection[str]) ->
-list[dict[str, Any]]:
+def neutralise_messages(
+    messages: Sequence[Mapping[str, Any]], placeholders: Collection[str]
+) -> list[dict[str, Any]]:
     """`neutralise` for a chat, also against a placeholder cut up over several text parts.
 
     Chat templates write text parts one behind the other, some after moving the images out from between
@@ -84,8 +86,10 @@ list[dict[str, Any]]:
     for message in cleaned:
         content = message.get("content")
         parts = content if isinstance(content, list) else []
-        for holder, key in [(message, "content"), *((part, "text") for part in parts if isinstance(part,
-        dict))]:
+        for holder, key in [
+            (message, "content"),
+            *((part, "text") for part in parts if isinstance(part, dict)),
+        ]:
             text = holder.get(key)
             if not isinstance(text, str):
                 continue
