@@ -18,6 +18,7 @@ import torch
 from service.engine.client import EngineClient
 from service.engine.process import EngineProcess, vllm_command, vllm_environment
 from service.engine.status import EngineState, EngineStatus
+from service.errors import SmoothgateError
 
 log = structlog.get_logger("engine")
 
@@ -43,7 +44,6 @@ class LocalEngine:
         health_interval, health_timeout: how often the child is asked for its health, and how long it may
             take to answer before it counts as hung and is killed; in seconds.
         on_change: called with the new status at every change of state.
-        command: run in place of vLLM (tests).
 
     Raises:
         ValueError: `extra_args` holds an argument that the service sets itself.
@@ -66,16 +66,15 @@ class LocalEngine:
         health_interval: float = 5.0,
         health_timeout: float = 30.0,
         on_change: Callable[[EngineStatus], None] = lambda status: None,
-        command: Sequence[str] | None = None,
     ) -> None:
         self._folder = Path(tempfile.gettempdir()) / f"smoothgate-{secrets.token_hex(8)}"
-        self._socket = self._folder / "v.sock"
-        if len(os.fsencode(self._socket)) > LONGEST_SOCKET_PATH:
+        self.socket = self._folder / "v.sock"
+        if len(os.fsencode(self.socket)) > LONGEST_SOCKET_PATH:
             raise ValueError(f"TMPDIR is too long a path for a Unix socket: {tempfile.gettempdir()}")
         on_cpu = not torch.cuda.is_available()
-        self._command = command or vllm_command(
+        self._command = vllm_command(
             model,
-            self._socket,
+            self.socket,
             served_model_name=served_model_name,
             dtype=dtype,
             max_model_len=max_model_len,
@@ -83,6 +82,7 @@ class LocalEngine:
             on_cpu=on_cpu,
             extra=extra_args,
         )
+        self._served_model_name = served_model_name
         self._environment = vllm_environment(model, self._folder, kv_cache_gib=kv_cache_gib, on_cpu=on_cpu)
         self._start_timeout = start_timeout
         self._drain_seconds = drain_seconds
@@ -94,7 +94,7 @@ class LocalEngine:
         self._status = EngineStatus(EngineState.STOPPED, time.monotonic())
         self._ready = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
-        self.client = EngineClient(socket=self._socket, read_timeout=read_timeout, ready=self._ready.is_set)
+        self.client = EngineClient(socket=self.socket, read_timeout=read_timeout, ready=self._ready.is_set)
 
     @property
     def status(self) -> EngineStatus:
@@ -142,7 +142,8 @@ class LocalEngine:
 
     async def _run_once(self) -> str:
         """One run of the child, from start to end. Returns how it ended."""
-        self._socket.unlink(missing_ok=True)  # vLLM does not start where a former run's socket lies
+        self.client.silent = False
+        self.socket.unlink(missing_ok=True)  # vLLM does not start where a former run's socket lies
         process = await EngineProcess.spawn(self._command, self._environment)
         exited = asyncio.create_task(process.wait())
         watched = asyncio.create_task(self._watch())
@@ -164,13 +165,29 @@ class LocalEngine:
         log.info("engine ready", seconds=round(self._status.elapsed, 1))
         self._enter(EngineState.READY)
         await self._until_healthy_is(False, self._health_interval)
-        return "unhealthy or hung: no good answer from its health route"
+        return "hung or unwell"
 
     async def _until_healthy_is(self, wanted: bool, interval: float) -> None:
         while True:
-            if await self.client.health(self._health_timeout) is wanted:
+            if await self._healthy() is wanted:
                 return
             await asyncio.sleep(interval)
+
+    async def _healthy(self) -> bool:
+        """Ask the health route and, where a chat has timed out, for one token: the route does not see a core
+        that hangs."""
+        if not await self.client.health(self._health_timeout):
+            return False
+        if not self.client.silent:
+            return True
+        message = {"role": "user", "content": "."}
+        body = {"model": self._served_model_name, "messages": [message], "max_tokens": 1}
+        try:
+            async with asyncio.timeout(self._health_timeout):
+                await self.client.chat(body)
+        except (SmoothgateError, TimeoutError):
+            return False
+        return True
 
     def _enter(self, state: EngineState, last_exit: str | None = None) -> None:
         self._status = replace(

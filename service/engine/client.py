@@ -17,18 +17,9 @@ from typing import Any, Self
 
 import httpx
 
-from service.errors import (
-    EngineFailed,
-    EngineTimedOut,
-    MalformedRequest,
-    NotReady,
-    Overloaded,
-    RequestError,
-    SmoothgateError,
-    TooLarge,
-    Unacceptable,
-    UnknownModel,
-)
+from service.engine import failures
+from service.engine.failures import RETRY_SECONDS
+from service.errors import EngineFailed, EngineTimedOut, MalformedRequest, NotReady
 
 Json = dict[str, Any]
 
@@ -69,6 +60,8 @@ class EngineClient:
     ) -> None:
         limits = httpx.Limits(max_connections=None, keepalive_expiry=KEEPALIVE_SECONDS)
         self._ready = ready
+        # True after a chat ran into the read timeout, until any chat brings something again.
+        self.silent = False
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -89,12 +82,8 @@ class EngineClient:
         """
         with self._counted():
             response = await self._post_chat(body | {"stream": False}, request_id)
-            async with aclosing(response):
-                try:
-                    await response.aread()
-                except httpx.TransportError as error:
-                    raise _transport_failure(error) from error
-        answer = _parsed(response.content)
+            answer = _parsed(await self._read(response))
+        self.silent = False
         _refuse_unfinished(answer)
         return answer
 
@@ -106,21 +95,19 @@ class EngineClient:
         with ExitStack() as stack:
             stack.enter_context(self._counted())
             response = await self._post_chat(body | {"stream": True}, request_id)
-            return ChatStream(response, on_close=stack.pop_all().close)
+            return ChatStream(self, response, on_close=stack.pop_all().close)
 
     async def models(self) -> list[Json]:
         """The models that vLLM serves, as its `/v1/models` lists them."""
         response = await self._send(self._http.build_request("GET", Route.MODELS))
-        async with aclosing(response):
-            await response.aread()
-        models: list[Json] = _parsed(response.content).get("data", [])
+        models: list[Json] = _parsed(await self._read(response)).get("data", [])
         return models
 
     async def metrics(self) -> str:
         """vLLM's own metrics in Prometheus' text format."""
         response = await self._send(self._http.build_request("GET", Route.METRICS))
-        async with aclosing(response):
-            return (await response.aread()).decode()
+        await self._read(response)
+        return response.text
 
     async def health(self, within: float = 5.0) -> bool:
         """Whether vLLM says within `within` seconds that it is well. Never raises."""
@@ -152,7 +139,7 @@ class EngineClient:
 
     async def _post_chat(self, body: Json, request_id: str | None) -> httpx.Response:
         if not self._ready():
-            raise NotReady("The engine is not ready yet.", retry_after=5.0)
+            raise NotReady("The engine is not ready yet.", retry_after=RETRY_SECONDS)
         try:
             content = json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
         except ValueError as error:  # NaN, infinity, half of a surrogate pair: no JSON, but Python reads them
@@ -168,20 +155,32 @@ class EngineClient:
 
     async def _send(self, request: httpx.Request) -> httpx.Response:
         """Send, and return the open response if vLLM accepted the request."""
-        try:
+        with self.translated():
             response = await self._http.send(request, stream=True)
-        except httpx.TransportError as error:
-            if isinstance(error, httpx.ConnectError) and not self._ready():
-                raise NotReady("The engine is not ready yet.", retry_after=5.0) from error
-            raise _transport_failure(error) from error
-        if response.is_success:
-            return response
+        if not response.is_success:
+            await self._read(response)
+            raise failures.from_response(response)
+        return response
+
+    async def _read(self, response: httpx.Response) -> bytes:
         async with aclosing(response):
-            try:
-                await response.aread()
-            except httpx.TransportError as error:
-                raise _transport_failure(error) from error
-        raise _refusal(response)
+            with self.translated():
+                return await response.aread()
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Turn httpx's exceptions into ours."""
+        try:
+            yield
+        except httpx.TimeoutException as error:
+            self.silent = True
+            raise EngineTimedOut("The engine did not answer in time.") from error
+        except httpx.ConnectError as error:
+            if not self._ready():
+                raise NotReady("The engine is not ready yet.", retry_after=RETRY_SECONDS) from error
+            raise EngineFailed("The engine cannot be reached.") from error
+        except httpx.RequestError as error:
+            raise EngineFailed("The engine closed the connection before its answer was complete.") from error
 
 
 class ChatStream:
@@ -191,7 +190,8 @@ class ChatStream:
     Close it (`aclose`, or `async with`) to make vLLM drop a request that nobody waits for.
     """
 
-    def __init__(self, response: httpx.Response, on_close: Callable[[], None]) -> None:
+    def __init__(self, client: EngineClient, response: httpx.Response, on_close: Callable[[], None]) -> None:
+        self._client = client
         self._response = response
         self._on_close = on_close
         self._events = _events(response)
@@ -204,21 +204,18 @@ class ChatStream:
         if self._ended:
             raise StopAsyncIteration
         try:
-            data = await anext(self._events, None)
-        except httpx.TransportError as error:
-            await self.aclose()
-            raise _transport_failure(error) from error
-        if data == b"[DONE]":
-            await self.aclose()
-            raise StopAsyncIteration
-        try:
+            with self._client.translated():
+                data = await anext(self._events, None)
             if data is None:
                 raise EngineFailed("The engine broke off its answer.")
+            self._client.silent = False
+            if data == b"[DONE]":
+                raise StopAsyncIteration
             chunk = _parsed(data)
             if "error" in chunk:
-                raise _error_frame(chunk["error"])
+                raise failures.from_frame(chunk["error"])
             _refuse_unfinished(chunk)
-        except SmoothgateError:
+        except BaseException:
             await self.aclose()
             raise
         return chunk
@@ -261,52 +258,6 @@ def _parsed(data: bytes) -> Json:
 
 def _refuse_unfinished(answer: Json) -> None:
     """vLLM ends a request that it had to drop with status 200, the partial text and one of these reasons."""
-    for choice in answer.get("choices", ()):
+    for choice in answer.get("choices") or ():
         if choice.get("finish_reason") in ("abort", "error"):
             raise EngineFailed("The engine stopped before the answer was complete.")
-
-
-def _transport_failure(error: httpx.TransportError) -> EngineFailed:
-    if isinstance(error, httpx.TimeoutException):
-        return EngineTimedOut("The engine did not answer in time.")
-    if isinstance(error, httpx.ConnectError):
-        return EngineFailed("The engine cannot be reached.")
-    return EngineFailed("The engine closed the connection before its answer was complete.")
-
-
-def _refusal(response: httpx.Response) -> SmoothgateError:
-    try:
-        detail = json.loads(response.content)["error"]
-        message, param = str(detail["message"]), detail.get("param")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        message, param = f"The engine answered with status {response.status_code}.", None
-    return _failure(response.status_code, message, param, response.headers.get("Retry-After"))
-
-
-def _error_frame(detail: Any) -> SmoothgateError:
-    if not isinstance(detail, dict):
-        return EngineFailed("The engine reported a failure.")
-    code = detail.get("code")
-    return _failure(
-        code if isinstance(code, int) else 500, str(detail.get("message")), detail.get("param"), None
-    )
-
-
-def _failure(status: int, message: str, param: str | None, retry_after: str | None) -> SmoothgateError:
-    """A status of vLLM as an exception of ours. What a client can mend keeps vLLM's words and status."""
-    refusals: dict[int, type[RequestError]] = {
-        400: RequestError,
-        404: UnknownModel,
-        413: TooLarge,
-        422: Unacceptable,
-    }
-    if status in refusals:
-        return refusals[status](message, param=param.removeprefix("body.") if param else None)
-    seconds = float(retry_after) if retry_after and retry_after.isdecimal() else 5.0
-    if status == 429:
-        return Overloaded("The engine is overloaded.", retry_after=seconds)
-    if status == 503:
-        return NotReady("The engine is not ready.", retry_after=seconds)
-    if status in (408, 504):
-        return EngineTimedOut("The engine did not answer in time.")
-    return EngineFailed(f"The engine failed with status {status}.")

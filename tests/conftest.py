@@ -1,0 +1,40 @@
+"""Fixtures that several test packages share. Each session starts one vLLM of the service's own kind."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from service.engine import LocalEngine
+from tests import checkpoints, processes
+
+MODEL_NAME = "tiny"
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random LLaVA with a CLIP tower."""
+    return checkpoints.build(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def shared_engine(tiny_checkpoint: Path) -> AsyncIterator[LocalEngine]:
+    """A real vLLM on the tiny checkpoint. Tests may kill it, so they take it through `engine`."""
+    before = set(processes.descendants())
+    engine = LocalEngine(
+        str(tiny_checkpoint), served_model_name=MODEL_NAME, dtype="float32", max_model_len=512
+    )
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.stop()
+    assert not set(processes.descendants()) - before
+    assert not engine.socket.parent.exists()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def engine(shared_engine: LocalEngine) -> LocalEngine:
+    await shared_engine.wait_ready()
+    return shared_engine

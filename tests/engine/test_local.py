@@ -1,0 +1,266 @@
+"""The real vLLM, through the client: what it answers, what it sees, and what happens when it is killed."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+from service.engine import EngineClient, EngineState, LocalEngine, image_part, neutralise_messages
+from service.errors import EngineFailed, NotReady, RequestError, UnknownModel
+from tests import processes
+from tests.checkpoints import HIDDEN_SIZE, IMAGE_TOKEN, TOKENS_PER_IMAGE
+from tests.conftest import MODEL_NAME
+from tests.waiting import eventually
+
+pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
+
+Json = dict[str, Any]
+
+
+def tokens() -> torch.Tensor:
+    """Fresh visual tokens: a repeated tensor would be answered from vLLM's encoder cache."""
+    return torch.randn(TOKENS_PER_IMAGE, HIDDEN_SIZE)
+
+
+def image(tensor: torch.Tensor) -> Json:
+    return image_part(tensor, tokens_per_image=TOKENS_PER_IMAGE, hidden_size=HIDDEN_SIZE, dtype=torch.float32)
+
+
+def text(value: str) -> Json:
+    return {"type": "text", "text": value}
+
+
+def user(*parts: Json) -> Json:
+    return {"role": "user", "content": list(parts)}
+
+
+def body(*messages: Json, **parameters: Any) -> Json:
+    return {
+        "model": MODEL_NAME,
+        "messages": list(messages),
+        "max_tokens": 8,
+        "temperature": 0,
+        "ignore_eos": True,
+        "return_token_ids": True,
+    } | parameters
+
+
+RUNNING = "vllm:num_requests_running{"
+LONG = body(user(text("Count.")), max_tokens=450)
+
+
+@pytest.fixture(scope="module")
+def processor(tiny_checkpoint: Path) -> Any:
+    return AutoProcessor.from_pretrained(tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_checkpoint: Path) -> LlavaForConditionalGeneration:
+    return LlavaForConditionalGeneration.from_pretrained(tiny_checkpoint).eval()
+
+
+async def test_the_model_listed_is_the_one_served(engine: LocalEngine) -> None:
+    assert [model["id"] for model in await engine.client.models()] == [MODEL_NAME]
+    assert engine.status.state is EngineState.READY
+
+
+async def test_a_request_id_is_passed_on(engine: LocalEngine) -> None:
+    answer = await engine.client.chat(body(user(text("Hello"))), request_id="abc")
+    assert answer["id"] == "chatcmpl-abc"
+    assert answer["usage"]["completion_tokens"] == 8
+
+
+def chat_of(kind: str, *images: Json) -> list[Json]:
+    first, second = images
+    if kind == "one image":
+        return [user(first, text("What is shown?"))]
+    if kind == "text before":
+        return [user(text("Look: "), first, text(" what is it?"))]
+    if kind == "two images":
+        return [user(first, text(" and "), second, text("Which is larger?"))]
+    return [
+        {"role": "system", "content": "You answer."},
+        user(first, text("What is shown?")),
+        {"role": "assistant", "content": "A seven."},
+        user(text("And here "), second, text("?")),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["one image", "text before", "two images", "two turns"])
+async def test_visual_tokens_stand_where_their_parts_stand(
+    engine: LocalEngine, reference: LlavaForConditionalGeneration, processor: Any, kind: str
+) -> None:
+    tensors = [tokens(), tokens()]
+    answer = await engine.client.chat(
+        body(*chat_of(kind, *map(image, tensors)), logprobs=True, top_logprobs=5, max_tokens=1)
+    )
+
+    placeholders = chat_of(kind, {"type": "image"}, {"type": "image"})
+    prompt = processor.apply_chat_template(placeholders, add_generation_prompt=True)
+    used = tensors[: prompt.count(IMAGE_TOKEN)]
+    ids = processor.tokenizer(prompt.replace(IMAGE_TOKEN, IMAGE_TOKEN * TOKENS_PER_IMAGE)).input_ids
+    assert answer["prompt_token_ids"] == ids
+
+    embeddings = reference.get_input_embeddings()(torch.tensor([ids]))
+    where = torch.tensor([ids]) == processor.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    embeddings = embeddings.masked_scatter(where.unsqueeze(-1), torch.cat(used))
+    with torch.no_grad():
+        expected = reference(inputs_embeds=embeddings).logits[0, -1].log_softmax(-1)
+    (position,) = answer["choices"][0]["logprobs"]["content"]
+    top = expected.topk(5)
+    assert answer["choices"][0]["token_ids"] == [top.indices[0].item()]
+    assert [entry["logprob"] for entry in position["top_logprobs"]] == pytest.approx(
+        top.values.tolist(), abs=1e-4
+    )
+
+
+async def test_concurrent_requests_keep_their_images_apart(engine: LocalEngine) -> None:
+    chats = [body(user(image(tokens()), text("What is shown?"))) for _ in range(8)]
+    together = await asyncio.gather(*map(engine.client.chat, chats))
+    alone = [await engine.client.chat(chat) for chat in chats]
+    ids = [answer["choices"][0]["token_ids"] for answer in together]
+    assert ids == [answer["choices"][0]["token_ids"] for answer in alone]
+    assert len(set(map(tuple, ids))) > 1
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [text(f"a literal {IMAGE_TOKEN}, then "), "image"],
+        [text("cut up <ima"), text("ge>, then "), "image"],
+        [text("<"), text("image"), text(">, then"), "image", text("<<image>image>")],
+    ],
+    ids=["whole", "two parts", "three parts"],
+)
+async def test_a_placeholder_in_a_text_is_only_text(
+    engine: LocalEngine, processor: Any, parts: list[Json | str]
+) -> None:
+    async def image_runs(messages: list[Json]) -> list[int]:
+        part = image(tokens())
+        for message in messages:
+            message["content"] = [part if item == "image" else item for item in message["content"]]
+        ids = (await engine.client.chat(body(*messages)))["prompt_token_ids"]
+        image_id = processor.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        return [place for place, token in enumerate(ids) if token == image_id]
+
+    smuggled = await image_runs([user(*parts)])
+    clean = await image_runs(neutralise_messages([user(*parts)], [IMAGE_TOKEN]))
+    assert len(clean) == TOKENS_PER_IMAGE
+    assert clean == list(range(clean[0], clean[0] + TOKENS_PER_IMAGE))
+    assert smuggled[0] < clean[0], "the test text does smuggle a placeholder in where it is let through"
+
+
+async def test_pixels_are_refused(engine: LocalEngine) -> None:
+    pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+    picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{pixel}"}}
+    with pytest.raises(RequestError, match="At most 0 image"):
+        await engine.client.chat(body(user(picture, text("What is shown?"))))
+
+
+@pytest.mark.parametrize("way", ["whole", "streamed"])
+async def test_a_refusal_keeps_the_engine_s_words(engine: LocalEngine, way: str) -> None:
+    ask = engine.client.chat if way == "whole" else engine.client.stream
+    with pytest.raises(RequestError, match="top_p must be in") as refused:
+        await ask(body(user(text("Hello")), top_p=7))
+    assert (refused.value.status, refused.value.param) == (400, "top_p")
+    with pytest.raises(RequestError, match="valid integer") as refused:
+        await ask(body(user(text("Hello")), n="many"))
+    assert (refused.value.status, refused.value.param) == (400, "n")
+    with pytest.raises(UnknownModel, match="does not exist") as refused:
+        await ask(body(user(text("Hello")), model="other"))
+    assert refused.value.status == 404
+
+
+async def test_a_streamed_answer_is_the_whole_one_in_pieces(engine: LocalEngine) -> None:
+    chat = body(user(image(tokens()), text("What is shown?")), max_tokens=40)
+    whole = await engine.client.chat(chat)
+    chunks = [
+        chunk
+        async for chunk in await engine.client.stream(chat | {"stream_options": {"include_usage": True}})
+    ]
+    pieces = [choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"]]
+    assert "".join(pieces) == whole["choices"][0]["message"]["content"]
+    assert len(pieces) > 10
+    assert chunks[-1]["usage"]["completion_tokens"] == 40
+
+
+async def until_running_is(client: EngineClient, wanted: int) -> None:
+    async def is_so() -> bool:
+        lines = (await client.metrics()).splitlines()
+        return wanted == sum(float(line.split()[-1]) for line in lines if line.startswith(RUNNING))
+
+    await eventually(is_so)
+
+
+async def test_closing_a_stream_early_makes_vllm_drop_the_request(engine: LocalEngine) -> None:
+    stream = await engine.client.stream(LONG)
+    await anext(stream)
+    await until_running_is(engine.client, 1)
+    await stream.aclose()
+    await until_running_is(engine.client, 0)
+    assert [chunk async for chunk in stream] == []
+
+
+async def test_cancelling_a_whole_answer_makes_vllm_drop_the_request(engine: LocalEngine) -> None:
+    chat = asyncio.create_task(engine.client.chat(LONG))
+    await until_running_is(engine.client, 1)
+    chat.cancel()
+    await until_running_is(engine.client, 0)
+
+
+async def until_state_is(engine: LocalEngine, state: EngineState) -> None:
+    await eventually(lambda: engine.status.state is state, within=20)
+
+
+def one(pids: dict[int, str], name: str) -> int:
+    (pid,) = (pid for pid, command in pids.items() if name in command and "guard.py" not in command)
+    return pid
+
+
+async def test_a_killed_server_fails_its_requests_and_comes_back(engine: LocalEngine) -> None:
+    restarts = engine.status.restarts
+    old = processes.descendants()
+    segments = set().union(*map(processes.shared_memory, old))
+    whole = asyncio.create_task(engine.client.chat(LONG))
+    stream = await engine.client.stream(LONG)
+    await anext(stream)
+    await until_running_is(engine.client, 2)
+
+    os.kill(one(old, "api_server"), signal.SIGKILL)
+    with pytest.raises(EngineFailed) as failure:
+        [chunk async for chunk in stream]
+    assert failure.value.status == 502
+    with pytest.raises(EngineFailed):
+        await whole
+    await until_state_is(engine, EngineState.BACKOFF)
+    with pytest.raises(NotReady) as refusal:
+        await engine.client.chat(LONG)
+    assert refusal.value.retry_after
+    assert engine.status.last_exit is not None
+    assert "SIGKILL" in engine.status.last_exit
+    assert not any(map(processes.alive, old)), "the engine core does not outlive its server"
+    assert segments
+    assert not any(map(os.path.exists, segments))
+
+    await engine.wait_ready()
+    assert engine.status.restarts == restarts + 1
+    assert (await engine.client.chat(body(user(text("Hello")))))["usage"]["completion_tokens"] == 8
+
+
+async def test_a_killed_engine_core_fails_its_requests_and_is_replaced(engine: LocalEngine) -> None:
+    restarts = engine.status.restarts
+    old = processes.descendants()
+    stream = await engine.client.stream(LONG)
+    await anext(stream)
+    os.kill(one(old, "EngineCore"), signal.SIGKILL)
+    with pytest.raises(EngineFailed):
+        [chunk async for chunk in stream]
+    await until_state_is(engine, EngineState.BACKOFF)
+    assert not any(map(processes.alive, old))
+    await until_state_is(engine, EngineState.STARTING)
+    assert engine.status.restarts == restarts + 1
