@@ -1,0 +1,66 @@
+"""vLLM's refusals and failures as exceptions of `service.errors`. What a client can mend keeps vLLM's
+words."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import structlog
+
+from service.errors import (
+    EngineFailed,
+    EngineTimedOut,
+    NotReady,
+    Overloaded,
+    RequestError,
+    SmoothgateError,
+    TooLarge,
+    Unacceptable,
+    UnknownModel,
+)
+
+log = structlog.get_logger("engine")
+
+RETRY_SECONDS = 5.0
+REFUSALS: dict[int, type[RequestError]] = {
+    400: RequestError,
+    404: UnknownModel,
+    413: TooLarge,
+    422: Unacceptable,
+}
+
+
+def from_response(response: httpx.Response) -> SmoothgateError:
+    """For a response with an error status, read to its end; its body is OpenAI's error object."""
+    try:
+        detail = json.loads(response.content)["error"]
+        message, param = str(detail["message"]), detail.get("param")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        message, param = f"The engine answered with status {response.status_code}.", None
+    return _failure(response.status_code, message, param, response.headers.get("Retry-After"))
+
+
+def from_frame(detail: Any) -> SmoothgateError:
+    """For the `error` of a frame in mid-stream, whose `code` is the status that it would have had."""
+    if not isinstance(detail, dict):
+        return EngineFailed("The engine reported a failure.")
+    code = detail.get("code")
+    status = code if isinstance(code, int) else 500
+    return _failure(status, str(detail.get("message")), detail.get("param"), retry_after=None)
+
+
+def _failure(status: int, message: str, param: Any, retry_after: str | None) -> SmoothgateError:
+    if status in REFUSALS:
+        field = param.removeprefix("body.") if isinstance(param, str) else None
+        return REFUSALS[status](message, param=field)
+    log.warning("engine failure", status=status, message=message)
+    seconds = float(retry_after) if retry_after and retry_after.isdecimal() else RETRY_SECONDS
+    if status == 429:
+        return Overloaded("The engine is overloaded.", retry_after=seconds)
+    if status == 503:
+        return NotReady("The engine is not ready.", retry_after=seconds)
+    if status in (408, 504):
+        return EngineTimedOut("The engine did not answer in time.")
+    return EngineFailed(f"The engine failed with status {status}.")
