@@ -11,7 +11,8 @@ SmoothgateError
 ├── NotReady                503  with Retry-After
 ├── EngineFailed            502
 ├── EngineTimedOut          504
-└── SamplerFailed           500
+├── SamplerFailed           500
+└── RequestTimedOut         504
 
 Statuses live beside the classes so that there is one mapping; `service.api.errors` turns them into responses.
 """
@@ -85,7 +86,7 @@ class TooLarge(RequestError):
 
 
 class Unacceptable(RequestError):
-    """Well-formed, but it cannot be served: a broken image, a budget that cannot certify, a policy not met."""
+    """Well-formed, but it cannot be served: a broken image, a hopeless budget, a policy not met."""
 
     status = 422
     default_code = "unacceptable"
@@ -126,3 +127,11 @@ class SamplerFailed(SmoothgateError):
     """The noise sampler failed while this request was being sampled."""
 
     default_code = "sampler_failed"
+
+
+class RequestTimedOut(SmoothgateError):
+    """The whole request took longer than the operator allows."""
+
+    status = 504
+    type = "timeout_error"
+    default_code = "request_timeout"

@@ -10,6 +10,7 @@ import shlex
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 import annotated_types
@@ -72,13 +73,20 @@ class Settings(BaseSettings):
     served_model_name: str | None = Field(
         None, description="Name of the model towards clients. Unset: the last part of the checkpoint's name."
     )
+    psm: Path | None = Field(
+        None,
+        description="Folder that `smoothgate psm calibrate` wrote for this model. "
+        "Unset: the bundled one of the demo model; any other model needs one.",
+    )
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
         description="Where the encoder runs: `auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Arithmetic of the encoder; `auto` is float32 on a CPU and bfloat16 on CUDA."
+        "auto",
+        description="Arithmetic of the encoder and of our own vLLM; "
+        "`auto` is float32 on a CPU and bfloat16 on CUDA.",
     )
     threads: int = Field(0, ge=0, description="CPU threads of the sampler; 0 leaves the choice to PyTorch.")
 
@@ -127,7 +135,7 @@ class Settings(BaseSettings):
     allow_smoothing_off: bool = Field(
         False, description="Whether a client may switch smoothing off (raw features, no certificate)."
     )
-    batch_size: int = Field(0, ge=0, description="Noisy forwards per batch; 0: chosen at start.")
+    batch_size: int = Field(0, ge=0, description="Noisy forwards per batch; 0: 32 on a CPU, 128 on CUDA.")
 
     max_images: int = Field(4, ge=1, description="Images per request.")
     max_image_bytes: int = Field(10 * 2**20, ge=1, description="Size of one encoded image, in bytes.")
@@ -235,6 +243,7 @@ _KINDS: dict[Any, str] = {
     int: "integer",
     float: "number",
     str: "text",
+    Path: "path",
     SecretStr: "secret text",
     tuple[float, ...]: "numbers, separated by commas",
     tuple[str, ...]: "words, quoted as in a shell",

@@ -1,0 +1,89 @@
+"""The FastAPI application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service import __version__
+from service.api import chat, completions, errors, health
+from service.api.runtime import Runtime
+from service.api.schemas import SmoothingOptions
+from service.errors import TooLarge
+from service.settings import Settings
+
+DESCRIPTION = """
+A gate in front of vLLM: every picture is encoded by a randomised-smoothed vision encoder, and every answer
+    comes with
+a certificate, a lower bound on how far the features behind it can be moved by any small change of the
+picture.
+"""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The service as an ASGI application; `app.state.runtime` holds what runs behind it."""
+    runtime = Runtime(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await runtime.start()
+        try:
+            yield
+        finally:
+            await runtime.stop()
+
+    app = FastAPI(
+        title="Smoothgate",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    app.state.runtime = runtime
+    errors.install(app)
+    for router in (chat.router, completions.router, health.router):
+        app.include_router(router)
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    _add_schema(app)
+    return app
+
+
+class BodyLimit:
+    """Refuses a body as soon as it is seen to be too large, counted while it comes in."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self._app = app
+        self._limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on with a counting `receive`."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._limit:
+                raise TooLarge(f"The body is larger than {self._limit} bytes.", code="body_too_large")
+            return message
+
+        await self._app(scope, counted, send)
+
+
+def _add_schema(app: FastAPI) -> None:
+    """The bodies are parsed by hand, so the document must be told of the model that they refer to."""
+    made = app.openapi
+
+    def openapi() -> dict[str, object]:
+        document = made()
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        schemas.setdefault("SmoothingOptions", SmoothingOptions.model_json_schema())
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

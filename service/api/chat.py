@@ -1,0 +1,236 @@
+"""`POST /v1/chat` and `POST /v1/certify`: the plain REST face, as JSON or as a form with files."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import UploadFile
+
+from service import metrics
+from service.api import errors, examples, sse
+from service.api.messages import Slot, find_images
+from service.api.pipeline import (
+    Prepared,
+    Stages,
+    cancel,
+    deadline,
+    decode_images,
+    open_stream,
+    prepare,
+    smooth,
+)
+from service.api.request import ID_HEADER, measured, request_id, runtime_of, while_connected
+from service.api.runtime import Runtime
+from service.api.schemas import (
+    CertifyAnswer,
+    CertifyRequest,
+    ChatAnswer,
+    ChatRequest,
+    SmoothingOptions,
+    Timings,
+)
+from service.engine import ChatStream
+from service.errors import EngineFailed, MalformedRequest, SmoothgateError
+
+router = APIRouter(tags=["Smoothgate"])
+
+Json = dict[str, Any]
+Body = TypeVar("Body", bound=BaseModel)
+
+_FORM_JSON = ("smoothing", "history")
+
+
+@router.post("/v1/chat", response_model=ChatAnswer, openapi_extra=examples.chat(), responses=examples.ERRORS)
+async def chat(request: Request) -> Response:
+    """Ask about pictures; the answer comes with one certificate per picture.
+
+    As JSON, or as `multipart/form-data` with `message` and any number of files `image`.
+    """
+    runtime = runtime_of(request)
+    headers = {ID_HEADER: request_id(request)}
+    asked, files = await _read(request, ChatRequest)
+    if asked.stream:
+        opening = open_stream(runtime, "/v1/chat", _prepared(runtime, asked, files), headers[ID_HEADER])
+        prepared, stream = await while_connected(request, opening)
+        return sse.response(_events(runtime, prepared, stream, headers[ID_HEADER]), headers)
+    answer = await while_connected(request, _whole(runtime, asked, files, headers[ID_HEADER]))
+    return JSONResponse(answer.model_dump(mode="json"), headers=headers)
+
+
+@router.post(
+    "/v1/certify", response_model=CertifyAnswer, openapi_extra=examples.certify(), responses=examples.ERRORS
+)
+async def certify(request: Request) -> Response:
+    """Certificates of pictures, without asking the language model anything."""
+    runtime = runtime_of(request)
+    headers = {ID_HEADER: request_id(request)}
+    asked, files = await _read(request, CertifyRequest)
+
+    async def work() -> CertifyAnswer:
+        async with measured("/v1/certify"), deadline(runtime.settings.request_timeout_seconds):
+            smoother = runtime.require_ready("encoder", "sampler")
+            sources: list[str | bytes] = [*asked.images, *files]
+            slots = [Slot(0, i, source, f"images.{i}") for i, source in enumerate(sources)]
+            images = await decode_images(runtime, slots)
+            options = asked.smoothing or SmoothingOptions()
+            if options.mode == "off":
+                raise MalformedRequest(
+                    "There is nothing to certify with smoothing off.", param="smoothing.mode"
+                )
+            smoothed = await smooth(runtime, smoother, images, options)
+            try:
+                made = await Prepared([], smoothed, Stages()).certificates()
+            finally:
+                cancel(smoothed)
+            return CertifyAnswer(model=runtime.model_name, certificates=made)
+
+    answer = await while_connected(request, work())
+    return JSONResponse(answer.model_dump(mode="json"), headers=headers)
+
+
+async def _read(request: Request, model: type[Body]) -> tuple[Body, list[bytes]]:
+    """The body as a model, and the files of a form."""
+    files: list[bytes] = []
+    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+        fields: Json = {}
+        async with request.form() as form:
+            for name, value in form.multi_items():
+                if isinstance(value, UploadFile):
+                    if name not in ("image", "images"):
+                        raise MalformedRequest(f"Files are taken as image, not as {name}.", param=name)
+                    files.append(await value.read())
+                elif name in _FORM_JSON:
+                    fields[name] = _json(value, name)
+                else:
+                    fields[name] = value
+        if model is CertifyRequest and files:
+            # A form's pictures stand for the list that JSON must not leave empty.
+            return model.model_construct(images=[], smoothing=_smoothing(fields)), files
+        body: Any = fields
+    else:
+        body = _json(await request.body(), None)
+    try:
+        return model.model_validate(body), files
+    except ValidationError as error:
+        raise errors.of_validation(error.errors()) from error
+
+
+def _smoothing(fields: Json) -> SmoothingOptions | None:
+    unknown = set(fields) - {"smoothing"}
+    if unknown:
+        raise MalformedRequest(f"Unknown field {min(unknown)}.", param=min(unknown))
+    try:
+        return SmoothingOptions.model_validate(fields["smoothing"]) if "smoothing" in fields else None
+    except ValidationError as error:
+        raise errors.of_validation(error.errors(), prefix="smoothing") from error
+
+
+def _json(text: str | bytes, param: str | None) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        where = param or "The body"
+        raise MalformedRequest(f"{where} is not JSON.", param=param, code="invalid_json") from error
+
+
+async def _prepared(runtime: Runtime, asked: ChatRequest, files: Sequence[bytes]) -> tuple[Prepared, Json]:
+    runtime.require_ready()
+    sources: list[str | bytes] = [*asked.images, *files]
+    last = len(asked.history)
+    slots = find_images(asked.history, "history") if asked.history else []
+    slots += [Slot(last, i, source, f"images.{i}") for i, source in enumerate(sources)]
+    parts: list[Json] = [{"type": "image_url"} for _ in sources]
+    question: Json = {"role": "user", "content": [*parts, {"type": "text", "text": asked.message}]}
+    prepared = await prepare(
+        runtime, [*asked.history, question], slots, asked.smoothing or SmoothingOptions()
+    )
+    body: Json = {"model": runtime.model_name, "messages": prepared.messages}
+    if asked.stream:
+        body["stream_options"] = {"include_usage": True}
+    body |= {
+        key: value
+        for key, value in (("max_tokens", asked.max_tokens), ("temperature", asked.temperature))
+        if value is not None
+    }
+    return prepared, body
+
+
+async def _whole(runtime: Runtime, asked: ChatRequest, files: Sequence[bytes], identifier: str) -> ChatAnswer:
+    async with measured("/v1/chat"), deadline(runtime.settings.request_timeout_seconds):
+        prepared, body = await _prepared(runtime, asked, files)
+        stages = prepared.stages
+        try:
+            started = time.perf_counter()
+            answer = await runtime.engine.client.chat(body, identifier)
+            stages.engine = time.perf_counter() - started
+            metrics.STAGE_SECONDS.labels("engine").observe(stages.engine)
+            certificates = await prepared.certificates()
+        finally:
+            cancel(prepared.smoothed)
+    try:
+        text = answer["choices"][0]["message"]["content"] or ""
+    except (KeyError, IndexError, TypeError) as error:
+        raise EngineFailed("The engine's answer holds no message.") from error
+    return ChatAnswer(
+        id=identifier,
+        model=runtime.model_name,
+        answer=text,
+        certificates=certificates,
+        usage=answer.get("usage") or {},
+        timings=_timings(stages),
+    )
+
+
+def _timings(stages: Stages) -> Timings:
+    return Timings(
+        decode=round(stages.decode, 4),
+        select=round(stages.select, 4),
+        certify=round(stages.certify, 4),
+        engine=round(stages.engine, 4),
+        total=round(stages.now(), 4),
+    )
+
+
+async def _events(
+    runtime: Runtime, prepared: Prepared, stream: ChatStream, identifier: str
+) -> AsyncIterator[str]:
+    """`{"id", "model", "delta"}` for each piece of the answer, `{"certificates"}` once, `{"usage",
+    "timings"}` last.
+    """
+    started = time.perf_counter()
+    certificates = asyncio.create_task(prepared.certificates())
+    unsent = bool(prepared.smoothed)
+    usage: Json = {}
+
+    async def certified() -> str:
+        made = [certificate.model_dump(mode="json") for certificate in await certificates]
+        return sse.event({"id": identifier, "certificates": made})
+
+    try:
+        async with measured("/v1/chat"), stream:
+            async for chunk in stream:
+                usage = chunk.get("usage") or usage
+                for choice in chunk.get("choices", []):
+                    if text := choice.get("delta", {}).get("content"):
+                        yield sse.event({"id": identifier, "model": runtime.model_name, "delta": text})
+                if unsent and certificates.done():
+                    unsent = False
+                    yield await certified()
+            if unsent:
+                yield await certified()
+            prepared.stages.engine = time.perf_counter() - started
+            timings = _timings(prepared.stages).model_dump()
+            yield sse.event({"id": identifier, "usage": usage, "timings": timings})
+            yield sse.DONE
+    except SmoothgateError as error:
+        yield sse.event(errors.body_of(error))
+    finally:
+        certificates.cancel()
+        cancel(prepared.smoothed)

@@ -1,0 +1,138 @@
+"""`POST /v1/chat/completions` and `GET /v1/models`: OpenAI's, with certificates."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import ValidationError
+
+from service import metrics
+from service.api import errors, examples, sse
+from service.api.messages import find_images
+from service.api.pipeline import Prepared, cancel, deadline, open_stream, prepare
+from service.api.request import ID_HEADER, measured, request_id, runtime_of, while_connected
+from service.api.runtime import Runtime
+from service.api.schemas import SmoothingOptions
+from service.certify.certificate import Certificate
+from service.engine import ChatStream
+from service.engine.payload import neutralise
+from service.errors import MalformedRequest, SmoothgateError, UnknownModel
+
+router = APIRouter()
+ROUTE = "/v1/chat/completions"
+
+Json = dict[str, Any]
+
+
+@router.get("/v1/models", tags=["OpenAI"])
+async def models(request: Request) -> Json:
+    """The one model served, in OpenAI's form."""
+    runtime = runtime_of(request)
+    card = {"id": runtime.model_name, "object": "model", "created": runtime.created, "owned_by": "smoothgate"}
+    return {"object": "list", "data": [card]}
+
+
+@router.post(ROUTE, tags=["OpenAI"], openapi_extra=examples.completions(), responses=examples.ERRORS)
+async def chat_completions(request: Request) -> Response:
+    """OpenAI's chat completions, streaming included; every other parameter is vLLM's.
+
+    `smoothing` comes in as an extra field. `certificates` goes out as one: in the body, or in a stream in the
+    first chunk that is sent after they are known, at the latest in the one that ends the answer.
+    """
+    runtime = runtime_of(request)
+    headers = {ID_HEADER: request_id(request)}
+    body = await _json_body(request)
+    if body.get("stream"):
+        opening = open_stream(runtime, ROUTE, _prepared(runtime, body), headers[ID_HEADER])
+        prepared, stream = await while_connected(request, opening)
+        return sse.response(_chunks(prepared, stream), headers)
+    answer = await while_connected(request, _whole(runtime, body, headers[ID_HEADER]))
+    return JSONResponse(answer, headers=headers)
+
+
+async def _json_body(request: Request) -> Json:
+    try:
+        body = json.loads(await request.body())
+    except (ValueError, RecursionError) as error:
+        raise MalformedRequest("The body is not JSON.", code="invalid_json") from error
+    if not isinstance(body, dict):
+        raise MalformedRequest("The body must be a JSON object.")
+    return body
+
+
+def options_of(value: Any) -> SmoothingOptions:
+    """The `smoothing` field of a raw body.
+
+    Raises:
+        MalformedRequest: naming the field at fault.
+    """
+    try:
+        return SmoothingOptions.model_validate({} if value is None else value)
+    except ValidationError as error:
+        raise errors.of_validation(error.errors(), prefix="smoothing") from error
+
+
+async def _prepared(runtime: Runtime, body: Json) -> tuple[Prepared, Json]:
+    """The images dealt with, and the body that vLLM gets."""
+    runtime.require_ready()
+    if body.get("model", runtime.model_name) != runtime.model_name:
+        raise UnknownModel(f"The model served here is {runtime.model_name}.", param="model")
+    options = options_of(body.pop("smoothing", None))
+    messages = body.pop("messages", None)
+    prepared = await prepare(runtime, messages, find_images(messages), options)
+    smoother = runtime.require_ready()
+    rest: Json = neutralise(body, [smoother.encoder.adapter.image_token])
+    return prepared, rest | {"model": runtime.model_name, "messages": prepared.messages}
+
+
+async def _whole(runtime: Runtime, body: Json, identifier: str) -> Json:
+    async with measured(ROUTE), deadline(runtime.settings.request_timeout_seconds):
+        prepared, forwarded = await _prepared(runtime, body)
+        try:
+            started = time.perf_counter()
+            answer = await runtime.engine.client.chat(forwarded, identifier)
+            metrics.STAGE_SECONDS.labels("engine").observe(time.perf_counter() - started)
+            if prepared.smoothed:
+                answer["certificates"] = _as_json(await prepared.certificates())
+        finally:
+            cancel(prepared.smoothed)
+    return answer
+
+
+async def _chunks(prepared: Prepared, stream: ChatStream) -> AsyncIterator[str]:
+    started = time.perf_counter()
+    certificates = asyncio.create_task(prepared.certificates())
+    unsent = bool(prepared.smoothed)
+    first = True
+    try:
+        async with measured(ROUTE), stream:
+            async for chunk in stream:
+                if first:
+                    metrics.STAGE_SECONDS.labels("engine_first_token").observe(time.perf_counter() - started)
+                    first = False
+                if unsent and (certificates.done() or _is_last(chunk)):
+                    chunk["certificates"] = _as_json(await certificates)
+                    unsent = False
+                yield sse.event(chunk)
+            metrics.STAGE_SECONDS.labels("engine").observe(time.perf_counter() - started)
+            yield sse.DONE
+    except SmoothgateError as error:
+        yield sse.event(errors.body_of(error))
+    finally:
+        certificates.cancel()
+        cancel(prepared.smoothed)
+
+
+def _is_last(chunk: Json) -> bool:
+    choices = chunk.get("choices")
+    return not choices or any(choice.get("finish_reason") for choice in choices)
+
+
+def _as_json(certificates: list[Certificate]) -> list[Json]:
+    return [certificate.model_dump(mode="json") for certificate in certificates]

@@ -1,0 +1,195 @@
+"""The way of a request: images found, decoded, smoothed, replaced by their served tokens; then the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from service import metrics
+from service.api.messages import Message, Slot, image_bytes, with_images_replaced
+from service.api.runtime import Runtime
+from service.api.schemas import SmoothingOptions
+from service.certify.certificate import Certificate
+from service.engine import ChatStream
+from service.engine.payload import image_part, neutralise_messages
+from service.errors import RequestTimedOut, SmoothgateError, TooLarge, Unacceptable
+from service.smoothing.smoother import Smoothed, Smoother
+from service.vision import DecodedImage, decode
+
+# Sampling ends early enough that the certificate can still be made and sent.
+_SAMPLING_SHARE = 0.8
+
+
+@dataclass(slots=True)
+class Stages:
+    """Seconds from the start of a request to the end of each stage."""
+
+    started: float = field(default_factory=time.perf_counter)
+    decode: float = 0.0
+    select: float = 0.0
+    certify: float = 0.0
+    engine: float = 0.0
+
+    def now(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self.started
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A chat whose images are replaced by what the engine may see.
+
+    `smoothed` is empty for chats without images and where smoothing is off.
+    """
+
+    messages: list[Message]
+    smoothed: list[Smoothed]
+    stages: Stages
+
+    async def certificates(self) -> list[Certificate]:
+        """One certificate per image, once all sampling has ended."""
+        made = [await image.certificate() for image in self.smoothed]
+        self.stages.certify = self.stages.now()
+        return made
+
+
+@asynccontextmanager
+async def deadline(seconds: float) -> AsyncIterator[None]:
+    """RequestTimedOut where the body takes longer."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise RequestTimedOut(f"The request took longer than {seconds:g} seconds.") from error
+
+
+async def decode_images(runtime: Runtime, slots: Sequence[Slot]) -> list[DecodedImage]:
+    """The pictures of a request, decoded off the event loop.
+
+    Raises:
+        TooLarge: more images, bytes or pixels than the operator allows.
+        MalformedRequest, Unacceptable: as `parse_data_uri` and `decode`.
+    """
+    settings = runtime.settings
+    if len(slots) > settings.max_images:
+        raise TooLarge(
+            f"The request holds {len(slots)} images, this service takes {settings.max_images}.",
+            param=slots[settings.max_images].param,
+            code="too_many_images",
+        )
+    started = time.perf_counter()
+
+    def one(slot: Slot) -> DecodedImage:
+        data = image_bytes(slot, max_bytes=settings.max_image_bytes)
+        return decode(data, max_pixels=settings.max_image_pixels, param=slot.param)
+
+    images = [await asyncio.to_thread(one, slot) for slot in slots]
+    metrics.STAGE_SECONDS.labels("decode").observe(time.perf_counter() - started)
+    return images
+
+
+async def smooth(
+    runtime: Runtime, smoother: Smoother, images: Sequence[DecodedImage], options: SmoothingOptions
+) -> list[Smoothed]:
+    """Queue the images of a request.
+
+    Raises:
+        Unacceptable: parameters outside the operator's limits, or a budget that could certify nothing.
+        NotReady: the sampler does not run.
+    """
+    plan = options.plan(runtime.settings)
+    plan.require_reachable(len(images), smoother.chance_cosine)
+    ends = time.monotonic() + _SAMPLING_SHARE * runtime.settings.request_timeout_seconds
+    begun: list[Smoothed] = []
+    try:
+        for image in images:
+            begun.append(await smoother.begin(image, plan, images=len(images), deadline=ends))
+    except BaseException:
+        cancel(begun)
+        raise
+    return begun
+
+
+def cancel(smoothed: Sequence[Smoothed]) -> None:
+    """Nobody waits for these any more."""
+    for image in smoothed:
+        image.cancel()
+
+
+async def prepare(
+    runtime: Runtime, messages: Sequence[Message], slots: Sequence[Slot], options: SmoothingOptions
+) -> Prepared:
+    """Make a chat ready for the engine: returns when the served tokens are known, certification still going
+    on.
+
+    Raises:
+        SmoothgateError: of any kind that the parts raise.
+    """
+    smoother = runtime.require_ready()
+    stages = Stages()
+    adapter = smoother.encoder.adapter
+    cleaned = neutralise_messages(messages, [adapter.image_token])
+    if not slots:
+        return Prepared(cleaned, [], stages)
+    raw = options.mode == "off"
+    if raw and not runtime.settings.allow_smoothing_off:
+        raise Unacceptable(
+            "This service does not allow smoothing to be switched off.",
+            param="smoothing.mode",
+            code="not_allowed",
+        )
+    images = await decode_images(runtime, slots)
+    stages.decode = stages.now()
+    smoothed: list[Smoothed] = []
+    try:
+        if raw:
+            canvases = [await asyncio.to_thread(adapter.canvas_native, image) for image in images]
+            tokens = [await asyncio.to_thread(smoother.encoder.raw_tokens, x) for x in canvases]
+        else:
+            smoothed = await smooth(runtime, smoother, images, options)
+            tokens = [await image.tokens() for image in smoothed]
+        stages.select = stages.now()
+        parts = [
+            image_part(
+                t,
+                tokens_per_image=adapter.tokens_per_image,
+                hidden_size=adapter.hidden_size,
+                dtype=runtime.dtype,
+            )
+            for t in tokens
+        ]
+        replaced: list[dict[str, Any]] = with_images_replaced(cleaned, slots, parts)
+    except BaseException:
+        cancel(smoothed)
+        raise
+    return Prepared(replaced, smoothed, stages)
+
+
+async def open_stream(
+    runtime: Runtime, route: str, preparing: Awaitable[tuple[Prepared, dict[str, Any]]], request_id: str
+) -> tuple[Prepared, ChatStream]:
+    """Everything up to vLLM's acceptance of a streamed answer, so that refusals still have a status of their
+    own.
+
+    Args:
+        runtime: of the app.
+        route: for the metrics.
+        preparing: the chat, and the body that vLLM gets.
+        request_id: sent along.
+    """
+    try:
+        async with deadline(runtime.settings.request_timeout_seconds):
+            prepared, body = await preparing
+            try:
+                return prepared, await runtime.engine.client.stream(body, request_id)
+            except BaseException:
+                cancel(prepared.smoothed)
+                raise
+    except SmoothgateError as error:
+        # From here on the time of a stream is measured by whoever sends it; this one ended before.
+        metrics.REQUEST_SECONDS.labels(route, error.code).observe(0.0)
+        raise

@@ -1,0 +1,175 @@
+"""What runs behind the routes: engine, encoder, sampler; started, watched and stopped together."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from importlib.resources import files
+from pathlib import Path
+
+import structlog
+import torch
+
+from service import metrics
+from service.engine import Engine, EngineState, EngineStatus, LocalEngine, RemoteEngine
+from service.errors import NotReady, SmoothgateError
+from service.psm.calibration import Calibration
+from service.settings import Settings
+from service.smoothing.encoder import UnitEncoder
+from service.smoothing.sampler import Sampler
+from service.smoothing.smoother import Smoother
+from service.vision import load
+
+log = structlog.get_logger("runtime")
+
+DEMO_NAME = "smoothgate-demo"
+_WATCH_SECONDS = 1.0
+# Large enough that the cost of a batch is its samples', small enough that a new request soon gets its turn.
+_BATCH = {"cpu": 32, "cuda": 128}
+
+
+def bundled(name: str) -> Path:
+    """A folder that ships with the demo: `model`, `psm` or `samples`."""
+    return Path(str(files("service.demo") / name))
+
+
+class Runtime:
+    """Everything with a life of its own in one process.
+
+    Args:
+        settings: of the process.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.model = settings.model or str(bundled("model"))
+        default = Path(self.model).name if settings.model else DEMO_NAME
+        self.model_name = settings.served_model_name or default
+        self.device = torch.device(_device(settings.device))
+        self.dtype = _dtype(settings.dtype, self.device)
+        self.engine = self._make_engine()
+        self.smoother: Smoother | None = None
+        self.created = int(time.time())
+        self._watcher: asyncio.Task[None] | None = None
+        self._restarts_seen = 0
+
+    async def start(self) -> None:
+        """Start the engine, load the encoder beside it, start the sampler.
+
+        Raises:
+            SmoothgateError: the model, its calibration or the settings do not fit together.
+        """
+        await self.engine.start()
+        try:
+            self.smoother = await asyncio.to_thread(self._load_smoother)
+        except BaseException:
+            await self.engine.stop()
+            raise
+        self.smoother.sampler.start()
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def stop(self) -> None:
+        """Let requests in flight finish, then end everything."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+        if self.smoother is not None:
+            await asyncio.to_thread(self.smoother.sampler.close)
+        await self.engine.stop()
+
+    def problems(self) -> dict[str, str]:
+        """What keeps the service from answering, by part; empty when it is ready."""
+        found = {}
+        if self.engine.status.state is not EngineState.READY:
+            found["engine"] = self.engine.status.state.value
+        if self.smoother is None:
+            found["encoder"] = "loading"
+        elif not self.smoother.sampler.alive:
+            found["sampler"] = "down"
+        return found
+
+    def require_ready(self, *parts: str) -> Smoother:
+        """The smoother, if everything is up, or the parts that are named.
+
+        Raises:
+            NotReady: naming the part that is not.
+        """
+        problems = {part: state for part, state in self.problems().items() if not parts or part in parts}
+        if problems or self.smoother is None:
+            listing = ", ".join(f"{part} {state}" for part, state in problems.items())
+            raise NotReady(f"The service is not ready: {listing}.", retry_after=5)
+        return self.smoother
+
+    def _make_engine(self) -> Engine:
+        s = self.settings
+        if s.engine_url is not None:
+            key = s.engine_api_key.get_secret_value() if s.engine_api_key else None
+            return RemoteEngine(
+                s.engine_url,
+                api_key=key,
+                read_timeout=s.engine_read_timeout_seconds,
+                on_change=self._engine_changed,
+            )
+        return LocalEngine(
+            self.model,
+            served_model_name=self.model_name,
+            dtype=str(self.dtype).removeprefix("torch."),
+            max_model_len=s.engine_max_model_len,
+            kv_cache_gib=s.engine_kv_cache_gib,
+            extra_args=s.engine_args,
+            read_timeout=s.engine_read_timeout_seconds,
+            start_timeout=s.engine_start_timeout_seconds,
+            drain_seconds=s.shutdown_timeout_seconds,
+            on_change=self._engine_changed,
+        )
+
+    def _engine_changed(self, status: EngineStatus) -> None:
+        metrics.ENGINE_UP.set(status.state is EngineState.READY)
+        metrics.ENGINE_RESTARTS.inc(status.restarts - self._restarts_seen)
+        self._restarts_seen = status.restarts
+
+    def _load_smoother(self) -> Smoother:
+        s = self.settings
+        if s.threads:
+            torch.set_num_threads(s.threads)
+        adapter = load(self.model, device=self.device, dtype=self.dtype)
+        encoder = UnitEncoder(adapter, Calibration.load(self._psm_folder()))
+        sampler = Sampler(encoder.units, self.device, s.batch_size or _BATCH[self.device.type])
+        log.info("encoder ready", model=self.model_name, device=str(self.device), dtype=str(self.dtype))
+        return Smoother(encoder, sampler, self.model_name)
+
+    def _psm_folder(self) -> Path:
+        if self.settings.psm is not None:
+            return self.settings.psm
+        if self.settings.model is not None:
+            raise SmoothgateError(
+                "SMOOTHGATE_PSM is not set: make a calibration with "
+                "`smoothgate psm calibrate --model ... --images "
+                "DIR --output FOLDER` and name the folder.",
+                code="no_calibration",
+            )
+        return bundled("psm")
+
+    async def _watch(self) -> None:
+        """Keep the gauges current, and start a dead sampler again."""
+        assert self.smoother is not None  # noqa: S101
+        sampler = self.smoother.sampler
+        while True:
+            if not sampler.alive:
+                log.error("starting the sampler again")
+                sampler.start()
+            metrics.SAMPLER_UP.set(sampler.alive)
+            metrics.QUEUED_SAMPLES.set(sampler.queued_samples)
+            await asyncio.sleep(_WATCH_SECONDS)
+
+
+def _device(wanted: str) -> str:
+    if wanted != "auto":
+        return wanted
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _dtype(wanted: str, device: torch.device) -> torch.dtype:
+    if wanted == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype: torch.dtype = getattr(torch, wanted)
+    return dtype

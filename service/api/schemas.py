@@ -1,0 +1,160 @@
+"""What comes in and goes out over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from service.certify.certificate import Certificate
+from service.errors import Unacceptable
+from service.settings import Settings
+from service.smoothing.plan import Plan
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class SmoothingOptions(BaseModel):
+    """The `smoothing` field of a request; what it leaves out is as the operator set it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    mode: Literal["certified", "off"] = Field(
+        "certified", description="`off`: raw features and no certificate, only where the operator allows it."
+    )
+    sigma: Finite | None = Field(
+        None, gt=0, description="Standard deviation of the noise, in pixels of [0, 1] at the encoder's input."
+    )
+    n_select: int | None = Field(None, ge=1, description="Noise samples that choose the served feature.")
+    n_certify: int | None = Field(None, ge=1, description="Fresh noise samples behind the bounds.")
+    alpha: Finite | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Probability of a wrong certificate in this request; not above the operator's.",
+    )
+    eps: list[Finite] | None = Field(
+        None, min_length=1, max_length=32, description="l2 radii at which the bound is reported."
+    )
+    cosine_threshold: Finite | None = Field(
+        None, ge=0, lt=1, description="Cosine for which the certified radius is reported."
+    )
+
+    def plan(self, settings: Settings) -> Plan:
+        """Complete the options from the settings.
+
+        Raises:
+            Unacceptable: a value is outside the operator's limits.
+        """
+        sigma = settings.sigma if self.sigma is None else self.sigma
+        if not settings.sigma_min <= sigma <= settings.sigma_max:
+            raise Unacceptable(
+                f"smoothing.sigma is {sigma:g}; "
+                f"this service takes {settings.sigma_min:g} to {settings.sigma_max:g}.",
+                param="smoothing.sigma",
+                code="out_of_range",
+            )
+        n_select = self.n_select or settings.n_select
+        n_certify = self.n_certify or settings.n_certify
+        if n_select + n_certify > settings.max_samples:
+            raise Unacceptable(
+                f"smoothing.n_select + smoothing.n_certify is {n_select + n_certify}; "
+                f"this service draws at most {settings.max_samples} samples for an image.",
+                param="smoothing.n_select" if self.n_certify is None else "smoothing.n_certify",
+                code="out_of_range",
+            )
+        alpha = settings.alpha if self.alpha is None else self.alpha
+        if alpha > settings.alpha:
+            raise Unacceptable(
+                f"smoothing.alpha is {alpha:g}; this service takes at most {settings.alpha:g}.",
+                param="smoothing.alpha",
+                code="out_of_range",
+            )
+        eps = settings.eps if self.eps is None else tuple(sorted(set(self.eps)))
+        if eps[0] <= 0:
+            raise Unacceptable(
+                "smoothing.eps must hold radii above 0.", param="smoothing.eps", code="out_of_range"
+            )
+        cosine = settings.cosine_threshold if self.cosine_threshold is None else self.cosine_threshold
+        return Plan(sigma, n_select, n_certify, alpha, eps, cosine)
+
+
+Message = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+class ChatRequest(BaseModel):
+    """A question about pictures."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"example": {"message": "Hello", "max_tokens": 40}},
+    )
+
+    message: Message = Field(description="The question.")
+    images: list[str] = Field(
+        default_factory=list, description="Pictures as data URIs, `data:image/png;base64,...`."
+    )
+    smoothing: SmoothingOptions | None = Field(
+        None, description="How to smooth; left out: as the operator set it."
+    )
+    max_tokens: int | None = Field(None, ge=1, description="Longest answer, in tokens.")
+    temperature: Finite | None = Field(None, ge=0, le=2, description="0 for the most likely answer.")
+    stream: bool = Field(False, description="Answer as server-sent events.")
+    history: list[dict[str, Any]] = Field(
+        default_factory=list,
+        description="Earlier messages of this chat, in OpenAI's form, pictures included.",
+    )
+
+
+class Timings(BaseModel):
+    """Where the time of a request went, in seconds."""
+
+    decode: float = Field(description="Decoding and resizing the pictures.")
+    select: float = Field(description="Until the served features were known.")
+    certify: float = Field(
+        description="Until the certificates were known, counted from the same start as select."
+    )
+    engine: float = Field(description="vLLM's part.")
+    total: float = Field(description="The whole request.")
+
+
+class ChatAnswer(BaseModel):
+    """An answer and what is certified about the features it was made from."""
+
+    id: str
+    model: str
+    answer: str
+    certificates: list[Certificate] = Field(description="One per picture, in the order they were sent.")
+    usage: dict[str, Any]
+    timings: Timings
+
+
+class CertifyRequest(BaseModel):
+    """Pictures to certify without asking anything."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    images: list[str] = Field(min_length=1, description="Pictures as data URIs.")
+    smoothing: SmoothingOptions | None = None
+
+
+class CertifyAnswer(BaseModel):
+    """One certificate per picture."""
+
+    model: str
+    certificates: list[Certificate]
+
+
+class ErrorBody(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorAnswer(BaseModel):
+    """The shape of every failure."""
+
+    error: ErrorBody

@@ -1,0 +1,206 @@
+"""The command-line tool `smoothgate`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from service import __version__, logs
+from service.compat import torch_extensions
+from service.errors import SmoothgateError
+from service.settings import Settings, render_env_example, render_markdown
+
+torch_extensions.install()
+
+app = typer.Typer(
+    no_args_is_help=True, pretty_exceptions_enable=False, help="Certified visual robustness in front of vLLM."
+)
+demo_app = typer.Typer(no_args_is_help=True, help="The bundled demo model.")
+psm_app = typer.Typer(no_args_is_help=True, help="What smoothing needs per model.")
+bench_app = typer.Typer(no_args_is_help=True, help="Measurements.")
+app.add_typer(demo_app, name="demo")
+app.add_typer(psm_app, name="psm")
+app.add_typer(bench_app, name="bench")
+
+console = Console()
+errors = Console(stderr=True)
+
+Json = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
+Model = Annotated[str, typer.Option("--model", help="Checkpoint: a folder or a Hugging Face id.")]
+
+
+class Format(StrEnum):
+    """What `settings` prints."""
+
+    ENV = "env"
+    MARKDOWN = "markdown"
+
+
+@app.command()
+def serve() -> None:
+    """Start the service; settings come from the environment and `.env` (`smoothgate settings`)."""
+    from service.serving import serve as run
+
+    settings = _settings()
+    logs.configure(settings.log_format, settings.log_level)
+    with _failures():
+        if not run(settings, console):
+            raise typer.Exit(1)
+
+
+@app.command()
+def settings(
+    form: Annotated[
+        Format, typer.Option("--format", help="As .env.example or docs/settings.md.")
+    ] = Format.MARKDOWN,
+) -> None:
+    """Print every setting with its meaning."""
+    typer.echo(render_env_example() if form is Format.ENV else render_markdown(), nl=False)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+@demo_app.command("train")
+def demo_train(
+    output: Annotated[Path, typer.Option(help="Folder that gets `model` and `psm`.")] = Path("runs/demo"),
+    work: Annotated[
+        Path, typer.Option(help="Folder for checkpoints and logs; a run goes on where it stopped.")
+    ] = Path("runs/demo/work"),
+    seed: Annotated[int, typer.Option(help="Seed of data and initial weights.")] = 1,
+) -> None:
+    """Train the demo model from scratch (needs the extra `dev`)."""
+    from service.demo.train import run
+
+    run(output, work, seed, console)
+
+
+@demo_app.command("evaluate")
+def demo_evaluate(
+    model: Annotated[
+        Path | None, typer.Option(help="Folder of the model; left out: the bundled one.")
+    ] = None,
+    n: Annotated[int, typer.Option(min=100, help="Held-out scenes per kind of question.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of scenes and phrasings.")] = 7,
+    every_phrasing: Annotated[
+        bool, typer.Option(help="Ask in random phrasings instead of the first of each kind.")
+    ] = False,
+    json_file: Json = None,
+) -> None:
+    """Exact-match accuracy of the undefended demo model on held-out digits (needs the extra `dev`)."""
+    from service.api.runtime import bundled
+    from service.demo.evaluate import run
+
+    figures = run(model or bundled("model"), n, seed, every_phrasing=every_phrasing)
+    table = Table("question", "asked", "right", title=f"Exact match on held-out digits, seed {seed}")
+    for name, accuracy in figures["accuracy"].items():
+        table.add_row(name, str(figures["asked"][name]), f"{accuracy:.1%}")
+    console.print(table)
+    console.print(
+        f"Cosine of centred features: scene and twin with another digit {figures['twin_cosine']:.3f}, "
+        f"unrelated scenes {figures['chance_cosine_mean']:.3f} "
+        f"(95th percentile {figures['chance_cosine_p95']:.3f})"
+    )
+    for name, wrong in figures["errors"].items():
+        errors.print(f"{name}: {'; '.join(wrong)}", style="dim")
+    _write(json_file, figures)
+
+
+@psm_app.command("calibrate")
+def psm_calibrate(
+    model: Model,
+    images: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of ordinary pictures.")],
+    output: Annotated[Path, typer.Option(help="Folder to write; SMOOTHGATE_PSM names it to the service.")],
+    twins: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, file_okay=False, help="The same pictures, by the same names, with another answer."
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Measure centre, scale and chance cosine of a model's features; a few hundred pictures will do."""
+    import torch
+
+    from service.psm.calibration import calibrate
+    from service.psm.pictures import clean_tokens, list_pictures, read_pictures
+    from service.vision import load
+
+    with _failures():
+        adapter = load(model, device=device, dtype=torch.float32)
+        paths = list_pictures(images)
+        if twins is not None:
+            paths = [path for path in paths if (twins / path.relative_to(images)).is_file()]
+        unreadable: list[Path] = []
+        features = clean_tokens(adapter, read_pictures(paths, unreadable))
+        others = None
+        if twins is not None:
+            other_paths = [twins / path.relative_to(images) for path in paths]
+            others = clean_tokens(adapter, read_pictures(other_paths, unreadable))
+        result = calibrate(features, others, adapter.digest)
+        result.save(output)
+    for path in unreadable:
+        errors.print(f"skipped, cannot be read: {path}", style="yellow")
+    table = Table(title=f"Calibration of {model}", show_header=False)
+    for name, value in dataclasses.asdict(result.figures).items():
+        table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
+    console.print(table)
+
+
+@bench_app.command("certify")
+def bench_certify(
+    repeats: Annotated[int, typer.Option(min=1, help="Runs to average over.")] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of the simulated scores.")] = 0,
+    json_file: Json = None,
+) -> None:
+    """How tight the bounds are on scores of a known distribution, beside other methods."""
+    from service.certify import bench
+
+    rows = bench.run(repeats, seed)
+    table = Table(
+        "quantity", "method", "n", "eps / sigma", "value", "required", title="Tightness of the bounds"
+    )
+    for row in rows:
+        cells = (row["quantity"], row["method"], row["n"], row["eps"], row["value"], row["required"])
+        table.add_row(*("" if c is None else f"{c:.3f}" if isinstance(c, float) else str(c) for c in cells))
+    console.print(table)
+    _write(json_file, {"repeats": repeats, "seed": seed, "rows": rows})
+
+
+def _settings() -> Settings:
+    try:
+        return Settings()
+    except ValidationError as error:
+        for finding in error.errors():
+            where = ".".join(str(part) for part in finding["loc"])
+            errors.print(f"Setting {where or '(several)'}: {finding['msg']}", style="red")
+        raise typer.Exit(2) from None
+
+
+class _failures:  # noqa: N801
+    """Known failures end the command with their message, not with a traceback."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, SmoothgateError):
+            errors.print(error.message, style="red")
+            raise typer.Exit(1) from None
+
+
+def _write(file: Path | None, figures: dict[str, Any]) -> None:
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(figures, indent=2) + "\n")

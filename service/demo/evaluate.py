@@ -1,0 +1,203 @@
+"""Exact-match accuracy of the demo model on scenes of held-out digits, per kind of question."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.progress import track
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+from service.demo import scenes
+from service.demo.chat import ONE_PICTURE, TWO_PICTURES, Facts, Message, Question
+from service.demo.scenes import Digits, Split, load_digits
+
+_BATCH = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A picture as a client would send it (a PNG's pixels) and what is true of it."""
+
+    picture: Image.Image
+    facts: Facts
+
+
+def to_picture(image: Tensor) -> Image.Image:
+    """(3, H, W) in [0, 1] -> 8-bit RGB picture."""
+    return Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy())
+
+
+def labelled_scenes(split: Split, n: int, seed: int) -> tuple[list[Scene], list[Scene]]:
+    """n scenes, the digits of a split used equally often, and their twins with another digit."""
+    digits = load_digits(split)
+    gen = torch.Generator().manual_seed(seed)
+    size = len(digits.labels)
+    chosen = torch.cat([torch.randperm(size, generator=gen) for _ in range(-(-n // size))])[:n]
+    layouts = scenes.sample_layouts(n, gen)
+    both = []
+    for which in (chosen, scenes.twin_indices(digits, chosen, gen)):
+        images, _ = scenes.draw(digits.bitmaps[which], layouts)
+        rows = zip(
+            images, digits.labels[which], layouts.ink, layouts.background, layouts.pattern, strict=True
+        )
+        both.append([Scene(to_picture(image), Facts.of(*map(int, facts))) for image, *facts in rows])
+    return both[0], both[1]
+
+
+def plain_pictures(n: int, seed: int) -> list[tuple[Image.Image, int]]:
+    """n plain pictures of one held-out digit: light on dark or dark on light, 28 to 600 pixels, aspect 1:2 to
+    2:1.
+
+    Drawn with Pillow, not with the scenes' own code: a digit keeps its shape and stands anywhere on the
+    picture.
+    """
+    digits: Digits = load_digits("held-out")
+    rng = random.Random(seed)
+    out = []
+    for index in rng.sample(range(len(digits.labels)), n):
+        short = round(28 * (600 / 28) ** rng.random())
+        long = round(short * rng.uniform(1, 2))
+        size = (short, long) if rng.random() < 0.5 else (long, short)
+        box = round(short * rng.uniform(0.75, 1.0))
+        ink = Image.fromarray((digits.bitmaps[index] * 255).byte().numpy()).resize(
+            (box, box), Image.Resampling.BICUBIC
+        )
+        mask = Image.new("L", size, 0)
+        mask.paste(ink, (rng.randint(0, size[0] - box), rng.randint(0, size[1] - box)))
+        dark, light = rng.randint(0, 60), rng.randint(180, 255)
+        front, back = (dark, light) if rng.random() < 0.5 else (light, dark)
+        picture = Image.composite(Image.new("L", size, front), Image.new("L", size, back), mask)
+        out.append((picture.convert("RGB"), int(digits.labels[index])))
+    return out
+
+
+class Answerer:
+    """Greedy answers of the undefended model, by Hugging Face transformers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.processor: Any = LlavaProcessor.from_pretrained(folder)
+        self.processor.tokenizer.padding_side = "left"
+        self.model: Any = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+
+    @torch.no_grad()
+    def __call__(self, chats: list[tuple[list[Message], list[Image.Image]]]) -> list[str]:
+        """One answer per chat."""
+        texts = [
+            self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            for messages, _ in chats
+        ]
+        pictures = [picture for _, images in chats for picture in images]
+        inputs = self.processor(images=pictures or None, text=texts, padding=True, return_tensors="pt")
+        out = self.model.generate(**inputs, max_new_tokens=40, do_sample=False)
+        new = out[:, inputs["input_ids"].shape[1] :]
+        decoded: list[str] = self.processor.batch_decode(new, skip_special_tokens=True)
+        return decoded
+
+    @torch.no_grad()
+    def tokens(self, pictures: list[Image.Image]) -> Tensor:
+        """Visual tokens (N, 36, 160)."""
+        pixels = self.processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
+        features = self.model.model.get_image_features(pixel_values=pixels).pooler_output
+        return torch.stack(list(features))
+
+
+def _user(images: int, text: str) -> list[Message]:
+    return [{"role": "user", "content": [{"type": "image"}] * images + [{"type": "text", "text": text}]}]
+
+
+@dataclass(slots=True)
+class Score:
+    """Right answers of one kind of question."""
+
+    name: str
+    right: int = 0
+    total: int = 0
+
+    @property
+    def accuracy(self) -> float:
+        """Share of exact matches."""
+        return self.right / self.total
+
+
+def run(folder: Path, n: int, seed: int, *, every_phrasing: bool = False) -> dict[str, Any]:
+    """Measure a checkpoint.
+
+    Args:
+        folder: Hugging Face files of the demo model.
+        n: number of held-out scenes per kind of question.
+        seed: of scenes and phrasings.
+        every_phrasing: ask in a random phrasing instead of the first.
+
+    Returns:
+        `accuracy` (kind -> share), `n`, `seed`, `twin_cosine`, `chance_cosine_mean`, `chance_cosine_p95`,
+        `errors` (kind -> up to five wrong answers with the right ones).
+    """
+    answerer = Answerer(folder)
+    rng = random.Random(seed)
+    first, twins = labelled_scenes("held-out", n, seed)
+    second = first[1:] + first[:1]
+    plain = plain_pictures(min(n, 1000), seed)
+
+    def cases() -> Iterator[tuple[str, list[Message], list[Image.Image], str]]:
+        def phrase(question: Question) -> str:
+            return rng.choice(question.phrasings) if every_phrasing else question.phrasings[0]
+
+        for question in ONE_PICTURE:
+            for scene in first:
+                yield question.name, _user(1, phrase(question)), [scene.picture], question.answer(scene.facts)
+        for question in TWO_PICTURES:
+            for a, b in zip(first, second, strict=True):
+                yield (
+                    question.name,
+                    _user(2, phrase(question)),
+                    [a.picture, b.picture],
+                    question.answer(a.facts, b.facts),
+                )
+        for scene in first:
+            q1, q2 = rng.sample(ONE_PICTURE, 2)
+            chat = [
+                *_user(1, phrase(q1)),
+                {"role": "assistant", "content": q1.answer(scene.facts)},
+                {"role": "user", "content": rng.choice(q2.follow_ups)},
+            ]
+            yield "follow-up", chat, [scene.picture], q2.answer(scene.facts)
+        for picture, label in plain:
+            yield "plain picture", _user(1, ONE_PICTURE[0].phrasings[0]), [picture], f"The digit is {label}."
+
+    todo = list(cases())
+    scores: dict[str, Score] = {}
+    errors: dict[str, list[str]] = {}
+    for start in track(range(0, len(todo), _BATCH), description="Asking"):
+        batch = todo[start : start + _BATCH]
+        answers = answerer([(messages, pictures) for _, messages, pictures, _ in batch])
+        for (name, _, _, wanted), given in zip(batch, answers, strict=True):
+            score = scores.setdefault(name, Score(name))
+            score.total += 1
+            score.right += given == wanted
+            if given != wanted and len(errors.setdefault(name, [])) < 5:
+                errors[name].append(f"{given!r} for {wanted!r}")
+
+    tokens = torch.cat([answerer.tokens([s.picture for s in first[i : i + 100]]) for i in range(0, n, 100)])
+    other = torch.cat([answerer.tokens([s.picture for s in twins[i : i + 100]]) for i in range(0, n, 100)])
+    mu = torch.cat([tokens, other]).mean(0)
+    unit, twin = (F.normalize((t - mu).flatten(1), dim=1) for t in (tokens, other))
+    strangers = (unit * unit.roll(1, 0)).sum(1)
+    return {
+        "n": n,
+        "seed": seed,
+        "accuracy": {name: score.accuracy for name, score in scores.items()},
+        "asked": dict(Counter(name for name, *_ in todo)),
+        "twin_cosine": float((unit * twin).sum(1).mean()),
+        "chance_cosine_mean": float(strangers.mean()),
+        "chance_cosine_p95": float(strangers.quantile(0.95)),
+        "errors": errors,
+    }

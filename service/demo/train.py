@@ -1,0 +1,120 @@
+"""The whole recipe of the demo model: teacher, tower, language model, files, calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+from transformers import LlamaForCausalLM
+
+from service.demo.checkpoint import assemble, build_tokenizer, save, text_config
+from service.demo.evaluate import Scene, labelled_scenes
+from service.demo.language import ChatEncoder, Served, language_loss
+from service.demo.scenes import load_digits
+from service.demo.tower import (
+    SMALL_CANVAS,
+    Encoder,
+    Teacher,
+    TowerTrainer,
+    teacher_loss,
+    tower_loss,
+    training_batch,
+)
+from service.demo.training import Schedule, seeded, train
+from service.psm.calibration import calibrate
+from service.psm.pictures import clean_tokens
+from service.vision import DecodedImage, load
+
+TEACHER = Schedule(steps=900, muon_lr=0.0, adam_lr=3e-3)
+SMALL_TOWER = Schedule(steps=1600, muon_lr=0.02, adam_lr=2e-3, decay=0.1)
+TOWER = Schedule(steps=2400, muon_lr=0.01, adam_lr=1e-3, decay=0.6)
+LANGUAGE = Schedule(steps=1500, muon_lr=0.01, adam_lr=2e-3)
+
+
+def train_teacher(seed: int, folder: Path) -> Teacher:
+    """Stage 1: the net that reads ink masks, frozen."""
+    digits = load_digits("train")
+    torch.manual_seed(seed)
+    teacher = Teacher()
+
+    train(
+        "teacher",
+        teacher,
+        lambda step: teacher_loss(teacher, training_batch(digits, 128, seeded(seed, step))[0]),
+        TEACHER,
+        folder,
+        ema=0.99,
+    )
+    return teacher.eval().requires_grad_(False)
+
+
+def train_tower(seed: int, folder: Path, teacher: Teacher) -> Encoder:
+    """Stages 2 and 3: vision tower and projector, on a small canvas (half the tokens, learns faster), then on
+    the full one.
+    """
+    digits = load_digits("train")
+    torch.manual_seed(seed + 1)
+
+    def stage(name: str, model: TowerTrainer, seed: int, schedule: Schedule) -> None:
+        def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+            return tower_loss(model, teacher, *training_batch(digits, 96, seeded(seed, step)))
+
+        train(name, model, loss, schedule, folder)
+
+    small = TowerTrainer(SMALL_CANVAS)
+    stage("tower-small", small, seed + 1, SMALL_TOWER)
+    model = small.grow()
+    stage("tower", model, seed + 2, TOWER)
+    return model.encoder.eval().requires_grad_(False)
+
+
+def train_language(seed: int, folder: Path, encoder: Encoder) -> LlamaForCausalLM:
+    """Stage 4: the language model, reading the frozen encoder."""
+    digits = load_digits("train")
+    tokenizer = build_tokenizer(seed)
+    chat = ChatEncoder(tokenizer)
+    served = Served.measure(encoder, digits, torch.Generator().manual_seed(seed + 4))
+    torch.manual_seed(seed + 3)
+    model = LlamaForCausalLM(text_config(tokenizer))
+    train(
+        "language",
+        model,
+        lambda step: language_loss(model, encoder, served, chat, digits, seeded(seed + 3, step)),
+        LANGUAGE,
+        folder,
+        ema=0.995,
+    )
+    return model.eval()
+
+
+def run(output: Path, work: Path, seed: int, console: Console) -> None:
+    """Train everything and write the checkpoint.
+
+    Args:
+        output: folder that gets `model` (Hugging Face files) and `psm` (calibration).
+        work: folder for checkpoints and logs; a run that finds its own files there goes on where it stopped.
+        seed: of data and initial weights; every stage derives its own from it.
+        console: where progress is said.
+    """
+    teacher = train_teacher(seed, work)
+    encoder = train_tower(seed, work, teacher)
+    language = train_language(seed, work, encoder)
+    tokenizer = build_tokenizer(seed)
+    save(assemble(encoder, language, tokenizer), tokenizer, output / "model")
+    calibrate_demo(output, seed + 5)
+    console.print(f"Wrote {output}/model and {output}/psm")
+
+
+def calibrate_demo(output: Path, seed: int, n: int = 2000) -> None:
+    """Measure `output/model` on pictures of n training scenes and their twins; write `output/psm`."""
+    adapter = load(str(output / "model"), device="cpu", dtype=torch.float32)
+    scenes, twins = labelled_scenes("train", n, seed)
+
+    def features(pictures: list[Scene]) -> Iterator[Tensor]:
+        return clean_tokens(adapter, (DecodedImage(np.asarray(s.picture), "PNG", "") for s in pictures))
+
+    calibrate(features(scenes), features(twins), adapter.digest).save(output / "psm")

@@ -1,0 +1,61 @@
+"""Every metric of the service, with its buckets.
+
+Names follow Prometheus' rules: prefix, base unit, `_total` on counters. Buckets grow geometrically, since
+latencies and sample counts span three decades and more.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+# 5 ms (a cached text answer on a GPU) to 2.5 minutes (the longest generation worth waiting for), factor 2.
+LATENCY_BUCKETS = tuple(0.005 * 2**i for i in range(16))
+# 16 to 65,536 samples, factor 2: n_select alone up to the largest budget anyone certifies with.
+SAMPLE_BUCKETS = tuple(float(2**i) for i in range(4, 17))
+# Scores live near 1, so the buckets halve the distance to it.
+SCORE_BUCKETS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.9625, 0.975, 0.9875, 0.99, 0.995, 1.0)
+RADIUS_BUCKETS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
+FILL_BUCKETS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
+
+REQUEST_SECONDS = Histogram(
+    "smoothgate_request_seconds",
+    "Time from a request to the end of its answer.",
+    ["route", "outcome"],
+    buckets=LATENCY_BUCKETS,
+)
+STAGE_SECONDS = Histogram(
+    "smoothgate_stage_seconds",
+    "Time in one stage of a request: decode, select, certify, engine_first_token, engine.",
+    ["stage"],
+    buckets=LATENCY_BUCKETS,
+)
+SAMPLES = Counter("smoothgate_samples_total", "Noisy forwards drawn.")
+SAMPLES_DROPPED = Counter(
+    "smoothgate_samples_dropped_total", "Noisy forwards not drawn because the client left."
+)
+SAMPLES_PER_IMAGE = Histogram(
+    "smoothgate_samples_per_image", "Noisy forwards drawn for one image.", buckets=SAMPLE_BUCKETS
+)
+SAMPLING_SECONDS = Counter(
+    "smoothgate_sampling_seconds_total",
+    "Time the sampler spent on batches: samples per second is a ratio of rates.",
+)
+BATCH_FILL = Histogram(
+    "smoothgate_batch_fill_ratio", "Share of a batch that held samples.", buckets=FILL_BUCKETS
+)
+QUEUED_SAMPLES = Gauge("smoothgate_queued_samples", "Noisy forwards waiting to be drawn.")
+SAMPLER_FAILURES = Counter("smoothgate_sampler_failures_total", "Batches or sampler threads that failed.")
+SAMPLER_UP = Gauge("smoothgate_sampler_up", "1 while the sampler thread runs.")
+CERTIFICATES = Counter("smoothgate_certificates_total", "Certificates handed out.", ["outcome"])
+SCORE = Histogram(
+    "smoothgate_gaussian_robustness_score",
+    "Mean score of an image's certification samples.",
+    buckets=SCORE_BUCKETS,
+)
+RADIUS = Histogram(
+    "smoothgate_certified_radius",
+    "Certified l2 radius at the cosine threshold, in the encoder's input space.",
+    buckets=RADIUS_BUCKETS,
+)
+ENGINE_UP = Gauge("smoothgate_engine_up", "1 while vLLM answers its health check.")
+ENGINE_RESTARTS = Counter("smoothgate_engine_restarts_total", "How often our own vLLM was started again.")

@@ -1,0 +1,54 @@
+"""How one request wants its images smoothed, and the refusal of what cannot succeed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from service.certify.alpha import per_image
+from service.certify.statement import Target, Terms, require_reachable
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Sampling parameters of a request, complete and within the operator's limits.
+
+    Attributes:
+        sigma: standard deviation of the noise, in the encoder's input space.
+        n_select, n_certify: samples per image that choose t, and most fresh ones that are scored.
+        alpha: probability of a wrong certificate, shared by the images of the request.
+        eps: l2 radii at which the bound is reported, ascending.
+        cosine_threshold: cosine for which the certified radius is reported.
+        target: what sampling should stop for, or None to use the whole budget.
+    """
+
+    sigma: float
+    n_select: int
+    n_certify: int
+    alpha: float
+    eps: tuple[float, ...]
+    cosine_threshold: float
+    target: Target | None = None
+
+    @property
+    def samples(self) -> int:
+        """Most noisy forwards per image."""
+        return self.n_select + self.n_certify
+
+    def terms(self, images: int, chance_cosine: float) -> Terms:
+        """What the certificate of one of `images` images is made on."""
+        return Terms(
+            sigma=self.sigma,
+            alpha=per_image(self.alpha, images),
+            eps=self.eps,
+            cosine_threshold=self.cosine_threshold,
+            chance_cosine=chance_cosine,
+            target=self.target,
+        )
+
+    def require_reachable(self, images: int, chance_cosine: float) -> None:
+        """Refuse a budget that could certify nothing even with perfect scores.
+
+        Raises:
+            Unacceptable: naming the smallest n that could.
+        """
+        require_reachable(self.terms(images, chance_cosine), self.n_certify, param="smoothing.n_certify")

@@ -1,0 +1,133 @@
+"""Smooths the images of one request: canvas, sampling job, served tokens, certificate."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+
+from torch import Tensor
+
+from service import metrics
+from service.certify import certificate as parts
+from service.certify.certificate import Certificate
+from service.smoothing import noise
+from service.smoothing.encoder import UnitEncoder
+from service.smoothing.plan import Plan
+from service.smoothing.sampler import Job, Sampler
+from service.vision import Canvas, DecodedImage
+
+
+class Smoother:
+    """What turns decoded images into served tokens and certificates.
+
+    Args:
+        encoder: the unit of work.
+        sampler: the thread that draws the samples.
+        model_name: the name that certificates carry.
+    """
+
+    def __init__(self, encoder: UnitEncoder, sampler: Sampler, model_name: str) -> None:
+        self.encoder = encoder
+        self.sampler = sampler
+        self._model = parts.Model(
+            name=model_name,
+            digest=encoder.digest,
+            psm_digest=None,
+            dtype=str(encoder.adapter.dtype).removeprefix("torch."),
+        )
+
+    @property
+    def chance_cosine(self) -> float:
+        """95th percentile of the cosine of unrelated images: a bound not above it is vacuous."""
+        return self.encoder.calibration.figures.chance_p95
+
+    async def begin(self, image: DecodedImage, plan: Plan, *, images: int, deadline: float) -> Smoothed:
+        """Queue one of the `images` images of a request.
+
+        Args:
+            image: as decoded.
+            plan: the request's parameters.
+            images: how many share its alpha.
+            deadline: `time.monotonic()` at which drawing ends and the certificate is made from what there is.
+
+        Raises:
+            NotReady: the sampler does not run.
+        """
+        canvas = await asyncio.to_thread(self.encoder.adapter.canvas, image)
+        job = Job(
+            canvas.x,
+            plan.terms(images, self.chance_cosine),
+            seed=noise.fresh_seed(),
+            n_select=plan.n_select,
+            budget=plan.n_certify,
+            deadline=deadline,
+        )
+        self.sampler.submit(job)
+        return Smoothed(self, image, canvas, job)
+
+    def certificate(self, image: DecodedImage, canvas: Canvas, job: Job) -> Certificate:
+        """The certificate of a finished job."""
+        evidence = job.evidence.result()
+        figures = self.encoder.calibration.figures
+        _, height, width = canvas.x.shape
+        return Certificate.of(
+            evidence.rule.statement(),
+            stop_reason=evidence.reason,
+            time=datetime.now(UTC),
+            image=parts.Image(
+                sha256=image.sha256,
+                width=image.width,
+                height=image.height,
+                canvas_width=width,
+                canvas_height=height,
+                resize_norm=canvas.upload_norm,
+            ),
+            model=self._model,
+            noise=parts.Noise(
+                sigma=job.terms.sigma,
+                generator=noise.GENERATOR,
+                seed=f"{job.seed:032x}",
+                n_select=job.n_select,
+                n_certify=evidence.rule.n,
+            ),
+            chance=parts.Chance(mean=figures.chance_mean, p95=figures.chance_p95),
+            flip_point=figures.flip_point,
+        )
+
+
+class Smoothed:
+    """One image on its way through the sampler."""
+
+    def __init__(self, smoother: Smoother, image: DecodedImage, canvas: Canvas, job: Job) -> None:
+        self._smoother = smoother
+        self._image = image
+        self._canvas = canvas
+        self._job = job
+        self._started = time.perf_counter()
+
+    async def tokens(self) -> Tensor:
+        """The served visual tokens (T, D) float32, once the selection samples are in.
+
+        Raises:
+            SamplerFailed, NotReady: the sampler failed or is being shut down.
+            Unacceptable: the noisy features have no common direction.
+        """
+        direction = await asyncio.wrap_future(self._job.direction)
+        metrics.STAGE_SECONDS.labels("select").observe(time.perf_counter() - self._started)
+        return self._smoother.encoder.served_tokens(direction)
+
+    async def certificate(self) -> Certificate:
+        """The certificate, once sampling has ended; raises as `tokens`."""
+        await asyncio.wrap_future(self._job.evidence)
+        made = await asyncio.to_thread(self._smoother.certificate, self._image, self._canvas, self._job)
+        metrics.STAGE_SECONDS.labels("certify").observe(time.perf_counter() - self._started)
+        metrics.SAMPLES_PER_IMAGE.observe(made.noise.n_select + made.noise.n_certify)
+        metrics.CERTIFICATES.labels(made.outcome).inc()
+        metrics.SCORE.observe(made.score_estimate)
+        metrics.RADIUS.observe(made.radius.value or 0.0)
+        return made
+
+    def cancel(self) -> None:
+        """The client has left: draw nothing more."""
+        self._job.cancel()
