@@ -1,0 +1,210 @@
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from service.certify.statement import Target, Terms
+from service.errors import NotReady, SamplerFailed
+from service.smoothing import noise
+from service.smoothing.sampler import Job, Sampler
+
+SHAPE = (3, 4, 4)
+MIX = torch.randn(48, 16, generator=torch.Generator().manual_seed(0))
+
+
+def units(z: Tensor) -> Tensor:
+    """A cheap encoder with the right interface."""
+    return F.normalize(z.flatten(1) @ MIX, dim=1)
+
+
+def job(
+    *, seed: int = 1, n_select: int = 16, budget: int = 64, sigma: float = 0.1, target: Target | None = None
+) -> Job:
+    x = torch.rand(SHAPE, generator=torch.Generator().manual_seed(seed))
+    terms = Terms(sigma=sigma, alpha=0.001, eps=(0.05,), target=target)
+    return Job(x, terms, seed=seed, n_select=n_select, budget=budget)
+
+
+Run = Callable[..., Sampler]
+
+
+@pytest.fixture
+def run() -> Iterator[Run]:
+    started: list[Sampler] = []
+
+    def begin(encoder: Callable[[Tensor], Tensor] = units, batch_size: int = 10) -> Sampler:
+        sampler = Sampler(encoder, torch.device("cpu"), batch_size)
+        sampler.start()
+        started.append(sampler)
+        return sampler
+
+    yield begin
+    for sampler in started:
+        sampler.close()
+
+
+def _one_by_one(job: Job) -> tuple[Tensor, list[float]]:
+    """Direction and scores by the definition, a sample at a time."""
+
+    def unit(index: int) -> Tensor:
+        z = np.empty(SHAPE, dtype=np.float32)
+        noise.draw_into(z, job.seed, index)
+        return units((job.x + job.terms.sigma * torch.from_numpy(z))[None])[0]
+
+    t = F.normalize(sum((unit(i) for i in range(job.n_select)), torch.zeros(16)), dim=0)
+    scores = [(1 + float(unit(job.n_select + i) @ t)) / 2 for i in range(job.budget)]
+    return t, scores
+
+
+def test_batches_mixed_of_several_jobs_give_what_single_samples_give(run: Run) -> None:
+    sampler = run()
+    jobs = [job(seed=1), job(seed=2, n_select=3, budget=100), job(seed=3, n_select=40, budget=7)]
+    for each in jobs:
+        sampler.submit(each)
+    for each in jobs:
+        t, scores = _one_by_one(each)
+        torch.testing.assert_close(each.direction.result(10), t, atol=1e-5, rtol=0)
+        evidence = each.evidence.result(10)
+        assert evidence.reason == "budget"
+        np.testing.assert_allclose(evidence.rule.scores, scores, atol=1e-5)
+
+
+def test_the_certificate_rests_on_other_samples_than_the_direction(run: Run) -> None:
+    seen: list[Tensor] = []
+
+    def recording(z: Tensor) -> Tensor:
+        seen.append(z.clone())
+        return units(z)
+
+    each = job(n_select=16, budget=64)
+    run(recording).submit(each)
+    each.evidence.result(10)
+    rows = torch.cat(seen).flatten(1)
+    assert len(rows) == 80
+    assert len(torch.unique(rows, dim=0)) == 80
+
+
+def test_a_small_job_does_not_wait_for_a_large_one(run: Run) -> None:
+    def slow(z: Tensor) -> Tensor:
+        time.sleep(0.002)
+        return units(z)
+
+    sampler = run(slow)
+    large, small = job(seed=1, budget=4000), job(seed=2, budget=20)
+    sampler.submit(large)
+    sampler.submit(small)
+    small.evidence.result(10)
+    assert not large.evidence.done()
+    large.cancel()
+
+
+def test_sampling_stops_when_the_target_is_met(run: Run) -> None:
+    each = job(sigma=0.05, budget=20_000, target=Target(cosine=0.5, eps=0.02))
+    run().submit(each)
+    evidence = each.evidence.result(20)
+    assert evidence.reason == "certified"
+    assert evidence.rule.n < 2000
+
+
+def test_sampling_stops_at_the_deadline(run: Run) -> None:
+    each = job(budget=1_000_000)
+    each.deadline = time.monotonic() + 0.05
+    run().submit(each)
+    evidence = each.evidence.result(10)
+    assert evidence.reason == "deadline"
+    assert 0 < evidence.rule.n < 1_000_000
+
+
+def test_the_work_of_a_departed_client_is_dropped(run: Run) -> None:
+    drawn = 0
+
+    def counting(z: Tensor) -> Tensor:
+        nonlocal drawn
+        drawn += len(z)
+        time.sleep(0.001)
+        return units(z)
+
+    sampler = run(counting)
+    gone = job(budget=100_000)
+    sampler.submit(gone)
+    gone.direction.result(10)
+    gone.cancel()
+    after = job(seed=2)
+    sampler.submit(after)
+    after.evidence.result(10)
+    assert drawn < 10_000
+    assert sampler.queued_samples == 0
+    with pytest.raises(CancelledError):
+        gone.evidence.result(1)
+
+
+def test_a_failing_batch_fails_its_jobs_and_no_others(run: Run) -> None:
+    broken = threading.Event()
+
+    def fragile(z: Tensor) -> Tensor:
+        if broken.is_set():
+            raise RuntimeError("out of memory")
+        return units(z)
+
+    sampler = run(fragile)
+    broken.set()
+    first = job()
+    sampler.submit(first)
+    with pytest.raises(SamplerFailed):
+        first.evidence.result(10)
+    with pytest.raises(SamplerFailed):
+        first.direction.result(10)
+    broken.clear()
+    second = job(seed=2)
+    sampler.submit(second)
+    assert second.evidence.result(10).reason == "budget"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_dead_thread_fails_its_jobs_and_can_be_started_again(run: Run) -> None:
+    deadly = threading.Event()
+    deadly.set()
+
+    def dies(z: Tensor) -> Tensor:
+        if deadly.is_set():
+            raise KeyboardInterrupt
+        return units(z)
+
+    sampler = run(dies)
+    lost = job()
+    sampler.submit(lost)
+    with pytest.raises(SamplerFailed):
+        lost.evidence.result(10)
+    for _ in range(100):
+        if not sampler.alive:
+            break
+        time.sleep(0.01)
+    with pytest.raises(NotReady):
+        sampler.submit(job())
+    deadly.clear()
+    sampler.start()
+    again = job()
+    sampler.submit(again)
+    assert again.evidence.result(10).reason == "budget"
+
+
+def test_closing_fails_what_still_waits() -> None:
+    def slow(z: Tensor) -> Tensor:
+        time.sleep(0.01)
+        return units(z)
+
+    sampler = Sampler(slow, torch.device("cpu"), 10)
+    sampler.start()
+    waiting = job(budget=100_000)
+    sampler.submit(waiting)
+    sampler.close()
+    with pytest.raises(NotReady):
+        waiting.evidence.result(10)
+    with pytest.raises(NotReady):
+        sampler.submit(job())
