@@ -21,7 +21,6 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def shared_engine(tiny_checkpoint: Path) -> AsyncIterator[LocalEngine]:
     """A real vLLM on the tiny checkpoint. Tests may kill it, so they take it through `engine`."""
-    before = set(processes.descendants())
     engine = LocalEngine(
         str(tiny_checkpoint), served_model_name=MODEL_NAME, dtype="float32", max_model_len=512
     )
@@ -30,7 +29,7 @@ async def shared_engine(tiny_checkpoint: Path) -> AsyncIterator[LocalEngine]:
         yield engine
     finally:
         await engine.stop()
-    assert not set(processes.descendants()) - before
+    assert not processes.mentioning(str(engine.socket))
     assert not engine.socket.parent.exists()
 
 

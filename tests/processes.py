@@ -1,25 +1,33 @@
-"""What runs below this process, by the kernel's account."""
+"""What runs on this machine, by the kernel's account."""
 
+import contextlib
 import os
 from pathlib import Path
 
 
-def descendants(root: int | None = None) -> dict[int, str]:
-    """Process id -> command line of every living descendant of `root`, by default of this process."""
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if state != "Z":
-            children.setdefault(int(parent), []).append(int(stat.parent.name))
-    found, queue = {}, [root or os.getpid()]
-    while queue:
-        for pid in children.get(queue.pop(), []):
-            found[pid] = command(pid)
-            queue.append(pid)
+def mentioning(text: str) -> dict[int, str]:
+    """Process id -> command line of every living process that has `text` in it, this one left out."""
+    found = {pid: command(pid) for pid in _parents()}
+    return {pid: line for pid, line in found.items() if text in line and pid != os.getpid()}
+
+
+def descendants(root: int) -> dict[int, str]:
+    """Process id -> command line of every living process below `root`."""
+    parents = _parents()
+    found: dict[int, str] = {}
+    while new := [pid for pid, parent in parents.items() if parent in {root, *found} and pid not in found]:
+        found |= {pid: command(pid) for pid in new}
     return found
+
+
+def _parents() -> dict[int, int]:
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+            if state != "Z":
+                parents[int(stat.parent.name)] = int(parent)
+    return parents
 
 
 def command(pid: int) -> str:
@@ -30,10 +38,7 @@ def command(pid: int) -> str:
 
 
 def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    return pid in _parents()
 
 
 def shared_memory(pid: int) -> set[str]:

@@ -23,6 +23,7 @@ from service.errors import SmoothgateError
 log = structlog.get_logger("engine")
 
 POLL_SECONDS = 0.2
+EXIT_SECONDS = 1.0
 LONGEST_SOCKET_PATH = 100  # the kernel's limit is 108 bytes
 
 
@@ -149,7 +150,10 @@ class LocalEngine:
         watched = asyncio.create_task(self._watch())
         try:
             await asyncio.wait({exited, watched}, return_when=asyncio.FIRST_COMPLETED)
-            return exited.result() if exited.done() else watched.result()
+            # A server that is about to go answers badly first, and its exit says more.
+            await asyncio.wait({exited}, timeout=EXIT_SECONDS)
+            reason = exited.result() if exited.done() else watched.result()
+            return f"{reason}: {process.last_error}" if process.last_error else reason
         finally:
             exited.cancel()
             watched.cancel()

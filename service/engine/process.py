@@ -10,15 +10,15 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 import structlog
 
 GUARD = Path(__file__).with_name("guard.py")
 CHILD_SITE = Path(__file__).resolve().parent.parent / "compat" / "child_site"
 
-# Arguments that an operator may not pass on, since the way of a request and the robustness hang on them.
+# Arguments that an operator may not pass on, since the way of a request and its robustness hang on them.
 RESERVED_ARGUMENTS = (
+    "--config",
     "--model",
     "--uds",
     "--host",
@@ -29,6 +29,8 @@ RESERVED_ARGUMENTS = (
     "--enable-mm-embeds",
     "--no-enable-mm-embeds",
 )
+
+LONGEST_LINE = 1 << 20
 
 log = structlog.get_logger("engine")
 
@@ -50,7 +52,9 @@ def vllm_command(
         ValueError: `extra` holds an argument that is not the operator's to choose.
     """
     for argument in extra:
-        if argument.replace("_", "-").startswith(RESERVED_ARGUMENTS):
+        # vLLM takes underscores, dotted keys and unambiguous abbreviations too.
+        name = re.split("[=.]", argument, maxsplit=1)[0].replace("_", "-")
+        if name.startswith("--") and any(reserved.startswith(name) for reserved in RESERVED_ARGUMENTS):
             raise ValueError(f"{argument} cannot be set: the service sets it itself.")
     command = [sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server", *extra]
     command += ["--model", model, "--served-model-name", served_model_name, "--dtype", dtype]
@@ -84,35 +88,47 @@ def vllm_environment(model: str, scratch: Path, *, kv_cache_gib: int, on_cpu: bo
 
 
 class EngineProcess:
-    """A running child and its descendants. Make one with `spawn`."""
+    """A running child and its descendants. Make one with `spawn`.
 
-    def __init__(self, guard: asyncio.subprocess.Process) -> None:
+    `last_error` is the last line of its log that reads like an error, or empty.
+    """
+
+    def __init__(self, guard: asyncio.subprocess.Process, output: int) -> None:
         self._guard = guard
-        self._last_error = ""
-        self._forwarding = asyncio.create_task(self._forward_log())
+        self.last_error = ""
+        self._forwarding = asyncio.create_task(self._forward_log(output))
 
     @classmethod
     async def spawn(cls, command: Sequence[str], environment: dict[str, str]) -> EngineProcess:
-        """Start `command` in a session of its own, so that a Ctrl-C on the terminal does not reach it."""
-        guard = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", str(GUARD), *command),
-            env=environment,
-            # Never written to: its end tells the guard that the service has gone.
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-            limit=1 << 20,
-        )
-        return cls(guard)
+        """Start `command` in a session of its own, so that a Ctrl-C on the terminal does not reach it.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        # asyncio's own pipe would keep `wait` from returning for as long as any descendant holds it open.
+        output, theirs = os.pipe()
+        try:
+            guard = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", str(GUARD), *command),
+                env=environment,
+                stdin=asyncio.subprocess.PIPE,  # never written to: its end tells that the service has gone
+                stdout=theirs,
+                stderr=theirs,
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(output)
+            raise
+        finally:
+            os.close(theirs)
+        return cls(guard, output)
 
     async def wait(self) -> str:
         """Wait for the end, and say how it came."""
         status = await self._guard.wait()
         await asyncio.wait([self._forwarding], timeout=1.0)
         number = status - 128 if status > 128 else -status
-        how = f"ended by {signal.Signals(number).name}" if number > 0 else f"exited with status {status}"
-        return f"{how}: {self._last_error}" if self._last_error else how
+        return f"ended by {signal.Signals(number).name}" if number > 0 else f"exited with status {status}"
 
     async def kill(self) -> None:
         """End the whole tree. Nothing runs any more on return; does nothing where that is so already."""
@@ -126,20 +142,28 @@ class EngineProcess:
         await asyncio.wait([self._forwarding], timeout=1.0)
         self._forwarding.cancel()
 
-    async def _forward_log(self) -> None:
-        output = cast(asyncio.StreamReader, self._guard.stdout)  # a pipe was asked for in `spawn`
-        while True:
-            try:
-                line = await output.readline()
-            except ValueError:  # a line longer than the limit; asyncio has dropped it
-                continue
-            if not line:
-                return
-            level, text, source = parse_log_line(line.decode(errors="replace"))
-            if text:
-                if level == "error" or re.match(r"[\w.]+(Error|Exception): ", text):
-                    self._last_error = text[:300]
-                getattr(log, level)(text, **source)
+    async def _forward_log(self, output: int) -> None:
+        lines = asyncio.StreamReader(limit=LONGEST_LINE)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(lines), os.fdopen(output, "rb", buffering=0)
+        )
+        with contextlib.closing(transport):
+            while await self._forward_line(lines):
+                pass
+
+    async def _forward_line(self, lines: asyncio.StreamReader) -> bool:
+        try:
+            line = await lines.readline()
+        except ValueError:  # longer than the limit; asyncio has dropped it
+            return True
+        if not line:
+            return False
+        level, text, source = parse_log_line(line.decode(errors="replace"))
+        if text:
+            if level == "error" or re.match(r"[\w.]+(Error|Exception): ", text):
+                self.last_error = text[:300]
+            getattr(log, level)(text, **source)
+        return True
 
 
 _VLLM_LINE = re.compile(

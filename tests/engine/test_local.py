@@ -217,14 +217,19 @@ async def until_state_is(engine: LocalEngine, state: EngineState) -> None:
     await eventually(lambda: engine.status.state is state, within=20)
 
 
+def processes_of(engine: LocalEngine) -> dict[int, str]:
+    (guard,) = (pid for pid, line in processes.mentioning(str(engine.socket)).items() if "guard.py" in line)
+    return processes.descendants(guard)
+
+
 def one(pids: dict[int, str], name: str) -> int:
-    (pid,) = (pid for pid, command in pids.items() if name in command and "guard.py" not in command)
+    (pid,) = (pid for pid, command in pids.items() if name in command)
     return pid
 
 
 async def test_a_killed_server_fails_its_requests_and_comes_back(engine: LocalEngine) -> None:
     restarts = engine.status.restarts
-    old = processes.descendants()
+    old = processes_of(engine)
     segments = set().union(*map(processes.shared_memory, old))
     whole = asyncio.create_task(engine.client.chat(LONG))
     stream = await engine.client.stream(LONG)
@@ -254,7 +259,7 @@ async def test_a_killed_server_fails_its_requests_and_comes_back(engine: LocalEn
 
 async def test_a_killed_engine_core_fails_its_requests_and_is_replaced(engine: LocalEngine) -> None:
     restarts = engine.status.restarts
-    old = processes.descendants()
+    old = processes_of(engine)
     stream = await engine.client.stream(LONG)
     await anext(stream)
     os.kill(one(old, "EngineCore"), signal.SIGKILL)

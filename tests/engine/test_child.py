@@ -1,0 +1,252 @@
+"""Supervision, on a stand-in for vLLM that fails on demand."""
+
+import asyncio
+import os
+import signal
+import stat
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from service.engine import EngineState, EngineStatus, LocalEngine, child
+from service.errors import EngineTimedOut, NotReady
+from tests import processes
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.asyncio
+
+FAKE = Path(__file__).with_name("fake_vllm.py")
+CHAT = {"model": "m", "messages": []}
+READY, STARTING, BACKOFF, STOPPED = (
+    EngineState.READY,
+    EngineState.STARTING,
+    EngineState.BACKOFF,
+    EngineState.STOPPED,
+)
+
+Engine = Callable[..., LocalEngine]
+
+
+def running(engine: LocalEngine) -> dict[int, str]:
+    """Guard, stand-in and its child, as far as they live."""
+    return processes.mentioning(str(engine.socket))
+
+
+class History(list[EngineStatus]):
+    @property
+    def states(self) -> list[EngineState]:
+        return [status.state for status in self]
+
+
+@pytest.fixture
+def history() -> History:
+    return History()
+
+
+@pytest_asyncio.fixture
+async def make(monkeypatch: pytest.MonkeyPatch, history: History) -> AsyncIterator[Engine]:
+    engines: list[LocalEngine] = []
+
+    def engine(fault: str = "", **parameters: Any) -> LocalEngine:
+        monkeypatch.setattr(
+            child, "vllm_command", lambda model, socket, **_: [sys.executable, str(FAKE), str(socket), fault]
+        )
+        defaults: dict[str, Any] = {"backoff": (0.05, 0.2), "health_interval": 0.05, "drain_seconds": 5.0}
+        engines.append(
+            LocalEngine("m", served_model_name="m", on_change=history.append, **(defaults | parameters))
+        )
+        return engines[-1]
+
+    yield engine
+    for each in engines:
+        await each.stop()
+        assert not running(each)
+
+
+async def test_a_life_without_faults(make: Engine, history: History) -> None:
+    engine = make()
+    with pytest.raises(NotReady):
+        await engine.client.chat(CHAT)
+    await engine.start()
+    await engine.wait_ready()
+    folder = engine.socket.parent
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert await engine.client.chat(CHAT) == {"choices": []}
+    await engine.stop()
+    assert history.states == [STARTING, READY, STOPPED]
+    assert engine.status.restarts == 0
+    assert not running(engine)
+    assert not folder.exists()
+    with pytest.raises(NotReady):
+        await engine.client.chat(CHAT)
+
+
+async def test_stop_lets_requests_in_flight_finish_and_takes_no_new_ones(make: Engine) -> None:
+    engine = make()
+    await engine.start()
+    await engine.wait_ready()
+    chat = asyncio.create_task(engine.client.chat(CHAT))
+    await asyncio.sleep(0.1)
+    stop = asyncio.create_task(engine.stop())
+    await asyncio.sleep(0.1)
+    assert not stop.done()
+    with pytest.raises(NotReady):
+        await engine.client.chat(CHAT)
+    assert await chat == {"choices": []}
+    await stop
+
+
+async def test_stop_while_it_loads(make: Engine, history: History) -> None:
+    engine = make("never ready")
+    await engine.start()
+    await eventually(lambda: len(running(engine)) == 3)
+    began = time.monotonic()
+    await engine.stop()
+    assert time.monotonic() - began < 2
+    assert not running(engine)
+    assert history.states == [STARTING, STOPPED]
+
+
+async def test_a_start_that_takes_too_long_is_given_up_and_tried_again(
+    make: Engine, history: History
+) -> None:
+    engine = make("never ready", start_timeout=0.5)
+    await engine.start()
+    await eventually(lambda: engine.status.restarts == 2)
+    assert history.states[:4] == [STARTING, BACKOFF, STARTING, BACKOFF]
+    assert engine.status.last_exit == "not ready after 0 s"
+
+
+async def test_pauses_between_restarts_double_up_to_a_limit(make: Engine, history: History) -> None:
+    engine = make("fails", backoff=(0.2, 0.5))
+    await engine.start()
+    await eventually(lambda: engine.status.restarts == 4, within=10)
+    assert engine.status.last_exit == "exited with status 1: RuntimeError: no such model"
+    began = [status.since for status in history if status.state is BACKOFF]
+    ended = [status.since for status in history[1:] if status.state is STARTING]
+    pauses = [end - begin for begin, end in zip(began, ended, strict=False)]
+    assert pauses == pytest.approx([0.2, 0.4, 0.5, 0.5], abs=0.1)
+
+
+@pytest.mark.parametrize("healthy_seconds", [0.0, 60.0])
+async def test_a_healthy_run_ends_the_row_of_failures(
+    make: Engine, history: History, healthy_seconds: float
+) -> None:
+    engine = make("unwell", backoff=(0.05, 10.0), healthy_seconds=healthy_seconds)
+    await engine.start()
+    await eventually(lambda: engine.status.restarts == 3, within=10)
+    began = [status.since for status in history if status.state is BACKOFF]
+    ended = [status.since for status in history[1:] if status.state is STARTING]
+    assert (ended[2] - began[2] > 0.15) == (healthy_seconds > 0)
+
+
+@pytest.mark.parametrize("fault", ["hangs", "unwell"])
+async def test_a_child_that_does_not_answer_well_is_replaced(
+    make: Engine, history: History, fault: str
+) -> None:
+    engine = make(fault, health_timeout=0.3)
+    await engine.start()
+    await eventually(lambda: engine.status.restarts == 1)
+    assert history.states[:4] == [STARTING, READY, BACKOFF, STARTING]
+    assert engine.status.last_exit == "hung or unwell"
+
+
+async def test_a_core_that_hangs_behind_a_healthy_server_is_replaced(make: Engine, history: History) -> None:
+    engine = make("core hangs", health_timeout=0.3, read_timeout=0.3)
+    await engine.start()
+    await engine.wait_ready()
+    await asyncio.sleep(0.5)
+    assert history.states == [STARTING, READY], "without a request there is nothing to notice"
+    with pytest.raises(EngineTimedOut):
+        await engine.client.chat(CHAT)
+    await eventually(lambda: engine.status.restarts == 1)
+    await engine.wait_ready()
+
+
+async def test_a_slow_answer_is_not_taken_for_a_hang(make: Engine, history: History) -> None:
+    engine = make(health_timeout=2.0, read_timeout=1.0)
+    await engine.start()
+    await engine.wait_ready()
+    engine.client.silent = True
+    await eventually(lambda: not engine.client.silent)
+    assert history.states == [STARTING, READY]
+
+
+async def test_a_killed_child_is_noticed_at_once(make: Engine) -> None:
+    engine = make(health_interval=60.0, backoff=(60.0, 60.0))
+    await engine.start()
+    await engine.wait_ready()
+    tree = running(engine)
+    assert len(tree) == 3
+    (pid,) = (pid for pid, line in tree.items() if FAKE.name in line and "guard.py" not in line)
+    began = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
+    await eventually(lambda: engine.status.state is BACKOFF)
+    assert time.monotonic() - began < 1
+    assert engine.status.last_exit == "ended by SIGKILL"
+    assert not any(map(processes.alive, tree))
+
+
+async def test_a_killed_guard_takes_everything_with_it(make: Engine) -> None:
+    engine = make(backoff=(60.0, 60.0))
+    await engine.start()
+    await engine.wait_ready()
+    tree = running(engine)
+    (guard,) = (pid for pid, line in tree.items() if "guard.py" in line)
+    os.kill(guard, signal.SIGKILL)
+    await eventually(lambda: engine.status.state is BACKOFF)
+    await eventually(lambda: not any(map(processes.alive, tree)))
+
+
+async def test_a_child_that_cannot_be_started_is_a_failure_like_others(
+    make: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make()
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    await engine.start()
+    await eventually(lambda: engine.status.restarts == 1)
+    assert engine.status.last_exit is not None
+    assert "cannot be started" in engine.status.last_exit
+    monkeypatch.undo()
+    await engine.wait_ready()
+
+
+SERVICE = f"""
+import asyncio, sys
+from service.engine import LocalEngine, child
+child.vllm_command = lambda model, socket, **_: [sys.executable, {str(FAKE)!r}, str(socket), ""]
+async def main():
+    engine = LocalEngine("m", served_model_name="m")
+    await engine.start()
+    await engine.wait_ready()
+    print("all is ready", flush=True)
+    await asyncio.sleep(600)
+asyncio.run(main())
+"""
+
+
+async def test_a_killed_service_takes_its_child_along() -> None:
+    service = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", SERVICE, stdout=asyncio.subprocess.PIPE
+    )
+    assert service.stdout is not None
+    while b"all is ready" not in await service.stdout.readline():
+        pass
+    tree = processes.descendants(service.pid)
+    assert len(tree) == 3
+    service.kill()
+    await service.wait()
+    await eventually(lambda: not any(map(processes.alive, tree)))
+
+
+async def test_a_temporary_folder_too_long_for_a_socket_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/" + "x" * 90)
+    with pytest.raises(ValueError, match="TMPDIR"):
+        LocalEngine("m", served_model_name="m")

@@ -1,0 +1,284 @@
+"""The client against a server that says what the real one says only on a bad day."""
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.engine.client import EngineClient, Route
+from service.errors import (
+    EngineFailed,
+    EngineTimedOut,
+    MalformedRequest,
+    NotReady,
+    Overloaded,
+    RequestError,
+    SmoothgateError,
+    TooLarge,
+    Unacceptable,
+    UnknownModel,
+)
+from tests.engine.conftest import Respond, Serve
+
+pytestmark = pytest.mark.asyncio
+
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
+ANSWER = {"choices": [{"index": 0, "message": {"content": "Hi"}, "finish_reason": "stop"}]}
+
+
+def plain(status: int, content: Any, *headers: str) -> Respond:
+    body = content if isinstance(content, bytes) else json.dumps(content).encode()
+    head = "\r\n".join([f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}", *headers])
+
+    async def respond(request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(head.encode() + b"\r\n\r\n" + body)
+        await writer.drain()
+
+    return respond
+
+
+def events(*pieces: bytes | float, end: bool = True) -> Respond:
+    """A stream in these pieces as they cross the wire; a number is a pause, no `end` a broken connection."""
+
+    async def respond(request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        for piece in pieces:
+            if isinstance(piece, float):
+                await asyncio.sleep(piece)
+                continue
+            writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            await writer.drain()
+            await asyncio.sleep(0.01)
+        if end:
+            writer.write(b"0\r\n\r\n")
+            await writer.drain()
+
+    return respond
+
+
+def chunk(content: str, finish_reason: str | None = None) -> bytes:
+    data = {"choices": [{"delta": {"content": content}, "finish_reason": finish_reason}]}
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
+
+
+DONE = b"data: [DONE]\n\n"
+
+
+async def collected(client: EngineClient) -> str:
+    chunks = [chunk async for chunk in await client.stream(CHAT)]
+    return "".join(chunk["choices"][0]["delta"]["content"] for chunk in chunks)
+
+
+def error(status: int, param: str | None = None) -> dict[str, Any]:
+    return {"error": {"message": "its words", "type": "X", "param": param, "code": status}}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    ("respond", "expected", "message"),
+    [
+        (plain(400, error(400, "top_p")), RequestError, "its words"),
+        (plain(404, error(404)), UnknownModel, "its words"),
+        (plain(413, error(413)), TooLarge, "its words"),
+        (plain(422, error(422)), Unacceptable, "its words"),
+        (plain(401, error(401)), EngineFailed, "status 401"),
+        (plain(500, error(500)), EngineFailed, "status 500"),
+        (plain(501, error(501)), EngineFailed, "status 501"),
+        (plain(302, b""), EngineFailed, "status 302"),
+        (plain(503, error(503)), NotReady, "not ready"),
+        (plain(504, b"<html>"), EngineTimedOut, "in time"),
+        (plain(400, b"<html>"), RequestError, "status 400"),
+        (plain(400, {"error": "its words"}), RequestError, "status 400"),
+    ],
+)
+async def test_a_status_becomes_an_exception(
+    serve: Serve, respond: Respond, expected: type[SmoothgateError], message: str, streamed: bool
+) -> None:
+    client = EngineClient(socket=await serve(respond))
+    with pytest.raises(SmoothgateError, match=message) as failure:
+        await (client.stream(CHAT) if streamed else client.chat(CHAT))
+    assert type(failure.value) is expected
+    await client.drained(0)
+    await client.aclose()
+
+
+async def test_the_field_at_fault_and_the_time_to_wait_are_kept(serve: Serve) -> None:
+    client = EngineClient(socket=await serve(plain(400, error(400, "body.n"))))
+    with pytest.raises(RequestError) as refusal:
+        await client.chat(CHAT)
+    assert refusal.value.param == "n"
+    await client.aclose()
+    client = EngineClient(socket=await serve(plain(429, error(429), "Retry-After: 17")))
+    with pytest.raises(Overloaded) as overload:
+        await client.chat(CHAT)
+    assert overload.value.retry_after == 17
+    await client.aclose()
+
+
+@pytest.mark.parametrize(
+    ("respond", "message"),
+    [
+        (plain(200, b"[]"), "not a JSON object"),
+        (plain(200, b"{"), "not JSON"),
+        (plain(200, {"choices": [{"message": {"content": "Hal"}, "finish_reason": "abort"}]}), "complete"),
+        (events(b"{", end=False), "closed the connection"),
+    ],
+)
+async def test_a_whole_answer_that_is_none(serve: Serve, respond: Respond, message: str) -> None:
+    client = EngineClient(socket=await serve(respond))
+    with pytest.raises(EngineFailed, match=message):
+        await client.chat(CHAT)
+    await client.aclose()
+
+
+async def test_frames_are_found_wherever_the_wire_cuts_them(serve: Serve) -> None:
+    wire = b": a comment\n\n" + chunk("a\u2028b\x85c") + chunk("d", "stop") + DONE
+    for size in (3, 50, len(wire)):
+        pieces = [wire[start : start + size] for start in range(0, len(wire), size)]
+        client = EngineClient(socket=await serve(events(*pieces)))
+        assert await collected(client) == "a\u2028b\x85cd"
+        await client.aclose()
+
+
+@pytest.mark.parametrize(
+    ("pieces", "end", "expected", "message"),
+    [
+        ([chunk("a")], False, EngineFailed, "closed the connection"),
+        ([chunk("a")], True, EngineFailed, "broke off"),
+        (
+            [chunk("a"), b'data: {"error": {"message": "its words", "code": 500}}\n\n'],
+            True,
+            EngineFailed,
+            "500",
+        ),
+        (
+            [chunk("a"), b'data: {"error": {"message": "its words", "code": 400}}\n\n'],
+            True,
+            RequestError,
+            "its words",
+        ),
+        ([chunk("a"), b'data: {"error": "words"}\n\n', DONE], True, EngineFailed, "failure"),
+        ([chunk("a"), chunk("b", "abort"), DONE], True, EngineFailed, "complete"),
+        ([chunk("a"), b"data: {\n\n", DONE], True, EngineFailed, "not JSON"),
+    ],
+)
+async def test_a_stream_never_ends_cleanly_when_it_is_not_complete(
+    serve: Serve, pieces: list[bytes], end: bool, expected: type[SmoothgateError], message: str
+) -> None:
+    client = EngineClient(socket=await serve(events(*pieces, end=end)))
+    stream = await client.stream(CHAT)
+    assert (await anext(stream))["choices"][0]["delta"]["content"] == "a"
+    with pytest.raises(SmoothgateError, match=message) as failure:
+        await anext(stream)
+    assert type(failure.value) is expected
+    assert [chunk async for chunk in stream] == []
+    await client.drained(0)
+    await client.aclose()
+
+
+@pytest.mark.parametrize("pieces", [[5.0], [chunk("a"), 5.0]], ids=["first token", "between tokens"])
+async def test_silence_has_a_limit(serve: Serve, pieces: list[bytes | float]) -> None:
+    client = EngineClient(socket=await serve(events(*pieces)), read_timeout=0.2)
+    began = time.monotonic()
+    with pytest.raises(EngineTimedOut):
+        await collected(client)
+    assert 0.1 < time.monotonic() - began < 2
+    assert client.silent
+    await client.aclose()
+
+
+async def test_a_whole_answer_has_a_limit_too(serve: Serve) -> None:
+    async def respond(request: bytes, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(5)
+
+    client = EngineClient(socket=await serve(respond), read_timeout=0.2)
+    with pytest.raises(EngineTimedOut):
+        await client.chat(CHAT)
+    assert client.silent
+    await client.aclose()
+
+
+async def test_a_long_stream_that_keeps_coming_has_none(serve: Serve) -> None:
+    pieces = [piece for _ in range(6) for piece in (0.1, chunk("a"))]
+    client = EngineClient(socket=await serve(events(*pieces, DONE)), read_timeout=0.4)
+    assert await collected(client) == "aaaaaa"
+    await client.aclose()
+
+
+async def test_who_is_asked_before_it_is_ready_is_told_when_to_come_back(short_path: Path) -> None:
+    client = EngineClient(socket=short_path / "none.sock", ready=lambda: False)
+    with pytest.raises(NotReady) as refusal:
+        await client.chat(CHAT)
+    assert refusal.value.retry_after
+    assert not await client.health()
+    await client.aclose()
+
+
+async def test_an_engine_that_should_be_there_and_is_not_has_failed(short_path: Path) -> None:
+    client = EngineClient(socket=short_path / "none.sock")
+    with pytest.raises(EngineFailed, match="cannot be reached"):
+        await client.chat(CHAT)
+    with pytest.raises(EngineFailed, match="cannot be reached"):
+        await client.models()
+    await client.aclose()
+
+
+async def test_an_engine_that_dies_while_it_is_asked_is_not_ready(short_path: Path) -> None:
+    answers = iter([True, False])
+    client = EngineClient(socket=short_path / "none.sock", ready=lambda: next(answers))
+    with pytest.raises(NotReady):
+        await client.chat(CHAT)
+    await client.aclose()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "\ud800"])
+async def test_what_json_cannot_carry_is_the_client_s_fault(short_path: Path, value: Any) -> None:
+    client = EngineClient(socket=short_path / "none.sock")
+    with pytest.raises(MalformedRequest):
+        await client.chat(CHAT | {"temperature": value})
+    await client.aclose()
+
+
+async def test_headers_and_route(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    requests: list[bytes] = []
+
+    async def respond(request: bytes, writer: asyncio.StreamWriter) -> None:
+        requests.append(request)
+        await plain(200, ANSWER)(request, writer)
+
+    client = EngineClient(socket=await serve(respond), api_key="key")
+    await client.chat(CHAT, request_id="abc")
+    head, _, content = requests[0].partition(b"\r\n\r\n")
+    lines = head.decode().split("\r\n")
+    assert lines[0] == "POST /v1/chat/completions HTTP/1.1"
+    assert "Authorization: Bearer key" in lines
+    assert "X-Request-Id: abc" in lines
+    assert json.loads(content) == CHAT | {"stream": False}
+    await client.aclose()
+
+
+async def test_four_routes_are_called_and_no_other() -> None:
+    assert set(Route) == {"/v1/chat/completions", "/v1/models", "/health", "/metrics"}
+
+
+async def test_draining_waits_for_what_is_in_flight_and_no_longer(serve: Serve) -> None:
+    client = EngineClient(socket=await serve(events(chunk("a"), 0.3, chunk("b"), DONE)))
+    stream = await client.stream(CHAT)
+    began = time.monotonic()
+    await client.drained(0.1)
+    assert 0.05 < time.monotonic() - began < 0.3
+    reading = asyncio.create_task(collected_from(stream))
+    await client.drained(5)
+    assert await reading == "ab"
+    assert time.monotonic() - began < 3
+    await client.aclose()
+
+
+async def collected_from(stream: Any) -> str:
+    return "".join([chunk["choices"][0]["delta"]["content"] async for chunk in stream])

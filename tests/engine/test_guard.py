@@ -1,0 +1,95 @@
+"""The guard alone, around trees of processes that behave badly."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from service.engine.process import GUARD
+from tests import processes
+
+Start = Callable[[str], subprocess.Popen[bytes]]
+
+# A child that ignores SIGTERM and has a child of its own, in a session of its own.
+TREE = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+print("up", flush=True)
+time.sleep(600)
+"""
+
+SHARED_MEMORY = """
+import time
+from multiprocessing.shared_memory import SharedMemory
+print(SharedMemory(create=True, size=4096).name, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def guarded(code: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-I", "-S", str(GUARD), sys.executable, "-c", code]
+        started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        return started[-1]
+
+    yield guarded
+    for process in started:
+        with process:  # closes the pipes, upon which the guard ends
+            process.stdin.close()
+
+
+def first_line(process: subprocess.Popen[bytes]) -> str:
+    return process.stdout.readline().decode().strip()
+
+
+def test_the_status_is_the_command_s(start: Start) -> None:
+    assert start("raise SystemExit(7)").wait(10) == 7
+    assert start("import os, signal; os.kill(os.getpid(), signal.SIGKILL)").wait(10) == 128 + signal.SIGKILL
+
+
+def test_sigterm_is_passed_on(start: Start) -> None:
+    process = start("import time; print('up', flush=True); time.sleep(600)")
+    first_line(process)
+    process.terminate()
+    assert process.wait(10) == 128 + signal.SIGTERM
+
+
+def test_nothing_outlives_the_command(start: Start) -> None:
+    process = start(TREE)
+    first_line(process)
+    tree = processes.descendants(process.pid)
+    assert len(tree) == 2
+    (child,) = (pid for pid in tree if "print" in processes.command(pid))
+    os.kill(child, signal.SIGKILL)
+    process.wait(10)
+    assert not any(map(processes.alive, tree))
+
+
+def test_everything_ends_when_the_service_does(start: Start) -> None:
+    process = start(TREE)
+    first_line(process)
+    tree = processes.descendants(process.pid)
+    process.stdin.close()
+    process.wait(10)
+    assert tree
+    assert not any(map(processes.alive, tree))
+
+
+def test_shared_memory_is_unlinked_after_a_kill(start: Start) -> None:
+    process = start(SHARED_MEMORY)
+    segment = f"/dev/shm/{first_line(process)}"
+    assert os.path.exists(segment)
+    (child,) = (pid for pid in processes.descendants(process.pid) if "tracker" not in processes.command(pid))
+    began = time.monotonic()
+    os.kill(child, signal.SIGKILL)
+    process.wait(10)
+    assert not os.path.exists(segment)
+    assert time.monotonic() - began < 2
