@@ -117,6 +117,17 @@ def demo_evaluate(
     _write(json_file, figures)
 
 
+@demo_app.command("samples")
+def demo_samples(
+    output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("runs/demo/samples"),
+) -> None:
+    """Write the sample pictures that ship with the demo (needs the extra `dev`)."""
+    from service.demo.pictures import write_samples
+
+    for name, facts in write_samples(output).items():
+        console.print(f"{output / name}: {facts}")
+
+
 @psm_app.command("calibrate")
 def psm_calibrate(
     model: Model,

@@ -23,6 +23,7 @@ from service.api.pipeline import (
     deadline,
     decode_images,
     open_stream,
+    planned,
     prepare,
     smooth,
 )
@@ -78,13 +79,14 @@ async def certify(request: Request) -> Response:
             smoother = runtime.require_ready("encoder", "sampler")
             sources: list[str | bytes] = [*asked.images, *files]
             slots = [Slot(0, i, source, f"images.{i}") for i, source in enumerate(sources)]
-            images = await decode_images(runtime, slots)
             options = asked.smoothing or SmoothingOptions()
             if options.mode == "off":
                 raise MalformedRequest(
                     "There is nothing to certify with smoothing off.", param="smoothing.mode"
                 )
-            smoothed = await smooth(runtime, smoother, images, options)
+            plan = await planned(runtime, smoother, options, len(slots))
+            images = await decode_images(runtime, slots)
+            smoothed = await smooth(runtime, smoother, images, plan)
             try:
                 made = await Prepared([], smoothed, Stages()).certificates()
             finally:

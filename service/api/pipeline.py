@@ -17,6 +17,7 @@ from service.certify.certificate import Certificate
 from service.engine import ChatStream
 from service.engine.payload import image_part, neutralise_messages
 from service.errors import RequestTimedOut, SmoothgateError, TooLarge, Unacceptable
+from service.smoothing.plan import Plan
 from service.smoothing.smoother import Smoothed, Smoother
 from service.vision import DecodedImage, decode
 
@@ -92,17 +93,25 @@ async def decode_images(runtime: Runtime, slots: Sequence[Slot]) -> list[Decoded
     return images
 
 
+async def planned(runtime: Runtime, smoother: Smoother, options: SmoothingOptions, images: int) -> Plan:
+    """The sampling parameters of a request; asked for before any image is decoded.
+
+    Raises:
+        Unacceptable: parameters outside the operator's limits, or a budget that could certify nothing.
+    """
+    plan = options.plan(runtime.settings)
+    await asyncio.to_thread(plan.require_reachable, images, smoother.chance_cosine)
+    return plan
+
+
 async def smooth(
-    runtime: Runtime, smoother: Smoother, images: Sequence[DecodedImage], options: SmoothingOptions
+    runtime: Runtime, smoother: Smoother, images: Sequence[DecodedImage], plan: Plan
 ) -> list[Smoothed]:
     """Queue the images of a request.
 
     Raises:
-        Unacceptable: parameters outside the operator's limits, or a budget that could certify nothing.
         NotReady: the sampler does not run.
     """
-    plan = options.plan(runtime.settings)
-    plan.require_reachable(len(images), smoother.chance_cosine)
     ends = time.monotonic() + _SAMPLING_SHARE * runtime.settings.request_timeout_seconds
     begun: list[Smoothed] = []
     try:
@@ -142,15 +151,16 @@ async def prepare(
             param="smoothing.mode",
             code="not_allowed",
         )
+    plan = None if raw else await planned(runtime, smoother, options, len(slots))
     images = await decode_images(runtime, slots)
     stages.decode = stages.now()
     smoothed: list[Smoothed] = []
     try:
-        if raw:
+        if plan is None:
             canvases = [await asyncio.to_thread(adapter.canvas_native, image) for image in images]
             tokens = [await asyncio.to_thread(smoother.encoder.raw_tokens, x) for x in canvases]
         else:
-            smoothed = await smooth(runtime, smoother, images, options)
+            smoothed = await smooth(runtime, smoother, images, plan)
             tokens = [await image.tokens() for image in smoothed]
         stages.select = stages.now()
         parts = [

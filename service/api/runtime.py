@@ -9,6 +9,7 @@ from pathlib import Path
 
 import structlog
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from service import metrics
 from service.engine import Engine, EngineState, EngineStatus, LocalEngine, RemoteEngine
@@ -65,8 +66,11 @@ class Runtime:
         except BaseException:
             await self.engine.stop()
             raise
-        self.smoother.sampler.start()
-        self._watcher = asyncio.create_task(self._watch())
+        sampler = self.smoother.sampler
+        sampler.start()
+        metrics.SAMPLER_UP.set_function(lambda: float(sampler.alive))
+        metrics.QUEUED_SAMPLES.set_function(lambda: float(sampler.queued_samples))
+        self._watcher = asyncio.create_task(_keep_alive(sampler))
 
     async def stop(self) -> None:
         """Let requests in flight finish, then end everything."""
@@ -131,6 +135,7 @@ class Runtime:
         s = self.settings
         if s.threads:
             torch.set_num_threads(s.threads)
+        disable_progress_bar()
         adapter = load(self.model, device=self.device, dtype=self.dtype)
         encoder = UnitEncoder(adapter, Calibration.load(self._psm_folder()))
         sampler = Sampler(encoder.units, self.device, s.batch_size or _BATCH[self.device.type])
@@ -149,17 +154,14 @@ class Runtime:
             )
         return bundled("psm")
 
-    async def _watch(self) -> None:
-        """Keep the gauges current, and start a dead sampler again."""
-        assert self.smoother is not None  # noqa: S101
-        sampler = self.smoother.sampler
-        while True:
-            if not sampler.alive:
-                log.error("starting the sampler again")
-                sampler.start()
-            metrics.SAMPLER_UP.set(sampler.alive)
-            metrics.QUEUED_SAMPLES.set(sampler.queued_samples)
-            await asyncio.sleep(_WATCH_SECONDS)
+
+async def _keep_alive(sampler: Sampler) -> None:
+    """Start the sampler again when its thread has died."""
+    while True:
+        await asyncio.sleep(_WATCH_SECONDS)
+        if not sampler.alive:
+            log.error("starting the sampler again")
+            sampler.start()
 
 
 def _device(wanted: str) -> str:

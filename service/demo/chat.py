@@ -1,8 +1,8 @@
 """What the demo model can be asked, and what it should answer.
 
 A conversation is a list of OpenAI chat messages whose image parts are `{"type": "image"}`, in the order of
-the pictures it is about. Answers name the digits before anything that follows from them, so that a small language
-model has nothing to work out in its head.
+the pictures it is about. Answers name the digits before anything that follows from them, so that a small
+language model has nothing to work out in its head.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from service.certify.alpha import per_image
 from service.certify.statement import Target, Terms, require_reachable
@@ -51,4 +52,10 @@ class Plan:
         Raises:
             Unacceptable: naming the smallest n that could.
         """
-        require_reachable(self.terms(images, chance_cosine), self.n_certify, param="smoothing.n_certify")
+        _require_reachable(self.terms(images, chance_cosine), self.n_certify)
+
+
+@lru_cache(maxsize=1024)
+def _require_reachable(terms: Terms, n_certify: int) -> None:
+    """Most requests ask for the same, and the answer takes milliseconds."""
+    require_reachable(terms, n_certify, param="smoothing.n_certify")
