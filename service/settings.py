@@ -112,8 +112,8 @@ class Settings(BaseSettings):
         60.0, gt=0, description="Longest silence of vLLM within an answer before the request fails."
     )
 
-    sigma: float = Field(0.5, gt=0, description="Standard deviation of the noise where a request names none.")
-    sigma_min: float = Field(0.1, gt=0, description="Smallest sigma that a client may ask for.")
+    sigma: float = Field(0.1, gt=0, description="Standard deviation of the noise where a request names none.")
+    sigma_min: float = Field(0.02, gt=0, description="Smallest sigma that a client may ask for.")
     sigma_max: float = Field(1.0, gt=0, description="Largest sigma that a client may ask for.")
     n_select: int = Field(128, ge=1, description="Noise samples per image that choose the served feature.")
     n_certify: int = Field(1024, ge=1, description="Fresh noise samples per image for the certificate.")
@@ -130,7 +130,7 @@ class Settings(BaseSettings):
         0.5, ge=0, lt=1, description="Cosine similarity for which the certified radius is reported."
     )
     eps: Annotated[tuple[float, ...], NoDecode] = Field(
-        (0.25, 0.5, 1.0), description="l2 radii at which the cosine bound is reported, ascending."
+        (0.05, 0.1, 0.2), description="l2 radii at which the cosine bound is reported, ascending."
     )
     allow_smoothing_off: bool = Field(
         False, description="Whether a client may switch smoothing off (raw features, no certificate)."

@@ -83,7 +83,9 @@ def _add_schema(app: FastAPI) -> None:
     def openapi() -> dict[str, object]:
         document = made()
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        schemas.setdefault("SmoothingOptions", SmoothingOptions.model_json_schema())
+        schema = SmoothingOptions.model_json_schema(ref_template="#/components/schemas/{model}")
+        for name, part in (schema.pop("$defs", {}) | {"SmoothingOptions": schema}).items():
+            schemas.setdefault(name, part)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -7,11 +7,21 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from service.certify.certificate import Certificate
+from service.certify.statement import Target
 from service.errors import Unacceptable
 from service.settings import Settings
 from service.smoothing.plan import Plan
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class TargetOptions(BaseModel):
+    """What is to be certified: sampling ends as soon as it is, or once the budget cannot reach it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    cosine: Finite = Field(ge=0, lt=1, description="The bound is to be at least this,")
+    eps: Finite = Field(ge=0, description="at this l2 distance in the encoder's input space.")
 
 
 class SmoothingOptions(BaseModel):
@@ -38,6 +48,9 @@ class SmoothingOptions(BaseModel):
     )
     cosine_threshold: Finite | None = Field(
         None, ge=0, lt=1, description="Cosine for which the certified radius is reported."
+    )
+    target: TargetOptions | None = Field(
+        None, description="Stop sampling early for this; left out: the whole budget is drawn."
     )
 
     def plan(self, settings: Settings) -> Plan:
@@ -76,7 +89,8 @@ class SmoothingOptions(BaseModel):
                 "smoothing.eps must hold radii above 0.", param="smoothing.eps", code="out_of_range"
             )
         cosine = settings.cosine_threshold if self.cosine_threshold is None else self.cosine_threshold
-        return Plan(sigma, n_select, n_certify, alpha, eps, cosine)
+        target = Target(self.target.cosine, self.target.eps) if self.target else None
+        return Plan(sigma, n_select, n_certify, alpha, eps, cosine, target)
 
 
 Message = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]

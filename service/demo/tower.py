@@ -119,7 +119,7 @@ class TowerTrainer(nn.Module):
         """The same on the full canvas: positions and centre interpolated, everything else copied."""
         grown = TowerTrainer()
         state = self.state_dict()
-        for key in ("encoder.tower.vision_model.embeddings.position_embedding.weight", "mu"):
+        for key in [key for key in state if key == "mu" or key.endswith("position_embedding.weight")]:
             known, wanted = state[key], grown.state_dict()[key]
             extra = known[: len(known) - (self.canvas // PATCH) ** 2]
             side = self.canvas // PATCH

@@ -1,0 +1,158 @@
+"""Every bad input gets a 4xx in the one shape that names the field, and the service goes on."""
+
+import base64
+import io
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.api.conftest import SAMPLES, Gate, data_uri
+
+pytestmark = pytest.mark.engine
+
+GOOD = data_uri("seven.png")
+PNG = (SAMPLES / "seven.png").read_bytes()
+
+
+def _uri(data: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(data).decode()
+
+
+def _bomb() -> bytes:
+    out = io.BytesIO()
+    Image.new("1", (30_000, 30_000)).save(out, "PNG")
+    return out.getvalue()
+
+
+def _smoothing(**fields: Any) -> dict[str, Any]:
+    return {"message": "What digit is shown?", "images": [GOOD], "smoothing": fields}
+
+
+CHAT: list[tuple[str, dict[str, Any], int, str]] = [
+    ("not an image", {"message": "x", "images": [_uri(b"hello")]}, 422, "images.0"),
+    ("truncated", {"message": "x", "images": [GOOD, _uri(PNG[:400])]}, 422, "images.1"),
+    ("wrong base64", {"message": "x", "images": ["data:image/png;base64,%%%"]}, 400, "images.0"),
+    ("no data URI", {"message": "x", "images": ["seven.png"]}, 400, "images.0"),
+    ("a URL", {"message": "x", "images": ["https://example.com/a.png"]}, 422, "images.0"),
+    ("a file URL", {"message": "x", "images": ["file:///etc/passwd"]}, 422, "images.0"),
+    ("a bomb", {"message": "x", "images": [_uri(_bomb())]}, 413, "images.0"),
+    ("too many", {"message": "x", "images": [GOOD] * 5}, 413, "images.4"),
+    ("no message", {"images": [GOOD]}, 400, "message"),
+    ("empty message", {"message": "  ", "images": [GOOD]}, 400, "message"),
+    ("unknown field", {"message": "x", "imagse": [GOOD]}, 400, "imagse"),
+    ("unknown smoothing", _smoothing(sgima=0.1), 400, "smoothing.sgima"),
+    ("a seed", _smoothing(seed=1), 400, "smoothing.seed"),
+    ("smoothing no object", {"message": "x", "smoothing": 5}, 400, "smoothing"),
+    ("sigma zero", _smoothing(sigma=0), 400, "smoothing.sigma"),
+    ("sigma too large", _smoothing(sigma=50), 422, "smoothing.sigma"),
+    ("sigma no number", _smoothing(sigma="loud"), 400, "smoothing.sigma"),
+    ("n negative", _smoothing(n_certify=-1), 400, "smoothing.n_certify"),
+    ("n too large", _smoothing(n_certify=10**9), 422, "smoothing.n_certify"),
+    ("n hopeless", _smoothing(n_certify=3), 422, "smoothing.n_certify"),
+    ("alpha laxer", _smoothing(alpha=0.5), 422, "smoothing.alpha"),
+    ("eps negative", _smoothing(eps=[-1.0]), 422, "smoothing.eps"),
+    ("temperature", {"message": "x", "temperature": 9}, 400, "temperature"),
+    ("history", {"message": "x", "history": [{"role": "user", "content": 5}]}, 400, "history.0.content"),
+    (
+        "an image in the history",
+        {"message": "x", "history": [{"role": "user", "content": [{"type": "image_url", "image_url": "data:,"}]}]},
+        400,
+        "history.0.content.0",
+    ),
+]  # fmt: skip
+
+COMPLETIONS: list[tuple[str, dict[str, Any], int, str | None]] = [
+    ("no messages", {}, 400, "messages"),
+    ("no list", {"messages": "hello"}, 400, "messages"),
+    ("no object", {"messages": ["hello"]}, 400, "messages.0"),
+    ("unknown model", {"model": "x", "messages": [{"role": "user", "content": "x"}]}, 404, "model"),
+    *(
+        (
+            kind,
+            {"messages": [{"role": "user", "content": [{"type": kind, kind: "x"}]}]},
+            422,
+            "messages.0.content.0",
+        )
+        for kind in (
+            "image_embeds", "prompt_embeds", "input_audio", "audio_url", "video_url", "image_pil", "unheard",
+        )
+    ),
+    ("no type", {"messages": [{"role": "user", "content": [{"text": "x"}]}]}, 400, "messages.0.content.0"),
+    (
+        "no url",
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+        400,
+        "messages.0.content.0.image_url",
+    ),
+    (
+        "unknown smoothing",
+        {"messages": [{"role": "user", "content": "x"}], "smoothing": {"sigmoid": 1}},
+        400,
+        "smoothing.sigmoid",
+    ),
+    ("no text", {"messages": [{"role": "user", "content": [{"type": "text"}]}]}, 400, "messages.0.content.0.text"),
+]  # fmt: skip
+
+
+def _check(response: Any, status: int, param: str | None) -> None:
+    assert response.status_code == status, response.text
+    assert set(response.json()) == {"error"}
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["param"] == param
+    assert error["message"]
+    assert error["code"]
+
+
+@pytest.mark.parametrize(("body", "status", "param"), [c[1:] for c in CHAT], ids=[c[0] for c in CHAT])
+def test_chat(gate: Gate, body: dict[str, Any], status: int, param: str) -> None:
+    _check(gate.http.post("/v1/chat", json=body), status, param)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"), [c[1:] for c in COMPLETIONS], ids=[c[0] for c in COMPLETIONS]
+)
+def test_completions(gate: Gate, body: dict[str, Any], status: int, param: str | None) -> None:
+    _check(gate.http.post("/v1/chat/completions", json=body), status, param)
+    _check(gate.http.post("/v1/chat/completions", json=body | {"stream": True}), status, param)
+
+
+def test_certify(gate: Gate) -> None:
+    _check(gate.http.post("/v1/certify", json={"images": []}), 400, "images")
+    _check(
+        gate.http.post("/v1/certify", json={"images": [GOOD], "smoothing": {"mode": "off"}}),
+        400,
+        "smoothing.mode",
+    )
+
+
+@pytest.mark.parametrize("path", ["/v1/chat", "/v1/chat/completions", "/v1/certify"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000])
+def test_no_json(gate: Gate, path: str, content: bytes) -> None:
+    _check(gate.http.post(path, content=content, headers={"Content-Type": "application/json"}), 400, None)
+
+
+def test_a_form_with_a_strange_file(gate: Gate) -> None:
+    _check(gate.http.post("/v1/chat", data={"message": "x"}, files={"virus": b"x"}), 400, "virus")
+    _check(gate.http.post("/v1/chat", data={"message": "x"}, files={"image": b"x"}), 422, "images.0")
+    _check(
+        gate.http.post("/v1/chat", data={"message": "x", "smoothing": "{"}, files={"image": PNG}),
+        400,
+        "smoothing",
+    )
+
+
+def test_a_body_too_large(gate: Gate) -> None:
+    limit = gate.runtime.settings.max_body_bytes
+    _check(gate.http.post("/v1/chat", content=b" " * (limit + 1)), 413, None)
+
+
+def test_what_is_not_there(gate: Gate) -> None:
+    _check(gate.http.get("/v1/nothing"), 404, None)
+    _check(gate.http.get("/v1/chat"), 405, None)
+
+
+def test_after_all_that_it_still_answers(gate: Gate) -> None:
+    assert gate.ask("What digit is shown?", "seven.png").json()["answer"] == "The digit is 7."
+    assert gate.runtime.engine.status.restarts == 0 or gate.runtime.problems() == {}

@@ -1,0 +1,161 @@
+"""`/v1/chat` and `/v1/certify` against the real thing."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from service.certify.certificate import Certificate
+from tests.api.conftest import FEW, SAMPLES, Gate, data_uri, image_part
+
+pytestmark = pytest.mark.engine
+
+
+def _certificates(response: httpx.Response) -> list[Certificate]:
+    return [Certificate.model_validate(c) for c in response.json()["certificates"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "question", "answer"),
+    [
+        ("seven.png", "What digit is shown?", "The digit is 7."),
+        ("seven.png", "What color is the digit?", "The digit is blue."),
+        ("seven.png", "What color is the background?", "The background is yellow."),
+        ("seven.png", "Is the digit even or odd?", "7 is odd."),
+        ("three.png", "Describe the image.", "A yellow 3 on a striped black background."),
+        ("plain-five.png", "What digit is shown?", "The digit is 5."),
+    ],
+)
+def test_the_sample_pictures_are_answered_right(gate: Gate, name: str, question: str, answer: str) -> None:
+    response = gate.ask(question, name)
+    assert response.status_code == 200, response.text
+    assert response.json()["answer"] == answer
+
+
+def test_an_answer_comes_with_its_certificate(gate: Gate) -> None:
+    response = gate.ask(
+        "What digit is shown?", "seven.png", smoothing=FEW | {"sigma": 0.1, "eps": [0.02, 0.05]}
+    )
+    body = response.json()
+    assert body["model"] == "smoothgate-demo"
+    assert response.headers["x-request-id"] == body["id"]
+    assert body["usage"]["completion_tokens"] > 0
+    assert body["timings"]["total"] >= body["timings"]["engine"] > 0
+    (certificate,) = _certificates(response)
+    assert certificate.noise.sigma == 0.1
+    assert (certificate.noise.n_select, certificate.noise.n_certify) == (64, 256)
+    assert [bound.eps for bound in certificate.bounds] == [0.02, 0.05]
+    assert certificate.outcome == "certified"
+    assert certificate.bounds[0].fcsb > certificate.chance.p95
+    assert certificate.score_lower < certificate.score_estimate <= 1
+    # 192 pixels squeezed to 48: the resize shrinks l2 distances by about the factor of the sides.
+    assert certificate.image.resize_norm == pytest.approx(0.25, rel=0.05)
+    assert certificate.radius.value is not None
+    assert certificate.radius.upload == pytest.approx(certificate.radius.value * 4, rel=0.05)
+
+
+def test_the_noise_is_fresh_for_every_request(gate: Gate) -> None:
+    first, second = (_certificates(gate.ask("What digit is shown?", "seven.png"))[0] for _ in range(2))
+    assert first.noise.seed != second.noise.seed
+    assert first.score_estimate != second.score_estimate
+
+
+def test_two_pictures(gate: Gate) -> None:
+    response = gate.ask("What is the sum of the digits?", "seven.png", "three.png")
+    assert response.json()["answer"] == "7 + 3 = 10."
+    certificates = _certificates(response)
+    assert len(certificates) == 2
+    assert certificates[0].image.sha256 != certificates[1].image.sha256
+    # alpha is shared.
+    assert sum(c.alpha for c in certificates) <= 0.001
+
+
+def test_a_form_with_a_file(gate: Gate) -> None:
+    fields = {"message": "What digit is shown?", "smoothing": json.dumps(FEW), "temperature": "0"}
+    files = [("image", ("cat.png", (SAMPLES / "three.png").read_bytes(), "image/png"))]
+    response = gate.http.post("/v1/chat", data=fields, files=files)
+    assert response.json()["answer"] == "The digit is 3."
+    assert len(_certificates(response)) == 1
+
+
+def test_a_chat_of_several_turns(gate: Gate) -> None:
+    history: list[dict[str, Any]] = [
+        {
+            "role": "user",
+            "content": [image_part("seven.png"), {"type": "text", "text": "What digit is shown?"}],
+        },
+        {"role": "assistant", "content": "The digit is 7."},
+    ]
+    response = gate.ask("And its color?", history=history)
+    assert response.json()["answer"] == "The digit is blue."
+    assert len(_certificates(response)) == 1
+
+
+def test_text_alone_passes_straight_through(gate: Gate) -> None:
+    response = gate.ask("Hello")
+    assert response.json()["answer"] == "Hello! Send me a picture of a handwritten digit."
+    assert response.json()["certificates"] == []
+
+
+def test_a_stream_ends_with_certificates_and_figures(gate: Gate) -> None:
+    body = {
+        "message": "What digit is shown?",
+        "images": [data_uri("seven.png")],
+        "stream": True,
+        "smoothing": FEW,
+    }
+    with gate.http.stream("POST", "/v1/chat", json=body | {"temperature": 0}) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        lines = [line.removeprefix("data: ") for line in response.iter_lines() if line]
+    assert lines[-1] == "[DONE]"
+    events = [json.loads(line) for line in lines[:-1]]
+    assert "".join(event.get("delta", "") for event in events) == "The digit is 7."
+    (certificates,) = (event["certificates"] for event in events if "certificates" in event)
+    assert Certificate.model_validate(certificates[0]).image.width == 192
+    assert events[-1]["usage"]["completion_tokens"] > 0
+    assert events[-1]["timings"]["certify"] > 0
+
+
+def test_certify_asks_no_language_model(gate: Gate) -> None:
+    response = gate.http.post("/v1/certify", json={"images": [data_uri("seven.png")], "smoothing": FEW})
+    assert set(response.json()) == {"model", "certificates"}
+    assert len(_certificates(response)) == 1
+    form = gate.http.post("/v1/certify", files={"image": (SAMPLES / "seven.png").read_bytes()})
+    assert _certificates(form)[0].image.sha256 == _certificates(response)[0].image.sha256
+
+
+def test_a_target_ends_sampling_early(gate: Gate) -> None:
+    easy = {"n_select": 64, "n_certify": 8000, "target": {"cosine": 0.3, "eps": 0.01}}
+    (certificate,) = _certificates(
+        gate.http.post("/v1/certify", json={"images": [data_uri("seven.png")], "smoothing": easy})
+    )
+    assert certificate.stop_reason == "certified"
+    assert certificate.noise.n_certify < 4000
+    assert certificate.target is not None
+    assert certificate.target.fcsb >= 0.3
+
+
+def test_smoothing_off_gives_the_plain_model_and_no_certificate(gate: Gate) -> None:
+    response = gate.ask("What digit is shown?", "seven.png", smoothing={"mode": "off"})
+    assert response.json()["answer"] == "The digit is 7."
+    assert response.json()["certificates"] == []
+
+
+def test_smoothing_off_needs_the_operators_leave(gate: Gate, settings: Callable[..., None]) -> None:
+    settings(allow_smoothing_off=False)
+    response = gate.ask("What digit is shown?", "seven.png", smoothing={"mode": "off"})
+    assert response.status_code == 422
+    assert response.json()["error"]["param"] == "smoothing.mode"
+
+
+def test_a_literal_placeholder_is_only_text(gate: Gate) -> None:
+    """`<image>` in a text must not open a place for visual tokens, nor take the picture's own."""
+    plain = gate.ask("What digit is shown?", "seven.png").json()
+    smuggled = gate.ask("<image> What digit is shown?", "seven.png")
+    assert smuggled.status_code == 200
+    # One picture's worth of visual tokens, and the placeholder spelt out as text.
+    extra = smuggled.json()["usage"]["prompt_tokens"] - plain["usage"]["prompt_tokens"]
+    assert 0 < extra < 36
+    assert gate.ask("<image>").status_code == 200

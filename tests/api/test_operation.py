@@ -1,0 +1,151 @@
+"""Probes, metrics, documentation, and what happens when parts die."""
+
+import json
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from tests import processes
+from tests.api.conftest import Gate, data_uri
+
+pytestmark = pytest.mark.engine
+
+
+def _metric(gate: Gate, start: str) -> float:
+    lines = gate.http.get("/metrics").text.splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(start))
+
+
+def test_probes(gate: Gate) -> None:
+    assert gate.http.get("/health/live").json() == {"status": "ok"}
+    assert gate.http.get("/health/ready").json() == {"status": "ok"}
+
+
+def test_metrics_move_with_a_request(gate: Gate) -> None:
+    watched = {
+        'smoothgate_request_seconds_count{outcome="ok",route="/v1/chat"}': 1,
+        "smoothgate_samples_total": 320,
+        "smoothgate_samples_per_image_sum": 320,
+        "smoothgate_certificates_total": 1,
+        'smoothgate_stage_seconds_count{stage="select"}': 1,
+    }
+    before = {name: _metric(gate, name) for name in watched}
+    assert gate.ask("What digit is shown?", "seven.png").status_code == 200
+    for name, moved in watched.items():
+        assert _metric(gate, name) - before[name] == moved, name
+    assert _metric(gate, "smoothgate_engine_up") == 1
+    assert _metric(gate, "smoothgate_sampler_up") == 1
+    assert _metric(gate, "smoothgate_queued_samples") == 0
+
+
+def test_a_refusal_is_counted_by_its_code(gate: Gate) -> None:
+    name = 'smoothgate_request_seconds_count{outcome="invalid_base64",route="/v1/chat"}'
+    before = _metric(gate, name)
+    gate.http.post("/v1/chat", json={"message": "x", "images": ["data:image/png;base64,%"]})
+    assert _metric(gate, name) == before + 1
+
+
+def test_the_examples_in_the_documentation_work_when_pasted(gate: Gate) -> None:
+    assert "swagger" in gate.http.get("/docs").text
+    paths = gate.http.get("/openapi.json").json()["paths"]
+    for path in ("/v1/chat", "/v1/chat/completions", "/v1/certify"):
+        example = paths[path]["post"]["requestBody"]["content"]["application/json"]["example"]
+        response = gate.http.post(path, json=example)
+        assert response.status_code == 200, response.text
+        assert len(response.json()["certificates"]) == 1
+
+
+def test_a_sane_request_id_is_kept_and_another_is_not(gate: Gate) -> None:
+    body = {"message": "Hello", "max_tokens": 2}
+    kept = gate.http.post("/v1/chat", json=body, headers={"X-Request-Id": "trace-7"})
+    assert kept.headers["x-request-id"] == kept.json()["id"] == "trace-7"
+    made = gate.http.post("/v1/chat", json=body, headers={"X-Request-Id": "x" * 500})
+    assert len(made.headers["x-request-id"]) == 32
+
+
+def test_sampling_stops_when_the_client_leaves(gate: Gate) -> None:
+    body = {
+        "message": "What digit is shown?",
+        "images": [data_uri("seven.png")],
+        "smoothing": {"n_select": 64, "n_certify": 16_000},
+    }
+    before = _metric(gate, "smoothgate_samples_dropped_total")
+    with pytest.raises(httpx.ReadTimeout):
+        gate.http.post("/v1/chat", json=body, timeout=1.0)
+    end = time.monotonic() + 10
+    while _metric(gate, "smoothgate_queued_samples"):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert _metric(gate, "smoothgate_samples_dropped_total") - before > 1000
+
+
+def test_sampling_stops_when_the_client_leaves_a_stream(gate: Gate) -> None:
+    body = {
+        "message": "What digit is shown?",
+        "images": [data_uri("seven.png")],
+        "smoothing": {"n_select": 64, "n_certify": 16_000},
+        "stream": True,
+    }
+    before = _metric(gate, "smoothgate_samples_dropped_total")
+    with gate.http.stream("POST", "/v1/chat", json=body) as response:
+        next(response.iter_lines())
+    end = time.monotonic() + 10
+    while _metric(gate, "smoothgate_queued_samples"):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert _metric(gate, "smoothgate_samples_dropped_total") - before > 1000
+
+
+def _kill_engine() -> None:
+    mine = processes.descendants(os.getpid())
+    for pid, command in mine.items():
+        if "vllm.entrypoints" in command and "guard.py" not in command:
+            os.kill(pid, signal.SIGKILL)
+
+
+def _check_shape(error: dict[str, Any], code: str) -> None:
+    assert set(error) == {"error"}
+    assert set(error["error"]) == {"message", "type", "param", "code"}
+    assert error["error"]["code"] == code
+
+
+def test_an_engine_killed_in_mid_request_is_a_clear_error_and_comes_back(gate: Gate) -> None:
+    restarts = gate.runtime.engine.status.restarts
+    body: dict[str, Any] = {
+        "messages": [{"role": "user", "content": "Hello"}],
+        "max_tokens": 900,
+        "ignore_eos": True,
+    }
+    whole: list[httpx.Response] = []
+    asking = threading.Thread(target=lambda: whole.append(gate.http.post("/v1/chat/completions", json=body)))
+    asking.start()
+    events: list[str] = []
+    with gate.http.stream("POST", "/v1/chat/completions", json=body | {"stream": True}) as response:
+        assert response.status_code == 200
+        for line in response.iter_lines():
+            if line:
+                events.append(line.removeprefix("data: "))
+            if len(events) == 3:
+                _kill_engine()
+    _check_shape(json.loads(events[-1]), "engine_failed")
+    asking.join(30)
+    assert whole[0].status_code == 502, whole[0].text
+    _check_shape(whole[0].json(), "engine_failed")
+
+    refused = gate.ask("Hello")
+    assert refused.status_code == 503
+    assert int(refused.headers["retry-after"]) >= 1
+    _check_shape(refused.json(), "not_ready")
+    assert gate.http.get("/health/ready").status_code == 503
+    assert gate.http.get("/health/live").status_code == 200
+    # The encoder is not the engine: certificates are still made.
+    assert gate.http.post("/v1/certify", json={"images": [data_uri("seven.png")]}).status_code == 200
+
+    gate.wait_ready()
+    assert gate.runtime.engine.status.restarts == restarts + 1
+    assert gate.ask("What digit is shown?", "seven.png").json()["answer"] == "The digit is 7."
