@@ -145,7 +145,12 @@ class LocalEngine:
         """One run of the child, from start to end. Returns how it ended."""
         self.client.silent = False
         self.socket.unlink(missing_ok=True)  # vLLM does not start where a former run's socket lies
-        process = await EngineProcess.spawn(self._command, self._environment)
+        spawning = asyncio.create_task(EngineProcess.spawn(self._command, self._environment))
+        try:
+            process = await asyncio.shield(spawning)
+        except asyncio.CancelledError:  # asyncio would kill the guard alone, and its child would stay
+            await (await spawning).kill()
+            raise
         exited = asyncio.create_task(process.wait())
         watched = asyncio.create_task(self._watch())
         try:

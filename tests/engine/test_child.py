@@ -101,6 +101,17 @@ async def test_stop_lets_requests_in_flight_finish_and_takes_no_new_ones(make: E
     await stop
 
 
+@pytest.mark.parametrize("turns", range(1, 8))
+async def test_stop_at_any_moment_of_a_start_leaves_nothing(make: Engine, turns: int) -> None:
+    engine = make("never ready")
+    await engine.start()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+        time.sleep(0.1)  # noqa: ASYNC251  (the child gets on while the loop is held up)
+    await engine.stop()
+    await eventually(lambda: not running(engine))
+
+
 async def test_stop_while_it_loads(make: Engine, history: History) -> None:
     engine = make("never ready")
     await engine.start()
