@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 from PIL.Image import Resampling
 
 from service.errors import SmoothgateError
@@ -110,8 +109,7 @@ def _plan(settings: Preprocessing, height: int, width: int) -> LinearResize:
         matrix = resize_matrix(source, resized, settings.filter, start, length)
         before = (source - given) // 2
         axes.append(matrix[:, before : before + given])
-    background = np.asarray(settings.background or (0.0, 0.0, 0.0), dtype=np.float32)
-    return LinearResize.of(axes[0], axes[1], background)
+    return LinearResize.on(axes[0], axes[1], settings.background or (0.0, 0.0, 0.0))
 
 
 def _keeping_aspect(shortest_edge: int, height: int, width: int) -> tuple[int, int]:

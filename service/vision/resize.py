@@ -98,8 +98,7 @@ class LinearResize:
     Attributes:
         rows: (h, H), acts on columns of pixels.
         columns: (w, W), acts on rows of pixels.
-        background: (3,) the colour in [0, 1] around an image that is padded to a square before the resize.
-            The matrices hold only the columns that belong to the image, and act on the difference to it.
+        constant: (3, h, w), what a border contributes where an image is padded before the resize; else zero.
         operator_norm: l2 norm of the linear part, from (H, W, 3) to (3, h, w). The matrices act on
             independent axes and on all channels alike, so that it is the product of their spectral norms. A
             perturbation of the upload of l2 norm r (pixels in [0, 1]) moves the canvas by at most
@@ -108,23 +107,29 @@ class LinearResize:
 
     rows: Matrix
     columns: Matrix
-    background: Float32
+    constant: Float32
     operator_norm: float
 
     @classmethod
-    def of(cls, rows: Matrix, columns: Matrix, background: Float32) -> LinearResize:
-        """Build the map and compute its norm."""
-        return cls(rows, columns, background, spectral_norm(rows) * spectral_norm(columns))
+    def on(cls, rows: Matrix, columns: Matrix, background: tuple[float, float, float]) -> LinearResize:
+        """The map for images on a border of one colour in [0, 1].
+
+        The matrices hold only the columns that belong to the image. Before these were cut out their rows
+        summed to 1, and what is missing to that is the border's weight.
+        """
+        covered = np.outer(rows.sum(axis=1), columns.sum(axis=1))
+        constant = np.multiply.outer(np.asarray(background), 1 - covered)
+        norm = spectral_norm(rows) * spectral_norm(columns)
+        return cls(rows, columns, constant.astype(np.float32), norm)
 
     def apply(self, pixels: npt.NDArray[np.uint8]) -> Float32:
         """(H, W, 3) uint8 -> canvas (3, h, w) float32, clamped to [0, 1]."""
-        image = pixels.astype(np.float32) / np.float32(255)
-        return np.clip(self.unclamped(image), 0.0, 1.0)
+        return np.clip(self.linear(pixels.astype(np.float32)) / np.float32(255) + self.constant, 0.0, 1.0)
 
-    def unclamped(self, image: Float32) -> Float32:
-        """The affine map before the clamp: (H, W, 3) float32 -> (3, h, w) float32."""
+    def linear(self, image: Float32) -> Float32:
+        """The linear part alone: (H, W, 3) float32 -> (3, h, w) float32."""
         height, width, channels = image.shape
-        lines = self.rows @ (image - self.background).reshape(height, width * channels)
+        lines = self.rows @ image.reshape(height, width * channels)
         lines = lines.reshape(-1, width, channels).transpose(1, 2, 0).reshape(width, -1)
-        canvas = (self.columns @ lines).reshape(-1, channels, self.rows.shape[0]).transpose(1, 2, 0)
-        return np.asarray(canvas + self.background[:, None, None], dtype=np.float32)
+        canvas: Float32 = (self.columns @ lines).reshape(-1, channels, self.rows.shape[0]).transpose(1, 2, 0)
+        return canvas

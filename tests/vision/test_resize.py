@@ -6,7 +6,7 @@ from PIL.Image import Resampling
 from service.vision.resize import FILTERS, LinearResize, resize_matrix, spectral_norm
 
 RNG = np.random.default_rng(3)
-BLACK = np.zeros(3, dtype=np.float32)
+BLACK = (0.0, 0.0, 0.0)
 
 # (height, width) of the upload, of the resized image, and of the crop or padded canvas.
 SHAPES = [
@@ -25,7 +25,7 @@ def build(
         resize_matrix(source, target, filter_, int((target - length) / 2), length)
         for source, target, length in zip(upload, resized, canvas, strict=True)
     )
-    return LinearResize.of(rows, columns, BLACK)
+    return LinearResize.on(rows, columns, BLACK)
 
 
 @pytest.mark.parametrize("filter_", FILTERS)
@@ -55,7 +55,7 @@ def test_operator_norm_is_that_of_the_whole_map(
     plan = build(upload, resized, canvas, filter_)
     # The whole map as one matrix, column by column, and its largest singular value.
     basis = np.eye(upload[0] * upload[1], dtype=np.float32).reshape(-1, *upload)
-    matrix = np.stack([plan.unclamped(np.repeat(e[..., None], 3, 2))[0].ravel() for e in basis], axis=1)
+    matrix = np.stack([plan.linear(np.repeat(e[..., None], 3, 2))[0].ravel() for e in basis], axis=1)
     exact = np.linalg.svd(matrix.astype(np.float64), compute_uv=False)[0]
     assert exact <= plan.operator_norm
     assert plan.operator_norm == pytest.approx(exact, rel=3e-6)
@@ -68,7 +68,7 @@ def test_operator_norm_by_power_iteration_with_colour(filter_: str) -> None:
     v = RNG.normal(size=(45, 31, 3)).astype(np.float32)
     for _ in range(300):
         v /= np.linalg.norm(v)
-        image = plan.unclamped(v)
+        image = plan.linear(v)
         norm = float(np.linalg.norm(image))
         v = np.stack([rows.T @ channel @ columns for channel in image], axis=2).astype(np.float32)
     assert norm <= plan.operator_norm
@@ -101,11 +101,11 @@ def test_no_perturbation_of_the_upload_moves_the_canvas_further(
 def test_linear_and_clamped() -> None:
     plan = build((31, 57), (48, 48), (48, 48), "bicubic")
     a, b = RNG.normal(size=(2, 31, 57, 3)).astype(np.float32)
-    together = plan.unclamped(2 * a - 3 * b)
-    assert np.abs(together - (2 * plan.unclamped(a) - 3 * plan.unclamped(b))).max() < 1e-5
+    together = plan.linear(2 * a - 3 * b)
+    assert np.abs(together - (2 * plan.linear(a) - 3 * plan.linear(b))).max() < 1e-5
     stripes = np.zeros((31, 57, 3), dtype=np.uint8)
     stripes[:, np.arange(57) % 20 < 10] = 255
-    assert plan.unclamped(stripes / np.float32(255)).min() < -0.01
+    assert plan.linear(stripes / np.float32(255)).min() < -0.01
     canvas = plan.apply(stripes)
     assert canvas.dtype == np.float32
     assert (canvas.min(), canvas.max()) == (0.0, 1.0)
