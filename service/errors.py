@@ -6,7 +6,8 @@ SmoothgateError
 │   ├── Unauthorized        401
 │   ├── UnknownModel        404
 │   ├── TooLarge            413
-│   └── Unacceptable        422  (bad image, vacuous budget, policy not met)
+│   └── Unacceptable        422  (bad image, hopeless budget)
+│       └── PolicyNotMet    422  with the certificates
 ├── Overloaded              429  with Retry-After
 ├── NotReady                503  with Retry-After
 ├── EngineFailed            502
@@ -18,6 +19,8 @@ Statuses live beside the classes so that there is one mapping; `service.api.erro
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class SmoothgateError(Exception):
@@ -90,6 +93,21 @@ class Unacceptable(RequestError):
 
     status = 422
     default_code = "unacceptable"
+
+
+class PolicyNotMet(Unacceptable):
+    """The policy asks for more than could be certified; the language model was not asked.
+
+    Args:
+        message: what was asked for.
+        certificates: what was certified, as JSON objects, for the client to see.
+    """
+
+    default_code = "policy_not_met"
+
+    def __init__(self, message: str, certificates: list[dict[str, Any]]) -> None:
+        super().__init__(message)
+        self.certificates = certificates
 
 
 class Overloaded(SmoothgateError):

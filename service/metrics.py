@@ -57,5 +57,8 @@ RADIUS = Histogram(
     "Certified l2 radius at the cosine threshold, in the encoder's input space.",
     buckets=RADIUS_BUCKETS,
 )
+STORE_FAILURES = Counter(
+    "smoothgate_store_failures_total", "Certificates that could not be kept in the store."
+)
 ENGINE_UP = Gauge("smoothgate_engine_up", "1 while vLLM answers its health check.")
 ENGINE_RESTARTS = Counter("smoothgate_engine_restarts_total", "How often our own vLLM was started again.")

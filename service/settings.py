@@ -26,6 +26,7 @@ SECTIONS = {
     "model": "Model",
     "engine_url": "Engine (vLLM)",
     "sigma": "Smoothing",
+    "policy": "Certificates",
     "max_images": "Limits",
 }
 
@@ -137,6 +138,36 @@ class Settings(BaseSettings):
     )
     batch_size: int = Field(0, ge=0, description="Noisy forwards per batch; 0: 32 on a CPU, 128 on CUDA.")
 
+    policy: Literal["report", "enforce"] = Field(
+        "report",
+        description="`enforce`: a picture whose certificate misses the policy is refused (422) and the language "
+        "model is not asked; `report`: it is answered, and the certificate says so.",
+    )
+    policy_cosine: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Cosine to be certified at `POLICY_EPS`. Unset: no policy.",
+    )
+    policy_eps: float | None = Field(None, gt=0, description="l2 radius of the policy.")
+    signing_key_file: Path | None = Field(
+        None,
+        description="Ed25519 private key to sign certificates with, PEM or JWK (`smoothgate keys new`). "
+        "Unset: a new key at every start, which nobody can know before.",
+    )
+    retired_keys: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Files with further public keys to publish: those signed with before the last rotation.",
+    )
+    store: Path | None = Field(
+        None,
+        description="Folder that keeps certificates and scores, for audits. Unset: none is kept.",
+    )
+    store_max_bytes: int = Field(
+        100 * 2**20, ge=2**20, description="Size of one file of the store, in bytes."
+    )
+    store_files: int = Field(10, ge=1, description="Files that the store keeps; the oldest is deleted.")
+
     max_images: int = Field(4, ge=1, description="Images per request.")
     max_image_bytes: int = Field(10 * 2**20, ge=1, description="Size of one encoded image, in bytes.")
     max_image_pixels: int = Field(
@@ -146,7 +177,7 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(64 * 2**20, ge=1, description="Size of a request body, in bytes.")
 
-    @field_validator("engine_args", mode="before")
+    @field_validator("engine_args", "retired_keys", mode="before")
     @classmethod
     def _shell_words(cls, value: Any) -> Any:
         return shlex.split(value) if isinstance(value, str) else value
@@ -169,6 +200,10 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"sigma {self.sigma} is not within sigma_min {self.sigma_min} and sigma_max {self.sigma_max}"
             )
+        if (self.policy_cosine is None) != (self.policy_eps is None):
+            raise ValueError("policy_cosine and policy_eps belong together")
+        if self.policy == "enforce" and self.policy_cosine is None:
+            raise ValueError("policy enforce needs policy_cosine and policy_eps")
         if self.n_select + self.n_certify > self.max_samples:
             raise ValueError(
                 f"n_select {self.n_select} + n_certify {self.n_certify} exceed max_samples {self.max_samples}"

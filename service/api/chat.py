@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -22,6 +21,7 @@ from service.api.pipeline import (
     cancel,
     deadline,
     decode_images,
+    issue,
     open_stream,
     planned,
     prepare,
@@ -34,6 +34,7 @@ from service.api.schemas import (
     CertifyRequest,
     ChatAnswer,
     ChatRequest,
+    IssuedCertificate,
     SmoothingOptions,
     Timings,
 )
@@ -88,7 +89,7 @@ async def certify(request: Request) -> Response:
             images = await decode_images(runtime, slots)
             smoothed = await smooth(runtime, smoother, images, plan)
             try:
-                made = await Prepared([], smoothed, Stages()).certificates()
+                made = await issue(runtime, smoothed, Stages())
             finally:
                 cancel(smoothed)
             return CertifyAnswer(model=runtime.model_name, certificates=made)
@@ -175,7 +176,7 @@ async def _whole(runtime: Runtime, asked: ChatRequest, files: Sequence[bytes], i
             metrics.STAGE_SECONDS.labels("engine").observe(stages.engine)
             certificates = await prepared.certificates()
         finally:
-            cancel(prepared.smoothed)
+            prepared.cancel()
     try:
         text = answer["choices"][0]["message"]["content"] or ""
     except (KeyError, IndexError, TypeError) as error:
@@ -207,13 +208,11 @@ async def _events(
     "timings"}` last.
     """
     started = time.perf_counter()
-    certificates = asyncio.create_task(prepared.certificates())
-    unsent = bool(prepared.smoothed)
+    unsent = prepared.issuing
     usage: Json = {}
 
-    async def certified() -> str:
-        made = [certificate.model_dump(mode="json") for certificate in await certificates]
-        return sse.event({"id": identifier, "certificates": made})
+    def certified(made: Sequence[IssuedCertificate]) -> str:
+        return sse.event({"id": identifier, "certificates": [c.model_dump(mode="json") for c in made]})
 
     try:
         async with measured("/v1/chat"), stream:
@@ -222,11 +221,11 @@ async def _events(
                 for choice in chunk.get("choices", []):
                     if text := choice.get("delta", {}).get("content"):
                         yield sse.event({"id": identifier, "model": runtime.model_name, "delta": text})
-                if unsent and certificates.done():
-                    unsent = False
-                    yield await certified()
-            if unsent:
-                yield await certified()
+                if unsent is not None and unsent.done():
+                    yield certified(await unsent)
+                    unsent = None
+            if unsent is not None:
+                yield certified(await unsent)
             prepared.stages.engine = time.perf_counter() - started
             timings = _timings(prepared.stages).model_dump()
             yield sse.event({"id": identifier, "usage": usage, "timings": timings})
@@ -234,5 +233,4 @@ async def _events(
     except SmoothgateError as error:
         yield sse.event(errors.body_of(error))
     finally:
-        certificates.cancel()
-        cancel(prepared.smoothed)
+        prepared.cancel()

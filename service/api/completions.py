@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
@@ -15,11 +14,10 @@ from pydantic import ValidationError
 from service import metrics
 from service.api import errors, examples, sse
 from service.api.messages import find_images
-from service.api.pipeline import Prepared, cancel, deadline, open_stream, prepare
+from service.api.pipeline import Prepared, deadline, open_stream, prepare
 from service.api.request import ID_HEADER, measured, request_id, runtime_of, while_connected
 from service.api.runtime import Runtime
-from service.api.schemas import SmoothingOptions
-from service.certify.certificate import Certificate
+from service.api.schemas import IssuedCertificate, SmoothingOptions
 from service.engine import ChatStream
 from service.engine.payload import neutralise
 from service.errors import MalformedRequest, SmoothgateError, UnknownModel
@@ -98,17 +96,16 @@ async def _whole(runtime: Runtime, body: Json, identifier: str) -> Json:
             started = time.perf_counter()
             answer = await runtime.engine.client.chat(forwarded, identifier)
             metrics.STAGE_SECONDS.labels("engine").observe(time.perf_counter() - started)
-            if prepared.smoothed:
-                answer["certificates"] = _as_json(await prepared.certificates())
+            if prepared.issuing is not None:
+                answer["certificates"] = _as_json(await prepared.issuing)
         finally:
-            cancel(prepared.smoothed)
+            prepared.cancel()
     return answer
 
 
 async def _chunks(prepared: Prepared, stream: ChatStream) -> AsyncIterator[str]:
     started = time.perf_counter()
-    certificates = asyncio.create_task(prepared.certificates())
-    unsent = bool(prepared.smoothed)
+    unsent = prepared.issuing
     first = True
     try:
         async with measured(ROUTE), stream:
@@ -116,17 +113,16 @@ async def _chunks(prepared: Prepared, stream: ChatStream) -> AsyncIterator[str]:
                 if first:
                     metrics.STAGE_SECONDS.labels("engine_first_token").observe(time.perf_counter() - started)
                     first = False
-                if unsent and (certificates.done() or _is_last(chunk)):
-                    chunk["certificates"] = _as_json(await certificates)
-                    unsent = False
+                if unsent is not None and (unsent.done() or _is_last(chunk)):
+                    chunk["certificates"] = _as_json(await unsent)
+                    unsent = None
                 yield sse.event(chunk)
             metrics.STAGE_SECONDS.labels("engine").observe(time.perf_counter() - started)
             yield sse.DONE
     except SmoothgateError as error:
         yield sse.event(errors.body_of(error))
     finally:
-        certificates.cancel()
-        cancel(prepared.smoothed)
+        prepared.cancel()
 
 
 def _is_last(chunk: Json) -> bool:
@@ -134,5 +130,5 @@ def _is_last(chunk: Json) -> bool:
     return not choices or any(choice.get("finish_reason") for choice in choices)
 
 
-def _as_json(certificates: list[Certificate]) -> list[Json]:
+def _as_json(certificates: list[IssuedCertificate]) -> list[Json]:
     return [certificate.model_dump(mode="json") for certificate in certificates]

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from service.errors import MalformedRequest, SmoothgateError
+from service.errors import MalformedRequest, PolicyNotMet, SmoothgateError
 
 _CLIENT_GONE = 499
 
@@ -22,8 +22,8 @@ log = structlog.get_logger("api")
 
 
 def body_of(error: SmoothgateError) -> dict[str, Any]:
-    """The JSON that a client sees."""
-    return {
+    """The JSON that a client sees: the error, and beside it the certificates that a policy refused."""
+    body: dict[str, Any] = {
         "error": {
             "message": error.message,
             "type": error.type,
@@ -31,6 +31,9 @@ def body_of(error: SmoothgateError) -> dict[str, Any]:
             "code": error.code,
         }
     }
+    if isinstance(error, PolicyNotMet):
+        body["certificates"] = error.certificates
+    return body
 
 
 def response_of(error: SmoothgateError) -> JSONResponse:

@@ -1,12 +1,15 @@
-"""Probes and metrics."""
+"""Probes, metrics, and what a certificate is checked with."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service.api.request import runtime_of
+from service.api.schemas import IssuedCertificate
 
 router = APIRouter(tags=["Operation"])
 
@@ -28,6 +31,18 @@ async def ready(request: Request) -> JSONResponse:
             {"status": "not ready", "problems": problems}, 503, {"Retry-After": _RETRY_SECONDS}
         )
     return JSONResponse({"status": "ok"})
+
+
+@router.get("/.well-known/jwks.json")
+async def key_set(request: Request) -> dict[str, Any]:
+    """The public keys that certificates are signed with (RFC 7517)."""
+    return runtime_of(request).issuer.key_set
+
+
+@router.get("/v1/certificates/schema")
+async def schema() -> dict[str, Any]:
+    """The JSON Schema of a certificate."""
+    return IssuedCertificate.model_json_schema()
 
 
 @router.get("/metrics", response_class=Response)

@@ -12,11 +12,10 @@ from typing import Any
 from service import metrics
 from service.api.messages import Message, Slot, image_bytes, with_images_replaced
 from service.api.runtime import Runtime
-from service.api.schemas import SmoothingOptions
-from service.certify.certificate import Certificate
+from service.api.schemas import IssuedCertificate, SmoothingOptions
 from service.engine import ChatStream
 from service.engine.payload import image_part, neutralise_messages
-from service.errors import RequestTimedOut, SmoothgateError, TooLarge, Unacceptable
+from service.errors import PolicyNotMet, RequestTimedOut, SmoothgateError, TooLarge, Unacceptable
 from service.smoothing.plan import Plan
 from service.smoothing.smoother import Smoothed, Smoother
 from service.vision import DecodedImage, decode
@@ -44,18 +43,43 @@ class Stages:
 class Prepared:
     """A chat whose images are replaced by what the engine may see.
 
-    `smoothed` is empty for chats without images and where smoothing is off.
+    `issuing` makes one signed certificate per image while the engine works; None for chats without images and
+    where smoothing is off.
     """
 
     messages: list[Message]
-    smoothed: list[Smoothed]
     stages: Stages
+    smoothed: list[Smoothed] = field(default_factory=list)
+    issuing: asyncio.Task[list[IssuedCertificate]] | None = None
 
-    async def certificates(self) -> list[Certificate]:
-        """One certificate per image, once all sampling has ended."""
-        made = [await image.certificate() for image in self.smoothed]
-        self.stages.certify = self.stages.now()
-        return made
+    async def certificates(self) -> list[IssuedCertificate]:
+        """One per image, once all sampling has ended."""
+        return [] if self.issuing is None else await self.issuing
+
+    def cancel(self) -> None:
+        """Nobody waits for this any more, or all of it is done."""
+        if self.issuing is not None:
+            self.issuing.cancel()
+        cancel(self.smoothed)
+
+
+async def issue(runtime: Runtime, smoothed: Sequence[Smoothed], stages: Stages) -> list[IssuedCertificate]:
+    """One signed certificate per image, once all sampling has ended."""
+    made = []
+    for image in smoothed:
+        certificate = await image.certificate()
+        made.append(await runtime.issuer.issue(certificate, *image.scores()))
+    stages.certify = stages.now()
+    return made
+
+
+def _issue_beside(
+    runtime: Runtime, smoothed: Sequence[Smoothed], stages: Stages
+) -> asyncio.Task[list[IssuedCertificate]]:
+    task = asyncio.create_task(issue(runtime, smoothed, stages))
+    # Where the request has failed already, nobody asks for this failure.
+    task.add_done_callback(lambda done: None if done.cancelled() else done.exception())
+    return task
 
 
 @asynccontextmanager
@@ -143,9 +167,9 @@ async def prepare(
     adapter = smoother.encoder.adapter
     cleaned = neutralise_messages(messages, [adapter.image_token])
     if not slots:
-        return Prepared(cleaned, [], stages)
+        return Prepared(cleaned, stages)
     raw = options.mode == "off"
-    if raw and not runtime.settings.allow_smoothing_off:
+    if raw and (not runtime.settings.allow_smoothing_off or runtime.settings.policy == "enforce"):
         raise Unacceptable(
             "This service does not allow smoothing to be switched off.",
             param="smoothing.mode",
@@ -154,14 +178,17 @@ async def prepare(
     plan = None if raw else await planned(runtime, smoother, options, len(slots))
     images = await decode_images(runtime, slots)
     stages.decode = stages.now()
-    smoothed: list[Smoothed] = []
+    prepared = Prepared(cleaned, stages)
     try:
         if plan is None:
             canvases = [await asyncio.to_thread(adapter.canvas_native, image) for image in images]
             tokens = [await asyncio.to_thread(smoother.encoder.raw_tokens, x) for x in canvases]
         else:
-            smoothed = await smooth(runtime, smoother, images, plan)
-            tokens = [await image.tokens() for image in smoothed]
+            prepared.smoothed = await smooth(runtime, smoother, images, plan)
+            prepared.issuing = _issue_beside(runtime, prepared.smoothed, stages)
+            tokens = [await image.tokens() for image in prepared.smoothed]
+            if plan.enforce:
+                _require_certified(plan, await prepared.certificates())
         stages.select = stages.now()
         parts = [
             image_part(
@@ -172,11 +199,21 @@ async def prepare(
             )
             for t in tokens
         ]
-        replaced: list[dict[str, Any]] = with_images_replaced(cleaned, slots, parts)
+        prepared.messages = with_images_replaced(cleaned, slots, parts)
     except BaseException:
-        cancel(smoothed)
+        prepared.cancel()
         raise
-    return Prepared(replaced, smoothed, stages)
+    return prepared
+
+
+def _require_certified(plan: Plan, certificates: Sequence[IssuedCertificate]) -> None:
+    missed = sum(certificate.outcome != "certified" for certificate in certificates)
+    if missed and plan.target is not None:
+        raise PolicyNotMet(
+            f"A cosine of {plan.target.cosine:g} at {plan.target.eps:g} was to be certified; "
+            f"{missed} of {len(certificates)} images missed it, and the language model was not asked.",
+            [certificate.model_dump(mode="json") for certificate in certificates],
+        )
 
 
 async def open_stream(
@@ -197,7 +234,7 @@ async def open_stream(
             try:
                 return prepared, await runtime.engine.client.stream(body, request_id)
             except BaseException:
-                cancel(prepared.smoothed)
+                prepared.cancel()
                 raise
     except SmoothgateError as error:
         # From here on the time of a stream is measured by whoever sends it; this one ended before.

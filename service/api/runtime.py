@@ -12,6 +12,7 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from service import metrics
+from service.api.issuing import Issuer
 from service.engine import Engine, EngineState, EngineStatus, LocalEngine, RemoteEngine
 from service.errors import NotReady, SmoothgateError
 from service.psm.calibration import Calibration
@@ -48,6 +49,7 @@ class Runtime:
         self.model_name = settings.served_model_name or default
         self.device = torch.device(_device(settings.device))
         self.dtype = _dtype(settings.dtype, self.device)
+        self.issuer = Issuer(settings)
         self.engine = self._make_engine()
         self.smoother: Smoother | None = None
         self.created = int(time.time())

@@ -20,8 +20,10 @@ class TargetOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    cosine: Finite = Field(ge=0, lt=1, description="The bound is to be at least this,")
-    eps: Finite = Field(ge=0, description="at this l2 distance in the encoder's input space.")
+    cosine: Finite | None = Field(
+        None, ge=0, lt=1, description="The bound is to be at least this; left out: `cosine_threshold`,"
+    )
+    eps: Finite = Field(gt=0, description="at this l2 distance in the encoder's input space.")
 
 
 class SmoothingOptions(BaseModel):
@@ -50,7 +52,10 @@ class SmoothingOptions(BaseModel):
         None, ge=0, lt=1, description="Cosine for which the certified radius is reported."
     )
     target: TargetOptions | None = Field(
-        None, description="Stop sampling early for this; left out: the whole budget is drawn."
+        None, description="Stop sampling early for this; left out: as the operator's policy says."
+    )
+    policy: Literal["report", "enforce"] | None = Field(
+        None, description="`enforce`: refuse (422) instead of answering where the target is not certified."
     )
 
     def plan(self, settings: Settings) -> Plan:
@@ -89,8 +94,37 @@ class SmoothingOptions(BaseModel):
                 "smoothing.eps must hold radii above 0.", param="smoothing.eps", code="out_of_range"
             )
         cosine = settings.cosine_threshold if self.cosine_threshold is None else self.cosine_threshold
-        target = Target(self.target.cosine, self.target.eps) if self.target else None
-        return Plan(sigma, n_select, n_certify, alpha, eps, cosine, target)
+        target = self._target(settings, cosine)
+        return Plan(sigma, n_select, n_certify, alpha, eps, cosine, target, self._enforce(settings, target))
+
+    def _target(self, settings: Settings, cosine_threshold: float) -> Target | None:
+        """The client's target or the policy's; Unacceptable where the client's is not at least as strict."""
+        policy = None
+        if settings.policy_cosine is not None and settings.policy_eps is not None:
+            policy = Target(settings.policy_cosine, settings.policy_eps)
+        if self.target is None:
+            return policy
+        cosine = cosine_threshold if self.target.cosine is None else self.target.cosine
+        if policy and (cosine < policy.cosine or self.target.eps < policy.eps):
+            raise Unacceptable(
+                f"This service's policy is a cosine of {policy.cosine:g} at {policy.eps:g}: "
+                "smoothing.target may ask for more, not for less.",
+                param="smoothing.target",
+                code="laxer_than_policy",
+            )
+        return Target(cosine, self.target.eps)
+
+    def _enforce(self, settings: Settings, target: Target | None) -> bool:
+        if self.policy == "report" and settings.policy == "enforce":
+            raise Unacceptable(
+                "This service enforces its policy.", param="smoothing.policy", code="laxer_than_policy"
+            )
+        enforce = "enforce" in (self.policy, settings.policy)
+        if enforce and target is None:
+            raise Unacceptable(
+                "There is no target to enforce: name one in smoothing.target.", param="smoothing.policy"
+            )
+        return enforce
 
 
 Message = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -120,6 +154,13 @@ class ChatRequest(BaseModel):
     )
 
 
+class IssuedCertificate(Certificate):
+    """A certificate as it is handed out."""
+
+    jws: str
+    """The same, signed: a JWS in compact serialisation, for `/.well-known/jwks.json`."""
+
+
 class Timings(BaseModel):
     """Where the time of a request went, in seconds."""
 
@@ -138,7 +179,7 @@ class ChatAnswer(BaseModel):
     id: str
     model: str
     answer: str
-    certificates: list[Certificate] = Field(description="One per picture, in the order they were sent.")
+    certificates: list[IssuedCertificate] = Field(description="One per picture, in the order they were sent.")
     usage: dict[str, Any]
     timings: Timings
 
@@ -156,7 +197,7 @@ class CertifyAnswer(BaseModel):
     """One certificate per picture."""
 
     model: str
-    certificates: list[Certificate]
+    certificates: list[IssuedCertificate]
 
 
 class ErrorBody(BaseModel):

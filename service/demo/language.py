@@ -22,6 +22,7 @@ from service.demo.scenes import Digits
 from service.demo.tower import TOKENS, Encoder, training_batch
 
 _IGNORED = -100
+_CONVERSATIONS = 48
 
 
 class ChatEncoder:
@@ -93,9 +94,9 @@ def language_loss(
     digits: Digits,
     gen: torch.Generator,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Cross-entropy of the answers in 64 made-up conversations about 64 fresh scenes and their twins."""
+    """Cross-entropy of the answers in made-up conversations about fresh scenes and their twins."""
     rng = random.Random(int(torch.randint(2**31, (1,), generator=gen)))
-    scene, twin = training_batch(digits, 64, gen)
+    scene, twin = training_batch(digits, _CONVERSATIONS, gen)
     with torch.no_grad():
         tokens = served.perturbed(encoder(torch.cat([scene.images, twin.images])), gen)
     layout = scene.layout
@@ -108,12 +109,12 @@ def language_loss(
     rng.shuffle(order)
     rows: list[tuple[list[int], list[int]]] = []
     shown: list[int] = []
-    for _ in range(64):
+    for _ in range(_CONVERSATIONS):
         count = rng.choices((0, 1, 2), (0.06, 0.54, 0.4))[0]
         pictures = [order.pop() for _ in range(count)] if len(order) >= 2 else []
         if count == 2 and len(pictures) == 2 and rng.random() < 0.15:
             pictures[1] = pictures[0]
-        rows.append(chat(conversation([facts[i] for i in pictures], rng, turns=rng.randint(2, 5))))
+        rows.append(chat(conversation([facts[i] for i in pictures], rng, turns=rng.randint(1, 4))))
         shown += pictures
     width = max(len(ids) for ids, _ in rows)
     ids = torch.tensor([r + [chat.pad] * (width - len(r)) for r, _ in rows])

@@ -20,6 +20,7 @@ class Plan:
         eps: l2 radii at which the bound is reported, ascending.
         cosine_threshold: cosine for which the certified radius is reported.
         target: what sampling should stop for, or None to use the whole budget.
+        enforce: whether an image that misses the target is refused.
     """
 
     sigma: float
@@ -29,6 +30,7 @@ class Plan:
     eps: tuple[float, ...]
     cosine_threshold: float
     target: Target | None = None
+    enforce: bool = False
 
     @property
     def samples(self) -> int:

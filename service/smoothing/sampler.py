@@ -39,6 +39,7 @@ class Evidence:
 
     rule: StoppingRule
     reason: StopReason
+    selection_scores: list[float]
 
 
 class Job:
@@ -75,6 +76,7 @@ class Job:
         self._choice: Selection | None = Selection(n_select)
         self._t: Tensor | None = None
         self._rule: StoppingRule | None = None
+        self._selection_scores: list[float] = []
 
     @property
     def remaining(self) -> int:
@@ -102,7 +104,8 @@ class Job:
             units = self._choice.take(units)
             if self._choice.complete:
                 self._t = self._choice.direction()
-                self._rule = StoppingRule(self.terms, self._choice.scores, self.budget)
+                self._selection_scores = self._choice.scores
+                self._rule = StoppingRule(self.terms, self._selection_scores, self.budget)
                 self._choice = None
                 _settle(self.direction, self._t.cpu())
         if self._rule is not None and self._t is not None and len(units):
@@ -111,7 +114,7 @@ class Job:
             if reason is None and self.deadline is not None and time.monotonic() > self.deadline:
                 reason = "deadline"
             if reason is not None:
-                _settle(self.evidence, Evidence(self._rule, reason))
+                _settle(self.evidence, Evidence(self._rule, reason, self._selection_scores))
 
 
 class Selection:

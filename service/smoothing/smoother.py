@@ -128,6 +128,11 @@ class Smoothed:
         metrics.RADIUS.observe(made.radius.value or 0.0)
         return made
 
+    def scores(self) -> tuple[list[float], list[float]]:
+        """Selection and certification scores, in the order drawn; after `certificate`."""
+        evidence = self._job.evidence.result()
+        return evidence.selection_scores, evidence.rule.scores.tolist()
+
     def cancel(self) -> None:
         """The client has left: draw nothing more."""
         self._job.cancel()

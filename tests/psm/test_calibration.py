@@ -16,7 +16,7 @@ def _features(n: int = 40) -> torch.Tensor:
 def test_the_centre_takes_the_common_part_away() -> None:
     features = _features()
     raw = F.normalize(features.flatten(1), dim=1)
-    assert float((raw[0] @ raw[1])) > 0.8
+    assert float(raw[0] @ raw[1]) > 0.8
     result = calibrate(features.split(7), None, "digest")
     torch.testing.assert_close(result.mu, features.mean(0))
     assert abs(result.figures.chance_mean) < 0.1
