@@ -88,7 +88,8 @@ class Bets:
 
     def lower(self, values: Array, alpha: float, counts: Array | None = None) -> float:
         """The largest m found with K(m) >= 1 / alpha; 0 if there is none."""
-        goal = -math.log(check_alpha(alpha)) + _SLACK
+        enough = -math.log(check_alpha(alpha)) + _SLACK
+        goal = enough + _SLACK  # so that rounding does not cut the last step short
         times = np.ones_like(values) if counts is None else counts
         mean = float(values @ times) / float(times.sum())
         if mean <= 0.0:
@@ -103,12 +104,12 @@ class Bets:
             capital, slope = self.log_capital(math.exp(u), values, times)
         for _ in range(60):
             move = (capital - goal) / -slope
-            if move < 1e-13:
-                break
             ahead, ahead_slope = self.log_capital(math.exp(u + move), values, times)
-            if ahead < goal:
+            if ahead < enough:
                 break
             u, capital, slope = u + move, ahead, ahead_slope
+            if move < 1e-12:
+                break
         return min(math.exp(u) * (1.0 - MARGIN), 1.0)
 
 

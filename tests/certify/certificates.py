@@ -1,0 +1,36 @@
+"""A certificate to test with."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from service.certify.certificate import Certificate, Chance, Image, Model, Noise
+from service.certify.statement import Statement, Target, Terms, certify
+
+
+def statement(shape: tuple[float, float] = (194, 6), target: Target | None = None) -> Statement:
+    rng = np.random.default_rng(0)
+    terms = Terms(sigma=0.5, alpha=0.001, eps=(0.25, 0.5), chance_cosine=0.1, target=target)
+    return certify(terms, rng.beta(*shape, 31), rng.beta(*shape, 256))
+
+
+def parts(**changes: Any) -> dict[str, Any]:
+    given = {
+        "stop_reason": "budget",
+        "time": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        "image": Image(
+            sha256="ab" * 32, width=640, height=480, canvas_width=48, canvas_height=48, resize_norm=0.25
+        ),
+        "model": Model(name="demo", digest="cd" * 32, psm_digest=None, dtype="float32"),
+        "noise": Noise(sigma=0.5, generator="philox", seed="0f" * 16, n_select=32, n_certify=256),
+        "chance": Chance(mean=0.0, p95=0.1),
+        "flip_point": 0.4,
+    }
+    return given | changes
+
+
+def certificate(**changes: Any) -> Certificate:
+    return Certificate.of(changes.pop("statement", statement()), **parts(**changes))

@@ -1,0 +1,115 @@
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from service.certify.certificate import ASSUMPTIONS, Certificate, Chance, Image, Noise
+from service.certify.statement import Target
+
+from .certificates import certificate, parts, statement
+
+
+def test_it_says_what_the_statement_says() -> None:
+    stated = statement(target=Target(0.5, 0.5))
+    made = certificate(statement=stated, stop_reason="certified")
+    assert made.version == 1
+    assert made.alpha == stated.terms.alpha
+    assert made.score_lower == stated.score_lower
+    assert [bound.fcsb for bound in made.bounds] == [point.value for point in stated.points]
+    assert [bound.eps for bound in made.curve] == [point.eps for point in stated.curve]
+    assert made.radius.value == stated.radius
+    assert made.served == stated.served == "layer_cake"
+    assert made.outcome == "certified"
+    assert made.target is not None
+    assert made.target.fcsb == stated.target_bound
+    assert made.assumptions == ASSUMPTIONS
+
+
+def test_the_radius_in_upload_space_is_divided_by_the_norm_of_the_resize() -> None:
+    made = certificate()
+    assert made.radius.value is not None
+    assert made.radius.upload == pytest.approx(made.radius.value / 0.25)
+    assert made.radius.upload <= made.radius.value / 0.25
+    unknown = parts()["image"].model_copy(update={"resize_norm": None})
+    assert certificate(image=unknown).radius.upload is None
+
+
+def test_without_a_radius_there_is_null() -> None:
+    made = certificate(statement=statement((5, 5)))
+    assert made.outcome == "vacuous"
+    assert made.radius.value is None
+    assert made.radius.upload is None
+    assert json.loads(made.model_dump_json())["radius"]["value"] is None
+
+
+def test_json_and_back_loses_nothing() -> None:
+    made = certificate(statement=statement(target=Target(0.9, 0.5)))
+    text = made.model_dump_json()
+    assert Certificate.model_validate_json(text) == made
+    assert Certificate.model_validate_json(text).model_dump_json() == text
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def test_it_cannot_be_changed() -> None:
+    made = certificate()
+    with pytest.raises(ValidationError, match="frozen"):
+        made.alpha = 0.5  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("alpha", 0.0),
+        ("alpha", 2.0),
+        ("score_lower", 1.5),
+        ("score_lower", None),
+        ("version", 2),
+        ("outcome", "perhaps"),
+        ("stop_reason", "bored"),
+        ("surprise", 1),
+        ("bounds", []),
+        ("image.sha256", "xyz"),
+        ("noise.sigma", 0.0),
+        ("noise.seed", "not hex"),
+        ("radius.value", -1.0),
+        ("chance.p95", 1.5),
+    ],
+)
+def test_what_is_no_certificate_is_refused(path, value) -> None:
+    data = json.loads(certificate().model_dump_json())
+    *outer, name = path.split(".")
+    inner = data
+    for key in outer:
+        inner = inner[key]
+    inner[name] = value
+    with pytest.raises(ValidationError, match=name):
+        Certificate.model_validate_json(json.dumps(data))
+
+
+def test_numbers_that_are_none_are_refused() -> None:
+    text = certificate().model_dump_json()
+    lower = json.loads(text)["score_lower"]
+    for bad in ("NaN", "Infinity", "1e999"):
+        with pytest.raises(ValidationError):
+            Certificate.model_validate_json(text.replace(f'"score_lower":{lower}', f'"score_lower":{bad}'))
+
+
+def test_what_it_is_made_of_must_agree() -> None:
+    noise = parts()["noise"]
+    assert isinstance(noise, Noise)
+    for change in (
+        {"noise": noise.model_copy(update={"sigma": 0.65})},
+        {"noise": noise.model_copy(update={"n_certify": 512})},
+        {"chance": Chance(mean=0.0, p95=0.0)},
+    ):
+        with pytest.raises(ValueError, match="not the"):
+            certificate(**change)
+
+
+def test_every_field_is_described_in_the_schema() -> None:
+    schema = Certificate.model_json_schema()
+    for model in (schema, *schema["$defs"].values()):
+        assert model["additionalProperties"] is False
+        for name, field in model["properties"].items():
+            assert field.get("description"), f"{model['title']}.{name}"
+    assert "sha256" in Image.model_fields

@@ -1,0 +1,158 @@
+import base64
+import json
+from typing import Any
+
+import pytest
+from joserfc.jwk import OKPKey
+
+from service.certify.signing import (
+    BadSignature,
+    PublicKey,
+    SigningKey,
+    UnknownKey,
+    WrongSchema,
+    jwks,
+    verify,
+)
+from service.errors import SmoothgateError
+
+from .certificates import certificate
+
+KEY = SigningKey.generate()
+TEXT = KEY.sign(certificate())
+
+
+def encoded(data: object) -> str:
+    raw = data if isinstance(data, bytes) else json.dumps(data).encode()
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def decoded(part: str) -> Any:
+    return json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+
+
+def signed(header: dict[str, object], payload: object) -> str:
+    """What the holder of KEY could sign without this package."""
+    head = f"{encoded(header)}.{encoded(payload)}"
+    private = OKPKey.import_key(KEY.pem()).private_key
+    return f"{head}.{encoded(private.sign(head.encode()))}"
+
+
+def test_what_is_signed_is_verified() -> None:
+    assert verify(TEXT, jwks([KEY])) == certificate()
+    assert verify(f"\n{TEXT}\n", json.loads(json.dumps(jwks([KEY])))) == certificate()
+    assert decoded(TEXT.split(".")[0]) == {
+        "alg": "EdDSA",
+        "kid": KEY.kid,
+        "typ": "smoothgate-certificate+jws",
+    }
+
+
+def test_every_change_of_the_content_is_caught() -> None:
+    header, payload, signature = TEXT.split(".")
+    data = decoded(payload)
+    for path, value in (("alpha", 1e-9), ("score_lower", 0.99), ("outcome", "vacuous")):
+        forged = f"{header}.{encoded(data | {path: value})}.{signature}"
+        with pytest.raises(BadSignature):
+            verify(forged, jwks([KEY]))
+
+
+@pytest.mark.parametrize("position", range(5, len(TEXT) - 5, 997))
+def test_a_changed_character_is_never_accepted(position) -> None:
+    other = "A" if TEXT[position] != "A" else "B"
+    with pytest.raises((BadSignature, UnknownKey)):
+        verify(TEXT[:position] + other + TEXT[position + 1 :], jwks([KEY]))
+
+
+@pytest.mark.parametrize("text", ["", "no", "a.b", "a.b.c", "..", TEXT + ".x", TEXT.rsplit(".", 1)[0] + "."])
+def test_what_is_no_jws_is_refused(text) -> None:
+    with pytest.raises(BadSignature):
+        verify(text, jwks([KEY]))
+
+
+def test_an_unknown_key_is_named() -> None:
+    other = SigningKey.generate()
+    for key_set in (
+        {},
+        {"keys": []},
+        jwks([other]),
+        {"keys": ["x", {"kty": "RSA"}, {"crv": "Ed25519", "x": "?"}]},
+    ):
+        with pytest.raises(UnknownKey, match=KEY.kid):
+            verify(TEXT, key_set)
+
+
+def test_a_key_that_calls_itself_by_another_name_is_unknown() -> None:
+    other = SigningKey.generate()
+    with pytest.raises(UnknownKey):
+        verify(TEXT, {"keys": [other.jwk() | {"kid": KEY.kid}]})
+
+
+@pytest.mark.parametrize("algorithm", ["none", "HS256", "Ed25519"])
+def test_other_algorithms_are_refused(algorithm) -> None:
+    forged = signed({"alg": algorithm, "kid": KEY.kid}, decoded(TEXT.split(".")[1]))
+    with pytest.raises(BadSignature):
+        verify(forged, jwks([KEY]))
+
+
+def test_a_good_signature_over_something_else_is_the_wrong_schema() -> None:
+    data = decoded(TEXT.split(".")[1])
+    header = {"alg": "EdDSA", "kid": KEY.kid}
+    for payload in ({}, data | {"version": 2}, data | {"extra": 1}, b"not json"):
+        with pytest.raises(WrongSchema):
+            verify(signed(header, payload), jwks([KEY]))
+    assert verify(signed(header, data), jwks([KEY])) == certificate()
+
+
+def test_rotation_keeps_old_certificates_verifiable() -> None:
+    new = SigningKey.generate()
+    published = jwks([new, PublicKey.load(KEY.pem())])
+    assert [entry["kid"] for entry in published["keys"]] == [new.kid, KEY.kid]
+    assert verify(TEXT, published) == verify(new.sign(certificate()), published)
+    with pytest.raises(UnknownKey):
+        verify(TEXT, jwks([new]))
+    assert jwks([new, new]) == jwks([new])
+
+
+def test_only_public_halves_are_published() -> None:
+    assert set(KEY.jwk()) == {"kty", "crv", "x", "kid", "alg", "use"}
+    assert '"d"' not in json.dumps(jwks([KEY, PublicKey.load(KEY.pem())]))
+    secret = OKPKey.import_key(KEY.pem()).as_dict(private=True)["d"]
+    assert secret not in repr(KEY) + str(vars(KEY))
+
+
+def test_keys_are_loaded_from_pem_and_jwk() -> None:
+    as_jwk = json.dumps(OKPKey.import_key(KEY.pem()).as_dict(private=True))
+    for text in (KEY.pem(), as_jwk, f"\n{KEY.pem()}\n"):
+        assert SigningKey.load(text).kid == KEY.kid
+    assert PublicKey.load(json.dumps(KEY.jwk())).kid == KEY.kid
+    assert SigningKey.load(KEY.pem()).sign(certificate()) == TEXT
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "not a key",
+        "{}",
+        "{broken",
+        '{"kty":"oct","k":"c2VjcmV0"}',
+        "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----",
+        json.dumps(KEY.jwk()),
+        json.dumps(OKPKey.generate_key("X25519").as_dict(private=True)),
+    ],
+)
+def test_what_cannot_sign_is_refused_without_repeating_it(text) -> None:
+    with pytest.raises(ValueError, match="key") as caught:
+        SigningKey.load(text)
+    assert not text or text not in str(caught.value)
+
+
+def test_the_failures_are_the_services_own() -> None:
+    for kind in (BadSignature, UnknownKey, WrongSchema):
+        assert issubclass(kind, SmoothgateError)
+    assert {kind.default_code for kind in (BadSignature, UnknownKey, WrongSchema)} == {
+        "bad_signature",
+        "unknown_key",
+        "wrong_schema",
+    }

@@ -1,0 +1,131 @@
+import dataclasses
+import math
+import re
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from service.certify.statement import CURVE_POINTS, Statement, Target, Terms, certify, require_reachable
+from service.errors import Unacceptable
+
+
+def terms(**changes: object) -> Terms:
+    return dataclasses.replace(
+        Terms(sigma=0.5, alpha=0.001, eps=(0.25, 0.5, 1.0), chance_cosine=0.1), **changes
+    )
+
+
+def made(shape: tuple[float, float] = (194, 6), n: int = 1000, **changes: object) -> Statement:
+    rng = np.random.default_rng(0)
+    return certify(terms(**changes), rng.beta(*shape, 64), rng.beta(*shape, n))
+
+
+def test_what_is_stated_fits_together() -> None:
+    statement = made()
+    assert statement.n_certify == 1000
+    assert statement.score_lower < statement.score_estimate
+    assert [point.eps for point in statement.points] == [0.25, 0.5, 1.0]
+    values = [point.value for point in statement.points]
+    assert values == sorted(values, reverse=True)
+    assert statement.radius == statement.radius_layer_cake > statement.radius_mean
+    assert statement.served == "layer_cake"
+    assert statement.outcome == "certified"
+    assert statement.target_bound is None
+
+
+def test_the_curve_runs_from_the_image_to_where_the_bound_is_spent() -> None:
+    curve = made().curve
+    assert len(curve) == CURVE_POINTS
+    assert curve[0].eps == 0.0
+    assert curve[-1].value == pytest.approx(0.0, abs=1e-6)
+    values = [point.value for point in curve]
+    assert all(later <= earlier + 1e-7 for earlier, later in pairwise(values))
+
+
+def test_more_samples_certify_more() -> None:
+    bounds = [made(n=n).points[1].value for n in (64, 256, 1024, 4096)]
+    assert bounds == sorted(bounds)
+
+
+@pytest.mark.parametrize(
+    ("shape", "changes", "outcome"),
+    [
+        ((194, 6), {}, "certified"),
+        ((194, 6), {"target": Target(0.7, 0.5)}, "certified"),
+        ((194, 6), {"target": Target(0.95, 0.5)}, "abstained"),
+        ((5, 5), {}, "vacuous"),
+        ((5, 5), {"target": Target(0.7, 0.5)}, "vacuous"),
+        ((194, 6), {"chance_cosine": 0.95}, "vacuous"),
+        ((194, 6), {"eps": (3.0,)}, "vacuous"),
+    ],
+)
+def test_outcomes(shape, changes, outcome) -> None:
+    assert made(shape, **changes).outcome == outcome
+
+
+def test_the_bound_at_the_target_is_stated() -> None:
+    statement = made(target=Target(0.7, 0.5))
+    assert statement.target_bound == statement.points[1].value
+
+
+def test_a_threshold_out_of_reach_has_no_radius() -> None:
+    statement = made((5, 5))
+    assert statement.radius is None
+    assert statement.radius_mean is None
+    assert len(statement.curve) == 1 or statement.curve[-1].eps > 0
+
+
+def test_the_order_and_number_of_eps_do_not_change_the_bound() -> None:
+    alone = made(eps=(0.5,)).points[0]
+    assert alone == made().points[1]
+
+
+def test_bad_terms_are_refused() -> None:
+    for changes, name in (
+        ({"sigma": 0.0}, "sigma"),
+        ({"sigma": math.nan}, "sigma"),
+        ({"alpha": 1.0}, "alpha"),
+        ({"eps": ()}, "eps"),
+        ({"eps": (0.0,)}, "eps"),
+        ({"eps": (0.5, 0.25)}, "eps"),
+        ({"eps": (0.5, 0.5)}, "eps"),
+        ({"eps": (0.5, math.nan)}, "eps"),
+        ({"eps": (math.inf,)}, "eps"),
+        ({"cosine_threshold": 1.0}, "cosine"),
+        ({"chance_cosine": math.nan}, "cosine"),
+    ):
+        with pytest.raises(ValueError, match=name):
+            terms(**changes)
+    with pytest.raises(ValueError, match="cosine"):
+        Target(1.0, 0.5)
+    with pytest.raises(ValueError, match="eps"):
+        Target(0.5, -1.0)
+
+
+def test_bad_scores_are_refused() -> None:
+    for selection, certification in (([0.5], [math.nan]), ([math.nan], [0.5]), ([0.5], [1.1]), ([0.5], [])):
+        with pytest.raises(ValueError, match="score"):
+            certify(terms(), selection, certification)
+
+
+@pytest.mark.parametrize("target", [None, Target(0.9, 0.5), Target(0.5, 1.0), Target(0.99, 0.1)])
+def test_a_hopeless_budget_is_refused_with_the_smallest_that_is_not(target) -> None:
+    asked = terms(target=target)
+    with pytest.raises(Unacceptable) as caught:
+        require_reachable(asked, 2, param="smoothing.n_certify")
+    assert caught.value.param == "smoothing.n_certify"
+    assert caught.value.code == "budget_too_small"
+    least = int(re.findall(r"could is (\d+)", caught.value.message)[0])
+    require_reachable(asked, least)
+    with pytest.raises(Unacceptable):
+        require_reachable(asked, least - 1)
+    # The number is true: perfect scores do reach the goal with it.
+    perfect = certify(asked, np.ones(64), np.ones(least))
+    assert perfect.outcome == "certified"
+    assert certify(asked, np.ones(64), np.ones(least - 1)).outcome != "certified"
+
+
+def test_what_no_budget_could_do_is_said_so() -> None:
+    with pytest.raises(Unacceptable, match="too many times sigma"):
+        require_reachable(terms(target=Target(0.9, 20.0)), 1000)
