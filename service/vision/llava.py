@@ -37,9 +37,8 @@ class _VisionPart(LlavaPreTrainedModel):  # type: ignore[misc]
         # The projector reads the features before this norm, which belongs to classification.
         self.vision_tower.post_layernorm = nn.Identity()
         self.multi_modal_projector = LlavaMultiModalProjector(config)
-        self.post_init()
-
         self.drop_first = config.vision_feature_select_strategy == "default"
+        self.post_init()
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Normalised pixels (B, 3, H, W) -> visual tokens (B, T, D)."""

@@ -77,6 +77,8 @@ def from_processor(processor: Any) -> Preprocessing:
         crop = (processor.crop_size["height"], processor.crop_size["width"])
     elif len(resize) == 1 and not processor.do_pad:
         raise unsupported("size is a shortest_edge without a centre crop: the canvas has no fixed size")
+    if processor.do_pad and crop is not None and (crop[0] > resize[0] or crop[1] > resize[-1]):
+        raise unsupported("do_pad is on and crop_size is larger than size: the border has two colours")
 
     filter_ = _filter_name(processor.resample)
     if filter_ not in FILTERS:

@@ -84,6 +84,7 @@ def test_a_strip_costs_no_more_than_its_canvas() -> None:
         (CLIPImageProcessor(rescale_factor=1 / 127.5), "rescale_factor"),
         (CLIPImageProcessor(do_pad=True, pad_size=SQUARE), "do_pad is on"),
         (CLIPImageProcessor(do_center_crop=False), "no fixed size"),
+        (LlavaImageProcessor(size={"shortest_edge": 47}, crop_size=SQUARE, do_pad=True), "two colours"),
         (CLIPImageProcessor(size={"shortest_edge": 32, "longest_edge": 64}), "longest_edge"),
         (CLIPImageProcessor(resample=4), "resample is box"),
     ],
