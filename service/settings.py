@@ -140,8 +140,8 @@ class Settings(BaseSettings):
 
     policy: Literal["report", "enforce"] = Field(
         "report",
-        description="`enforce`: a picture whose certificate misses the policy is refused (422) and the language "
-        "model is not asked; `report`: it is answered, and the certificate says so.",
+        description="`enforce`: a picture whose certificate misses the policy is refused (422) and the "
+        "language model is not asked; `report`: it is answered, and the certificate says so.",
     )
     policy_cosine: float | None = Field(
         None,

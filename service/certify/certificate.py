@@ -89,6 +89,8 @@ class Noise(_Part):
     """Samples that chose the served direction t, and the transforms and stakes of the bounds."""
     n_certify: Size
     """Fresh samples, drawn after those, that the bounds rest on."""
+    budget: Size
+    """The most fresh samples that might have been drawn; the stakes of the bounds were chosen for it."""
 
 
 class Chance(_Part):

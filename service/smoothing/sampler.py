@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import structlog
 import torch
 from torch import Tensor
@@ -109,8 +110,7 @@ class Job:
                 self._choice = None
                 _settle(self.direction, self._t.cpu())
         if self._rule is not None and self._t is not None and len(units):
-            cosines = (units @ self._t).double().cpu().numpy()
-            reason = self._rule.update(np.clip((1.0 + cosines) / 2.0, 0.0, 1.0))
+            reason = self._rule.update(scores_against(self._t, units))
             if reason is None and self.deadline is not None and time.monotonic() > self.deadline:
                 reason = "deadline"
             if reason is not None:
@@ -162,6 +162,12 @@ class Selection:
             )
         t: Tensor = self._sum / length
         return t
+
+
+def scores_against(t: Tensor, units: Tensor) -> npt.NDArray[np.float64]:
+    """S = (1 + <u, t>) / 2 of unit features (k, T * D), clipped to [0, 1] against rounding."""
+    cosines = (units @ t).double().cpu().numpy()
+    return np.clip((1.0 + cosines) / 2.0, 0.0, 1.0)
 
 
 def _settle(future: Future[Any], value: Any) -> None:

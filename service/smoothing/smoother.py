@@ -90,6 +90,7 @@ class Smoother:
                 seed=f"{job.seed:032x}",
                 n_select=job.n_select,
                 n_certify=evidence.rule.n,
+                budget=job.budget,
             ),
             chance=parts.Chance(mean=figures.chance_mean, p95=figures.chance_p95),
             flip_point=figures.flip_point,

@@ -1,0 +1,148 @@
+"""A certificate made by the sampler is confirmed by a replay, and by nothing else; on a tiny real encoder."""
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from service.certify.certificate import Certificate
+from service.certify.signing import SigningKey, jwks
+from service.psm.calibration import calibrate
+from service.smoothing.encoder import UnitEncoder
+from service.smoothing.plan import Plan
+from service.smoothing.replay import replay
+from service.smoothing.sampler import Sampler
+from service.smoothing.smoother import Smoother
+from service.verification import Check, check
+from service.vision import decode, load
+from tests import checkpoints
+
+PLAN = Plan(
+    sigma=0.05, n_select=33, n_certify=100, alpha=0.001, eps=(0.01, 0.02), cosine_threshold=0.1, target=None
+)
+
+
+def _picture(path: Path, seed: int) -> bytes:
+    pixels: NDArray[np.uint8] = np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((100, 80)).save(path)
+    return path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> UnitEncoder:
+    return _encoder(tmp_path_factory.mktemp("tiny"), seed=0)
+
+
+def _encoder(path: Path, seed: int) -> UnitEncoder:
+    adapter = load(str(checkpoints.build(path, seed=seed)), device="cpu", dtype=torch.float32)
+    with torch.no_grad():
+        tokens = adapter.tokens(torch.rand(32, *adapter.canvas_shape))
+    return UnitEncoder(adapter, calibrate([tokens], None, adapter.digest))
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> bytes:
+    return _picture(tmp_path / "a.png", 1)
+
+
+@pytest.fixture
+def certificate(encoder: UnitEncoder, picture: bytes) -> Certificate:
+    sampler = Sampler(encoder.units, torch.device("cpu"), 24)
+    sampler.start()
+    smoother = Smoother(encoder, sampler, "tiny")
+
+    async def make() -> Certificate:
+        smoothed = await smoother.begin(decode(picture, max_pixels=10**6), PLAN, images=1, deadline=1e12)
+        return await smoothed.certificate()
+
+    try:
+        return asyncio.run(make())
+    finally:
+        sampler.close()
+
+
+def _failures(
+    certificate: Certificate, picture: bytes | None, encoder: UnitEncoder | None, **changes: object
+) -> list[Check]:
+    key = SigningKey.generate()
+    signed = certificate.model_copy(update=changes)
+    return [c for c in check(key.sign(signed), None, jwks([key]), picture, encoder) if not c.passed]
+
+
+def test_a_replay_confirms_everything(certificate: Certificate, picture: bytes, encoder: UnitEncoder) -> None:
+    key = SigningKey.generate()
+    plain = certificate.model_dump(mode="json")
+    checks = list(check(key.sign(certificate), plain, jwks([key]), picture, encoder))
+    assert [c for c in checks if not c.passed] == []
+    names = {c.name for c in checks}
+    assert {
+        "signature",
+        "shown fields",
+        "image",
+        "model",
+        "score estimate",
+        "FCSB at 0.02",
+        "radius",
+    } <= names
+
+
+def test_single_samples_replay_what_batches_drew(
+    certificate: Certificate, picture: bytes, encoder: UnitEncoder
+) -> None:
+    canvas = encoder.adapter.canvas(decode(picture, max_pixels=10**6))
+    again = replay(encoder, canvas.x, certificate)
+    assert len(again.certification_scores) == 100
+    assert again.statement.score_estimate == pytest.approx(certificate.score_estimate, abs=1e-5)
+
+
+def test_another_image_is_named(certificate: Certificate, encoder: UnitEncoder, tmp_path: Path) -> None:
+    (failure,) = _failures(certificate, _picture(tmp_path / "b.png", 2), encoder)
+    assert failure.name == "image"
+
+
+def test_another_model_is_named(certificate: Certificate, picture: bytes, tmp_path: Path) -> None:
+    (failure,) = _failures(certificate, picture, _encoder(tmp_path, seed=1))
+    assert failure.name == "model"
+
+
+def test_a_score_that_was_not_drawn_is_named(
+    certificate: Certificate, picture: bytes, encoder: UnitEncoder
+) -> None:
+    names = [c.name for c in _failures(certificate, picture, encoder, score_estimate=0.999)]
+    assert names == ["score estimate"]
+
+
+def test_another_seed_is_noticed(certificate: Certificate, picture: bytes, encoder: UnitEncoder) -> None:
+    other = certificate.noise.model_copy(update={"seed": "1" * 32})
+    assert _failures(certificate, picture, encoder, noise=other)
+
+
+def test_an_overstated_sigma_is_noticed(
+    certificate: Certificate, picture: bytes, encoder: UnitEncoder
+) -> None:
+    other = certificate.noise.model_copy(update={"sigma": certificate.noise.sigma * 1.3})
+    names = [c.name for c in _failures(certificate, picture, encoder, noise=other)]
+    assert "score estimate" in names
+    assert "FCSB at 0.02" in names
+
+
+def test_a_tampered_certificate_and_an_unknown_key_are_told_apart(certificate: Certificate) -> None:
+    key, stranger = SigningKey.generate(), SigningKey.generate()
+    jws = key.sign(certificate)
+    head, body, signature = jws.split(".")
+    (tampered,) = check(f"{head}.{body[:-6]}AAAAAA.{signature}", None, jwks([key]))
+    assert tampered.detail.startswith("bad_signature")
+    (unknown,) = check(jws, None, jwks([stranger]))
+    assert unknown.detail.startswith("unknown_key")
+
+
+def test_shown_fields_that_differ_from_the_signed_ones_are_named(certificate: Certificate) -> None:
+    key = SigningKey.generate()
+    shown = certificate.model_dump(mode="json") | {"outcome": "certified", "score_lower": 1.0}
+    (_, fields) = check(key.sign(certificate), shown, jwks([key]))
+    assert not fields.passed
+    assert "score_lower" in fields.detail
