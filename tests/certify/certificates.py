@@ -25,7 +25,7 @@ def parts(**changes: Any) -> dict[str, Any]:
             sha256="ab" * 32, width=640, height=480, canvas_width=48, canvas_height=48, resize_norm=0.25
         ),
         "model": Model(name="demo", digest="cd" * 32, psm_digest=None, dtype="float32"),
-        "noise": Noise(sigma=0.5, generator="philox", seed="0f" * 16, n_select=32, n_certify=256),
+        "noise": Noise(sigma=0.5, generator="philox", seed="0f" * 16, n_select=32, n_certify=256, budget=256),
         "chance": Chance(mean=0.0, p95=0.1),
         "flip_point": 0.4,
     }

