@@ -95,6 +95,7 @@ class LocalEngine:
         self._status = EngineStatus(EngineState.STOPPED, time.monotonic())
         self._ready = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
+        self._process: EngineProcess | None = None
         self.client = EngineClient(socket=self.socket, read_timeout=read_timeout, ready=self._ready.is_set)
 
     @property
@@ -117,11 +118,14 @@ class LocalEngine:
         vLLM's own orderly shutdown takes 10 s even when idle, and all requests go through our client: it
         knows when nothing is left to wait for.
         """
-        self._enter(EngineState.STOPPED)
+        self._ready.clear()
         await self.client.drained(self._drain_seconds)
         if self._supervisor is not None:
             self._supervisor.cancel()
             await asyncio.wait([self._supervisor])
+        if self._process is not None:  # the supervisor was cancelled while it was killing it
+            await self._process.kill()
+        self._enter(EngineState.STOPPED)
         await self.client.aclose()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -131,8 +135,9 @@ class LocalEngine:
             self._enter(EngineState.STARTING)
             try:
                 exit_reason = await self._run_once()
-            except OSError as error:
-                exit_reason = f"cannot be started: {error}"
+            except Exception as error:  # whatever it is: a supervisor that has died restarts nothing
+                log.exception("engine supervision failed")
+                exit_reason = f"{type(error).__name__}: {error}"
             if self._status.state is EngineState.READY and self._status.elapsed > self._healthy_seconds:
                 pause = self._backoff[0]
             self._enter(EngineState.BACKOFF, last_exit=exit_reason)
@@ -147,7 +152,7 @@ class LocalEngine:
         self.socket.unlink(missing_ok=True)  # vLLM does not start where a former run's socket lies
         spawning = asyncio.create_task(EngineProcess.spawn(self._command, self._environment))
         try:
-            process = await asyncio.shield(spawning)
+            self._process = process = await asyncio.shield(spawning)
         except asyncio.CancelledError:  # asyncio would kill the guard alone, and its child would stay
             await (await spawning).kill()
             raise
@@ -155,6 +160,7 @@ class LocalEngine:
         watched = asyncio.create_task(self._watch())
         try:
             await asyncio.wait({exited, watched}, return_when=asyncio.FIRST_COMPLETED)
+            self._ready.clear()
             # A server that is about to go answers badly first, and its exit says more.
             await asyncio.wait({exited}, timeout=EXIT_SECONDS)
             reason = exited.result() if exited.done() else watched.result()
@@ -163,6 +169,7 @@ class LocalEngine:
             exited.cancel()
             watched.cancel()
             await process.kill()
+            self._process = None
 
     async def _watch(self) -> str:
         """Wait until the child is ready, then until it is not well. Returns what was wrong."""

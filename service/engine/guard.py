@@ -51,7 +51,7 @@ def _sweep() -> None:
     memory that they could not: it is spared for a while.
     """
     mercy_ends = time.monotonic() + SPARED_SECONDS
-    with contextlib.suppress(ChildProcessError):  # no child is left
+    with contextlib.suppress(OSError):  # ChildProcessError: none is left
         while True:
             if os.waitpid(-1, os.WNOHANG) != (0, 0):
                 continue

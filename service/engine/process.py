@@ -128,7 +128,8 @@ class EngineProcess:
         status = await self._guard.wait()
         await asyncio.wait([self._forwarding], timeout=1.0)
         number = status - 128 if status > 128 else -status
-        return f"ended by {signal.Signals(number).name}" if number > 0 else f"exited with status {status}"
+        name = {member.value: member.name for member in signal.Signals}.get(number)
+        return f"ended by {name}" if name else f"exited with status {status}"
 
     async def kill(self) -> None:
         """End the whole tree. Nothing runs any more on return; does nothing where that is so already."""

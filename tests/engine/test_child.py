@@ -134,26 +134,28 @@ async def test_a_start_that_takes_too_long_is_given_up_and_tried_again(
 
 
 async def test_pauses_between_restarts_double_up_to_a_limit(make: Engine, history: History) -> None:
-    engine = make("fails", backoff=(0.2, 0.5))
+    engine = make("fails", backoff=(0.2, 0.3))
     await engine.start()
     await eventually(lambda: engine.status.restarts == 4, within=10)
     assert engine.status.last_exit == "exited with status 1: RuntimeError: no such model"
     began = [status.since for status in history if status.state is BACKOFF]
     ended = [status.since for status in history[1:] if status.state is STARTING]
     pauses = [end - begin for begin, end in zip(began, ended, strict=False)]
-    assert pauses == pytest.approx([0.2, 0.4, 0.5, 0.5], abs=0.1)
+    assert all(
+        least <= pause < least + 0.4 for least, pause in zip([0.2, 0.3, 0.3, 0.3], pauses, strict=True)
+    )
 
 
 @pytest.mark.parametrize("healthy_seconds", [0.0, 60.0])
 async def test_a_healthy_run_ends_the_row_of_failures(
     make: Engine, history: History, healthy_seconds: float
 ) -> None:
-    engine = make("unwell", backoff=(0.05, 10.0), healthy_seconds=healthy_seconds)
+    engine = make("unwell", backoff=(0.1, 10.0), healthy_seconds=healthy_seconds)
     await engine.start()
     await eventually(lambda: engine.status.restarts == 3, within=10)
     began = [status.since for status in history if status.state is BACKOFF]
     ended = [status.since for status in history[1:] if status.state is STARTING]
-    assert (ended[2] - began[2] > 0.15) == (healthy_seconds > 0)
+    assert (ended[2] - began[2] > 0.3) == (healthy_seconds > 0)
 
 
 @pytest.mark.parametrize("fault", ["hangs", "unwell"])
@@ -198,9 +200,21 @@ async def test_a_killed_child_is_noticed_at_once(make: Engine) -> None:
     began = time.monotonic()
     os.kill(pid, signal.SIGKILL)
     await eventually(lambda: engine.status.state is BACKOFF)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 2
     assert engine.status.last_exit == "ended by SIGKILL"
     assert not any(map(processes.alive, tree))
+
+
+async def test_stop_right_after_the_guard_was_killed_leaves_nothing(make: Engine) -> None:
+    engine = make()
+    await engine.start()
+    await engine.wait_ready()
+    tree = running(engine)
+    (guard,) = (pid for pid, line in tree.items() if "guard.py" in line)
+    os.kill(guard, signal.SIGKILL)
+    await asyncio.sleep(0.05)
+    await engine.stop()
+    await eventually(lambda: not any(map(processes.alive, tree)))
 
 
 async def test_a_killed_guard_takes_everything_with_it(make: Engine) -> None:
@@ -215,14 +229,15 @@ async def test_a_killed_guard_takes_everything_with_it(make: Engine) -> None:
 
 
 async def test_a_child_that_cannot_be_started_is_a_failure_like_others(
-    make: Engine, monkeypatch: pytest.MonkeyPatch
+    make: Engine, monkeypatch: pytest.MonkeyPatch, log_lines: list[dict[str, Any]]
 ) -> None:
     engine = make()
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     await engine.start()
     await eventually(lambda: engine.status.restarts == 1)
     assert engine.status.last_exit is not None
-    assert "cannot be started" in engine.status.last_exit
+    assert "FileNotFoundError" in engine.status.last_exit
+    assert log_lines[0]["event"] == "engine supervision failed"
     monkeypatch.undo()
     await engine.wait_ready()
 

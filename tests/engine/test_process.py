@@ -109,8 +109,15 @@ async def test_every_line_is_logged_and_the_last_error_is_the_reason(log_lines: 
 
 
 @pytest.mark.asyncio
-async def test_a_signal_is_named() -> None:
-    code = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
-    process = await EngineProcess.spawn([sys.executable, "-c", code], {})
-    assert await process.wait() == "ended by SIGSEGV"
+@pytest.mark.parametrize(
+    ("code", "how"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "ended by SIGSEGV"),
+        ("sys.exit(0)", "exited with status 0"),
+        ("sys.exit(-1)", "exited with status 255"),
+    ],
+)
+async def test_the_end_is_named(code: str, how: str) -> None:
+    process = await EngineProcess.spawn([sys.executable, "-c", f"import os, signal, sys; {code}"], {})
+    assert await process.wait() == how
     await process.kill()

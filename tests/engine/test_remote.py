@@ -1,0 +1,61 @@
+import asyncio
+
+import pytest
+
+from service.engine import EngineState, RemoteEngine
+from service.errors import NotReady
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.asyncio
+
+
+class Deployment:
+    """A server on a local port that is well or not, as the test says."""
+
+    def __init__(self) -> None:
+        self.well = True
+        self.requests: list[bytes] = []
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.requests.append(await reader.readuntil(b"\r\n\r\n"))
+        body = b'{"data": [{"id": "m"}]}'
+        status = b"200 OK" if self.well else b"503 X"
+        head = b"HTTP/1.1 %b\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % (status, len(body))
+        writer.write(head + body)
+        await writer.drain()
+        writer.close()
+
+
+async def test_a_deployment_is_followed_through_its_ups_and_downs() -> None:
+    deployment = Deployment()
+    states: list[EngineState] = []
+    async with await asyncio.start_server(deployment.answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        engine = RemoteEngine(
+            f"http://127.0.0.1:{port}/base",
+            api_key="key",
+            health_interval=0.02,
+            on_change=lambda status: states.append(status.state),
+        )
+        with pytest.raises(NotReady):
+            await engine.client.chat({})
+        await engine.start()
+        await asyncio.wait_for(engine.wait_ready(), 5)
+        assert await engine.client.models() == [{"id": "m"}]
+        deployment.well = False
+        await eventually(lambda: engine.status.state is EngineState.BACKOFF)
+        with pytest.raises(NotReady):
+            await engine.client.chat({})
+        deployment.well = True
+        await eventually(lambda: engine.status.state is EngineState.READY)
+        await engine.stop()
+    assert states == [
+        EngineState.STARTING,
+        EngineState.READY,
+        EngineState.BACKOFF,
+        EngineState.READY,
+        EngineState.STOPPED,
+    ]
+    lines = deployment.requests[0].split(b"\r\n")
+    assert lines[0] == b"GET /base/health HTTP/1.1"
+    assert b"Authorization: Bearer key" in lines
