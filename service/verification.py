@@ -15,8 +15,8 @@ from service.smoothing.encoder import UnitEncoder
 from service.smoothing.replay import replay
 from service.vision import decode
 
-# By the encoder's arithmetic: sums in another order, or another processor, move a score by less; another image or
-# another seed moves it by more, except by chance. A bound is steeper than the scores that it rests on.
+# By the encoder's arithmetic: sums in another order, or another processor, move a score by less; another
+# image or another seed moves it by more, except by chance. A bound is steeper than the scores under it.
 _TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-3, "float16": 1e-3}
 _STEEPNESS = 10
 _LARGEST = 1_000_000_000

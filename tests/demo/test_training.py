@@ -1,0 +1,76 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from service.demo import training
+from service.demo.training import Schedule, seeded, train
+
+SCHEDULE = Schedule(steps=40, muon_lr=0.01, adam_lr=1e-2, warmup=5)
+
+
+class _Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4))
+        self.norm = nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.norm(self.layers(x))
+        return result
+
+
+def _run(folder: Path, *, interrupt_at: int | None = None) -> tuple[dict[str, Tensor], list[float]]:
+    torch.manual_seed(0)
+    net = _Net()
+    losses: list[float] = []
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        if step == interrupt_at:
+            raise KeyboardInterrupt
+        x = torch.randn(16, 6, generator=seeded(1, step))
+        value = (net(x) - x[:, :4]).square().mean()
+        losses.append(float(value.detach()))
+        return value, {}
+
+    if interrupt_at is None:
+        train("net", net, loss, SCHEDULE, folder)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            train("net", net, loss, SCHEDULE, folder)
+    return net.state_dict(), losses
+
+
+def test_an_interrupted_run_that_is_resumed_gives_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "_SAVE_EVERY", 8)
+    whole, losses = _run(tmp_path / "whole")
+    assert losses[-1] < losses[0]
+    _run(tmp_path / "broken", interrupt_at=21)
+    resumed, rest = _run(tmp_path / "broken")
+    assert len(rest) == 40 - 16
+    assert rest == losses[16:]
+    for name, value in whole.items():
+        assert torch.equal(value, resumed[name]), name
+
+
+def test_a_finished_run_is_not_repeated(tmp_path: Path) -> None:
+    first, _ = _run(tmp_path)
+    again, losses = _run(tmp_path)
+    assert losses == []
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
+    net = _Net()
+    with pytest.raises(FloatingPointError, match="step 0"):
+        train("net", net, lambda step: (net(torch.full((4, 6), torch.nan)).sum(), {}), SCHEDULE, tmp_path)
+
+
+def test_the_schedule_rises_stays_and_falls() -> None:
+    schedule = Schedule(steps=100, muon_lr=1, adam_lr=1, warmup=10, decay=0.4)
+    assert schedule.factor(0) == pytest.approx(0.1)
+    assert schedule.factor(30) == schedule.factor(59) == 1
+    assert schedule.factor(80) == pytest.approx(0.5)
