@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import __version__
-from service.api import chat, completions, errors, health
+from service.api import certify, chat, completions, errors, health
 from service.api.runtime import Runtime
 from service.api.schemas import SmoothingOptions
 from service.errors import TooLarge
@@ -44,7 +44,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.runtime = runtime
     errors.install(app)
-    for router in (chat.router, completions.router, health.router):
+    for router in (chat.router, certify.router, completions.router, health.router):
         app.include_router(router)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     _add_schema(app)

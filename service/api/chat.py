@@ -1,37 +1,28 @@
-"""`POST /v1/chat` and `POST /v1/certify`: the plain REST face, as JSON or as a form with files."""
+"""`POST /v1/chat`: the plain REST face, as JSON or as a form with files."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ValidationError
-from starlette.datastructures import UploadFile
 
 from service import metrics
 from service.api import errors, examples, sse
+from service.api.body import read
 from service.api.messages import Slot, find_images
 from service.api.pipeline import (
     Prepared,
     Stages,
-    cancel,
     deadline,
-    decode_images,
-    issue,
     open_stream,
-    planned,
     prepare,
-    smooth,
 )
 from service.api.request import ID_HEADER, measured, request_id, runtime_of, while_connected
 from service.api.runtime import Runtime
 from service.api.schemas import (
-    CertifyAnswer,
-    CertifyRequest,
     ChatAnswer,
     ChatRequest,
     IssuedCertificate,
@@ -39,14 +30,11 @@ from service.api.schemas import (
     Timings,
 )
 from service.engine import ChatStream
-from service.errors import EngineFailed, MalformedRequest, SmoothgateError
+from service.errors import EngineFailed, SmoothgateError
 
 router = APIRouter(tags=["Smoothgate"])
 
 Json = dict[str, Any]
-Body = TypeVar("Body", bound=BaseModel)
-
-_FORM_JSON = ("smoothing", "history")
 
 
 @router.post("/v1/chat", response_model=ChatAnswer, openapi_extra=examples.chat(), responses=examples.ERRORS)
@@ -57,90 +45,13 @@ async def chat(request: Request) -> Response:
     """
     runtime = runtime_of(request)
     headers = {ID_HEADER: request_id(request)}
-    asked, files = await _read(request, ChatRequest)
+    asked, files = await read(request, ChatRequest)
     if asked.stream:
         opening = open_stream(runtime, "/v1/chat", _prepared(runtime, asked, files), headers[ID_HEADER])
         prepared, stream = await while_connected(request, opening)
         return sse.response(_events(runtime, prepared, stream, headers[ID_HEADER]), headers)
     answer = await while_connected(request, _whole(runtime, asked, files, headers[ID_HEADER]))
     return JSONResponse(answer.model_dump(mode="json"), headers=headers)
-
-
-@router.post(
-    "/v1/certify", response_model=CertifyAnswer, openapi_extra=examples.certify(), responses=examples.ERRORS
-)
-async def certify(request: Request) -> Response:
-    """Certificates of pictures, without asking the language model anything."""
-    runtime = runtime_of(request)
-    headers = {ID_HEADER: request_id(request)}
-    asked, files = await _read(request, CertifyRequest)
-
-    async def work() -> CertifyAnswer:
-        async with measured("/v1/certify"), deadline(runtime.settings.request_timeout_seconds):
-            smoother = runtime.require_ready("encoder", "sampler")
-            sources: list[str | bytes] = [*asked.images, *files]
-            slots = [Slot(0, i, source, f"images.{i}") for i, source in enumerate(sources)]
-            options = asked.smoothing or SmoothingOptions()
-            if options.mode == "off":
-                raise MalformedRequest(
-                    "There is nothing to certify with smoothing off.", param="smoothing.mode"
-                )
-            plan = await planned(runtime, smoother, options, len(slots))
-            images = await decode_images(runtime, slots)
-            smoothed = await smooth(runtime, smoother, images, plan)
-            try:
-                made = await issue(runtime, smoothed, Stages())
-            finally:
-                cancel(smoothed)
-            return CertifyAnswer(model=runtime.model_name, certificates=made)
-
-    answer = await while_connected(request, work())
-    return JSONResponse(answer.model_dump(mode="json"), headers=headers)
-
-
-async def _read(request: Request, model: type[Body]) -> tuple[Body, list[bytes]]:
-    """The body as a model, and the files of a form."""
-    files: list[bytes] = []
-    if request.headers.get("content-type", "").startswith("multipart/form-data"):
-        fields: Json = {}
-        async with request.form() as form:
-            for name, value in form.multi_items():
-                if isinstance(value, UploadFile):
-                    if name not in ("image", "images"):
-                        raise MalformedRequest(f"Files are taken as image, not as {name}.", param=name)
-                    files.append(await value.read())
-                elif name in _FORM_JSON:
-                    fields[name] = _json(value, name)
-                else:
-                    fields[name] = value
-        if model is CertifyRequest and files:
-            # A form's pictures stand for the list that JSON must not leave empty.
-            return model.model_construct(images=[], smoothing=_smoothing(fields)), files
-        body: Any = fields
-    else:
-        body = _json(await request.body(), None)
-    try:
-        return model.model_validate(body), files
-    except ValidationError as error:
-        raise errors.of_validation(error.errors()) from error
-
-
-def _smoothing(fields: Json) -> SmoothingOptions | None:
-    unknown = set(fields) - {"smoothing"}
-    if unknown:
-        raise MalformedRequest(f"Unknown field {min(unknown)}.", param=min(unknown))
-    try:
-        return SmoothingOptions.model_validate(fields["smoothing"]) if "smoothing" in fields else None
-    except ValidationError as error:
-        raise errors.of_validation(error.errors(), prefix="smoothing") from error
-
-
-def _json(text: str | bytes, param: str | None) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        where = param or "The body"
-        raise MalformedRequest(f"{where} is not JSON.", param=param, code="invalid_json") from error
 
 
 async def _prepared(runtime: Runtime, asked: ChatRequest, files: Sequence[bytes]) -> tuple[Prepared, Json]:

@@ -189,7 +189,7 @@ class CertifyRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    images: list[str] = Field(min_length=1, description="Pictures as data URIs.")
+    images: list[str] = Field(default_factory=list, description="Pictures as data URIs.")
     smoothing: SmoothingOptions | None = None
 
 

@@ -1,0 +1,50 @@
+"""`POST /v1/certify`: pictures in, certificates out, no language model."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from service.api import examples
+from service.api.body import read
+from service.api.messages import Slot
+from service.api.pipeline import Stages, cancel, deadline, decode_images, issue, planned, smooth
+from service.api.request import ID_HEADER, measured, request_id, runtime_of, while_connected
+from service.api.schemas import CertifyAnswer, CertifyRequest, SmoothingOptions
+from service.errors import MalformedRequest
+
+router = APIRouter(tags=["Smoothgate"])
+
+
+@router.post(
+    "/v1/certify", response_model=CertifyAnswer, openapi_extra=examples.certify(), responses=examples.ERRORS
+)
+async def certify(request: Request) -> Response:
+    """Certificates of pictures, without asking the language model anything."""
+    runtime = runtime_of(request)
+    headers = {ID_HEADER: request_id(request)}
+    asked, files = await read(request, CertifyRequest)
+
+    async def work() -> CertifyAnswer:
+        async with measured("/v1/certify"), deadline(runtime.settings.request_timeout_seconds):
+            smoother = runtime.require_ready("encoder", "sampler")
+            sources: list[str | bytes] = [*asked.images, *files]
+            slots = [Slot(0, i, source, f"images.{i}") for i, source in enumerate(sources)]
+            if not slots:
+                raise MalformedRequest("There is no image to certify.", param="images")
+            options = asked.smoothing or SmoothingOptions()
+            if options.mode == "off":
+                raise MalformedRequest(
+                    "There is nothing to certify with smoothing off.", param="smoothing.mode"
+                )
+            plan = await planned(runtime, smoother, options, len(slots))
+            images = await decode_images(runtime, slots)
+            smoothed = await smooth(runtime, smoother, images, plan)
+            try:
+                made = await issue(runtime, smoothed, Stages())
+            finally:
+                cancel(smoothed)
+            return CertifyAnswer(model=runtime.model_name, certificates=made)
+
+    answer = await while_connected(request, work())
+    return JSONResponse(answer.model_dump(mode="json"), headers=headers)
