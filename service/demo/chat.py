@@ -344,7 +344,7 @@ def conversation(facts: list[Facts], rng: random.Random, *, turns: int = 4) -> l
         question, text = _ask(rng.choice((ONE_PICTURE, TWO_PICTURES)), True, rng)
         say({"role": "user", "content": text}, NO_PICTURE)
         return messages
-    together = len(facts) == 2 and rng.random() < 0.75
+    together = len(facts) == 2 and (turns == 1 or rng.random() < 0.75)
     change_at = rng.randint(1, turns - 1) if len(facts) == 2 and not together else -1
     shown = len(facts) if together else 1
     for turn in range(turns):
