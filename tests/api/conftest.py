@@ -1,4 +1,4 @@
-"""The whole service on the bundled demo model, with a real vLLM behind it, started once for all tests here."""
+"""The whole service on the bundled demo model, with a real vLLM behind it, started once."""
 
 import base64
 import socket

@@ -56,7 +56,7 @@ CHAT: list[tuple[str, dict[str, Any], int, str]] = [
     ("history", {"message": "x", "history": [{"role": "user", "content": 5}]}, 400, "history.0.content"),
     (
         "an image in the history",
-        {"message": "x", "history": [{"role": "user", "content": [{"type": "image_url", "image_url": "data:,"}]}]},
+        {"message": "x", "history": [{"content": [{"type": "image_url", "image_url": "data:,"}]}]},
         400,
         "history.0.content.0",
     ),
@@ -91,7 +91,7 @@ COMPLETIONS: list[tuple[str, dict[str, Any], int, str | None]] = [
         400,
         "smoothing.sigmoid",
     ),
-    ("no text", {"messages": [{"role": "user", "content": [{"type": "text"}]}]}, 400, "messages.0.content.0.text"),
+    ("no text", {"messages": [{"content": [{"type": "text"}]}]}, 400, "messages.0.content.0.text"),
 ]  # fmt: skip
 
 

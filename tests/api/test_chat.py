@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.certify.certificate import Certificate
+from service.api.schemas import IssuedCertificate as Certificate
 from tests.api.conftest import FEW, SAMPLES, Gate, data_uri, image_part
 
 pytestmark = pytest.mark.engine

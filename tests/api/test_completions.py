@@ -6,7 +6,7 @@ from typing import Any
 import openai
 import pytest
 
-from service.certify.certificate import Certificate
+from service.api.schemas import IssuedCertificate as Certificate
 from tests.api.conftest import FEW, Gate, image_part
 
 pytestmark = pytest.mark.engine
