@@ -269,6 +269,9 @@ def psm_calibrate(
 def bench_certify(
     repeats: Annotated[int, typer.Option(min=1, help="Runs to average over.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of the simulated scores.")] = 0,
+    plot: Annotated[
+        Path | None, typer.Option(help="Also draw the bounds into this SVG (extra `dev`).")
+    ] = None,
     json_file: Json = None,
 ) -> None:
     """How tight the bounds are on scores of a known distribution, beside other methods."""
@@ -283,6 +286,10 @@ def bench_certify(
         table.add_row(*("" if c is None else f"{c:.3f}" if isinstance(c, float) else str(c) for c in cells))
     console.print(table)
     _write(json_file, {"repeats": repeats, "seed": seed, "rows": rows})
+    if plot is not None:
+        from service.certify.plot import plot_bench
+
+        plot_bench(rows, plot)
 
 
 def _settings() -> Settings:
