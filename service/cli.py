@@ -189,17 +189,28 @@ def demo_evaluate(
     ] = None,
     n: Annotated[int, typer.Option(min=100, help="Held-out scenes per kind of question.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of scenes and phrasings.")] = 7,
+    sigma: Annotated[
+        float, typer.Option(min=0, help="Smooth with this noise; 0: the undefended model.")
+    ] = 0.0,
+    n_select: Annotated[int, typer.Option(min=1, help="Noise samples that choose the served feature.")] = 64,
     every_phrasing: Annotated[
         bool, typer.Option(help="Ask in random phrasings instead of the first of each kind.")
     ] = False,
     json_file: Json = None,
 ) -> None:
-    """Exact-match accuracy of the undefended demo model on held-out digits (needs the extra `dev`)."""
+    """Exact-match accuracy of the demo model on held-out digits, undefended or smoothed (needs `dev`)."""
     from service.api.runtime import bundled
-    from service.demo.evaluate import run
+    from service.demo.evaluate import Answerer, run, smoothed_tokens
 
-    figures = run(model or bundled("model"), n, seed, every_phrasing=every_phrasing)
-    table = Table("question", "asked", "right", title=f"Exact match on held-out digits, seed {seed}")
+    encode = None
+    if sigma:
+        psm = bundled("psm") if model is None else model.parent / "psm"
+        encode = smoothed_tokens(_load_encoder(str(model or bundled("model")), psm), sigma, n_select, seed)
+    answerer = Answerer(model or bundled("model"))
+    figures = run(answerer, n, seed, encode=encode, every_phrasing=every_phrasing)
+    figures |= {"sigma": sigma, "n_select": n_select}
+    how = f"sigma {sigma:g}, {n_select} samples" if sigma else "undefended"
+    table = Table("question", "asked", "right", title=f"Exact match on held-out digits, {how}, seed {seed}")
     for name, accuracy in figures["accuracy"].items():
         table.add_row(name, str(figures["asked"][name]), f"{accuracy:.1%}")
     console.print(table)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from rich.progress import track
@@ -19,8 +20,14 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from service.demo import scenes
 from service.demo.chat import ONE_PICTURE, TWO_PICTURES, Facts, Message, Question
 from service.demo.scenes import Digits, Split, load_digits
+from service.demo.tower import TOKENS
+from service.smoothing.encoder import UnitEncoder
+from service.smoothing.sampler import Selection
+from service.vision import DecodedImage
 
 _BATCH = 50
+
+Encode = Callable[[list[Image.Image]], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +88,7 @@ def plain_pictures(n: int, seed: int) -> list[tuple[Image.Image, int]]:
 
 
 class Answerer:
-    """Greedy answers of the undefended model, by Hugging Face transformers."""
+    """Greedy answers of the demo model, by Hugging Face transformers, from visual tokens."""
 
     def __init__(self, folder: Path) -> None:
         self.processor: Any = LlavaProcessor.from_pretrained(folder)
@@ -89,25 +96,49 @@ class Answerer:
         self.model: Any = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
 
     @torch.no_grad()
-    def __call__(self, chats: list[tuple[list[Message], list[Image.Image]]]) -> list[str]:
-        """One answer per chat."""
+    def __call__(self, chats: list[tuple[list[Message], list[Tensor]]]) -> list[str]:
+        """One answer per chat; the tokens (36, 160) of its pictures stand beside it, in order."""
         texts = [
             self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
             for messages, _ in chats
         ]
-        pictures = [picture for _, images in chats for picture in images]
-        inputs = self.processor(images=pictures or None, text=texts, padding=True, return_tensors="pt")
-        out = self.model.generate(**inputs, max_new_tokens=40, do_sample=False)
-        new = out[:, inputs["input_ids"].shape[1] :]
-        decoded: list[str] = self.processor.batch_decode(new, skip_special_tokens=True)
+        texts = [text.replace("<image>", "<image>" * TOKENS) for text in texts]
+        inputs = self.processor.tokenizer(texts, padding=True, return_tensors="pt")
+        embeds: Tensor = self.model.get_input_embeddings()(inputs.input_ids)
+        tokens = [each for _, pictures in chats for each in pictures]
+        if tokens:
+            places = (inputs.input_ids == self.model.config.image_token_index)[..., None]
+            embeds = embeds.masked_scatter(places, torch.cat(tokens))
+        out = self.model.generate(
+            inputs_embeds=embeds, attention_mask=inputs.attention_mask, max_new_tokens=40, do_sample=False
+        )
+        decoded: list[str] = self.processor.batch_decode(out, skip_special_tokens=True)
         return decoded
 
     @torch.no_grad()
     def tokens(self, pictures: list[Image.Image]) -> Tensor:
-        """Visual tokens (N, 36, 160)."""
+        """Visual tokens (N, 36, 160) of the undefended model."""
         pixels = self.processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
         features = self.model.model.get_image_features(pixel_values=pixels).pooler_output
         return torch.stack(list(features))
+
+
+def smoothed_tokens(encoder: UnitEncoder, sigma: float, n: int, seed: int) -> Encode:
+    """The visual tokens that the service would serve: mu + rho t, with t from n noisy copies."""
+
+    gen = torch.Generator().manual_seed(seed)
+
+    def encode(pictures: list[Image.Image]) -> Tensor:
+        served = []
+        for picture in pictures:
+            x = encoder.adapter.canvas(DecodedImage(np.asarray(picture), "PNG", "")).x
+            selection = Selection(n)
+            with torch.inference_mode():
+                selection.take(encoder.units(x + sigma * torch.randn(n, *x.shape, generator=gen)))
+            served.append(encoder.served_tokens(selection.direction()))
+        return torch.stack(served)
+
+    return encode
 
 
 def _user(images: int, text: str) -> list[Message]:
@@ -128,20 +159,22 @@ class Score:
         return self.right / self.total
 
 
-def run(folder: Path, n: int, seed: int, *, every_phrasing: bool = False) -> dict[str, Any]:
+def run(
+    answerer: Answerer, n: int, seed: int, *, encode: Encode | None = None, every_phrasing: bool = False
+) -> dict[str, Any]:
     """Measure a checkpoint.
 
     Args:
-        folder: Hugging Face files of the demo model.
+        answerer: the model.
         n: number of held-out scenes per kind of question.
         seed: of scenes and phrasings.
+        encode: pictures -> visual tokens; left out: the undefended model's.
         every_phrasing: ask in a random phrasing instead of the first.
 
     Returns:
         `accuracy` (kind -> share), `n`, `seed`, `twin_cosine`, `chance_cosine_mean`, `chance_cosine_p95`,
         `errors` (kind -> up to five wrong answers with the right ones).
     """
-    answerer = Answerer(folder)
     rng = random.Random(seed)
     first, twins = labelled_scenes("held-out", n, seed)
     second = first[1:] + first[:1]
@@ -173,12 +206,18 @@ def run(folder: Path, n: int, seed: int, *, every_phrasing: bool = False) -> dic
         for picture, label in plain:
             yield "plain picture", _user(1, ONE_PICTURE[0].phrasings[0]), [picture], f"The digit is {label}."
 
+    seen = [scene.picture for scene in first] + [picture for picture, _ in plain]
+    encoded = [
+        (encode or answerer.tokens)(seen[i : i + 100]) for i in track(range(0, len(seen), 100), "Encoding")
+    ]
+    tokens_of = dict(zip(map(id, seen), torch.cat(encoded), strict=True))
+
     todo = list(cases())
     scores: dict[str, Score] = {}
     errors: dict[str, list[str]] = {}
     for start in track(range(0, len(todo), _BATCH), description="Asking"):
         batch = todo[start : start + _BATCH]
-        answers = answerer([(messages, pictures) for _, messages, pictures, _ in batch])
+        answers = answerer([(m, [tokens_of[id(p)] for p in pictures]) for _, m, pictures, _ in batch])
         for (name, _, _, wanted), given in zip(batch, answers, strict=True):
             score = scores.setdefault(name, Score(name))
             score.total += 1

@@ -59,7 +59,7 @@ def test_the_shipped_samples_are_made_by_the_command(tmp_path: Path) -> None:
 
 def test_a_small_evaluation() -> None:
     """A smoke test of the command's figures with bounds far below what it prints on 1,000 scenes."""
-    figures = run(bundled("model"), 60, 3)
+    figures = run(Answerer(bundled("model")), 60, 3)
     assert set(figures["asked"].values()) == {60}
     assert figures["accuracy"]["digit"] > 0.9
     assert figures["accuracy"]["sum"] > 0.8
@@ -75,8 +75,9 @@ def test_plain_pictures_are_of_many_sizes() -> None:
 def test_answers_do_not_depend_on_the_batch() -> None:
     answerer = Answerer(bundled("model"))
     scenes, _ = labelled_scenes("held-out", 6, 5)
+    tokens = answerer.tokens([scene.picture for scene in scenes])
     chats = [
-        ([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}], [s.picture])
-        for s, text in zip(scenes, ("Describe the image.", "What digit is shown?") * 3, strict=True)
+        ([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}], [each])
+        for each, text in zip(tokens, ("Describe the image.", "What digit is shown?") * 3, strict=True)
     ]
     assert answerer(chats) == [answerer([chat])[0] for chat in chats]
