@@ -32,7 +32,7 @@ from service.vision import DecodedImage, load
 TEACHER = Schedule(steps=900, muon_lr=0.0, adam_lr=3e-3)
 SMALL_TOWER = Schedule(steps=1600, muon_lr=0.02, adam_lr=2e-3, decay=0.1)
 TOWER = Schedule(steps=1800, muon_lr=0.01, adam_lr=1e-3, decay=0.6)
-LANGUAGE = Schedule(steps=1100, muon_lr=0.01, adam_lr=2e-3)
+LANGUAGE = Schedule(steps=840, muon_lr=0.01, adam_lr=2e-3)
 
 
 def train_teacher(seed: int, folder: Path) -> Teacher:
