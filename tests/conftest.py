@@ -12,6 +12,17 @@ from tests import checkpoints, processes
 MODEL_NAME = "tiny"
 
 
+# Folders whose tests share a vLLM.
+_TOGETHER = {"api", "engine", "vision"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """pytest-xdist runs what shares a vLLM in one worker."""
+    for item in items:
+        if item.path.parent.name in _TOGETHER:
+            item.add_marker(pytest.mark.xdist_group(item.path.parent.name))
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random LLaVA with a CLIP tower."""
