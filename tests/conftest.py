@@ -32,9 +32,11 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def shared_engine(tiny_checkpoint: Path) -> AsyncIterator[LocalEngine]:
     """A real vLLM on the tiny checkpoint. Tests may kill it, so they take it through `engine`."""
-    engine = LocalEngine(
-        str(tiny_checkpoint), served_model_name=MODEL_NAME, dtype="float32", max_model_len=512
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CXX", "/bin/false")  # a container need not have a compiler
+        engine = LocalEngine(
+            str(tiny_checkpoint), served_model_name=MODEL_NAME, dtype="float32", max_model_len=512
+        )
     await engine.start()
     try:
         yield engine

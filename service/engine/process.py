@@ -84,13 +84,16 @@ def vllm_environment(model: str, scratch: Path, *, kv_cache_gib: int, on_cpu: bo
         environment["HF_HUB_OFFLINE"] = "1"
     if on_cpu:
         environment["VLLM_CPU_KVCACHE_SPACE"] = str(kv_cache_gib)
+        # vLLM's samplers are compiled on first use, with the system's C++ compiler: half a minute within a
+        # request that asks for log-probabilities, and the end of the engine where there is no compiler.
+        environment["TORCH_COMPILE_DISABLE"] = "1"
     return environment
 
 
 class EngineProcess:
     """A running child and its descendants. Make one with `spawn`.
 
-    `last_error` is the last line of its log that reads like an error, or empty.
+    `last_error` is the last line of its log that names an error, or empty.
     """
 
     def __init__(self, guard: asyncio.subprocess.Process, output: int) -> None:
@@ -161,7 +164,7 @@ class EngineProcess:
             return False
         level, text, source = parse_log_line(line.decode(errors="replace"))
         if text:
-            if level == "error" or re.match(r"[\w.]+(Error|Exception): ", text):
+            if _ERROR.match(text) and not _POINTS_ABOVE.search(text):
                 self.last_error = text[:300]
             getattr(log, level)(text, **source)
         return True
@@ -171,6 +174,8 @@ _VLLM_LINE = re.compile(
     r"\((?P<process>\S+) pid=\d+\) (?:(?P<level>[A-Z]+) \S+ \S+ \[(?P<place>[^\]]+)\] ?)?(?P<text>.*)"
 )
 _UVICORN_LINE = re.compile(r"(?P<level>DEBUG|INFO|WARNING|ERROR|CRITICAL): +(?P<text>.*)")
+_ERROR = re.compile(r"[\w.]+(Error|Exception): |\S+: error: ")
+_POINTS_ABOVE = re.compile("EngineDeadError|See root cause above")
 _LEVELS = {"DEBUG": "debug", "INFO": "info", "WARNING": "warning", "ERROR": "error", "CRITICAL": "error"}
 
 
