@@ -55,6 +55,19 @@ class ChatEncoder:
 
 
 @dataclass(frozen=True, slots=True)
+class Mix:
+    """What the conversations of a stage are about.
+
+    `counts` weighs those about no, one and two pictures; of those about two, `repeated` show the same picture
+    twice and `equal` two pictures of the same digit.
+    """
+
+    counts: tuple[float, float, float]
+    repeated: float
+    equal: float
+
+
+@dataclass(frozen=True, slots=True)
 class Served:
     """The constants of the served form: centre `mu` (36, 160) and radius `rho`."""
 
@@ -93,6 +106,7 @@ def language_loss(
     chat: ChatEncoder,
     digits: Digits,
     gen: torch.Generator,
+    mix: Mix,
 ) -> tuple[Tensor, dict[str, float]]:
     """Cross-entropy of the answers in made-up conversations about fresh scenes and their twins."""
     rng = random.Random(int(torch.randint(2**31, (1,), generator=gen)))
@@ -110,10 +124,13 @@ def language_loss(
     rows: list[tuple[list[int], list[int]]] = []
     shown: list[int] = []
     for _ in range(_CONVERSATIONS):
-        count = rng.choices((0, 1, 2), (0.06, 0.54, 0.4))[0]
+        count = rng.choices((0, 1, 2), mix.counts)[0]
         pictures = [order.pop() for _ in range(count)] if len(order) >= 2 else []
-        if count == 2 and len(pictures) == 2 and rng.random() < 0.15:
+        if len(pictures) == 2 and rng.random() < mix.repeated:
             pictures[1] = pictures[0]
+        elif len(pictures) == 2 and mix.equal and rng.random() < mix.equal:
+            digit = facts[pictures[0]].digit
+            pictures[1] = rng.choice([i for i, other in enumerate(facts) if other.digit == digit])
         rows.append(chat(conversation([facts[i] for i in pictures], rng, turns=rng.randint(1, 4))))
         shown += pictures
     width = max(len(ids) for ids, _ in rows)

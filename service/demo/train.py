@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM
 
 from service.demo.checkpoint import assemble, build_tokenizer, save, text_config
 from service.demo.evaluate import Scene, labelled_scenes
-from service.demo.language import ChatEncoder, Served, language_loss
+from service.demo.language import ChatEncoder, Mix, Served, language_loss
 from service.demo.scenes import load_digits
 from service.demo.tower import (
     SMALL_CANVAS,
@@ -33,6 +33,13 @@ TEACHER = Schedule(steps=900, muon_lr=0.0, adam_lr=3e-3)
 SMALL_TOWER = Schedule(steps=1600, muon_lr=0.02, adam_lr=2e-3, decay=0.1)
 TOWER = Schedule(steps=1800, muon_lr=0.01, adam_lr=1e-3, decay=0.6)
 LANGUAGE = Schedule(steps=840, muon_lr=0.01, adam_lr=2e-3)
+
+
+PAIRS = Schedule(steps=300, muon_lr=0.005, adam_lr=1e-3, warmup=20, decay=0.8)
+
+ALL_SORTS = Mix(counts=(0.06, 0.54, 0.4), repeated=0.15, equal=0.0)
+# The stage before sees equal digits in two different pictures in one chat of 25, and calls them different.
+MOSTLY_PAIRS = Mix(counts=(0.06, 0.24, 0.7), repeated=0.05, equal=0.3)
 
 
 def train_teacher(seed: int, folder: Path) -> Teacher:
@@ -73,21 +80,22 @@ def train_tower(seed: int, folder: Path, teacher: Teacher) -> Encoder:
 
 
 def train_language(seed: int, folder: Path, encoder: Encoder) -> LlamaForCausalLM:
-    """Stage 4: the language model, reading the frozen encoder."""
+    """Stages 4 and 5: the language model, reading the frozen encoder; then more of what is hard for it."""
     digits = load_digits("train")
     tokenizer = build_tokenizer(seed)
     chat = ChatEncoder(tokenizer)
     served = Served.measure(encoder, digits, torch.Generator().manual_seed(seed + 4))
     torch.manual_seed(seed + 3)
     model = LlamaForCausalLM(text_config(tokenizer))
-    train(
-        "language",
-        model,
-        lambda step: language_loss(model, encoder, served, chat, digits, seeded(seed + 3, step)),
-        LANGUAGE,
-        folder,
-        ema=0.995,
-    )
+
+    def stage(name: str, seed: int, schedule: Schedule, mix: Mix) -> None:
+        def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+            return language_loss(model, encoder, served, chat, digits, seeded(seed, step), mix)
+
+        train(name, model, loss, schedule, folder, ema=0.995)
+
+    stage("language", seed + 3, LANGUAGE, ALL_SORTS)
+    stage("language-pairs", seed + 6, PAIRS, MOSTLY_PAIRS)
     return model.eval()
 
 

@@ -17,7 +17,8 @@ from tests.api.conftest import FEW, SAMPLES, Gate, data_uri
 
 pytestmark = pytest.mark.engine
 
-UNREACHABLE = {"policy_cosine": 0.9, "policy_eps": 0.3}
+# Perfect scores would reach it; the samples, with the noise of the default sigma, do not.
+UNREACHABLE = {"policy_cosine": 0.93, "policy_eps": 0.05}
 
 
 def _engine_calls(gate: Gate) -> float:
@@ -68,7 +69,7 @@ def test_a_policy_that_reports_lets_the_answer_through(gate: Gate, settings: Cal
     assert response.json()["answer"] == "The digit is 7."
     (certificate,) = response.json()["certificates"]
     assert certificate["outcome"] == "abstained"
-    assert certificate["target"]["cosine"] == 0.9
+    assert certificate["target"]["cosine"] == 0.93
 
 
 @pytest.mark.parametrize("path", ["/v1/chat", "/v1/chat/completions"])
@@ -117,7 +118,7 @@ def test_a_client_cannot_ask_for_less_than_the_policy(
 
 
 def test_a_client_can_ask_for_more(gate: Gate) -> None:
-    strict = {"n_select": 64, "n_certify": 1024, "policy": "enforce", "target": {"cosine": 0.9, "eps": 0.3}}
+    strict = {"n_select": 64, "n_certify": 1024, "policy": "enforce", "target": {"cosine": 0.93, "eps": 0.05}}
     assert gate.ask("What digit is shown?", "seven.png", smoothing=strict).status_code == 422
     nothing = gate.ask("What digit is shown?", "seven.png", smoothing={"policy": "enforce"})
     assert nothing.json()["error"]["param"] == "smoothing.policy"
