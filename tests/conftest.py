@@ -16,6 +16,7 @@ MODEL_NAME = "tiny"
 _TOGETHER = {"api", "engine", "vision"}
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist's own, which reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """pytest-xdist runs what shares a vLLM in one worker."""
     for item in items:
