@@ -2,9 +2,11 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
+from xdist.scheduler import LoadScopeScheduling
 
 from service.engine import LocalEngine
 from tests import checkpoints, processes
@@ -16,12 +18,21 @@ MODEL_NAME = "tiny"
 _TOGETHER = {"api", "engine", "vision"}
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist's own, which reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """pytest-xdist runs what shares a vLLM in one worker."""
-    for item in items:
-        if item.path.parent.name in _TOGETHER:
-            item.add_marker(pytest.mark.xdist_group(item.path.parent.name))
+class _ByFolder(LoadScopeScheduling):
+    """Runs what shares a vLLM in one worker, and the rest wherever there is room.
+
+    xdist's own groups (`--dist=loadgroup`) are lost on pytest 9.2, whose items do not take the new name that
+    xdist 3.8 gives them.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        folder = Path(nodeid.partition("::")[0]).parent.name
+        return folder if folder in _TOGETHER else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return _ByFolder(config, log)
 
 
 @pytest.fixture(scope="session")
