@@ -38,11 +38,12 @@ class Plan:
         return self.n_select + self.n_certify
 
     def terms(self, images: int, chance_cosine: float) -> Terms:
-        """What the certificate of one of `images` images is made on."""
+        """What the certificate of one of `images` images is made on; it reports at the target's eps too."""
+        asked = self.eps if self.target is None else (*self.eps, self.target.eps)
         return Terms(
             sigma=self.sigma,
             alpha=per_image(self.alpha, images),
-            eps=self.eps,
+            eps=tuple(sorted(set(asked))),
             cosine_threshold=self.cosine_threshold,
             chance_cosine=chance_cosine,
             target=self.target,

@@ -93,7 +93,7 @@ def test_a_policy_that_is_enforced_never_asks_the_language_model(
 
 
 def test_an_enforced_policy_that_is_met_is_answered(gate: Gate, settings: Callable[..., None]) -> None:
-    settings(policy="enforce", policy_cosine=0.3, policy_eps=0.01)
+    settings(policy="enforce", policy_cosine=0.6, policy_eps=0.02)
     response = gate.ask("What digit is shown?", "seven.png")
     assert response.json()["answer"] == "The digit is 7."
     assert response.json()["certificates"][0]["stop_reason"] == "certified"

@@ -27,7 +27,7 @@ def _user(text: str, *names: str) -> dict[str, Any]:
 
 def _ask(client: openai.OpenAI, *messages: Any, **options: Any) -> Any:
     return client.chat.completions.create(
-        model=MODEL, messages=list(messages), temperature=0, extra_body=EXTRA, **options
+        model=MODEL, messages=list(messages), extra_body=EXTRA, **({"temperature": 0} | options)
     )
 
 
@@ -94,6 +94,7 @@ def test_vllms_own_parameters_pass_through(client: openai.OpenAI) -> None:
         logprobs=True,
         top_logprobs=2,
         n=2,
+        temperature=1.0,
         max_tokens=3,
         seed=5,
     )

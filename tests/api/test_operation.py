@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -19,6 +20,13 @@ pytestmark = pytest.mark.engine
 def _metric(gate: Gate, start: str) -> float:
     lines = gate.http.get("/metrics").text.splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(start))
+
+
+def _wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def test_probes(gate: Gate) -> None:
@@ -77,11 +85,8 @@ def test_sampling_stops_when_the_client_leaves(gate: Gate) -> None:
     before = _metric(gate, "smoothgate_samples_dropped_total")
     with pytest.raises(httpx.ReadTimeout):
         gate.http.post("/v1/chat", json=body, timeout=1.0)
-    end = time.monotonic() + 10
-    while _metric(gate, "smoothgate_queued_samples"):
-        assert time.monotonic() < end
-        time.sleep(0.1)
-    assert _metric(gate, "smoothgate_samples_dropped_total") - before > 1000
+    _wait_until(lambda: _metric(gate, "smoothgate_samples_dropped_total") - before > 1000)
+    assert _metric(gate, "smoothgate_queued_samples") == 0
 
 
 def test_sampling_stops_when_the_client_leaves_a_stream(gate: Gate) -> None:
@@ -94,11 +99,8 @@ def test_sampling_stops_when_the_client_leaves_a_stream(gate: Gate) -> None:
     before = _metric(gate, "smoothgate_samples_dropped_total")
     with gate.http.stream("POST", "/v1/chat", json=body) as response:
         next(response.iter_lines())
-    end = time.monotonic() + 10
-    while _metric(gate, "smoothgate_queued_samples"):
-        assert time.monotonic() < end
-        time.sleep(0.1)
-    assert _metric(gate, "smoothgate_samples_dropped_total") - before > 1000
+    _wait_until(lambda: _metric(gate, "smoothgate_samples_dropped_total") - before > 1000)
+    assert _metric(gate, "smoothgate_queued_samples") == 0
 
 
 def _kill_engine() -> None:
@@ -137,11 +139,11 @@ def test_an_engine_killed_in_mid_request_is_a_clear_error_and_comes_back(gate: G
     assert whole[0].status_code == 502, whole[0].text
     _check_shape(whole[0].json(), "engine_failed")
 
+    _wait_until(lambda: gate.http.get("/health/ready").status_code == 503)
     refused = gate.ask("Hello")
     assert refused.status_code == 503
     assert int(refused.headers["retry-after"]) >= 1
     _check_shape(refused.json(), "not_ready")
-    assert gate.http.get("/health/ready").status_code == 503
     assert gate.http.get("/health/live").status_code == 200
     # The encoder is not the engine: certificates are still made.
     assert gate.http.post("/v1/certify", json={"images": [data_uri("seven.png")]}).status_code == 200
