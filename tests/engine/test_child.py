@@ -256,9 +256,11 @@ asyncio.run(main())
 """
 
 
-async def test_a_killed_service_takes_its_child_along() -> None:
+async def test_a_killed_service_takes_its_child_along(short_path: Path) -> None:
     service = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", SERVICE, stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-c", SERVICE),
+        env={**os.environ, "TMPDIR": str(short_path)},
+        stdout=asyncio.subprocess.PIPE,
     )
     assert service.stdout is not None
     while b"all is ready" not in await service.stdout.readline():
