@@ -110,7 +110,7 @@ class Settings(BaseSettings):
         description="Time after which our own vLLM, still not ready, is killed and started again.",
     )
     engine_read_timeout_seconds: float = Field(
-        60.0, gt=0, description="Longest silence of vLLM within an answer before the request fails."
+        120.0, gt=0, description="Longest silence of vLLM within an answer before the request fails."
     )
 
     sigma: float = Field(0.1, gt=0, description="Standard deviation of the noise where a request names none.")

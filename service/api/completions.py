@@ -83,7 +83,12 @@ async def _prepared(runtime: Runtime, body: Json) -> tuple[Prepared, Json]:
         raise UnknownModel(f"The model served here is {runtime.model_name}.", param="model")
     options = options_of(body.pop("smoothing", None))
     messages = body.pop("messages", None)
-    prepared = await prepare(runtime, messages, find_images(messages), options)
+    slots = find_images(messages)
+    if slots and body.get("truncate_prompt_tokens") is not None:
+        raise MalformedRequest(
+            "A prompt with images cannot be truncated.", param="truncate_prompt_tokens", code="unsupported"
+        )
+    prepared = await prepare(runtime, messages, slots, options)
     smoother = runtime.require_ready()
     rest: Json = neutralise(body, [smoother.encoder.adapter.image_token])
     return prepared, rest | {"model": runtime.model_name, "messages": prepared.messages}
