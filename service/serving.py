@@ -60,7 +60,8 @@ async def _announce(runtime: Runtime, listening: Callable[[], bool], console: Co
     url = f"http://{runtime.settings.host}:{runtime.settings.port}"
     sample = _shown(bundled("samples") / SAMPLE)
     console.print(
-        f"\n[bold]{runtime.model_name}[/bold] answers at [bold]{url}[/bold]  (documentation: {url}/docs)\n"
+        f"\n[bold]{runtime.model_name}[/bold] answers at [bold]{url}[/bold]  (documentation: {url}/docs)\n",
+        soft_wrap=True,
     )
     console.print("Try it:\n")
     console.print(

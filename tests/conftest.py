@@ -1,11 +1,13 @@
 """Fixtures that several test packages share. Each session starts one vLLM of the service's own kind."""
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
+import torch
 from xdist.scheduler import LoadScopeScheduling
 
 from service.engine import LocalEngine
@@ -28,6 +30,11 @@ class _ByFolder(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         folder = Path(nodeid.partition("::")[0]).parent.name
         return folder if folder in _TOGETHER else nodeid
+
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Two workers with as many threads each as there are cores would mostly wait for each other.
+    torch.set_num_threads(1)
 
 
 @pytest.hookimpl(optionalhook=True)

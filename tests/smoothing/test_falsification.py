@@ -31,7 +31,7 @@ ALPHA = 0.001
 FRESH = 4096
 # For the encoder that costs nothing.
 MANY = 40_000
-PICTURES = 50
+PICTURES, PARTS = 50, 5
 
 
 @dataclass(frozen=True)
@@ -104,23 +104,30 @@ def _falls_short(
     return certified.statement.points[at].value - upper
 
 
-def test_no_attack_inside_the_ball_beats_a_certificate_of_the_demo_model() -> None:
+@pytest.fixture(scope="module")
+def demo() -> UnitEncoder:
     adapter = load(str(bundled("model")), device="cpu", dtype=torch.float32)
-    encoder = UnitEncoder(adapter, Calibration.load(bundled("psm")))
+    return UnitEncoder(adapter, Calibration.load(bundled("psm")))
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_no_attack_inside_the_ball_beats_a_certificate_of_the_demo_model(
+    demo: UnitEncoder, part: int
+) -> None:
     scenes, _ = labelled_scenes("held-out", PICTURES, seed=97)
-    gen = torch.Generator().manual_seed(1)
-    sigma, radii = 0.1, (0.03, 0.08, 0.15)
+    gen = torch.Generator().manual_seed(part)
+    sigma, radii = 0.2, (0.08, 0.2, 0.35)
     moved = []
-    for number, scene in enumerate(scenes):
-        x = adapter.canvas(DecodedImage(np.asarray(scene.picture), "PNG", "")).x
+    for number, scene in enumerate(scenes[part::PARTS]):
+        x = demo.adapter.canvas(DecodedImage(np.asarray(scene.picture), "PNG", "")).x
         at = number % len(radii)
-        certified = _certify(encoder.units, x, sigma, radii, 512, gen)
-        adversarial = _attack(encoder.units, x, certified.t, sigma, radii[at], gen)
-        assert _falls_short(encoder.units, certified, adversarial, x, sigma, at, gen) <= 0, number
+        certified = _certify(demo.units, x, sigma, radii, 512, gen)
+        adversarial = _attack(demo.units, x, certified.t, sigma, radii[at], gen)
+        assert _falls_short(demo.units, certified, adversarial, x, sigma, at, gen) <= 0, number
         clean = certified.statement.score_estimate
-        moved.append(clean - np.mean(_scores(encoder.units, adversarial, certified.t, sigma, 128, gen)))
+        moved.append(clean - np.mean(_scores(demo.units, adversarial, certified.t, sigma, 256, gen)))
     # The attack does something: it is no use to fail to break what one did not push.
-    assert np.mean(moved) > 0.01
+    assert np.mean(moved) > 3 * np.std(moved) / len(moved) ** 0.5
 
 
 def _half_space(x: Tensor, sigma: float, quantile: float) -> Units:
