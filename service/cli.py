@@ -303,6 +303,33 @@ def bench_certify(
         plot_bench(rows, plot)
 
 
+@bench_app.command("resize")
+def bench_resize(
+    model: Annotated[str | None, typer.Option(help="Checkpoint; left out: the bundled demo model.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the pictures.")] = 0,
+    json_file: Json = None,
+) -> None:
+    """How far the float resize, which certificates need, is from the checkpoint's own 8-bit processor."""
+    import torch
+
+    from service.api.runtime import bundled
+    from service.vision import bench, load
+
+    with _failures():
+        adapter = load(model or str(bundled("model")), device="cpu", dtype=torch.float32)
+    rows = bench.run(adapter, seed)
+    table = Table(
+        "picture", "size", "mean / 255", "max / 255", "cosine of tokens", title="Float against 8-bit resize"
+    )
+    for row in rows:
+        size = f"{row['width']} x {row['height']}"
+        table.add_row(
+            str(row["kind"]), size, f"{row['mean']:.2f}", f"{row['max']:.2f}", f"{row['cosine']:.5f}"
+        )
+    console.print(table)
+    _write(json_file, {"seed": seed, "rows": rows})
+
+
 def _settings() -> Settings:
     try:
         return Settings()

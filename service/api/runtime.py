@@ -13,6 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from service import metrics
 from service.api.issuing import Issuer
+from service.api.schemas import SmoothingOptions
 from service.engine import Engine, EngineState, EngineStatus, LocalEngine, RemoteEngine
 from service.errors import NotReady, SmoothgateError
 from service.psm.calibration import Calibration
@@ -60,11 +61,14 @@ class Runtime:
         """Start the engine, load the encoder beside it, start the sampler.
 
         Raises:
-            SmoothgateError: the model, its calibration or the settings do not fit together.
+            SmoothgateError: the model, its calibration or the settings do not fit together, or the default
+                budget could certify nothing.
         """
         await self.engine.start()
         try:
             self.smoother = await asyncio.to_thread(self._load_smoother)
+            plan = SmoothingOptions().plan(self.settings)
+            await asyncio.to_thread(plan.require_reachable, 1, self.smoother.chance_cosine)
         except BaseException:
             await self.engine.stop()
             raise
