@@ -20,7 +20,11 @@ _POLL_SECONDS = 0.5
 
 
 def serve(settings: Settings, console: Console) -> bool:
-    """Run until SIGINT or SIGTERM. Returns whether the service ever started."""
+    """Run until SIGINT or SIGTERM. Returns whether the service ever started.
+
+    Raises:
+        SmoothgateError: why it could not start, where that is known.
+    """
     app = create_app(settings)
     config = uvicorn.Config(
         app,
@@ -39,7 +43,15 @@ def serve(settings: Settings, console: Console) -> bool:
         finally:
             announcing.cancel()
 
-    asyncio.run(run())
+    try:
+        asyncio.run(run())
+    except SystemExit:
+        # uvicorn's way of saying that the start failed; the reason is the runtime's.
+        if app.state.runtime.failure is not None:
+            raise app.state.runtime.failure from None
+        raise
+    if app.state.runtime.failure is not None:
+        raise app.state.runtime.failure
     return server.started
 
 

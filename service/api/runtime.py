@@ -53,6 +53,7 @@ class Runtime:
         self.issuer = Issuer(settings)
         self.engine = self._make_engine()
         self.smoother: Smoother | None = None
+        self.failure: SmoothgateError | None = None
         self.created = int(time.time())
         self._watcher: asyncio.Task[None] | None = None
         self._restarts_seen = 0
@@ -69,7 +70,9 @@ class Runtime:
             self.smoother = await asyncio.to_thread(self._load_smoother)
             plan = SmoothingOptions().plan(self.settings)
             await asyncio.to_thread(plan.require_reachable, 1, self.smoother.chance_cosine)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, SmoothgateError):
+                self.failure = error
             await self.engine.stop()
             raise
         sampler = self.smoother.sampler
