@@ -13,7 +13,8 @@ from rich.console import Console
 
 from service.api.app import create_app
 from service.api.examples import SAMPLE
-from service.api.runtime import Runtime, bundled
+from service.api.runtime import Runtime
+from service.demo import bundled
 from service.settings import Settings
 
 _POLL_SECONDS = 0.5

@@ -11,7 +11,7 @@ from typing import Any
 from service.certify.certificate import Certificate
 from service.certify.signing import CertificateRejected, verify
 from service.errors import MalformedRequest
-from service.smoothing.encoder import UnitEncoder
+from service.psm.encoder import UnitEncoder
 from service.smoothing.replay import replay
 from service.vision import decode
 
@@ -97,6 +97,8 @@ def _check_model(certificate: Certificate, image: bytes, encoder: UnitEncoder) -
     yield Check("model", same, "the one certified" if same else f"another one: {encoder.digest}")
     if not same:
         return
+    same = encoder.psm_digest == certificate.model.psm_digest
+    yield Check("PSM", same, "the one certified" if same else f"another one: {encoder.psm_digest}")
     canvas = encoder.adapter.canvas(decode(image, max_pixels=_LARGEST))
     norm = certificate.image.resize_norm
     yield Check("resize norm", norm == canvas.upload_norm, f"{canvas.upload_norm:.6g} here, {norm} certified")

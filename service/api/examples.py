@@ -6,8 +6,8 @@ import base64
 from functools import cache
 from typing import Any
 
-from service.api.runtime import bundled
 from service.api.schemas import CertifyRequest, ChatRequest, ErrorAnswer
+from service.demo import bundled
 
 Json = dict[str, Any]
 

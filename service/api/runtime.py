@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from importlib.resources import files
 from pathlib import Path
 
 import structlog
@@ -14,11 +13,11 @@ from transformers.utils.logging import disable_progress_bar
 from service import metrics
 from service.api.issuing import Issuer
 from service.api.schemas import SmoothingOptions
+from service.demo import bundled
 from service.engine import Engine, EngineState, EngineStatus, LocalEngine, RemoteEngine
 from service.errors import NotReady, SmoothgateError
-from service.psm.calibration import Calibration
+from service.psm.encoder import UnitEncoder
 from service.settings import Settings
-from service.smoothing.encoder import UnitEncoder
 from service.smoothing.sampler import Sampler
 from service.smoothing.smoother import Smoother
 from service.vision import load
@@ -29,11 +28,6 @@ DEMO_NAME = "smoothgate-demo"
 _WATCH_SECONDS = 1.0
 # Large enough that the cost of a batch is its samples', small enough that a new request soon gets its turn.
 _BATCH = {"cpu": 32, "cuda": 128}
-
-
-def bundled(name: str) -> Path:
-    """A folder that ships with the demo: `model`, `psm` or `samples`."""
-    return Path(str(files("service.demo") / name))
 
 
 class Runtime:
@@ -146,7 +140,7 @@ class Runtime:
             torch.set_num_threads(s.threads)
         disable_progress_bar()
         adapter = load(self.model, device=self.device, dtype=self.dtype)
-        encoder = UnitEncoder(adapter, Calibration.load(self._psm_folder()))
+        encoder = UnitEncoder.load(adapter, self._psm_folder())
         sampler = Sampler(encoder.units, self.device, s.batch_size or _BATCH[self.device.type])
         log.info("encoder ready", model=self.model_name, device=str(self.device), dtype=str(self.dtype))
         return Smoother(encoder, sampler, self.model_name)

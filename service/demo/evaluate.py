@@ -21,7 +21,7 @@ from service.demo import scenes
 from service.demo.chat import ONE_PICTURE, TWO_PICTURES, Facts, Message, Question
 from service.demo.scenes import Digits, Split, load_digits
 from service.demo.tower import TOKENS
-from service.smoothing.encoder import UnitEncoder
+from service.psm.encoder import UnitEncoder
 from service.smoothing.sampler import Selection
 from service.vision import DecodedImage
 
@@ -134,7 +134,11 @@ def smoothed_tokens(encoder: UnitEncoder, sigma: float, n: int, seed: int) -> En
             x = encoder.adapter.canvas(DecodedImage(np.asarray(picture), "PNG", "")).x
             selection = Selection(n)
             with torch.inference_mode():
-                selection.take(encoder.units(x + sigma * torch.randn(n, *x.shape, generator=gen)))
+                selection.take(
+                    encoder.units(
+                        x + sigma * torch.randn(n, *x.shape, generator=gen), torch.full((n,), sigma)
+                    )
+                )
             served.append(encoder.served_tokens(selection.direction()))
         return torch.stack(served)
 
@@ -143,6 +147,13 @@ def smoothed_tokens(encoder: UnitEncoder, sigma: float, n: int, seed: int) -> En
 
 def _user(images: int, text: str) -> list[Message]:
     return [{"role": "user", "content": [{"type": "image"}] * images + [{"type": "text", "text": text}]}]
+
+
+def ask(answerer: Answerer, question: Question, tokens: Tensor, facts: list[Facts]) -> float:
+    """Exact match of one question about each picture, in its first phrasing, from visual tokens (N, T, D)."""
+    chats = [(_user(1, question.phrasings[0]), [each]) for each in tokens]
+    answers = [a for first in range(0, len(chats), _BATCH) for a in answerer(chats[first : first + _BATCH])]
+    return sum(a == question.answer(f) for a, f in zip(answers, facts, strict=True)) / len(facts)
 
 
 @dataclass(slots=True)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from service.demo.checkpoint import assemble, build_tokenizer, save, text_config
-from service.demo.evaluate import Scene, labelled_scenes
 from service.demo.language import ChatEncoder, Mix, Served, language_loss
+from service.demo.psm import calibrate_scenes
 from service.demo.scenes import load_digits
 from service.demo.tower import (
     SMALL_CANVAS,
@@ -24,10 +22,8 @@ from service.demo.tower import (
     tower_loss,
     training_batch,
 )
-from service.demo.training import Schedule, seeded, train
-from service.psm.calibration import calibrate
-from service.psm.pictures import clean_tokens
-from service.vision import DecodedImage, load
+from service.training import Schedule, seeded, train
+from service.vision import load
 
 TEACHER = Schedule(steps=900, muon_lr=0.0, adam_lr=3e-3)
 SMALL_TOWER = Schedule(steps=1600, muon_lr=0.02, adam_lr=2e-3, decay=0.1)
@@ -113,16 +109,6 @@ def run(output: Path, work: Path, seed: int, console: Console) -> None:
     language = train_language(seed, work, encoder)
     tokenizer = build_tokenizer(seed)
     save(assemble(encoder, language, tokenizer), tokenizer, output / "model")
-    calibrate_demo(output, seed + 5)
-    console.print(f"Wrote {output}/model and {output}/psm")
-
-
-def calibrate_demo(output: Path, seed: int, n: int = 2000) -> None:
-    """Measure `output/model` on pictures of n training scenes and their twins; write `output/psm`."""
     adapter = load(str(output / "model"), device="cpu", dtype=torch.float32)
-    scenes, twins = labelled_scenes("train", n, seed)
-
-    def features(pictures: list[Scene]) -> Iterator[Tensor]:
-        return clean_tokens(adapter, (DecodedImage(np.asarray(s.picture), "PNG", "") for s in pictures))
-
-    calibrate(features(scenes), features(twins), adapter.digest).save(output / "psm")
+    calibrate_scenes(adapter, seed + 5).save(output / "psm")
+    console.print(f"Wrote {output}/model and {output}/psm")

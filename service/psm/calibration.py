@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from torch.nn import functional as F  # noqa: N812
 from service.errors import SmoothgateError
 
 FILE = "calibration.safetensors"
-_VERSION = 1
+_VERSION = 2
 _FEWEST_IMAGES = 8
 
 
@@ -38,6 +38,8 @@ class Figures:
         flip_point: cosine near which answers change, sqrt((1 + twin_mean) / 2), or None without twins.
         images: how many images the centre is the mean of.
         model_digest: of the vision part that was calibrated.
+        scores: Gaussian robustness score s by sigma (written as `f"{sigma:g}"`), mean over pictures.
+        psm_digest: of the PSM that the scores were measured with, or None without one.
     """
 
     rho: float
@@ -47,6 +49,8 @@ class Figures:
     flip_point: float | None
     images: int
     model_digest: str
+    scores: dict[str, float] = field(default_factory=dict)
+    psm_digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,6 +65,10 @@ class Calibration:
         """sha256 over centre and figures."""
         facts = json.dumps(asdict(self.figures), sort_keys=True).encode()
         return hashlib.sha256(facts + self.mu.contiguous().numpy().tobytes()).hexdigest()
+
+    def with_scores(self, scores: dict[str, float], psm_digest: str | None) -> Calibration:
+        """The same with other scores."""
+        return Calibration(self.mu, replace(self.figures, scores=scores, psm_digest=psm_digest))
 
     def save(self, folder: Path) -> None:
         """Write `calibration.safetensors` into a folder."""
@@ -130,3 +138,37 @@ def calibrate(features: Iterable[Tensor], twins: Iterable[Tensor] | None, model_
             model_digest=model_digest,
         ),
     )
+
+
+@torch.no_grad()
+def robustness_scores(
+    units: Callable[[Tensor, Tensor], Tensor],
+    pictures: Tensor,
+    sigmas: Sequence[float],
+    seed: int,
+    n: int = 64,
+) -> dict[str, float]:
+    """Gaussian robustness score by sigma: mean of s = E[(1 + <u(x + d), t>) / 2] over pictures, a point
+    estimate.
+
+    Args:
+        units: `UnitEncoder.units`.
+        pictures: canvases (N, 3, H, W), on the encoder's device.
+        sigmas: noise levels.
+        seed: of the noise.
+        n: noise samples that choose t, and as many fresh ones that are scored.
+    """
+    gen = torch.Generator().manual_seed(seed)
+    scores = {}
+    for sigma in sigmas:
+        total = 0.0
+        for x in pictures:
+
+            def draw(x: Tensor = x, sigma: float = sigma) -> Tensor:
+                noise = torch.randn((n, *x.shape), generator=gen).to(x)
+                return units(x + sigma * noise, torch.full((n,), sigma, device=x.device))
+
+            t = F.normalize(draw().mean(0), dim=0)
+            total += float(((1 + draw() @ t) / 2).mean())
+        scores[f"{sigma:g}"] = total / len(pictures)
+    return scores

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from service.errors import RequestError, SmoothgateError
+from service.training import seeded
 from service.vision import DecodedImage, VisionAdapter, decode
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif"})
 _LARGEST = 100_000_000
+_FEWEST = 20
+_MOST_HELD_OUT = 500
 
 
 def list_pictures(folder: Path) -> list[Path]:
@@ -49,3 +54,66 @@ def clean_tokens(
             canvases = []
     if canvases:
         yield adapter.tokens(torch.stack(canvases).to(adapter.device))
+
+
+class FolderPictures:
+    """Canvases of pictures chosen at random, the same for the same batch; the next batch is decoded ahead.
+
+    Args:
+        adapter: whose canvases are made.
+        paths: pictures; one that cannot be read is replaced by the next that can.
+        seed: of the choice.
+
+    Attributes:
+        unreadable: pictures that could not be read so far.
+    """
+
+    def __init__(self, adapter: VisionAdapter, paths: Sequence[Path], seed: int) -> None:
+        self.unreadable: set[Path] = set()
+        self._adapter = adapter
+        self._paths = paths
+        self._seed = seed
+        self._pool = ThreadPoolExecutor(4, thread_name_prefix="pictures")
+        self._ahead: dict[tuple[int, int], list[Future[Tensor]]] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, batch: int, n: int) -> Tensor:
+        """Canvases (n, 3, H, W) of a batch.
+
+        Raises:
+            SmoothgateError: code `no_pictures`: none can be read.
+        """
+        waiting = self._ahead.pop((batch, n), None) or self._submit(batch, n)
+        self._ahead = {(batch + 1, n): self._submit(batch + 1, n)}
+        return torch.stack([each.result() for each in waiting])
+
+    def _submit(self, batch: int, n: int) -> list[Future[Tensor]]:
+        chosen = torch.randint(len(self._paths), (n,), generator=seeded(self._seed, batch)).tolist()
+        return [self._pool.submit(self._canvas, index) for index in chosen]
+
+    def _canvas(self, index: int) -> Tensor:
+        for path in (self._paths[(index + step) % len(self._paths)] for step in range(len(self._paths))):
+            with self._lock:
+                if path in self.unreadable:
+                    continue
+            try:
+                return self._adapter.canvas(decode(path.read_bytes(), max_pixels=_LARGEST)).x
+            except (OSError, RequestError):
+                with self._lock:
+                    self.unreadable.add(path)
+        raise SmoothgateError("None of the pictures can be read.", code="no_pictures")
+
+
+def split_pictures(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Training pictures and held-out ones: every tenth, at most 500.
+
+    Raises:
+        SmoothgateError: code `too_few_images`: fewer than twenty.
+    """
+    if len(paths) < _FEWEST:
+        raise SmoothgateError(
+            f"Training takes at least {_FEWEST} pictures, not {len(paths)}.", code="too_few_images"
+        )
+    every = max(10, len(paths) // _MOST_HELD_OUT)
+    held_out = set(range(every - 1, len(paths), every))
+    return [p for i, p in enumerate(paths) if i not in held_out], [paths[i] for i in sorted(held_out)]

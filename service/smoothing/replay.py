@@ -11,8 +11,8 @@ from torch import Tensor
 from service.certify.certificate import Certificate
 from service.certify.statement import Statement, Target, Terms
 from service.certify.stopping import StoppingRule
+from service.psm.encoder import UnitEncoder
 from service.smoothing import noise
-from service.smoothing.encoder import UnitEncoder
 from service.smoothing.sampler import Selection, scores_against
 
 _BATCH = 32
@@ -43,7 +43,9 @@ def replay(encoder: UnitEncoder, x: Tensor, certificate: Certificate) -> Replay:
         z = np.empty((last - first, *x.shape), dtype=np.float32)
         for row, index in enumerate(range(first, last)):
             noise.draw_into(z[row], seed, index)
-        return encoder.units((torch.from_numpy(z) * recorded.sigma + x).to(encoder.adapter.device))
+        device = encoder.adapter.device
+        levels = torch.full((len(z),), recorded.sigma, device=device)
+        return encoder.units((torch.from_numpy(z) * recorded.sigma + x).to(device), levels)
 
     selection = Selection(recorded.n_select)
     for first in range(0, recorded.n_select, _BATCH):

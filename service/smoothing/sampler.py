@@ -29,7 +29,7 @@ from service.smoothing import noise
 
 log = structlog.get_logger("sampler")
 
-Units = Callable[[Tensor], Tensor]
+Units = Callable[[Tensor, Tensor], Tensor]
 # The sum of unit vectors below which no direction can be told from rounding.
 _SHORTEST = 1e-3
 
@@ -183,7 +183,8 @@ class Sampler:
     """The thread that draws all samples.
 
     Args:
-        units: noisy canvases (B, 3, H, W) on `device` -> unit features (B, T * D).
+        units: noisy canvases (B, 3, H, W) and the sigma (B,) of their noise, on `device` -> unit features
+            (B, T * D).
         device: where the noisy canvases go.
         batch_size: noisy forwards per batch.
     """
@@ -296,7 +297,7 @@ class Sampler:
         started = time.perf_counter()
         total = sum(count for _, count in batch)
         try:
-            results = self._units(self._noisy(batch, total))
+            results = self._units(*self._noisy(batch, total))
             offset = 0
             for job, count in batch:
                 if not job.over:
@@ -318,7 +319,7 @@ class Sampler:
         except SmoothgateError as error:
             job.fail(error)
 
-    def _noisy(self, batch: list[tuple[Job, int]], total: int) -> Tensor:
+    def _noisy(self, batch: list[tuple[Job, int]], total: int) -> tuple[Tensor, Tensor]:
         shape = batch[0][0].x.shape
         noisy = torch.empty((total, *shape), pin_memory=self._device.type == "cuda")
         flat = noisy.numpy()
@@ -329,7 +330,8 @@ class Sampler:
                 noise.draw_into(flat[row], job.seed, index)
                 row += 1
             noisy[row - count : row].mul_(job.terms.sigma).add_(job.x)
-        return noisy.to(self._device, non_blocking=True)
+        levels = torch.tensor([job.terms.sigma for job, count in batch for _ in range(count)])
+        return noisy.to(self._device, non_blocking=True), levels.to(self._device)
 
     def _give_up(self, jobs: list[Job]) -> None:
         with self._changed:

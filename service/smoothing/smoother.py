@@ -11,8 +11,8 @@ from torch import Tensor
 from service import metrics
 from service.certify import certificate as parts
 from service.certify.certificate import Certificate
+from service.psm.encoder import UnitEncoder
 from service.smoothing import noise
-from service.smoothing.encoder import UnitEncoder
 from service.smoothing.plan import Plan
 from service.smoothing.sampler import Job, Sampler
 from service.vision import Canvas, DecodedImage
@@ -33,7 +33,7 @@ class Smoother:
         self._model = parts.Model(
             name=model_name,
             digest=encoder.digest,
-            psm_digest=None,
+            psm_digest=encoder.psm_digest,
             dtype=str(encoder.adapter.dtype).removeprefix("torch."),
         )
 

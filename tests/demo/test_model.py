@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from service.api.runtime import bundled
+from service.demo import bundled
 from service.demo.chat import TEMPLATE, Facts, conversation
 from service.demo.checkpoint import build_processor, build_tokenizer
 from service.demo.evaluate import Answerer, labelled_scenes, plain_pictures, run
 from service.demo.language import ChatEncoder
 from service.demo.pictures import write_samples
 from service.psm.calibration import Calibration
-from service.smoothing.encoder import UnitEncoder
+from service.psm.encoder import UnitEncoder
 from service.vision import load
 
 

@@ -16,12 +16,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.api.runtime import bundled
 from service.certify.betting import betting
 from service.certify.statement import Statement, Terms, certify
+from service.demo import bundled
 from service.demo.evaluate import labelled_scenes
-from service.psm.calibration import Calibration
-from service.smoothing.encoder import UnitEncoder
+from service.psm.encoder import UnitEncoder
 from service.smoothing.sampler import Selection, scores_against
 from service.vision import DecodedImage, load
 
@@ -107,7 +106,7 @@ def _falls_short(
 @pytest.fixture(scope="module")
 def demo() -> UnitEncoder:
     adapter = load(str(bundled("model")), device="cpu", dtype=torch.float32)
-    return UnitEncoder(adapter, Calibration.load(bundled("psm")))
+    return UnitEncoder.load(adapter, bundled("psm"))
 
 
 @pytest.mark.parametrize("part", range(PARTS))
@@ -118,14 +117,18 @@ def test_no_attack_inside_the_ball_beats_a_certificate_of_the_demo_model(
     gen = torch.Generator().manual_seed(part)
     sigma, radii = 0.2, (0.08, 0.2, 0.35)
     moved = []
+
+    def units(z: Tensor) -> Tensor:
+        return demo.units(z, torch.full((len(z),), sigma))
+
     for number, scene in enumerate(scenes[part::PARTS]):
         x = demo.adapter.canvas(DecodedImage(np.asarray(scene.picture), "PNG", "")).x
         at = number % len(radii)
-        certified = _certify(demo.units, x, sigma, radii, 512, gen)
-        adversarial = _attack(demo.units, x, certified.t, sigma, radii[at], gen)
-        assert _falls_short(demo.units, certified, adversarial, x, sigma, at, gen) <= 0, number
+        certified = _certify(units, x, sigma, radii, 512, gen)
+        adversarial = _attack(units, x, certified.t, sigma, radii[at], gen)
+        assert _falls_short(units, certified, adversarial, x, sigma, at, gen) <= 0, number
         clean = certified.statement.score_estimate
-        moved.append(clean - np.mean(_scores(demo.units, adversarial, certified.t, sigma, 256, gen)))
+        moved.append(clean - np.mean(_scores(units, adversarial, certified.t, sigma, 256, gen)))
     # The attack does something: it is no use to fail to break what one did not push.
     assert np.mean(moved) > 3 * np.std(moved) / len(moved) ** 0.5
 

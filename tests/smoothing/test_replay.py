@@ -12,7 +12,7 @@ from PIL import Image
 from service.certify.certificate import Certificate
 from service.certify.signing import SigningKey, jwks
 from service.psm.calibration import calibrate
-from service.smoothing.encoder import UnitEncoder
+from service.psm.encoder import UnitEncoder
 from service.smoothing.plan import Plan
 from service.smoothing.replay import replay
 from service.smoothing.sampler import Sampler

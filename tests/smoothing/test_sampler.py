@@ -18,7 +18,7 @@ SHAPE = (3, 4, 4)
 MIX = torch.randn(48, 16, generator=torch.Generator().manual_seed(0))
 
 
-def units(z: Tensor) -> Tensor:
+def units(z: Tensor, sigma: Tensor) -> Tensor:
     """A cheap encoder with the right interface."""
     return F.normalize(z.flatten(1) @ MIX, dim=1)
 
@@ -38,7 +38,7 @@ Run = Callable[..., Sampler]
 def run() -> Iterator[Run]:
     started: list[Sampler] = []
 
-    def begin(encoder: Callable[[Tensor], Tensor] = units, batch_size: int = 10) -> Sampler:
+    def begin(encoder: Callable[[Tensor, Tensor], Tensor] = units, batch_size: int = 10) -> Sampler:
         sampler = Sampler(encoder, torch.device("cpu"), batch_size)
         sampler.start()
         started.append(sampler)
@@ -55,7 +55,8 @@ def _one_by_one(job: Job) -> tuple[Tensor, list[float]]:
     def unit(index: int) -> Tensor:
         z = np.empty(SHAPE, dtype=np.float32)
         noise.draw_into(z, job.seed, index)
-        return units((job.x + job.terms.sigma * torch.from_numpy(z))[None])[0]
+        sigma = torch.tensor([job.terms.sigma])
+        return units((job.x + sigma * torch.from_numpy(z))[None], sigma)[0]
 
     t = F.normalize(sum((unit(i) for i in range(job.n_select)), torch.zeros(16)), dim=0)
     scores = [(1 + float(unit(job.n_select + i) @ t)) / 2 for i in range(job.budget)]
@@ -78,9 +79,9 @@ def test_batches_mixed_of_several_jobs_give_what_single_samples_give(run: Run) -
 def test_the_certificate_rests_on_other_samples_than_the_direction(run: Run) -> None:
     seen: list[Tensor] = []
 
-    def recording(z: Tensor) -> Tensor:
+    def recording(z: Tensor, sigma: Tensor) -> Tensor:
         seen.append(z.clone())
-        return units(z)
+        return units(z, sigma)
 
     each = job(n_select=16, budget=64)
     run(recording).submit(each)
@@ -91,9 +92,9 @@ def test_the_certificate_rests_on_other_samples_than_the_direction(run: Run) -> 
 
 
 def test_a_small_job_does_not_wait_for_a_large_one(run: Run) -> None:
-    def slow(z: Tensor) -> Tensor:
+    def slow(z: Tensor, sigma: Tensor) -> Tensor:
         time.sleep(0.002)
-        return units(z)
+        return units(z, sigma)
 
     sampler = run(slow)
     large, small = job(seed=1, budget=4000), job(seed=2, budget=20)
@@ -124,11 +125,11 @@ def test_sampling_stops_at_the_deadline(run: Run) -> None:
 def test_the_work_of_a_departed_client_is_dropped(run: Run) -> None:
     drawn = 0
 
-    def counting(z: Tensor) -> Tensor:
+    def counting(z: Tensor, sigma: Tensor) -> Tensor:
         nonlocal drawn
         drawn += len(z)
         time.sleep(0.001)
-        return units(z)
+        return units(z, sigma)
 
     sampler = run(counting)
     gone = job(budget=100_000)
@@ -147,10 +148,10 @@ def test_the_work_of_a_departed_client_is_dropped(run: Run) -> None:
 def test_a_failing_batch_fails_its_jobs_and_no_others(run: Run) -> None:
     broken = threading.Event()
 
-    def fragile(z: Tensor) -> Tensor:
+    def fragile(z: Tensor, sigma: Tensor) -> Tensor:
         if broken.is_set():
             raise RuntimeError("out of memory")
-        return units(z)
+        return units(z, sigma)
 
     sampler = run(fragile)
     broken.set()
@@ -171,10 +172,10 @@ def test_a_dead_thread_fails_its_jobs_and_can_be_started_again(run: Run) -> None
     deadly = threading.Event()
     deadly.set()
 
-    def dies(z: Tensor) -> Tensor:
+    def dies(z: Tensor, sigma: Tensor) -> Tensor:
         if deadly.is_set():
             raise KeyboardInterrupt
-        return units(z)
+        return units(z, sigma)
 
     sampler = run(dies)
     lost = job()
@@ -195,9 +196,9 @@ def test_a_dead_thread_fails_its_jobs_and_can_be_started_again(run: Run) -> None
 
 
 def test_closing_fails_what_still_waits() -> None:
-    def slow(z: Tensor) -> Tensor:
+    def slow(z: Tensor, sigma: Tensor) -> Tensor:
         time.sleep(0.01)
-        return units(z)
+        return units(z, sigma)
 
     sampler = Sampler(slow, torch.device("cpu"), 10)
     sampler.start()

@@ -1,6 +1,6 @@
 import torch
 
-from service.api.runtime import bundled
+from service.demo import bundled
 from service.vision import bench, load
 
 

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from service.demo import training
-from service.demo.training import Schedule, seeded, train
+from service.training import Schedule, seeded, train
 
 SCHEDULE = Schedule(steps=40, muon_lr=0.01, adam_lr=1e-2, warmup=5)
 
@@ -35,17 +34,14 @@ def _run(folder: Path, *, interrupt_at: int | None = None) -> tuple[dict[str, Te
         return value, {}
 
     if interrupt_at is None:
-        train("net", net, loss, SCHEDULE, folder)
+        train("net", net, loss, SCHEDULE, folder, save_every=8)
     else:
         with pytest.raises(KeyboardInterrupt):
-            train("net", net, loss, SCHEDULE, folder)
+            train("net", net, loss, SCHEDULE, folder, save_every=8)
     return net.state_dict(), losses
 
 
-def test_an_interrupted_run_that_is_resumed_gives_the_same_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(training, "_SAVE_EVERY", 8)
+def test_an_interrupted_run_that_is_resumed_gives_the_same_weights(tmp_path: Path) -> None:
     whole, losses = _run(tmp_path / "whole")
     assert losses[-1] < losses[0]
     _run(tmp_path / "broken", interrupt_at=21)

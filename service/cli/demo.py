@@ -1,0 +1,80 @@
+"""`smoothgate demo`: the bundled demo model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from service.cli.common import Json, console, errors, load_encoder, write
+
+app = typer.Typer(no_args_is_help=True, help="The bundled demo model.")
+
+
+@app.command("train")
+def demo_train(
+    output: Annotated[Path, typer.Option(help="Folder that gets `model` and `psm`.")] = Path("runs/demo"),
+    work: Annotated[
+        Path, typer.Option(help="Folder for checkpoints and logs; a run goes on where it stopped.")
+    ] = Path("runs/demo/work"),
+    seed: Annotated[int, typer.Option(help="Seed of data and initial weights.")] = 1,
+) -> None:
+    """Train the demo model from scratch (needs the extra `dev`)."""
+    from service.demo.train import run
+
+    run(output, work, seed, console)
+
+
+@app.command("evaluate")
+def demo_evaluate(
+    model: Annotated[
+        Path | None, typer.Option(help="Folder of the model; left out: the bundled one.")
+    ] = None,
+    n: Annotated[int, typer.Option(min=100, help="Held-out scenes per kind of question.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of scenes and phrasings.")] = 7,
+    sigma: Annotated[
+        float, typer.Option(min=0, help="Smooth with this noise; 0: the undefended model.")
+    ] = 0.0,
+    n_select: Annotated[int, typer.Option(min=1, help="Noise samples that choose the served feature.")] = 64,
+    every_phrasing: Annotated[
+        bool, typer.Option(help="Ask in random phrasings instead of the first of each kind.")
+    ] = False,
+    json_file: Json = None,
+) -> None:
+    """Exact-match accuracy of the demo model on held-out digits, undefended or smoothed (needs `dev`)."""
+    from service.demo import bundled
+    from service.demo.evaluate import Answerer, run, smoothed_tokens
+
+    encode = None
+    if sigma:
+        psm = bundled("psm") if model is None else model.parent / "psm"
+        encode = smoothed_tokens(load_encoder(str(model or bundled("model")), psm), sigma, n_select, seed)
+    answerer = Answerer(model or bundled("model"))
+    figures = run(answerer, n, seed, encode=encode, every_phrasing=every_phrasing)
+    figures |= {"sigma": sigma, "n_select": n_select}
+    how = f"sigma {sigma:g}, {n_select} samples" if sigma else "undefended"
+    table = Table("question", "asked", "right", title=f"Exact match on held-out digits, {how}, seed {seed}")
+    for name, accuracy in figures["accuracy"].items():
+        table.add_row(name, str(figures["asked"][name]), f"{accuracy:.1%}")
+    console.print(table)
+    console.print(
+        f"Cosine of centred features: scene and twin with another digit {figures['twin_cosine']:.3f}, "
+        f"unrelated scenes {figures['chance_cosine_mean']:.3f} "
+        f"(95th percentile {figures['chance_cosine_p95']:.3f})"
+    )
+    for name, wrong in figures["errors"].items():
+        errors.print(f"{name}: {'; '.join(wrong)}", style="dim")
+    write(json_file, figures)
+
+
+@app.command("samples")
+def demo_samples(
+    output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("runs/demo/samples"),
+) -> None:
+    """Write the sample pictures that ship with the demo (needs the extra `dev`)."""
+    from service.demo.pictures import write_samples
+
+    for name, facts in write_samples(output).items():
+        console.print(f"{output / name}: {facts}")

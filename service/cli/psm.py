@@ -1,0 +1,371 @@
+"""`smoothgate psm`: purifier and smoothness mapper of a model, its calibration, and what they reach."""
+
+from __future__ import annotations
+
+import dataclasses
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from service.cli.common import (
+    Device,
+    Json,
+    Lists,
+    OtherModel,
+    console,
+    failures,
+    load_adapter,
+    load_encoder,
+    say_unreadable,
+    write,
+)
+from service.errors import MalformedRequest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from service.evaluation.psm import Subjects
+    from service.psm.calibration import Calibration
+    from service.psm.training import Pictures
+    from service.vision import VisionAdapter
+
+app = typer.Typer(no_args_is_help=True, help="Purifier and smoothness mapper: train, calibrate, evaluate.")
+
+Images = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True, file_okay=False, help="Folder of ordinary pictures; left out: scenes of the demo model."
+    ),
+]
+Sigmas = Annotated[list[float], typer.Option(min=0.01, help="Noise levels, one or several.")]
+_SIGMAS = [0.25, 0.5, 0.75]
+_EPS = [0.25, 0.5, 1.0]
+_PARTS = ["identity", "purifier", "mapper", "both"]
+
+
+class MapperChoice(StrEnum):
+    """Which mapper to train."""
+
+    RESIDUAL = "residual"
+    IDENTITY = "identity"
+
+
+@app.command(cls=Lists)
+def train(
+    model: OtherModel = None,
+    images: Images = None,
+    output: Annotated[
+        Path, typer.Option(help="Folder to write; SMOOTHGATE_PSM names it to the service.")
+    ] = Path("runs/psm"),
+    work: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for checkpoints and logs, OUTPUT/work if left out; a run goes on where it stopped."
+        ),
+    ] = None,
+    sigma: Annotated[
+        list[float],
+        typer.Option(min=0.01, help="Noise levels that half of the samples get; the others get any up to 1."),
+    ] = _SIGMAS,
+    purifier: Annotated[
+        str,
+        typer.Option(
+            help="`light` (a small U-Net), `identity`, or a DDPM checkpoint in diffusers' format to "
+            "start from: a folder or a Hugging Face id."
+        ),
+    ] = "light",
+    mapper: Annotated[MapperChoice, typer.Option(help="Which mapper.")] = MapperChoice.RESIDUAL,
+    denoise_steps: Annotated[int, typer.Option(min=0, help="Updates of stage 1 without the encoder.")] = 3000,
+    purifier_steps: Annotated[int, typer.Option(min=0, help="Updates of stage 1 with all losses.")] = 5000,
+    mapper_steps: Annotated[int, typer.Option(min=0, help="Updates of stage 2.")] = 1500,
+    adversarial: Annotated[
+        bool, typer.Option(help="Add a stage of adversarial fine-tuning: our extension, not the paper's.")
+    ] = False,
+    adversarial_steps: Annotated[int, typer.Option(min=1, help="Updates of that stage.")] = 1500,
+    batch: Annotated[int, typer.Option(min=2, help="Noisy canvases per batch, two of each picture.")] = 64,
+    accumulate: Annotated[int, typer.Option(min=1, help="Batches per update.")] = 1,
+    consistency: Annotated[
+        float, typer.Option(min=0, help="Weight of our consistency loss beside l_rb; 0: the paper's losses.")
+    ] = 0.5,
+    patience: Annotated[
+        int, typer.Option(min=1, help="Early stop: measurements on the held-out split without a better one.")
+    ] = 4,
+    save_every: Annotated[int, typer.Option(min=1, help="Updates between two checkpoints.")] = 250,
+    seed: Annotated[int, typer.Option(help="Seed of weights, pictures and noise.")] = 1,
+    device: Device = "cpu",
+) -> None:
+    """Train purifier and mapper for a model, whose own weights stay as they are."""
+    import torch
+
+    from service.psm.training import Recipe, Trainer
+
+    with failures():
+        adapter = load_adapter(model, device)
+        training, held_out, calibration = _training_pictures(adapter, model, images, output, seed)
+        recipe = Recipe(
+            sigmas=tuple(sigma),
+            sigma_max=max(1.0, *sigma),
+            batch=batch,
+            accumulate=accumulate,
+            denoise_steps=denoise_steps,
+            purifier_steps=purifier_steps,
+            mapper_steps=mapper_steps,
+            adversarial_steps=adversarial_steps if adversarial else 0,
+            lambda_consistency=consistency,
+            patience=patience,
+            seed=seed,
+        )
+        torch.manual_seed(seed)
+        trainer = Trainer(
+            adapter, calibration, training, held_out, recipe, work or output / "work", save_every=save_every
+        )
+        psm = trainer.run(_purifier(purifier), mapper=mapper is MapperChoice.RESIDUAL)
+        psm.save(output)
+        calibration.save(output)
+        _measure_scores(adapter, output, calibration, held_out, sigma, seed)
+    for pictures in (training, held_out):
+        say_unreadable(sorted(getattr(pictures, "unreadable", ())))
+    console.print(f"Wrote {output}; its digest is {psm.digest}")
+
+
+@app.command(cls=Lists)
+def calibrate(
+    model: OtherModel = None,
+    images: Images = None,
+    output: Annotated[
+        Path,
+        typer.Option(
+            help="Folder to write; the PSM in it, if there is one, is scored. SMOOTHGATE_PSM names it."
+        ),
+    ] = Path("runs/psm"),
+    twins: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, file_okay=False, help="The same pictures, by the same names, with another answer."
+        ),
+    ] = None,
+    sigma: Sigmas = _SIGMAS,
+    seed: Annotated[int, typer.Option(help="Seed of the noise of the scores.")] = 1,
+    device: Device = "cpu",
+) -> None:
+    """Measure centre, scale, chance cosine and scores of a model; a few hundred pictures will do."""
+    from service.demo.psm import calibrate_scenes, scene_pictures
+    from service.psm.calibration import calibrate as measure
+    from service.psm.pictures import FolderPictures, clean_tokens, list_pictures, read_pictures
+
+    with failures():
+        adapter = load_adapter(model, device)
+        unreadable: list[Path] = []
+        pictures: Pictures
+        if images is None:
+            _require_demo(model)
+            result = calibrate_scenes(adapter, seed)
+            pictures = scene_pictures(seed, augment=False)
+        else:
+            paths = list_pictures(images)
+            if twins is not None:
+                paths = [path for path in paths if (twins / path.relative_to(images)).is_file()]
+            features = clean_tokens(adapter, read_pictures(paths, unreadable))
+            others = None
+            if twins is not None:
+                other_paths = [twins / path.relative_to(images) for path in paths]
+                others = clean_tokens(adapter, read_pictures(other_paths, unreadable))
+            result = measure(features, others, adapter.digest)
+            pictures = FolderPictures(adapter, paths, seed)
+        result.save(output)
+        result = _measure_scores(adapter, output, result, pictures, sigma, seed)
+    say_unreadable(unreadable)
+    table = Table(title=f"Calibration of {model or 'the demo model'}", show_header=False)
+    figures = dataclasses.asdict(result.figures)
+    scores = figures.pop("scores")
+    for name, value in [
+        *figures.items(),
+        *((f"score at sigma {key}", value) for key, value in scores.items()),
+    ]:
+        table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
+    console.print(table)
+
+
+@app.command(cls=Lists)
+def evaluate(
+    model: OtherModel = None,
+    psm: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Folder of the PSM; left out: the bundled one."),
+    ] = None,
+    images: Images = None,
+    sigma: Sigmas = _SIGMAS,
+    eps: Annotated[list[float], typer.Option(min=0.001, help="l2 radii of the bound.")] = _EPS,
+    part: Annotated[
+        list[str], typer.Option(help="What to compare: identity, purifier, mapper, both.")
+    ] = _PARTS,
+    n: Annotated[int, typer.Option(min=8, help="Pictures: held-out scenes, or of the folder.")] = 500,
+    twins: Annotated[
+        int, typer.Option(min=0, help="How many of the scenes also get their twin smoothed.")
+    ] = 100,
+    n_select: Annotated[int, typer.Option(min=1, help="Noise samples that choose the served feature.")] = 64,
+    n_certify: Annotated[int, typer.Option(min=1, help="Fresh noise samples for score and bound.")] = 64,
+    alpha: Annotated[float, typer.Option(help="Probability of a wrong certificate.")] = 0.001,
+    seed: Annotated[int, typer.Option(help="Seed of scenes and noise.")] = 7,
+    device: Device = "cpu",
+    plot: Annotated[Path | None, typer.Option(help="Also draw an SVG (extra `dev`).")] = None,
+    json_file: Json = None,
+) -> None:
+    """Score, answers, chance and twin cosine, FCSB and speed of a PSM and of its parts."""
+    from service.evaluation.psm import PARTS, Sampling, run
+
+    with failures():
+        if unknown := sorted(set(part) - set(PARTS)):
+            raise MalformedRequest(f"--part {', '.join(unknown)}: none of {', '.join(PARTS)}.")
+        encoder = load_encoder(model, psm, device)
+        sampling = Sampling(
+            sigmas=tuple(sigma),
+            eps=tuple(sorted(eps)),
+            n_select=n_select,
+            n_certify=n_certify,
+            alpha=alpha,
+            seed=seed,
+        )
+        if images is None:
+            _require_demo(model)
+            from service.demo.task import DigitScenes
+
+            subjects: Subjects = DigitScenes(encoder.adapter, n, min(twins, n), seed)
+        else:
+            from service.evaluation.psm import FolderSubjects
+
+            subjects = FolderSubjects(encoder.adapter, images, n)
+        figures = run(encoder, part, subjects, sampling)
+    _show(figures)
+    write(json_file, figures)
+    if plot is not None:
+        from service.evaluation.plot import plot_psm
+
+        plot_psm(figures, plot)
+
+
+def _show(figures: dict[str, Any]) -> None:
+    sampling = figures["sampling"]
+    radii = [f"{eps:g}" for eps in sampling["eps"]]
+    questions = list(figures["undefended"]["accuracy"])
+    samples = f"{sampling['n_select']} + {sampling['n_certify']}"
+    title = f"{figures['n']} pictures, n = {samples}, alpha {sampling['alpha']:g}"
+    table = Table("part", "sigma", "score", *(f"FCSB {eps}" for eps in radii), title=title)
+    flip = figures["flip_point"]
+    if flip is not None:
+        for eps in radii:
+            table.add_column(f"> flip {eps}")
+    for name in ("chance", "p95", "twin", "clean cos", "samples/s"):
+        table.add_column(name)
+    answers = Table("part", "sigma", *questions, title="Exact match of answers")
+    plain = figures["undefended"]
+    dashes = ["-"] * (len(radii) * (1 if flip is None else 2))
+    table.add_row("undefended", "0", "-", *dashes, *_cosine_cells(plain), "1", "-")
+    answers.add_row("undefended", "0", *(f"{value:.1%}" for value in plain["accuracy"].values()))
+    for row in figures["rows"]:
+        above = [] if flip is None else [f"{row['above_flip'][eps]:.1%}" for eps in radii]
+        bounds = [f"{row['fcsb'][eps]:.3f}" for eps in radii]
+        table.add_row(
+            row["part"],
+            f"{row['sigma']:g}",
+            f"{row['score']:.4f}",
+            *bounds,
+            *above,
+            *_cosine_cells(row),
+            f"{row['clean_cosine']:.3f}",
+            f"{row['samples_per_second']:.0f}",
+        )
+        answers.add_row(
+            row["part"], f"{row['sigma']:g}", *(f"{value:.1%}" for value in row["accuracy"].values())
+        )
+    console.print(table)
+    if questions:
+        console.print(answers)
+    if flip is not None:
+        console.print(f"Flip point: answers change near a cosine of {flip:.3f}")
+
+
+def _cosine_cells(figures: dict[str, Any]) -> list[str]:
+    twin = figures["twin_cosine"]
+    return [
+        f"{figures['chance_mean']:.3f}",
+        f"{figures['chance_p95']:.3f}",
+        "-" if twin is None else f"{twin:.3f}",
+    ]
+
+
+def _require_demo(model: str | None) -> None:
+    if model is not None:
+        raise MalformedRequest("--model needs --images, a folder of pictures.")
+
+
+def _purifier(choice: str) -> nn.Module:
+    from service.psm.checkpoint import Identity
+    from service.psm.purifier import LightUNet, LightUNetConfig
+
+    match choice:
+        case "light":
+            return LightUNet(LightUNetConfig())
+        case "identity":
+            return Identity()
+    from service.psm.diffusion import DiffusionPurifier
+
+    return DiffusionPurifier.from_pretrained(choice)
+
+
+def _training_pictures(
+    adapter: VisionAdapter, model: str | None, images: Path | None, output: Path, seed: int
+) -> tuple[Pictures, Pictures, Calibration]:
+    """Training and held-out pictures, and the calibration of the model: the one in OUTPUT, or else a
+    new one.
+    """
+    from service.demo import bundled
+    from service.demo.psm import scene_pictures
+    from service.psm.calibration import FILE, Calibration, calibrate
+    from service.psm.pictures import (
+        FolderPictures,
+        clean_tokens,
+        list_pictures,
+        read_pictures,
+        split_pictures,
+    )
+
+    if images is None:
+        _require_demo(model)
+        return (
+            scene_pictures(seed + 10),
+            scene_pictures(seed + 11, augment=False),
+            Calibration.load(bundled("psm")),
+        )
+    training, held_out = split_pictures(list_pictures(images))
+    pair = FolderPictures(adapter, training, seed + 10), FolderPictures(adapter, held_out, seed + 11)
+    if (output / FILE).is_file():
+        known = Calibration.load(output)
+        if known.figures.model_digest == adapter.digest:
+            return *pair, known
+    some = training[:: max(1, len(training) // 2000)]
+    console.print(f"Measuring centre and scale on {len(some)} pictures")
+    return *pair, calibrate(clean_tokens(adapter, read_pictures(some, [])), None, adapter.digest)
+
+
+def _measure_scores(
+    adapter: VisionAdapter,
+    folder: Path,
+    calibration: Calibration,
+    pictures: Pictures,
+    sigmas: list[float],
+    seed: int,
+) -> Calibration:
+    """Score the PSM in a folder on 64 pictures, and write the calibration with the scores beside it."""
+    from service.psm.calibration import robustness_scores
+    from service.psm.checkpoint import PSM
+    from service.psm.encoder import UnitEncoder
+
+    encoder = UnitEncoder(adapter, calibration, PSM.load(folder))
+    x = pictures(0, 64).to(adapter.device)
+    scored = calibration.with_scores(robustness_scores(encoder.units, x, sigmas, seed), encoder.psm_digest)
+    scored.save(folder)
+    return scored

@@ -1,0 +1,1 @@
+"""What a defence reaches, measured: tables, plots and their figures as JSON."""
