@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     )
     psm: Path | None = Field(
         None,
-        description="Folder that `smoothgate psm calibrate` wrote for this model. "
+        description="Folder that `smoothgate psm train` or `psm calibrate` wrote for this model. "
         "Unset: the bundled one of the demo model; any other model needs one.",
     )
     device: str = Field(
@@ -113,7 +113,12 @@ class Settings(BaseSettings):
         120.0, gt=0, description="Longest silence of vLLM within an answer before the request fails."
     )
 
-    sigma: float = Field(0.1, gt=0, description="Standard deviation of the noise where a request names none.")
+    sigma: float = Field(
+        0.5,
+        gt=0,
+        description="Standard deviation of the noise where a request names none. "
+        "Without a trained PSM, answers survive about 0.1.",
+    )
     sigma_min: float = Field(0.02, gt=0, description="Smallest sigma that a client may ask for.")
     sigma_max: float = Field(1.0, gt=0, description="Largest sigma that a client may ask for.")
     n_select: int = Field(128, ge=1, description="Noise samples per image that choose the served feature.")
@@ -131,7 +136,7 @@ class Settings(BaseSettings):
         0.5, ge=0, lt=1, description="Cosine similarity for which the certified radius is reported."
     )
     eps: Annotated[tuple[float, ...], NoDecode] = Field(
-        (0.05, 0.1, 0.2), description="l2 radii at which the cosine bound is reported, ascending."
+        (0.25, 0.5, 1.0), description="l2 radii at which the cosine bound is reported, ascending."
     )
     allow_smoothing_off: bool = Field(
         False, description="Whether a client may switch smoothing off (raw features, no certificate)."

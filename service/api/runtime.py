@@ -26,6 +26,8 @@ log = structlog.get_logger("runtime")
 
 DEMO_NAME = "smoothgate-demo"
 _WATCH_SECONDS = 1.0
+# The noise that an encoder stands without a PSM (docs/psm.md).
+_BARE_SIGMA = 0.1
 # Large enough that the cost of a batch is its samples', small enough that a new request soon gets its turn.
 _BATCH = {"cpu": 32, "cuda": 128}
 
@@ -141,6 +143,11 @@ class Runtime:
         disable_progress_bar()
         adapter = load(self.model, device=self.device, dtype=self.dtype)
         encoder = UnitEncoder.load(adapter, self._psm_folder())
+        if encoder.psm.is_identity and s.sigma > _BARE_SIGMA:
+            log.warning(
+                "no PSM: few encoders stand this much noise without one; see `smoothgate psm train`",
+                sigma=s.sigma,
+            )
         sampler = Sampler(encoder.units, self.device, s.batch_size or _BATCH[self.device.type])
         log.info("encoder ready", model=self.model_name, device=str(self.device), dtype=str(self.dtype))
         return Smoother(encoder, sampler, self.model_name)
@@ -150,9 +157,9 @@ class Runtime:
             return self.settings.psm
         if self.settings.model is not None:
             raise SmoothgateError(
-                "SMOOTHGATE_PSM is not set: make a calibration with "
-                "`smoothgate psm calibrate --model ... --images "
-                "DIR --output FOLDER` and name the folder.",
+                "SMOOTHGATE_PSM is not set: make one with "
+                "`smoothgate psm train --model ... --images DIR --output FOLDER`, or a calibration "
+                "alone with `psm calibrate`, and name the folder.",
                 code="no_calibration",
             )
         return bundled("psm")

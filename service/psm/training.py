@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +28,7 @@ from service.vision import VisionAdapter
 #: (number of a batch, pictures in it) -> canvases (n, 3, H, W) in [0, 1]; a function of its arguments alone.
 Pictures = Callable[[int, int], Tensor]
 
+_HELD_OUT_BATCHES = 4
 _MUON = r"\.(first|second|to_qkv|out)\.weight$"
 
 
@@ -76,16 +76,24 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class _Noisy:
-    """Two noises of each of n pictures: row i and row n + i of `x` (2 n, 3, H, W) are one picture."""
+    """Two noises of each of n pictures: row i and row n + i of `x` (2 n, 3, H, W) are one picture.
+
+    `gen` is for whatever else a loss draws for this batch.
+    """
 
     x: Tensor
     z: Tensor
     sigma: Tensor
+    gen: torch.Generator
 
     @property
     def pictures(self) -> Tensor:
         """Each picture once (n, 3, H, W)."""
         return self.x[: len(self.x) // 2]
+
+
+#: What is minimised, and its parts to show.
+_Loss = Callable[[_Noisy], tuple[Tensor, dict[str, Tensor]]]
 
 
 class Trainer:
@@ -162,21 +170,14 @@ class Trainer:
         purifier.to(self.adapter.device).train().requires_grad_(True)
         encoder = self._encoder(PSM(purifier, model_digest=self.adapter.digest))
 
-        def denoise(batch: int) -> tuple[Tensor, dict[str, float]]:
-            noisy = self._noisy(r.seed + 1, batch)
+        def denoise(noisy: _Noisy) -> tuple[Tensor, dict[str, Tensor]]:
             with self._autocast():
                 purified = purifier(noisy.z, noisy.sigma)
             diff = losses.diffusion(purified, noisy.x, noisy.sigma)
             squared = losses.mse(purified, noisy.x)
-            return diff + r.lambda_mse * squared, {
-                "diff": float(diff.detach()),
-                "mse": float(squared.detach()),
-            }
+            return diff + r.lambda_mse * squared, {"diff": diff, "mse": squared}
 
-        def full(
-            batch: int, seed: int = r.seed + 2, pictures: Pictures | None = None
-        ) -> tuple[Tensor, dict[str, float]]:
-            noisy = self._noisy(seed, batch, pictures)
+        def full(noisy: _Noisy) -> tuple[Tensor, dict[str, Tensor]]:
             with torch.no_grad():
                 clean = encoder.clean(noisy.pictures).repeat(2, 1)
             with self._autocast():
@@ -186,33 +187,10 @@ class Trainer:
             squared = losses.mse(purified, noisy.x)
             rb, same = losses.rb(units, clean), losses.consistency(units)
             total = diff + r.lambda_rb * (rb + r.lambda_consistency * same) + r.lambda_mse * squared
-            return total, {
-                "diff": float(diff.detach()),
-                "rb": float(rb.detach()),
-                "consistency": float(same.detach()),
-            }
+            return total, {"diff": diff, "rb": rb, "consistency": same}
 
-        def stage(name: str, loss: Any, schedule: Schedule, held_out: HeldOut | None) -> None:
-            train(
-                name,
-                purifier,
-                loss,
-                schedule,
-                self.folder,
-                muon=_MUON,
-                held_out=held_out,
-                samples=r.batch,
-                save_every=self.save_every,
-            )
-
-        if r.denoise_steps:
-            schedule = Schedule(r.denoise_steps, r.muon_lr, r.adam_lr, decay=0.3, accumulate=r.accumulate)
-            stage("denoise", denoise, schedule, None)
-        if r.purifier_steps:
-            schedule = Schedule(
-                r.purifier_steps, r.muon_lr / 2, r.adam_lr / 2, decay=0.7, accumulate=r.accumulate
-            )
-            stage("purifier", full, schedule, self._early_stop(full))
+        self._stage("denoise", purifier, denoise, self._schedule(r.denoise_steps, 1.0, 1.0, 0.3), r.seed + 1)
+        self._stage("purifier", purifier, full, self._schedule(r.purifier_steps, 0.5, 0.5, 0.7), r.seed + 2)
 
     def _train_mapper(self, psm: PSM) -> nn.Module:
         r = self.recipe
@@ -220,18 +198,13 @@ class Trainer:
         config = ResidualMapperConfig(self.adapter.hidden_size, self.adapter.token_grid)
         mapper = ResidualMapper(config).to(self.adapter.device)
         with torch.no_grad():
-            tokens = torch.cat([self._tokens(self.pictures(batch, r.batch)) for batch in range(8)]).flatten(
-                0, 1
-            )
-            mapper.mean.copy_(tokens.mean(0))
-            mapper.std.copy_(tokens.std(0).clamp(min=1e-6))
+            some = [self._tokens(self.pictures(batch, r.batch)).flatten(0, 1) for batch in range(8)]
+            mapper.mean.copy_(torch.cat(some).mean(0))
+            mapper.std.copy_(torch.cat(some).std(0).clamp(min=1e-6))
         psm.mapper = mapper
         encoder = self._encoder(psm)
 
-        def full(
-            batch: int, seed: int = r.seed + 4, pictures: Pictures | None = None
-        ) -> tuple[Tensor, dict[str, float]]:
-            noisy = self._noisy(seed, batch, pictures)
+        def full(noisy: _Noisy) -> tuple[Tensor, dict[str, Tensor]]:
             with torch.no_grad():
                 once = self._tokens(noisy.pictures)
                 clean = once.repeat(2, 1, 1)
@@ -243,28 +216,11 @@ class Trainer:
             units = encoder.unit(mapped)
             rb, same = losses.rb(units, encoder.unit(clean)), losses.consistency(units)
             stats = losses.statistics(mapped, clean, mapper.std)
-            same_clean = losses.identity(kept, once, mapper.std)
-            total = rb + r.lambda_consistency * same + r.lambda_stats * stats + r.lambda_id * same_clean
-            return total, {
-                "rb": float(rb.detach()),
-                "consistency": float(same.detach()),
-                "stats": float(stats.detach()),
-                "id": float(same_clean.detach()),
-            }
+            identity = losses.identity(kept, once, mapper.std)
+            total = rb + r.lambda_consistency * same + r.lambda_stats * stats + r.lambda_id * identity
+            return total, {"rb": rb, "consistency": same, "stats": stats, "id": identity}
 
-        if r.mapper_steps:
-            schedule = Schedule(r.mapper_steps, r.muon_lr, r.adam_lr / 2, decay=0.7, accumulate=r.accumulate)
-            train(
-                "mapper",
-                mapper,
-                full,
-                schedule,
-                self.folder,
-                muon=_MUON,
-                held_out=self._early_stop(full),
-                samples=r.batch,
-                save_every=self.save_every,
-            )
+        self._stage("mapper", mapper, full, self._schedule(r.mapper_steps, 1.0, 0.5, 0.7), r.seed + 4)
         return mapper
 
     def _train_adversarially(self, psm: PSM) -> None:
@@ -272,35 +228,46 @@ class Trainer:
         psm.train().requires_grad_(True)
         encoder = self._encoder(psm)
 
-        def full(
-            batch: int, seed: int = r.seed + 5, pictures: Pictures | None = None
-        ) -> tuple[Tensor, dict[str, float]]:
-            noisy = self._noisy(seed, batch, pictures)
+        def full(noisy: _Noisy) -> tuple[Tensor, dict[str, Tensor]]:
             with torch.no_grad():
                 clean = encoder.clean(noisy.pictures).repeat(2, 1)
-            gen = seeded(seed, batch).manual_seed(seed + batch)
             with torch.enable_grad(), self._autocast():
-                attacked = perturb(encoder.units, noisy.x, noisy.sigma, clean, gen)
+                attacked = perturb(encoder.units, noisy.x, noisy.sigma, clean, noisy.gen)
             with self._autocast():
                 purified = psm.purifier(attacked + noisy.z - noisy.x, noisy.sigma)
                 units = encoder.unit(psm.mapper(self.adapter.tokens(purified).float(), noisy.sigma))
             rb, squared = losses.rb(units, clean), losses.mse(purified, noisy.x)
-            return r.lambda_rb * rb + r.lambda_mse * squared, {
-                "rb": float(rb.detach()),
-                "mse": float(squared.detach()),
-            }
+            return r.lambda_rb * rb + r.lambda_mse * squared, {"rb": rb, "mse": squared}
 
-        schedule = Schedule(
-            r.adversarial_steps, r.muon_lr / 4, r.adam_lr / 4, decay=0.7, accumulate=r.accumulate
-        )
+        schedule = self._schedule(r.adversarial_steps, 0.25, 0.25, 0.7)
+        self._stage("adversarial", psm, full, schedule, r.seed + 5)
+
+    def _schedule(self, steps: int, muon: float, adam: float, decay: float) -> Schedule:
+        r = self.recipe
+        return Schedule(steps, muon * r.muon_lr, adam * r.adam_lr, decay=decay, accumulate=r.accumulate)
+
+    def _stage(self, name: str, module: nn.Module, loss: _Loss, schedule: Schedule, seed: int) -> None:
+        """Train a module; held-out pictures get noise that is the same at every measurement."""
+        if not schedule.steps:
+            return
+        r = self.recipe
+
+        def step(batch: int) -> tuple[Tensor, dict[str, float]]:
+            total, parts = loss(self._noisy(seed, batch, self.pictures))
+            return total, {key: float(value.detach()) for key, value in parts.items()}
+
+        def measure() -> float:
+            batches = [self._noisy(0, batch, self.held_out) for batch in range(_HELD_OUT_BATCHES)]
+            return sum(float(loss(noisy)[0]) for noisy in batches) / len(batches)
+
         train(
-            "adversarial",
-            psm,
-            full,
+            name,
+            module,
+            step,
             schedule,
             self.folder,
             muon=_MUON,
-            held_out=self._early_stop(full),
+            held_out=HeldOut(measure, r.held_out_every, r.patience),
             samples=r.batch,
             save_every=self.save_every,
         )
@@ -311,27 +278,18 @@ class Trainer:
     def _tokens(self, x: Tensor) -> Tensor:
         return self.adapter.tokens(x.to(self.adapter.device)).float()
 
-    def _early_stop(self, loss: Any) -> HeldOut:
-        """The same loss on held-out pictures, with noise that is the same at every measurement."""
-
-        def measure() -> float:
-            return sum(float(loss(batch, 0, self.held_out)[0]) for batch in range(4)) / 4
-
-        return HeldOut(measure, self.recipe.held_out_every, self.recipe.patience)
-
-    def _noisy(self, seed: int, batch: int, pictures: Pictures | None = None) -> _Noisy:
+    def _noisy(self, seed: int, batch: int, pictures: Pictures) -> _Noisy:
         r = self.recipe
-        x = (pictures or self.pictures)(batch, r.batch // 2)
+        x = pictures(batch, r.batch // 2)
         gen = seeded(seed, batch)
         n = len(x)
         listed = torch.tensor(r.sigmas)[torch.randint(len(r.sigmas), (n,), generator=gen)]
-        sigma = torch.where(
-            torch.rand(n, generator=gen) < 0.5, listed, r.sigma_max * torch.rand(n, generator=gen)
-        )
+        is_listed = torch.rand(n, generator=gen) < 0.5
+        sigma = torch.where(is_listed, listed, r.sigma_max * torch.rand(n, generator=gen))
         x, sigma = x.repeat(2, 1, 1, 1), sigma.repeat(2)
         z = x + sigma.view(-1, 1, 1, 1) * torch.randn(x.shape, generator=gen)
         device = self.adapter.device
-        return _Noisy(x.to(device), z.to(device), sigma.to(device))
+        return _Noisy(x.to(device), z.to(device), sigma.to(device), gen)
 
     def _autocast(self) -> torch.autocast:
         cuda = self.adapter.device.type == "cuda"

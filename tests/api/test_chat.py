@@ -8,6 +8,8 @@ import httpx
 import pytest
 
 from service.api.schemas import IssuedCertificate as Certificate
+from service.demo import bundled
+from service.psm.checkpoint import PSM
 from tests.api.conftest import FEW, SAMPLES, Gate, data_uri, image_part
 
 pytestmark = pytest.mark.engine
@@ -34,9 +36,24 @@ def test_the_sample_pictures_are_answered_right(gate: Gate, name: str, question:
     assert response.json()["answer"] == answer
 
 
+@pytest.mark.parametrize(("name", "digit"), [("seven.png", 7), ("three.png", 3), ("two.png", 2)])
+def test_the_default_budget_certifies_the_sample_pictures_at_sigma_a_half(
+    gate: Gate, name: str, digit: int
+) -> None:
+    response = gate.ask("What digit is shown?", name, smoothing={})
+    assert response.json()["answer"] == f"The digit is {digit}."
+    (certificate,) = _certificates(response)
+    assert certificate.noise.sigma == 0.5
+    assert certificate.model.psm_digest == PSM.load(bundled("psm")).digest
+    assert certificate.outcome == "certified"
+    assert certificate.bounds[0].eps == 0.25
+    assert certificate.flip_point is not None
+    assert certificate.bounds[0].fcsb > certificate.flip_point
+
+
 def test_an_answer_comes_with_its_certificate(gate: Gate) -> None:
     response = gate.ask(
-        "What digit is shown?", "seven.png", smoothing=FEW | {"sigma": 0.1, "eps": [0.02, 0.05]}
+        "What digit is shown?", "seven.png", smoothing=FEW | {"sigma": 0.25, "eps": [0.05, 0.1]}
     )
     body = response.json()
     assert body["model"] == "smoothgate-demo"
@@ -44,9 +61,9 @@ def test_an_answer_comes_with_its_certificate(gate: Gate) -> None:
     assert body["usage"]["completion_tokens"] > 0
     assert body["timings"]["total"] >= body["timings"]["engine"] > 0
     (certificate,) = _certificates(response)
-    assert certificate.noise.sigma == 0.1
+    assert certificate.noise.sigma == 0.25
     assert (certificate.noise.n_select, certificate.noise.n_certify) == (64, 256)
-    assert [bound.eps for bound in certificate.bounds] == [0.02, 0.05]
+    assert [bound.eps for bound in certificate.bounds] == [0.05, 0.1]
     assert certificate.outcome == "certified"
     assert certificate.bounds[0].fcsb > certificate.chance.p95
     assert certificate.score_lower < certificate.score_estimate <= 1

@@ -27,7 +27,7 @@ from service.vision import DecodedImage, load
 Units = Callable[[Tensor], Tensor]
 
 ALPHA = 0.001
-FRESH = 4096
+FRESH = 1024
 # For the encoder that costs nothing.
 MANY = 40_000
 PICTURES, PARTS = 50, 5
@@ -115,7 +115,7 @@ def test_no_attack_inside_the_ball_beats_a_certificate_of_the_demo_model(
 ) -> None:
     scenes, _ = labelled_scenes("held-out", PICTURES, seed=97)
     gen = torch.Generator().manual_seed(part)
-    sigma, radii = 0.2, (0.08, 0.2, 0.35)
+    sigma, radii = 0.5, (0.2, 0.5, 0.9)
     moved = []
 
     def units(z: Tensor) -> Tensor:

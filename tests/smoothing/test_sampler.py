@@ -76,6 +76,27 @@ def test_batches_mixed_of_several_jobs_give_what_single_samples_give(run: Run) -
         np.testing.assert_allclose(evidence.rule.scores, scores, atol=1e-5)
 
 
+def test_each_sample_goes_with_the_sigma_of_its_job(run: Run) -> None:
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def recording(z: Tensor, sigma: Tensor) -> Tensor:
+        seen.append((z.clone(), sigma.clone()))
+        return units(z, sigma)
+
+    sampler = run(recording)
+    jobs = [job(seed=seed, budget=200, sigma=sigma) for seed, sigma in ((1, 0.1), (2, 1.0), (3, 10.0))]
+    for each in jobs:
+        sampler.submit(each)
+    for each in jobs:
+        each.evidence.result(10)
+    assert any(len(sigma.unique()) > 1 for _, sigma in seen)
+    z, sigma = torch.cat([z for z, _ in seen]), torch.cat([sigma for _, sigma in seen])
+    for each in jobs:
+        mine = z[sigma == each.terms.sigma]
+        assert len(mine) == 216
+        assert float((mine - each.x).std()) == pytest.approx(each.terms.sigma, rel=0.1)
+
+
 def test_the_certificate_rests_on_other_samples_than_the_direction(run: Run) -> None:
     seen: list[Tensor] = []
 

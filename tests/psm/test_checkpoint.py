@@ -1,0 +1,145 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from service.errors import SmoothgateError
+from service.psm.calibration import Calibration, calibrate
+from service.psm.checkpoint import CONFIG_FILE, PSM, WEIGHTS_FILE, Identity
+from service.psm.encoder import UnitEncoder
+from service.psm.mapper import ResidualMapper, ResidualMapperConfig
+from service.psm.purifier import LightUNet, LightUNetConfig
+from service.vision import VisionAdapter, load
+from tests import checkpoints
+
+
+def _psm(model_digest: str = "m", seed: int = 0) -> PSM:
+    torch.manual_seed(seed)
+    purifier = LightUNet(LightUNetConfig(width=16, core_width=24, heads=2, noise_width=16))
+    mapper = ResidualMapper(
+        ResidualMapperConfig(checkpoints.HIDDEN_SIZE, (4, 4), width=16, heads=2, noise_width=8)
+    )
+    psm = PSM(purifier, mapper, model_digest=model_digest, training={"seed": seed})
+    for parameter in psm.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return psm.eval().requires_grad_(False)
+
+
+def test_what_is_saved_comes_back_in_half_precision(tmp_path: Path) -> None:
+    psm = _psm()
+    psm.save(tmp_path)
+    loaded = PSM.load(tmp_path)
+    assert loaded.digest == psm.digest
+    assert loaded.model_digest == "m"
+    assert loaded.training_facts == {"seed": 0}
+    z, sigma = torch.rand(2, 3, 32, 32), torch.tensor([0.2, 0.7])
+    torch.testing.assert_close(loaded.purifier(z, sigma), psm.purifier(z, sigma), atol=2e-2, rtol=0)
+    again = PSM.load(tmp_path)
+    assert torch.equal(loaded.purifier(z, sigma), again.purifier(z, sigma))
+
+
+def test_a_folder_without_one_holds_the_identity(tmp_path: Path) -> None:
+    psm = PSM.load(tmp_path)
+    assert psm.is_identity
+    z = torch.rand(1, 3, 8, 8)
+    assert psm.purifier(z, torch.ones(1)) is z
+
+
+@pytest.mark.parametrize("purifier", [True, False])
+def test_either_may_be_the_identity(tmp_path: Path, purifier: bool) -> None:
+    whole = _psm()
+    half = PSM(whole.purifier if purifier else None, None if purifier else whole.mapper, model_digest="m")
+    half.save(tmp_path)
+    loaded = PSM.load(tmp_path)
+    assert isinstance(loaded.purifier, Identity) != purifier
+    assert isinstance(loaded.mapper, Identity) == purifier
+    assert not loaded.is_identity
+
+
+def test_the_digest_follows_weights_and_model_but_not_the_story() -> None:
+    psm = _psm()
+    assert _psm().digest == psm.digest
+    assert _psm(seed=1).digest != psm.digest
+    assert _psm(model_digest="other").digest != psm.digest
+    psm.training_facts = {"seed": 99}
+    assert _psm().digest == psm.digest
+
+
+def _damage_weights(folder: Path) -> None:
+    data = bytearray((folder / WEIGHTS_FILE).read_bytes())
+    data[-10] ^= 1
+    (folder / WEIGHTS_FILE).write_bytes(data)
+
+
+def _edit(folder: Path, **changes: object) -> None:
+    path = folder / CONFIG_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (_damage_weights, "not those that its digest"),
+        (lambda folder: (folder / WEIGHTS_FILE).unlink(), "cannot be used"),
+        (lambda folder: (folder / CONFIG_FILE).write_text("{"), "cannot be used"),
+        (lambda folder: _edit(folder, version=99), "version 99"),
+        (lambda folder: _edit(folder, purifier={"kind": "magic"}), "magic"),
+        (lambda folder: _edit(folder, mapper={"kind": "identity"}), "cannot be used"),
+        (lambda folder: _edit(folder, model_digest="another"), "not those that its digest"),
+    ],
+)
+def test_a_damaged_one_is_refused_with_the_reason(tmp_path: Path, damage, reason: str) -> None:  # type: ignore[no-untyped-def]
+    _psm().save(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(SmoothgateError, match=reason) as caught:
+        PSM.load(tmp_path)
+    assert caught.value.code == "unusable_psm"
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> VisionAdapter:
+    path = checkpoints.build(tmp_path_factory.mktemp("tiny"))
+    return load(str(path), device="cpu", dtype=torch.float32)
+
+
+@torch.no_grad()
+def _calibration(adapter: VisionAdapter) -> Calibration:
+    return calibrate([adapter.tokens(torch.rand(32, *adapter.canvas_shape))], None, adapter.digest)
+
+
+def test_the_encoder_sends_samples_through_both(adapter: VisionAdapter) -> None:
+    psm, calibration = _psm(adapter.digest), _calibration(adapter)
+    z, sigma = torch.rand(3, *adapter.canvas_shape), torch.tensor([0.1, 0.4, 0.8])
+    with torch.no_grad():
+        found = UnitEncoder(adapter, calibration, psm).units(z, sigma)
+        tokens = psm.mapper(adapter.tokens(psm.purifier(z, sigma)).float(), sigma)
+    centred = (tokens - calibration.mu).flatten(1)
+    torch.testing.assert_close(found, centred / centred.norm(dim=1, keepdim=True))
+
+
+def test_a_psm_of_another_model_is_refused(adapter: VisionAdapter) -> None:
+    with pytest.raises(SmoothgateError) as caught:
+        UnitEncoder(adapter, _calibration(adapter), _psm("another"))
+    assert caught.value.code == "wrong_psm"
+
+
+def test_the_digest_of_the_encoder_follows_the_psm(adapter: VisionAdapter) -> None:
+    calibration = _calibration(adapter)
+    plain = UnitEncoder(adapter, calibration)
+    first, second = (UnitEncoder(adapter, calibration, _psm(adapter.digest, seed)) for seed in (0, 1))
+    assert plain.psm_digest is None
+    assert len({plain.digest, first.digest, second.digest}) == 3
+
+
+def test_a_calibration_scored_with_another_psm_is_refused(adapter: VisionAdapter, tmp_path: Path) -> None:
+    _psm(adapter.digest).save(tmp_path)
+    calibration = _calibration(adapter)
+    calibration.save(tmp_path)
+    digest = UnitEncoder.load(adapter, tmp_path).psm_digest
+    calibration.with_scores({"0.5": 0.9}, digest).save(tmp_path)
+    assert UnitEncoder.load(adapter, tmp_path).calibration.figures.scores == {"0.5": 0.9}
+    calibration.with_scores({"0.5": 0.9}, "another").save(tmp_path)
+    with pytest.raises(SmoothgateError, match="psm calibrate") as caught:
+        UnitEncoder.load(adapter, tmp_path)
+    assert caught.value.code == "wrong_calibration"
