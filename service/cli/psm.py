@@ -81,6 +81,9 @@ def train(
     denoise_steps: Annotated[int, typer.Option(min=0, help="Updates of stage 1 without the encoder.")] = 3000,
     purifier_steps: Annotated[int, typer.Option(min=0, help="Updates of stage 1 with all losses.")] = 5000,
     mapper_steps: Annotated[int, typer.Option(min=0, help="Updates of stage 2.")] = 1500,
+    joint_steps: Annotated[
+        int, typer.Option(min=0, help="Updates of stage 3, both networks together: our extension.")
+    ] = 3200,
     adversarial: Annotated[
         bool, typer.Option(help="Add a stage of adversarial fine-tuning: our extension, not the paper's.")
     ] = False,
@@ -90,6 +93,7 @@ def train(
     consistency: Annotated[
         float, typer.Option(min=0, help="Weight of our consistency loss beside l_rb; 0: the paper's losses.")
     ] = 0.5,
+    joint_consistency: Annotated[float, typer.Option(min=0, help="The same in stage 3.")] = 1.0,
     patience: Annotated[
         int, typer.Option(min=1, help="Early stop: measurements on the held-out split without a better one.")
     ] = 4,
@@ -113,8 +117,10 @@ def train(
             denoise_steps=denoise_steps,
             purifier_steps=purifier_steps,
             mapper_steps=mapper_steps,
+            joint_steps=joint_steps,
             adversarial_steps=adversarial_steps if adversarial else 0,
             lambda_consistency=consistency,
+            lambda_joint_consistency=joint_consistency,
             patience=patience,
             seed=seed,
         )

@@ -45,8 +45,7 @@ class FiLM(nn.Module):
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         """(B, ..., C) and the embedding of the noise level (B, noise_width) -> (B, ..., C)."""
         scale, shift = self.to_film(level).view(len(x), *[1] * (x.ndim - 2), 2 * self.width).chunk(2, -1)
-        modulated: Tensor = F.layer_norm(x, (self.width,)) * (1 + scale) + shift
-        return modulated
+        return torch.addcmul(shift, F.layer_norm(x, (self.width,)), 1 + scale)
 
 
 class Conv(nn.Conv2d):

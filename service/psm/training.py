@@ -1,4 +1,4 @@
-"""The training of a PSM: the paper's two stages, purifier then mapper, and a third of ours; the model's own
+"""The training of a PSM: the paper's two stages, purifier then mapper, and two of ours; the model's own
 weights are frozen.
 
 Every batch is a function of its number and the run's seed, so that a resumed run repeats an uninterrupted
@@ -44,11 +44,13 @@ class Recipe:
         denoise_steps: of stage 1 before the encoder is asked: l_diff and l_mse alone.
         purifier_steps: of stage 1 with all its losses.
         mapper_steps: of stage 2.
-        adversarial_steps: of stage 3, both networks together against feature-space PGD; our extension, 0
+        joint_steps: of stage 3, both networks together with the losses of both stages; our extension.
+        adversarial_steps: of stage 4, both networks together against feature-space PGD; our extension, 0
             leaves it out.
         lambda_rb, lambda_mse: weights of l_rb (lambda_1) and l_mse (lambda_2) beside l_diff.
         lambda_stats, lambda_id: weights of l_stats (lambda_3) and l_id (lambda_4) beside l_rb.
-        lambda_consistency: weight of our own term, relative to l_rb; 0 is the paper's recipe.
+        lambda_consistency: weight of our own term in stages 1 and 2, relative to l_rb; 0 is the paper's.
+        lambda_joint_consistency: the same in stage 3.
         muon_lr, adam_lr: learning rates of the first stage; later ones take half of it.
         seed: of weights, pictures and noise.
         held_out_every, patience: early stop; `Schedule` and `HeldOut` say how.
@@ -61,12 +63,14 @@ class Recipe:
     denoise_steps: int = 3000
     purifier_steps: int = 5000
     mapper_steps: int = 1500
+    joint_steps: int = 3200
     adversarial_steps: int = 0
     lambda_rb: float = 4.0
     lambda_mse: float = 0.002
     lambda_stats: float = 0.05
     lambda_id: float = 0.05
     lambda_consistency: float = 0.5
+    lambda_joint_consistency: float = 1.0
     muon_lr: float = 0.01
     adam_lr: float = 2e-3
     seed: int = 1
@@ -144,7 +148,8 @@ class Trainer:
         psm = PSM(purifier.eval().requires_grad_(False), Identity(), model_digest=self.adapter.digest)
         if mapper:
             psm.mapper = self._train_mapper(psm)
-        if self.recipe.adversarial_steps and self._has_weights(psm):
+        if self._has_weights(psm):
+            self._train_jointly(psm)
             self._train_adversarially(psm)
         psm.training_facts = {"recipe": asdict(self.recipe)}
         return psm.eval().requires_grad_(False)
@@ -222,6 +227,29 @@ class Trainer:
 
         self._stage("mapper", mapper, full, self._schedule(r.mapper_steps, 1.0, 0.5, 0.7), r.seed + 4)
         return mapper
+
+    def _train_jointly(self, psm: PSM) -> None:
+        r = self.recipe
+        psm.train().requires_grad_(True)
+        encoder = self._encoder(psm)
+
+        def full(noisy: _Noisy) -> tuple[Tensor, dict[str, Tensor]]:
+            with torch.no_grad():
+                once = self._tokens(noisy.pictures)
+                clean = encoder.unit(once).repeat(2, 1)
+            with self._autocast():
+                purified = psm.purifier(noisy.z, noisy.sigma)
+                units = encoder.unit(psm.mapper(self._tokens(purified), noisy.sigma))
+                kept = psm.mapper(once, noisy.sigma[: len(once)] / 100)
+            diff = losses.diffusion(purified, noisy.x, noisy.sigma)
+            squared = losses.mse(purified, noisy.x)
+            rb, same = losses.rb(units, clean), losses.consistency(units)
+            total = diff + r.lambda_mse * squared + r.lambda_rb * (rb + r.lambda_joint_consistency * same)
+            if isinstance(psm.mapper, ResidualMapper):
+                total = total + r.lambda_rb * r.lambda_id * losses.identity(kept, once, psm.mapper.std)
+            return total, {"diff": diff, "rb": rb, "consistency": same}
+
+        self._stage("joint", psm, full, self._schedule(r.joint_steps, 0.4, 0.4, 0.9), r.seed + 6)
 
     def _train_adversarially(self, psm: PSM) -> None:
         r = self.recipe
