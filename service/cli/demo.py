@@ -38,6 +38,7 @@ def demo_evaluate(
         float, typer.Option(min=0, help="Smooth with this noise; 0: the undefended model.")
     ] = 0.0,
     n_select: Annotated[int, typer.Option(min=1, help="Noise samples that choose the served feature.")] = 64,
+    psm: Annotated[bool, typer.Option(help="With purifier and mapper, or the noisy encoder alone.")] = True,
     every_phrasing: Annotated[
         bool, typer.Option(help="Ask in random phrasings instead of the first of each kind.")
     ] = False,
@@ -46,15 +47,19 @@ def demo_evaluate(
     """Exact-match accuracy of the demo model on held-out digits, undefended or smoothed (needs `dev`)."""
     from service.demo import bundled
     from service.demo.evaluate import Answerer, run, smoothed_tokens
+    from service.psm.encoder import UnitEncoder
 
     encode = None
     if sigma:
-        psm = bundled("psm") if model is None else model.parent / "psm"
-        encode = smoothed_tokens(load_encoder(str(model or bundled("model")), psm), sigma, n_select, seed)
+        folder = bundled("psm") if model is None else model.parent / "psm"
+        encoder = load_encoder(str(model or bundled("model")), folder)
+        if not psm:
+            encoder = UnitEncoder(encoder.adapter, encoder.calibration)
+        encode = smoothed_tokens(encoder, sigma, n_select, seed)
     answerer = Answerer(model or bundled("model"))
     figures = run(answerer, n, seed, encode=encode, every_phrasing=every_phrasing)
-    figures |= {"sigma": sigma, "n_select": n_select}
-    how = f"sigma {sigma:g}, {n_select} samples" if sigma else "undefended"
+    figures |= {"sigma": sigma, "n_select": n_select, "psm": psm}
+    how = f"sigma {sigma:g}, {n_select} samples{'' if psm else ', no PSM'}" if sigma else "undefended"
     table = Table("question", "asked", "right", title=f"Exact match on held-out digits, {how}, seed {seed}")
     for name, accuracy in figures["accuracy"].items():
         table.add_row(name, str(figures["asked"][name]), f"{accuracy:.1%}")
