@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 _LOG_EVERY = 25
+_STATE = ("average", "best", "best_measured", "misses", "measured_at", "stopped", "step")
 
 
 class Muon(Optimizer):
@@ -180,6 +181,8 @@ def train(
                 rows.writerow([run.step - 1, f"held_out={measured:.5f}"])
             if run.step % save_every == 0:
                 run.save()
+        if held_out is not None and run.measured_at != run.step:
+            rows.writerow([run.step - 1, f"held_out={run.measure(held_out):.5f}"])
     run.save()
     run.leave_averaged()
 
@@ -209,6 +212,7 @@ class _Run:
         self.best: dict[str, Tensor] | None = None
         self.best_measured = math.inf
         self.misses = 0
+        self.measured_at = 0
         self.stopped = False
         self.step = 0
 
@@ -218,15 +222,14 @@ class _Run:
             return
         saved = torch.load(self.checkpoint, weights_only=True)
         self.module.load_state_dict(saved["module"])
-        for name in ("average", "best", "best_measured", "misses", "stopped", "step"):
+        for name in _STATE:
             setattr(self, name, saved[name])
         for o, state in zip(self.optimisers, saved["optimisers"], strict=True):
             o.load_state_dict(state)
 
     def save(self) -> None:
         """Write the checkpoint; one that is cut off in between leaves the old one."""
-        names = ("average", "best", "best_measured", "misses", "stopped", "step")
-        state: dict[str, Any] = {name: getattr(self, name) for name in names}
+        state: dict[str, Any] = {name: getattr(self, name) for name in _STATE}
         state["module"] = self.module.state_dict()
         state["optimisers"] = [o.state_dict() for o in self.optimisers]
         partial = self.checkpoint.with_suffix(".tmp")
@@ -269,6 +272,7 @@ class _Run:
         if self.ema is not None:
             self.module.load_state_dict(self.average)
         measured = held_out.measure()
+        self.measured_at = self.step
         if measured < self.best_measured:
             self.best_measured, self.best, self.misses = measured, _copy(self.module), 0
         else:
