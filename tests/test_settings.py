@@ -97,7 +97,7 @@ def test_a_value_out_of_bounds_is_refused_by_name(name: str, value: str, monkeyp
     ("values", "reason"),
     [
         ({"sigma": 2.0}, "sigma 2.0 is not within"),
-        ({"sigma_min": 0.75}, "sigma 0.1 is not within"),
+        ({"sigma_min": 0.75}, "sigma 0.5 is not within"),
         ({"n_select": 100, "n_certify": 900, "max_samples": 999}, "exceed max_samples 999"),
     ],
 )

@@ -259,37 +259,26 @@ def _show(figures: dict[str, Any]) -> None:
     questions = list(figures["undefended"]["accuracy"])
     samples = f"{sampling['n_select']} + {sampling['n_certify']}"
     title = f"{figures['n']} pictures, n = {samples}, alpha {sampling['alpha']:g}"
-    table = Table("part", "sigma", "score", *(f"FCSB {eps}" for eps in radii), title=title)
     flip = figures["flip_point"]
+    bounds = Table("part", "sigma", "score", *(f"FCSB {eps}" for eps in radii), title=title)
     if flip is not None:
         for eps in radii:
-            table.add_column(f"> flip {eps}")
-    for name in ("chance", "p95", "twin", "clean cos", "samples/s"):
-        table.add_column(name)
+            bounds.add_column(f"> flip {eps}")
+    bounds.add_column("samples/s")
     answers = Table("part", "sigma", *questions, title="Exact match of answers")
+    cosines = Table("part", "sigma", "unrelated", "95 %", "twin", "clean", title="Cosines of what is served")
     plain = figures["undefended"]
-    dashes = ["-"] * (len(radii) * (1 if flip is None else 2))
-    table.add_row("undefended", "0", "-", *dashes, *_cosine_cells(plain), "1", "-")
-    answers.add_row("undefended", "0", *(f"{value:.1%}" for value in plain["accuracy"].values()))
+    answers.add_row("none", "0", *(f"{value:.1%}" for value in plain["accuracy"].values()))
+    cosines.add_row("none", "0", *_cosine_cells(plain | {"clean_cosine": 1.0}))
     for row in figures["rows"]:
+        name = (row["part"], f"{row['sigma']:g}")
         above = [] if flip is None else [f"{row['above_flip'][eps]:.1%}" for eps in radii]
-        bounds = [f"{row['fcsb'][eps]:.3f}" for eps in radii]
-        table.add_row(
-            row["part"],
-            f"{row['sigma']:g}",
-            f"{row['score']:.4f}",
-            *bounds,
-            *above,
-            *_cosine_cells(row),
-            f"{row['clean_cosine']:.3f}",
-            f"{row['samples_per_second']:.0f}",
-        )
-        answers.add_row(
-            row["part"], f"{row['sigma']:g}", *(f"{value:.1%}" for value in row["accuracy"].values())
-        )
-    console.print(table)
-    if questions:
-        console.print(answers)
+        mean = [f"{row['fcsb'][eps]:.3f}" for eps in radii]
+        bounds.add_row(*name, f"{row['score']:.4f}", *mean, *above, f"{row['samples_per_second']:.0f}")
+        answers.add_row(*name, *(f"{value:.1%}" for value in row["accuracy"].values()))
+        cosines.add_row(*name, *_cosine_cells(row))
+    for table in (bounds, answers, cosines) if questions else (bounds, cosines):
+        console.print(table)
     if flip is not None:
         console.print(f"Flip point: answers change near a cosine of {flip:.3f}")
 
@@ -300,6 +289,7 @@ def _cosine_cells(figures: dict[str, Any]) -> list[str]:
         f"{figures['chance_mean']:.3f}",
         f"{figures['chance_p95']:.3f}",
         "-" if twin is None else f"{twin:.3f}",
+        f"{figures['clean_cosine']:.3f}",
     ]
 
 

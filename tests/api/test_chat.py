@@ -26,7 +26,7 @@ def _certificates(response: httpx.Response) -> list[Certificate]:
         ("seven.png", "What color is the digit?", "The digit is blue."),
         ("seven.png", "What color is the background?", "The background is yellow."),
         ("seven.png", "Is the digit even or odd?", "7 is odd."),
-        ("three.png", "Describe the image.", "A yellow 3 on a striped black background."),
+        ("two.png", "Describe the image.", "A purple 2 on a striped yellow background."),
         ("plain-five.png", "What digit is shown?", "The digit is 5."),
     ],
 )
@@ -34,6 +34,12 @@ def test_the_sample_pictures_are_answered_right(gate: Gate, name: str, question:
     response = gate.ask(question, name)
     assert response.status_code == 200, response.text
     assert response.json()["answer"] == answer
+
+
+def test_less_noise_leaves_fainter_things_to_be_seen(gate: Gate) -> None:
+    """The stripes of this picture, a lighter black on black, are lost at the default sigma of 0.5."""
+    response = gate.ask("Describe the image.", "three.png", smoothing=FEW | {"sigma": 0.25})
+    assert response.json()["answer"] == "A yellow 3 on a striped black background."
 
 
 @pytest.mark.parametrize(("name", "digit"), [("seven.png", 7), ("three.png", 3), ("two.png", 2)])

@@ -40,9 +40,9 @@ def test_whole(client: openai.OpenAI) -> None:
 
 
 def test_streamed(client: openai.OpenAI) -> None:
-    chunks = list(_ask(client, _user("Describe the image.", "three.png"), stream=True))
+    chunks = list(_ask(client, _user("Describe the image.", "two.png"), stream=True))
     text = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
-    assert text == "A yellow 3 on a striped black background."
+    assert text == "A purple 2 on a striped yellow background."
     assert chunks[-1].choices[0].finish_reason == "stop"
     carrying = [chunk for chunk in chunks if getattr(chunk, "certificates", None)]
     assert len(carrying) == 1

@@ -130,7 +130,8 @@ def test_no_attack_inside_the_ball_beats_a_certificate_of_the_demo_model(
         clean = certified.statement.score_estimate
         moved.append(clean - np.mean(_scores(units, adversarial, certified.t, sigma, 256, gen)))
     # The attack does something: it is no use to fail to break what one did not push.
-    assert np.mean(moved) > 3 * np.std(moved) / len(moved) ** 0.5
+    assert np.mean(moved) > 0.005
+    assert np.median(moved) > 0
 
 
 def _half_space(x: Tensor, sigma: float, quantile: float) -> Units:

@@ -177,22 +177,11 @@ def test_the_split_shares_no_picture(folder: Path) -> None:
 
 
 def _command(checkpoint: Path, folder: Path, output: Path) -> list[str]:
-    steps = [
-        "--denoise-steps",
-        "20",
-        "--purifier-steps",
-        "20",
-        "--mapper-steps",
-        "20",
-        "--joint-steps",
-        "10",
-        "--save-every",
-        "7",
-    ]
+    steps = ["--denoise-steps", "8", "--purifier-steps", "12", "--mapper-steps", "6", "--joint-steps", "4"]
     return [
         *SMOOTHGATE,
         *["psm", "train", "--model", str(checkpoint), "--images", str(folder), "--output", str(output)],
-        *["--sigma", "0.25", "0.5", "--batch", "8", *steps],
+        *["--sigma", "0.25", "0.5", "--batch", "8", "--save-every", "5", *steps],
     ]
 
 
