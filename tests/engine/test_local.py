@@ -51,7 +51,7 @@ def body(*messages: Json, **parameters: Any) -> Json:
 
 
 RUNNING = "vllm:num_requests_running{"
-LONG = body(user(text("Count.")), max_tokens=450)
+LONG = body(user(text("Count.")), max_tokens=4000)
 
 
 @pytest.fixture(scope="module")
