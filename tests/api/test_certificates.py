@@ -1,11 +1,15 @@
 """What is handed out can be checked, and a policy decides before the language model is asked."""
 
+import base64
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from service.api.issuing import Issuer
@@ -17,9 +21,17 @@ from tests.api.conftest import FEW, SAMPLES, Gate, data_uri
 
 pytestmark = pytest.mark.engine
 
-# Perfect scores would reach it; the samples, with that much noise, do not.
-UNREACHABLE = {"policy_cosine": 0.9, "policy_eps": 0.5}
-LOUD = {"n_select": 64, "n_certify": 1024, "sigma": 1.0}
+# Perfect scores would reach it; those of a picture unlike any that the PSM was trained on do not.
+UNREACHABLE = {"policy_cosine": 0.9, "policy_eps": 0.25}
+BUDGET = {"n_select": 64, "n_certify": 1024}
+
+
+def _blocks() -> str:
+    """6 x 6 blocks of random colours."""
+    colours = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(colours).resize((48, 48), Image.Resampling.NEAREST).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _engine_calls(gate: Gate) -> float:
@@ -66,8 +78,8 @@ def test_the_schema_is_published_and_documented(gate: Gate) -> None:
 
 def test_a_policy_that_reports_lets_the_answer_through(gate: Gate, settings: Callable[..., None]) -> None:
     settings(policy="report", **UNREACHABLE)
-    response = gate.ask("What digit is shown?", "seven.png", smoothing=LOUD)
-    assert response.json()["answer"] == "The digit is 7."
+    response = gate.ask("What digit is shown?", images=[_blocks()], smoothing=BUDGET)
+    assert response.json()["answer"]
     (certificate,) = response.json()["certificates"]
     assert certificate["outcome"] == "abstained"
     assert certificate["target"]["cosine"] == 0.9
@@ -80,11 +92,11 @@ def test_a_policy_that_is_enforced_never_asks_the_language_model(
 ) -> None:
     settings(policy="enforce", **UNREACHABLE)
     before = _engine_calls(gate)
-    body: dict[str, Any] = {"stream": stream, "smoothing": LOUD}
+    body: dict[str, Any] = {"stream": stream, "smoothing": BUDGET}
     if path == "/v1/chat":
-        body |= {"message": "What digit is shown?", "images": [data_uri("seven.png")]}
+        body |= {"message": "What digit is shown?", "images": [_blocks()]}
     else:
-        part = {"type": "image_url", "image_url": {"url": data_uri("seven.png")}}
+        part = {"type": "image_url", "image_url": {"url": _blocks()}}
         body |= {"messages": [{"role": "user", "content": [part]}]}
     response = gate.http.post(path, json=body)
     assert response.status_code == 422
@@ -119,8 +131,8 @@ def test_a_client_cannot_ask_for_less_than_the_policy(
 
 
 def test_a_client_can_ask_for_more(gate: Gate) -> None:
-    strict = LOUD | {"policy": "enforce", "target": {"cosine": 0.9, "eps": 0.5}}
-    assert gate.ask("What digit is shown?", "seven.png", smoothing=strict).status_code == 422
+    strict = BUDGET | {"policy": "enforce", "target": {"cosine": 0.9, "eps": 0.25}}
+    assert gate.ask("What digit is shown?", images=[_blocks()], smoothing=strict).status_code == 422
     nothing = gate.ask("What digit is shown?", "seven.png", smoothing={"policy": "enforce"})
     assert nothing.json()["error"]["param"] == "smoothing.policy"
 
