@@ -1,6 +1,12 @@
 """Fixtures that several test packages share. Each session starts one vLLM of the service's own kind."""
 
 import os
+
+# Several processes share the cores, and threads that spin while they wait would take them from each other;
+# a vLLM that takes every core would keep its own API server from answering.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "1")
+
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any

@@ -81,7 +81,7 @@ def test_a_policy_that_reports_lets_the_answer_through(gate: Gate, settings: Cal
     response = gate.ask("What digit is shown?", images=[_blocks()], smoothing=BUDGET)
     assert response.json()["answer"]
     (certificate,) = response.json()["certificates"]
-    assert certificate["outcome"] == "abstained"
+    assert certificate["outcome"] in ("abstained", "vacuous")
     assert certificate["target"]["cosine"] == 0.9
 
 
@@ -101,7 +101,7 @@ def test_a_policy_that_is_enforced_never_asks_the_language_model(
     response = gate.http.post(path, json=body)
     assert response.status_code == 422
     assert response.json()["error"]["code"] == "policy_not_met"
-    assert response.json()["certificates"][0]["outcome"] == "abstained"
+    assert response.json()["certificates"][0]["outcome"] in ("abstained", "vacuous")
     assert _engine_calls(gate) == before
 
 
