@@ -264,19 +264,19 @@ def _show(figures: dict[str, Any]) -> None:
     if flip is not None:
         for eps in radii:
             bounds.add_column(f"> flip {eps}")
-    bounds.add_column("samples/s")
     answers = Table("part", "sigma", *questions, title="Exact match of answers")
-    cosines = Table("part", "sigma", "unrelated", "95 %", "twin", "clean", title="Cosines of what is served")
+    cosines = Table("part", "sigma", "unrelated", "95 %", "twin", "clean", "samples/s")
+    cosines.title = "Cosines of what is served, and speed"
     plain = figures["undefended"]
     answers.add_row("none", "0", *(f"{value:.1%}" for value in plain["accuracy"].values()))
-    cosines.add_row("none", "0", *_cosine_cells(plain | {"clean_cosine": 1.0}))
+    cosines.add_row("none", "0", *_cosine_cells(plain | {"clean_cosine": 1.0}), "-")
     for row in figures["rows"]:
         name = (row["part"], f"{row['sigma']:g}")
         above = [] if flip is None else [f"{row['above_flip'][eps]:.1%}" for eps in radii]
         mean = [f"{row['fcsb'][eps]:.3f}" for eps in radii]
-        bounds.add_row(*name, f"{row['score']:.4f}", *mean, *above, f"{row['samples_per_second']:.0f}")
+        bounds.add_row(*name, f"{row['score']:.4f}", *mean, *above)
         answers.add_row(*name, *(f"{value:.1%}" for value in row["accuracy"].values()))
-        cosines.add_row(*name, *_cosine_cells(row))
+        cosines.add_row(*name, *_cosine_cells(row), f"{row['samples_per_second']:.0f}")
     for table in (bounds, answers, cosines) if questions else (bounds, cosines):
         console.print(table)
     if flip is not None:
