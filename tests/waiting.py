@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 
 
-async def eventually(condition: Callable[[], bool | Awaitable[bool]], within: float = 30.0) -> None:
+async def eventually(condition: Callable[[], bool | Awaitable[bool]], within: float = 5.0) -> None:
     """Return as soon as the condition holds; TimeoutError where it does not within so many seconds."""
     async with asyncio.timeout(within):
         while True:

@@ -130,7 +130,6 @@ def train(
         )
         psm = trainer.run(_purifier(purifier), mapper=mapper is MapperChoice.RESIDUAL)
         psm.save(output)
-        calibration.save(output)
         _measure_scores(adapter, output, calibration, held_out, sigma, seed)
     for pictures in (training, held_out):
         say_unreadable(sorted(getattr(pictures, "unreadable", ())))
@@ -158,7 +157,7 @@ def calibrate(
     device: Device = "cpu",
 ) -> None:
     """Measure centre, scale, chance cosine and scores of a model; a few hundred pictures will do."""
-    from service.demo.psm import calibrate_scenes, scene_pictures
+    from service.demo.stream import calibrate_scenes, scene_pictures
     from service.psm.calibration import calibrate as measure
     from service.psm.pictures import FolderPictures, clean_tokens, list_pictures, read_pictures
 
@@ -181,7 +180,6 @@ def calibrate(
                 others = clean_tokens(adapter, read_pictures(other_paths, unreadable))
             result = measure(features, others, adapter.digest)
             pictures = FolderPictures(adapter, paths, seed)
-        result.save(output)
         result = _measure_scores(adapter, output, result, pictures, sigma, seed)
     say_unreadable(unreadable)
     table = Table(title=f"Calibration of {model or 'the demo model'}", show_header=False)
@@ -214,7 +212,9 @@ def evaluate(
     ] = 100,
     n_select: Annotated[int, typer.Option(min=1, help="Noise samples that choose the served feature.")] = 64,
     n_certify: Annotated[int, typer.Option(min=1, help="Fresh noise samples for score and bound.")] = 64,
-    alpha: Annotated[float, typer.Option(help="Probability of a wrong certificate.")] = 0.001,
+    alpha: Annotated[
+        float, typer.Option(min=1e-9, max=0.5, help="Probability of a wrong certificate.")
+    ] = 0.001,
     seed: Annotated[int, typer.Option(help="Seed of scenes and noise.")] = 7,
     device: Device = "cpu",
     plot: Annotated[Path | None, typer.Option(help="Also draw an SVG (extra `dev`).")] = None,
@@ -229,7 +229,7 @@ def evaluate(
         encoder = load_encoder(model, psm, device)
         sampling = Sampling(
             sigmas=tuple(sigma),
-            eps=tuple(sorted(eps)),
+            eps=tuple(sorted(set(eps))),
             n_select=n_select,
             n_certify=n_certify,
             alpha=alpha,
@@ -245,6 +245,7 @@ def evaluate(
 
             subjects = FolderSubjects(encoder.adapter, images, n)
         figures = run(encoder, part, subjects, sampling)
+    say_unreadable(getattr(subjects, "unreadable", ()))
     _show(figures)
     write(json_file, figures)
     if plot is not None:
@@ -319,7 +320,7 @@ def _training_pictures(
     new one.
     """
     from service.demo import bundled
-    from service.demo.psm import scene_pictures
+    from service.demo.stream import scene_pictures
     from service.psm.calibration import FILE, Calibration, calibrate
     from service.psm.pictures import (
         FolderPictures,
@@ -344,7 +345,10 @@ def _training_pictures(
             return *pair, known
     some = training[:: max(1, len(training) // 2000)]
     console.print(f"Measuring centre and scale on {len(some)} pictures")
-    return *pair, calibrate(clean_tokens(adapter, read_pictures(some, [])), None, adapter.digest)
+    unreadable: list[Path] = []
+    measured = calibrate(clean_tokens(adapter, read_pictures(some, unreadable)), None, adapter.digest)
+    pair[0].unreadable.update(unreadable)
+    return *pair, measured
 
 
 def _measure_scores(

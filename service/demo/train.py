@@ -11,8 +11,8 @@ from transformers import LlamaForCausalLM
 
 from service.demo.checkpoint import assemble, build_tokenizer, save, text_config
 from service.demo.language import ChatEncoder, Mix, Served, language_loss
-from service.demo.psm import calibrate_scenes
 from service.demo.scenes import load_digits
+from service.demo.stream import calibrate_scenes
 from service.demo.tower import (
     SMALL_CANVAS,
     Encoder,

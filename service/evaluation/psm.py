@@ -24,6 +24,7 @@ from rich.progress import (
 from torch import Tensor
 
 from service.certify.statement import Terms, certify
+from service.errors import SmoothgateError
 from service.psm.checkpoint import PSM, Identity
 from service.psm.encoder import UnitEncoder
 from service.psm.pictures import list_pictures, read_pictures
@@ -58,13 +59,20 @@ class Subjects(Protocol):
 
 
 class FolderSubjects:
-    """The first n readable pictures of a folder, evenly spaced; no task, no twins."""
+    """n pictures of a folder, evenly spaced, less those that cannot be read; no task, no twins.
+
+    Raises:
+        SmoothgateError: code `no_pictures`: there is none, or none can be read.
+    """
 
     def __init__(self, adapter: VisionAdapter, folder: Path, n: int) -> None:
         paths = list_pictures(folder)
         spaced = paths[:: max(1, len(paths) // n)][:n]
         self.unreadable: list[Path] = []
-        self.canvases = torch.stack([adapter.canvas(p).x for p in read_pictures(spaced, self.unreadable)])
+        canvases = [adapter.canvas(picture).x for picture in read_pictures(spaced, self.unreadable)]
+        if not canvases:
+            raise SmoothgateError(f"None of the pictures in {folder} can be read.", code="no_pictures")
+        self.canvases = torch.stack(canvases)
         self.twins = self.canvases[:0]
 
     def accuracy(self, tokens: Tensor) -> dict[str, float]:

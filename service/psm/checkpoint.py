@@ -1,7 +1,7 @@
 """The pair of purifier and mapper that stands around a frozen encoder, and its files.
 
 A PSM is a folder with `psm.json` (which networks, of what size, for which model, how trained) and
-`psm.safetensors` (their weights, in half precision). Its digest is over both.
+`psm.safetensors` (their weights, in half precision). Its digest is over all of it but the training.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ timestep is a fraction, and is given to the network as one; the noise itself is 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -110,10 +109,7 @@ class DiffusionPurifier(nn.Module):
 
 def _first(kind: Any, source: str, subfolder: str) -> Any:
     """Load from the subfolder of a pipeline, or else from the top of the checkpoint."""
-    nested = (Path(source) / subfolder).is_dir() if Path(source).is_dir() else None
-    if nested is None:
-        try:
-            return kind.from_pretrained(source, subfolder=subfolder)
-        except OSError:
-            return kind.from_pretrained(source)
-    return kind.from_pretrained(source, subfolder=subfolder) if nested else kind.from_pretrained(source)
+    try:
+        return kind.from_pretrained(source, subfolder=subfolder)
+    except OSError:
+        return kind.from_pretrained(source)

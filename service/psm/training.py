@@ -51,7 +51,7 @@ class Recipe:
         lambda_stats, lambda_id: weights of l_stats (lambda_3) and l_id (lambda_4) beside l_rb.
         lambda_consistency: weight of our own term in stages 1 and 2, relative to l_rb; 0 is the paper's.
         lambda_joint_consistency: the same in stage 3.
-        muon_lr, adam_lr: learning rates of the first stage; later ones take half of it.
+        muon_lr, adam_lr: largest learning rates; the stages after the first take a share of them.
         seed: of weights, pictures and noise.
         held_out_every, patience: early stop; `Schedule` and `HeldOut` say how.
     """

@@ -1,6 +1,8 @@
 """The bundled model as it ships; its accuracy is `smoothgate demo evaluate`'s to print."""
 
+import json
 import random
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from service.demo.language import ChatEncoder
 from service.demo.pictures import write_samples
 from service.psm.calibration import Calibration
 from service.psm.encoder import UnitEncoder
+from service.psm.training import Recipe
 from service.vision import load
 
 
@@ -31,6 +34,12 @@ def test_the_calibration_belongs_to_the_model() -> None:
     assert figures.twin_mean is not None
     assert figures.twin_mean < 0.2
     assert figures.flip_point == pytest.approx(((1 + figures.twin_mean) / 2) ** 0.5)
+
+
+def test_the_psm_is_of_the_default_recipe_and_small_enough_to_ship() -> None:
+    facts = json.loads((bundled("psm") / "psm.json").read_text())
+    assert facts["training"]["recipe"] == json.loads(json.dumps(asdict(Recipe())))
+    assert sum(path.stat().st_size for path in bundled("psm").iterdir()) <= 5_000_000
 
 
 def test_training_reads_what_the_template_writes() -> None:

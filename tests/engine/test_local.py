@@ -194,7 +194,7 @@ async def until_running_is(client: EngineClient, wanted: int) -> None:
         lines = (await client.metrics()).splitlines()
         return wanted == sum(float(line.split()[-1]) for line in lines if line.startswith(RUNNING))
 
-    await eventually(is_so)
+    await eventually(is_so, within=20)
 
 
 async def test_closing_a_stream_early_makes_vllm_drop_the_request(engine: LocalEngine) -> None:

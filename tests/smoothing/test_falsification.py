@@ -27,7 +27,7 @@ from service.vision import DecodedImage, load
 Units = Callable[[Tensor], Tensor]
 
 ALPHA = 0.001
-FRESH = 1024
+FRESH = 4096
 # For the encoder that costs nothing.
 MANY = 40_000
 PICTURES, PARTS = 50, 5
@@ -109,6 +109,7 @@ def demo() -> UnitEncoder:
     return UnitEncoder.load(adapter, bundled("psm"))
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_no_attack_inside_the_ball_beats_a_certificate_of_the_demo_model(
     demo: UnitEncoder, part: int
