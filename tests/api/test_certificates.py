@@ -26,11 +26,13 @@ UNREACHABLE = {"policy_cosine": 0.9, "policy_eps": 0.25}
 BUDGET = {"n_select": 64, "n_certify": 1024}
 
 
-def _blocks() -> str:
-    """6 x 6 blocks of random colours."""
+def _odd_picture() -> str:
+    """A seven, half covered by 6 x 6 blocks of random colours: about 0.88 is certified of it."""
     colours = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    blocks = Image.fromarray(colours).resize((48, 48), Image.Resampling.NEAREST)
+    seven = Image.open(SAMPLES / "seven.png").convert("RGB").resize((48, 48), Image.Resampling.BOX)
     file = io.BytesIO()
-    Image.fromarray(colours).resize((48, 48), Image.Resampling.NEAREST).save(file, "PNG")
+    Image.blend(seven, blocks, 0.5).save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
@@ -78,10 +80,10 @@ def test_the_schema_is_published_and_documented(gate: Gate) -> None:
 
 def test_a_policy_that_reports_lets_the_answer_through(gate: Gate, settings: Callable[..., None]) -> None:
     settings(policy="report", **UNREACHABLE)
-    response = gate.ask("What digit is shown?", images=[_blocks()], smoothing=BUDGET)
+    response = gate.ask("What digit is shown?", images=[_odd_picture()], smoothing=BUDGET)
     assert response.json()["answer"]
     (certificate,) = response.json()["certificates"]
-    assert certificate["outcome"] in ("abstained", "vacuous")
+    assert certificate["outcome"] == "abstained"
     assert certificate["target"]["cosine"] == 0.9
 
 
@@ -94,14 +96,14 @@ def test_a_policy_that_is_enforced_never_asks_the_language_model(
     before = _engine_calls(gate)
     body: dict[str, Any] = {"stream": stream, "smoothing": BUDGET}
     if path == "/v1/chat":
-        body |= {"message": "What digit is shown?", "images": [_blocks()]}
+        body |= {"message": "What digit is shown?", "images": [_odd_picture()]}
     else:
-        part = {"type": "image_url", "image_url": {"url": _blocks()}}
+        part = {"type": "image_url", "image_url": {"url": _odd_picture()}}
         body |= {"messages": [{"role": "user", "content": [part]}]}
     response = gate.http.post(path, json=body)
     assert response.status_code == 422
     assert response.json()["error"]["code"] == "policy_not_met"
-    assert response.json()["certificates"][0]["outcome"] in ("abstained", "vacuous")
+    assert response.json()["certificates"][0]["outcome"] == "abstained"
     assert _engine_calls(gate) == before
 
 
@@ -132,7 +134,7 @@ def test_a_client_cannot_ask_for_less_than_the_policy(
 
 def test_a_client_can_ask_for_more(gate: Gate) -> None:
     strict = BUDGET | {"policy": "enforce", "target": {"cosine": 0.9, "eps": 0.25}}
-    assert gate.ask("What digit is shown?", images=[_blocks()], smoothing=strict).status_code == 422
+    assert gate.ask("What digit is shown?", images=[_odd_picture()], smoothing=strict).status_code == 422
     nothing = gate.ask("What digit is shown?", "seven.png", smoothing={"policy": "enforce"})
     assert nothing.json()["error"]["param"] == "smoothing.policy"
 
