@@ -93,12 +93,13 @@ def check(
 
 
 def _check_model(certificate: Certificate, image: bytes, encoder: UnitEncoder) -> Iterator[Check]:
+    # The model's digest covers the PSM: checked first, the PSM is named when it is what differs.
+    same = encoder.psm_digest == certificate.model.psm_digest
+    yield Check("PSM", same, "the one certified" if same else f"another one: {encoder.psm_digest}")
     same = encoder.digest == certificate.model.digest
     yield Check("model", same, "the one certified" if same else f"another one: {encoder.digest}")
     if not same:
         return
-    same = encoder.psm_digest == certificate.model.psm_digest
-    yield Check("PSM", same, "the one certified" if same else f"another one: {encoder.psm_digest}")
     canvas = encoder.adapter.canvas(decode(image, max_pixels=_LARGEST))
     norm = certificate.image.resize_norm
     yield Check("resize norm", norm == canvas.upload_norm, f"{canvas.upload_norm:.6g} here, {norm} certified")

@@ -67,7 +67,7 @@ class Model(_Part):
     name: str
     """Name under which the model is served."""
     digest: Digest
-    """SHA-256 over everything that determines the features: weights, preprocessing, calibration."""
+    """SHA-256 over everything that determines the features: weights, preprocessing, calibration, PSM."""
     psm_digest: Digest | None
     """SHA-256 of the purifier and smoothness mapper; null without them."""
     dtype: str

@@ -8,26 +8,12 @@ from service.errors import SmoothgateError
 from service.psm.calibration import Calibration, calibrate
 from service.psm.checkpoint import CONFIG_FILE, PSM, WEIGHTS_FILE, Identity
 from service.psm.encoder import UnitEncoder
-from service.psm.mapper import ResidualMapper, ResidualMapperConfig
-from service.psm.purifier import LightUNet, LightUNetConfig
 from service.vision import VisionAdapter, load
-from tests import checkpoints
-
-
-def _psm(model_digest: str = "m", seed: int = 0) -> PSM:
-    torch.manual_seed(seed)
-    purifier = LightUNet(LightUNetConfig(width=16, core_width=24, heads=2, noise_width=16))
-    mapper = ResidualMapper(
-        ResidualMapperConfig(checkpoints.HIDDEN_SIZE, (4, 4), width=16, heads=2, noise_width=8)
-    )
-    psm = PSM(purifier, mapper, model_digest=model_digest, training={"seed": seed})
-    for parameter in psm.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    return psm.eval().requires_grad_(False)
+from tests import checkpoints, psms
 
 
 def test_what_is_saved_comes_back_in_half_precision(tmp_path: Path) -> None:
-    psm = _psm()
+    psm = psms.build()
     psm.save(tmp_path)
     loaded = PSM.load(tmp_path)
     assert loaded.digest == psm.digest
@@ -48,7 +34,7 @@ def test_a_folder_without_one_holds_the_identity(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("purifier", [True, False])
 def test_either_may_be_the_identity(tmp_path: Path, purifier: bool) -> None:
-    whole = _psm()
+    whole = psms.build()
     half = PSM(whole.purifier if purifier else None, None if purifier else whole.mapper, model_digest="m")
     half.save(tmp_path)
     loaded = PSM.load(tmp_path)
@@ -58,12 +44,12 @@ def test_either_may_be_the_identity(tmp_path: Path, purifier: bool) -> None:
 
 
 def test_the_digest_follows_weights_and_model_but_not_the_story() -> None:
-    psm = _psm()
-    assert _psm().digest == psm.digest
-    assert _psm(seed=1).digest != psm.digest
-    assert _psm(model_digest="other").digest != psm.digest
+    psm = psms.build()
+    assert psms.build().digest == psm.digest
+    assert psms.build(seed=1).digest != psm.digest
+    assert psms.build(model_digest="other").digest != psm.digest
     psm.training_facts = {"seed": 99}
-    assert _psm().digest == psm.digest
+    assert psms.build().digest == psm.digest
 
 
 def _damage_weights(folder: Path) -> None:
@@ -90,7 +76,7 @@ def _edit(folder: Path, **changes: object) -> None:
     ],
 )
 def test_a_damaged_one_is_refused_with_the_reason(tmp_path: Path, damage, reason: str) -> None:  # type: ignore[no-untyped-def]
-    _psm().save(tmp_path)
+    psms.build().save(tmp_path)
     damage(tmp_path)
     with pytest.raises(SmoothgateError, match=reason) as caught:
         PSM.load(tmp_path)
@@ -109,7 +95,7 @@ def _calibration(adapter: VisionAdapter) -> Calibration:
 
 
 def test_the_encoder_sends_samples_through_both(adapter: VisionAdapter) -> None:
-    psm, calibration = _psm(adapter.digest), _calibration(adapter)
+    psm, calibration = psms.build(adapter.digest), _calibration(adapter)
     z, sigma = torch.rand(3, *adapter.canvas_shape), torch.tensor([0.1, 0.4, 0.8])
     with torch.no_grad():
         found = UnitEncoder(adapter, calibration, psm).units(z, sigma)
@@ -120,20 +106,20 @@ def test_the_encoder_sends_samples_through_both(adapter: VisionAdapter) -> None:
 
 def test_a_psm_of_another_model_is_refused(adapter: VisionAdapter) -> None:
     with pytest.raises(SmoothgateError) as caught:
-        UnitEncoder(adapter, _calibration(adapter), _psm("another"))
+        UnitEncoder(adapter, _calibration(adapter), psms.build("another"))
     assert caught.value.code == "wrong_psm"
 
 
 def test_the_digest_of_the_encoder_follows_the_psm(adapter: VisionAdapter) -> None:
     calibration = _calibration(adapter)
     plain = UnitEncoder(adapter, calibration)
-    first, second = (UnitEncoder(adapter, calibration, _psm(adapter.digest, seed)) for seed in (0, 1))
+    first, second = (UnitEncoder(adapter, calibration, psms.build(adapter.digest, seed)) for seed in (0, 1))
     assert plain.psm_digest is None
     assert len({plain.digest, first.digest, second.digest}) == 3
 
 
 def test_a_calibration_scored_with_another_psm_is_refused(adapter: VisionAdapter, tmp_path: Path) -> None:
-    _psm(adapter.digest).save(tmp_path)
+    psms.build(adapter.digest).save(tmp_path)
     calibration = _calibration(adapter)
     calibration.save(tmp_path)
     digest = UnitEncoder.load(adapter, tmp_path).psm_digest

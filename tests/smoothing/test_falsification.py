@@ -130,7 +130,8 @@ def test_no_attack_inside_the_ball_beats_a_certificate_of_the_demo_model(
         assert _falls_short(units, certified, adversarial, x, sigma, at, gen) <= 0, number
         clean = certified.statement.score_estimate
         moved.append(clean - np.mean(_scores(units, adversarial, certified.t, sigma, 256, gen)))
-    # The attack does something: it is no use to fail to break what one did not push.
+    # The attack does something: it is no use to fail to break what one did not push. By chance alone the mean
+    # moves by less than 0.001; across pictures its spread is large, since most hardly move and some a lot.
     assert np.mean(moved) > 0.005
     assert np.median(moved) > 0
 

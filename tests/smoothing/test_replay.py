@@ -19,7 +19,7 @@ from service.smoothing.sampler import Sampler
 from service.smoothing.smoother import Smoother
 from service.verification import Check, check
 from service.vision import decode, load
-from tests import checkpoints
+from tests import checkpoints, psms
 
 PLAN = Plan(
     sigma=0.05, n_select=33, n_certify=100, alpha=0.001, eps=(0.01, 0.02), cosine_threshold=0.1, target=None
@@ -37,11 +37,12 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> UnitEncoder:
     return _encoder(tmp_path_factory.mktemp("tiny"), seed=0)
 
 
-def _encoder(path: Path, seed: int) -> UnitEncoder:
+def _encoder(path: Path, seed: int, psm_seed: int = 0) -> UnitEncoder:
     adapter = load(str(checkpoints.build(path, seed=seed)), device="cpu", dtype=torch.float32)
     with torch.no_grad():
         tokens = adapter.tokens(torch.rand(32, *adapter.canvas_shape))
-    return UnitEncoder(adapter, calibrate([tokens], None, adapter.digest))
+    psm = psms.build(adapter.digest, seed=psm_seed)
+    return UnitEncoder(adapter, calibrate([tokens], None, adapter.digest), psm)
 
 
 @pytest.fixture
@@ -83,6 +84,7 @@ def test_a_replay_confirms_everything(certificate: Certificate, picture: bytes, 
         "signature",
         "shown fields",
         "image",
+        "PSM",
         "model",
         "score estimate",
         "FCSB at 0.02",
@@ -105,8 +107,14 @@ def test_another_image_is_named(certificate: Certificate, encoder: UnitEncoder, 
 
 
 def test_another_model_is_named(certificate: Certificate, picture: bytes, tmp_path: Path) -> None:
-    (failure,) = _failures(certificate, picture, _encoder(tmp_path, seed=1))
-    assert failure.name == "model"
+    names = [c.name for c in _failures(certificate, picture, _encoder(tmp_path, seed=1))]
+    assert "model" in names
+
+
+def test_another_psm_is_named(certificate: Certificate, picture: bytes, encoder: UnitEncoder) -> None:
+    psm = psms.build(encoder.adapter.digest, seed=1)
+    other = UnitEncoder(encoder.adapter, encoder.calibration, psm)
+    assert [c.name for c in _failures(certificate, picture, other)] == ["PSM", "model"]
 
 
 def test_a_score_that_was_not_drawn_is_named(
