@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from service.training import Schedule, seeded, train
+from service.training import HeldOut, Schedule, seeded, train
 
 SCHEDULE = Schedule(steps=40, muon_lr=0.01, adam_lr=1e-2, warmup=5)
 
@@ -63,6 +63,55 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
     net = _Net()
     with pytest.raises(FloatingPointError, match="step 0"):
         train("net", net, lambda step: (net(torch.full((4, 6), torch.nan)).sum(), {}), SCHEDULE, tmp_path)
+
+
+def test_accumulated_batches_are_one_update_of_their_mean(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def trained(folder: str, accumulate: int) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(6, 4))
+
+        def one(batch: int) -> Tensor:
+            seen.append(batch)
+            x = torch.randn(8, 6, generator=seeded(1, batch))
+            return (net(x) - x[:, :4]).square().mean()
+
+        def loss(batch: int) -> tuple[Tensor, dict[str, float]]:
+            if accumulate > 1:
+                return one(batch), {}
+            return torch.stack([one(3 * batch + part) for part in range(3)]).mean(), {}
+
+        schedule = Schedule(steps=5, muon_lr=0.0, adam_lr=1e-2, warmup=1, accumulate=accumulate)
+        train("net", net, loss, schedule, tmp_path / folder)
+        return net.state_dict()
+
+    one_by_one, at_once = trained("a", 3), trained("b", 1)
+    assert seen == [*range(15), *range(15)]
+    for name, value in one_by_one.items():
+        torch.testing.assert_close(value, at_once[name])
+
+
+@pytest.mark.parametrize("patience", [2, 100])
+def test_the_weights_of_the_best_measurement_are_left(tmp_path: Path, patience: int) -> None:
+    torch.manual_seed(0)
+    net = _Net()
+    measured: list[dict[str, Tensor]] = []
+
+    def measure() -> float:
+        measured.append({name: value.clone() for name, value in net.state_dict().items()})
+        return abs(len(measured) - 2)  # the second is the best
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        x = torch.randn(16, 6, generator=seeded(1, step))
+        return (net(x) - x[:, :4]).square().mean(), {}
+
+    train("net", net, loss, SCHEDULE, tmp_path, held_out=HeldOut(measure, every=7, patience=patience))
+    # At steps 7, 14, ... 35 and at the end; or until two in a row were no better.
+    assert len(measured) == (4 if patience == 2 else 6)
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, measured[1][name])
+    assert not torch.equal(measured[1]["layers.0.weight"], measured[-1]["layers.0.weight"])
 
 
 def test_the_schedule_rises_stays_and_falls() -> None:

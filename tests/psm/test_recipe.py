@@ -95,14 +95,6 @@ def test_either_may_be_left_out(adapter: VisionAdapter, calibration: Calibration
     assert isinstance(only_purifier.mapper, Identity)
 
 
-def test_accumulated_batches_are_one_update(
-    adapter: VisionAdapter, calibration: Calibration, tmp_path: Path
-) -> None:
-    recipe = replace(RECIPE, accumulate=3, purifier_steps=0, mapper_steps=0, joint_steps=0, denoise_steps=4)
-    _trainer(adapter, calibration, tmp_path, recipe).run(_purifier(), mapper=False)
-    assert torch.load(tmp_path / "denoise.ckpt", weights_only=True)["step"] == 4
-
-
 def test_the_held_out_split_ends_a_stage_and_keeps_the_best(
     adapter: VisionAdapter, calibration: Calibration, tmp_path: Path
 ) -> None:
