@@ -122,6 +122,8 @@ def test_an_engine_killed_in_mid_request_is_a_clear_error_and_comes_back(gate: G
         "messages": [{"role": "user", "content": "Hello"}],
         "max_tokens": 900,
         "ignore_eos": True,
+        "temperature": 1,
+        "n": 16,  # so much work that it is under way whenever this test comes to read it
     }
     whole: list[httpx.Response] = []
     asking = threading.Thread(target=lambda: whole.append(gate.http.post("/v1/chat/completions", json=body)))
