@@ -38,14 +38,21 @@ SAMPLES_PER_IMAGE = Histogram(
 )
 SAMPLING_SECONDS = Counter(
     "smoothgate_sampling_seconds_total",
-    "Time the sampler spent on batches: samples per second is a ratio of rates.",
+    "Time the sampler's threads spent on batches, divided by their number: samples per second is a ratio of "
+    "rates.",
 )
 BATCH_FILL = Histogram(
     "smoothgate_batch_fill_ratio", "Share of a batch that held samples.", buckets=FILL_BUCKETS
 )
 QUEUED_SAMPLES = Gauge("smoothgate_queued_samples", "Noisy forwards waiting to be drawn.")
+QUEUED_SECONDS = Gauge(
+    "smoothgate_queued_seconds", "How long the waiting noisy forwards will take at the present throughput."
+)
+CACHE = Counter(
+    "smoothgate_cache_requests_total", "Images looked up among earlier results: hit or miss.", ["outcome"]
+)
 SAMPLER_FAILURES = Counter("smoothgate_sampler_failures_total", "Batches or sampler threads that failed.")
-SAMPLER_UP = Gauge("smoothgate_sampler_up", "1 while the sampler thread runs.")
+SAMPLER_UP = Gauge("smoothgate_sampler_up", "1 while all sampler threads run.")
 CERTIFICATES = Counter("smoothgate_certificates_total", "Certificates handed out.", ["outcome"])
 SCORE = Histogram(
     "smoothgate_gaussian_robustness_score",

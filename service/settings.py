@@ -81,15 +81,16 @@ class Settings(BaseSettings):
     )
     device: str = Field(
         "auto",
-        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
-        description="Where the encoder runs: `auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`.",
+        pattern=r"^(auto|cpu|cuda(:\d+)?|cuda:\d+(,cuda:\d+)+)$",
+        description="Where the encoder runs: `auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:N`, or "
+        "several: `cuda:0,cuda:1`.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="Arithmetic of the encoder and of our own vLLM; "
         "`auto` is float32 on a CPU and bfloat16 on CUDA.",
     )
-    threads: int = Field(0, ge=0, description="CPU threads of the sampler; 0 leaves the choice to PyTorch.")
+    threads: int = Field(0, ge=0, description="CPU threads of the sampler in all; 0: one per core.")
 
     engine_url: str | None = Field(
         None,
@@ -141,7 +142,13 @@ class Settings(BaseSettings):
     allow_smoothing_off: bool = Field(
         False, description="Whether a client may switch smoothing off (raw features, no certificate)."
     )
-    batch_size: int = Field(0, ge=0, description="Noisy forwards per batch; 0: 32 on a CPU, 128 on CUDA.")
+    batch_size: int = Field(0, ge=0, description="Noisy forwards per batch; 0: measured at the start.")
+    cache_mib: int = Field(
+        256,
+        ge=0,
+        description="Memory for results, so that the same picture asked about again on the same terms costs "
+        "nothing, in MiB; 0: off.",
+    )
 
     policy: Literal["report", "enforce"] = Field(
         "report",

@@ -12,6 +12,7 @@ from service.certify.certificate import Certificate
 from service.certify.signing import CertificateRejected, verify
 from service.errors import MalformedRequest
 from service.psm.encoder import UnitEncoder
+from service.smoothing import noise
 from service.smoothing.replay import replay
 from service.vision import decode
 
@@ -99,6 +100,12 @@ def _check_model(certificate: Certificate, image: bytes, encoder: UnitEncoder) -
     same = encoder.digest == certificate.model.digest
     yield Check("model", same, "the one certified" if same else f"another one: {encoder.digest}")
     if not same:
+        return
+    generator = certificate.noise.generator
+    try:
+        noise.named(generator)
+    except ValueError:
+        yield Check("noise", False, f"its generator is not known here: {generator}")
         return
     canvas = encoder.adapter.canvas(decode(image, max_pixels=_LARGEST))
     norm = certificate.image.resize_norm

@@ -138,9 +138,12 @@ async def smooth(
     """
     ends = time.monotonic() + _SAMPLING_SHARE * runtime.settings.request_timeout_seconds
     begun: list[Smoothed] = []
+    request = object()
     try:
         for image in images:
-            begun.append(await smoother.begin(image, plan, images=len(images), deadline=ends))
+            begun.append(
+                await smoother.begin(image, plan, images=len(images), deadline=ends, request=request)
+            )
     except BaseException:
         cancel(begun)
         raise

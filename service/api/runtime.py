@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import structlog
@@ -18,8 +19,9 @@ from service.engine import Engine, EngineState, EngineStatus, LocalEngine, Remot
 from service.errors import NotReady, SmoothgateError
 from service.psm.encoder import UnitEncoder
 from service.settings import Settings
-from service.smoothing.sampler import Sampler
+from service.smoothing.sampler import Place, Sampler
 from service.smoothing.smoother import Smoother
+from service.smoothing.tuning import tune
 from service.vision import load
 
 log = structlog.get_logger("runtime")
@@ -28,8 +30,6 @@ DEMO_NAME = "smoothgate-demo"
 _WATCH_SECONDS = 1.0
 # The noise that an encoder stands without a PSM (docs/psm.md).
 _BARE_SIGMA = 0.1
-# Large enough that the cost of a batch is its samples', small enough that a new request soon gets its turn.
-_BATCH = {"cpu": 32, "cuda": 128}
 
 
 class Runtime:
@@ -44,8 +44,8 @@ class Runtime:
         self.model = settings.model or str(bundled("model"))
         default = Path(self.model).name if settings.model else DEMO_NAME
         self.model_name = settings.served_model_name or default
-        self.device = torch.device(_device(settings.device))
-        self.dtype = _dtype(settings.dtype, self.device)
+        self.devices = [torch.device(name) for name in _device(settings.device).split(",")]
+        self.dtype = _dtype(settings.dtype, self.devices[0])
         self.issuer = Issuer(settings)
         self.engine = self._make_engine()
         self.smoother: Smoother | None = None
@@ -75,6 +75,7 @@ class Runtime:
         sampler.start()
         metrics.SAMPLER_UP.set_function(lambda: float(sampler.alive))
         metrics.QUEUED_SAMPLES.set_function(lambda: float(sampler.queued_samples))
+        metrics.QUEUED_SECONDS.set_function(lambda: sampler.queued_seconds)
         self._watcher = asyncio.create_task(_keep_alive(sampler))
 
     async def stop(self) -> None:
@@ -138,19 +139,33 @@ class Runtime:
 
     def _load_smoother(self) -> Smoother:
         s = self.settings
-        if s.threads:
-            torch.set_num_threads(s.threads)
         disable_progress_bar()
-        adapter = load(self.model, device=self.device, dtype=self.dtype)
-        encoder = UnitEncoder.load(adapter, self._psm_folder())
+        encoders = [
+            UnitEncoder.load(load(self.model, device=device, dtype=self.dtype), self._psm_folder())
+            for device in self.devices
+        ]
+        encoder = encoders[0]
         if encoder.psm.is_identity and s.sigma > _BARE_SIGMA:
             log.warning(
                 "no PSM: few encoders stand this much noise without one; see `smoothgate psm train`",
                 sigma=s.sigma,
             )
-        sampler = Sampler(encoder.units, self.device, s.batch_size or _BATCH[self.device.type])
-        log.info("encoder ready", model=self.model_name, device=str(self.device), dtype=str(self.dtype))
-        return Smoother(encoder, sampler, self.model_name)
+        device, shape = self.devices[0], encoder.adapter.canvas_shape
+        tuned = tune(encoder.units, shape, device, threads=s.threads, batch_size=s.batch_size)
+        places = [
+            Place(each.units, place, tuned.threads)
+            for each, place in zip(encoders, self.devices, strict=True)
+            for _ in range(tuned.workers)
+        ]
+        log.info(
+            "encoder ready",
+            model=self.model_name,
+            devices=[str(each) for each in self.devices],
+            dtype=str(self.dtype),
+            **asdict(tuned),
+        )
+        sampler = Sampler(places, tuned.batch_size, len(self.devices) * tuned.samples_per_second)
+        return Smoother(encoder, sampler, self.model_name, cache_bytes=s.cache_mib * 2**20)
 
     def _psm_folder(self) -> Path:
         if self.settings.psm is not None:

@@ -192,6 +192,9 @@ class Certificate(_Part):
     """The cosine of unrelated images, to hold the bounds against."""
     flip_point: Cosine | None
     """The cosine near which answers began to change in calibration; null where that was not measured."""
+    cached: bool = False
+    """Whether this is the result, noise and all, of an earlier request about the same pixels on the same
+    terms."""
     assumptions: tuple[str, ...] = ASSUMPTIONS
     """What the statement takes for granted, and what it does not say."""
 
@@ -207,6 +210,7 @@ class Certificate(_Part):
         noise: Noise,
         chance: Chance,
         flip_point: float | None = None,
+        cached: bool = False,
     ) -> Certificate:
         """The certificate of a statement; ValueError where noise or chance cosine are not the statement's."""
         terms = statement.terms
@@ -242,6 +246,7 @@ class Certificate(_Part):
             outcome=statement.outcome,
             chance=chance,
             flip_point=flip_point,
+            cached=cached,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from typing import Annotated
 
@@ -22,6 +23,8 @@ class Format(StrEnum):
 
 def serve() -> None:
     """Start the service; settings come from the environment and `.env` (`smoothgate settings`)."""
+    # Read when torch is first imported: threads that wait by spinning would take vLLM's cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from service.serving import serve as run
 
     settings = _settings()

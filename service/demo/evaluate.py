@@ -22,7 +22,7 @@ from service.demo.chat import ONE_PICTURE, TWO_PICTURES, Facts, Message, Questio
 from service.demo.scenes import Digits, Split, load_digits
 from service.demo.tower import TOKENS
 from service.psm.encoder import UnitEncoder
-from service.smoothing.sampler import Selection
+from service.smoothing.job import select
 from service.vision import DecodedImage
 
 _BATCH = 50
@@ -132,14 +132,10 @@ def smoothed_tokens(encoder: UnitEncoder, sigma: float, n: int, seed: int) -> En
         served = []
         for picture in pictures:
             x = encoder.adapter.canvas(DecodedImage(np.asarray(picture), "PNG", "")).x
-            selection = Selection(n)
+            z = x + sigma * torch.randn(n, *x.shape, generator=gen)
             with torch.inference_mode():
-                selection.take(
-                    encoder.units(
-                        x + sigma * torch.randn(n, *x.shape, generator=gen), torch.full((n,), sigma)
-                    )
-                )
-            served.append(encoder.served_tokens(selection.direction()))
+                t, _ = select([encoder.units(z, torch.full((n,), sigma))])
+            served.append(encoder.served_tokens(t))
         return torch.stack(served)
 
     return encode

@@ -30,7 +30,7 @@ from service.errors import SmoothgateError
 from service.psm.checkpoint import PSM, Identity
 from service.psm.encoder import UnitEncoder
 from service.psm.pictures import list_pictures, read_pictures
-from service.smoothing.sampler import Selection, scores_against
+from service.smoothing.job import scores_against, select
 from service.training import seeded
 from service.vision import VisionAdapter
 
@@ -189,22 +189,17 @@ class _Row:
         """Certify a canvas (3, H, W)."""
         p = self.sampling
         gen = seeded(p.seed, 2 * index)
-        chosen = self._select(x, gen)
-        t, scores = chosen.direction(), []
+        t, selection = select(self._draw(x, p.n_select, gen))
+        scores: list[float] = []
         for units in self._draw(x, p.n_certify, gen):
             scores += scores_against(t, units).tolist()
         terms = Terms(sigma=self.sigma, alpha=p.alpha, eps=p.eps)
-        return _Certified(t, certify(terms, chosen.scores, scores))
+        return _Certified(t, certify(terms, selection, scores))
 
     def twin(self, index: int, x: Tensor) -> Tensor:
         """t of the twin (3, H, W) of a picture."""
-        return self._select(x, seeded(self.sampling.seed, 2 * index + 1)).direction()
-
-    def _select(self, x: Tensor, gen: torch.Generator) -> Selection:
-        selection = Selection(self.sampling.n_select)
-        for units in self._draw(x, self.sampling.n_select, gen):
-            selection.take(units)
-        return selection
+        gen = seeded(self.sampling.seed, 2 * index + 1)
+        return select(self._draw(x, self.sampling.n_select, gen))[0]
 
     def figures(
         self, certified: list[_Certified], clean: Tensor, twins: list[Tensor], subjects: Subjects

@@ -1,19 +1,26 @@
 """Gaussian noise that can be replayed sample by sample.
 
-Sample i of a seed is a function of (seed, i) alone: counter-based Philox4x64 (Salmon et al. 2011) with the
-seed as its key and i in the high half of its counter. It does not matter which batch a sample was in, or
-whether it was drawn.
+Sample i of a seed is a function of (seed, i) alone, by counter-based generators (Salmon et al. 2011,
+"Parallel random numbers: as easy as 1, 2, 3"): it does not matter which batch a sample was in, or whether it
+was drawn. There are two of them, since neither is fast everywhere; both give the same noise on every device
+(the second up to the rounding of its logarithms), so that any certificate can be replayed on a CPU.
 """
 
 from __future__ import annotations
 
+import math
 import secrets
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
+import torch
+from torch import Tensor
 
-GENERATOR = "numpy.random.Philox(key=seed, counter=[0, 0, index, 0]).standard_normal(float32)"
 SEED_BITS = 128
+
+#: Seed and number of a sample: in [0, 2^128) and [0, 2^64).
+Draw = tuple[int, int]
 
 
 def fresh_seed() -> int:
@@ -21,13 +28,111 @@ def fresh_seed() -> int:
     return secrets.randbits(SEED_BITS)
 
 
-def draw_into(out: npt.NDArray[np.float32], seed: int, index: int) -> None:
-    """Fill `out` (any shape, C-contiguous) with sample `index` of N(0, I) under `seed`.
+class Noise(Protocol):
+    """A generator of standard normal samples.
 
-    Args:
-        out: float32, overwritten.
-        seed: in [0, 2^128).
-        index: number of the sample, in [0, 2^64).
+    Attributes:
+        name: as certificates carry it: enough to draw the noise again without this code.
     """
-    philox = np.random.Philox(key=seed, counter=[0, 0, index, 0])
-    np.random.Generator(philox).standard_normal(dtype=np.float32, out=out)
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    def fill(self, out: Tensor, draws: Sequence[Draw]) -> None:
+        """Fill row r of `out` (B, ...) float32, contiguous, with sample `draws[r]` of N(0, I)."""
+        ...
+
+
+class HostNoise:
+    """Philox4x64 and the ziggurat of NumPy: fast on a CPU, and only there."""
+
+    name = "numpy.random.Philox(key=seed, counter=[0, 0, index, 0]).standard_normal(float32)"
+
+    def fill(self, out: Tensor, draws: Sequence[Draw]) -> None:
+        """As `Noise.fill`; to another device the noise is copied."""
+        rows = np.empty(out.shape, np.float32) if out.device.type != "cpu" else out.numpy()
+        for row, (seed, index) in zip(rows, draws, strict=True):
+            philox = np.random.Philox(key=seed, counter=[0, 0, index, 0])
+            np.random.Generator(philox).standard_normal(dtype=np.float32, out=row)
+        if out.device.type != "cpu":
+            out.copy_(torch.from_numpy(rows))
+
+
+class DeviceNoise:
+    """Philox4x32 of ten rounds, then Box-Muller, in tensor operations: runs wherever PyTorch does.
+
+    Block b of a sample is Philox with the lower 64 bits of the seed as its key and the counter (b, index
+    modulo 2^32, bits 64 to 95 of the seed, bits 96 to 127 xor index / 2^32). Its four words are two pairs
+    (u, v); a pair gives sqrt(-2 ln((u + 1) / 2^32)) times cosine and sine of 2 pi v / 2^32.
+    """
+
+    name = (
+        "Philox4x32-10(key=seed[0:64], counter=[block, index[0:32], seed[64:96], seed[96:128]^index[32:64]]),"
+        " Box-Muller in float32 on (u+1)/2^32 and v/2^32"
+    )
+
+    def fill(self, out: Tensor, draws: Sequence[Draw]) -> None:
+        """As `Noise.fill`. Nothing waits for the device: seeds and numbers are all that is copied to it."""
+        words = torch.tensor([_words(seed, index) for seed, index in draws], dtype=torch.int64)
+        if out.device.type == "cuda":
+            words = words.pin_memory()
+        counters = words.to(out.device, non_blocking=True)
+        flat = out.view(len(out), -1)
+        blocks = -(-flat.shape[1] // 4)
+        block = torch.arange(blocks, device=out.device)[None]
+        index, c2, c3, k0, k1 = (counters[:, i, None] for i in range(5))
+        x = philox([block + 0 * index, index + 0 * block, c2 + 0 * block, c3 + 0 * block], k0, k1)
+        values = torch.stack([*_box_muller(x[0], x[1]), *_box_muller(x[2], x[3])], 2)
+        flat.copy_(values.view(len(out), -1)[:, : flat.shape[1]])
+
+
+_LOW = 0xFFFFFFFF
+
+
+def _words(seed: int, index: int) -> list[int]:
+    high = index >> 32
+    return [index & _LOW, (seed >> 64) & _LOW, (seed >> 96) ^ high, seed & _LOW, (seed >> 32) & _LOW]
+
+
+def philox(counter: list[Tensor], k0: Tensor, k1: Tensor) -> list[Tensor]:
+    """Philox4x32-10 (Salmon et al. 2011, section 3.3): four words of counter and two of key, each an int64
+    tensor that holds an unsigned 32-bit number, to four random words.
+    """
+    x0, x1, x2, x3 = counter
+    for _ in range(10):
+        # int64 wraps on overflow, and what is above bit 63 is never needed: the shift's sign bits are masked.
+        p0, p1 = 0xD2511F53 * x0, 0xCD9E8D57 * x2
+        x0, x1, x2, x3 = (
+            ((p1 >> 32) & _LOW) ^ x1 ^ k0,
+            p1 & _LOW,
+            ((p0 >> 32) & _LOW) ^ x3 ^ k1,
+            p0 & _LOW,
+        )
+        k0, k1 = (k0 + 0x9E3779B9) & _LOW, (k1 + 0xBB67AE85) & _LOW
+    return [x0, x1, x2, x3]
+
+
+def _box_muller(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    length = (-2 * ((u + 1).double() / 2**32).log()).sqrt().float()
+    angle = (v.double() * (2 * math.pi / 2**32)).float()
+    return length * angle.cos(), length * angle.sin()
+
+
+_ALL: tuple[Noise, ...] = (HostNoise(), DeviceNoise())
+
+
+def fastest(device: torch.device) -> Noise:
+    """The generator for new noise on a device."""
+    return _ALL[0] if device.type == "cpu" else _ALL[1]
+
+
+def named(name: str) -> Noise:
+    """The generator that a certificate names.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    for noise in _ALL:
+        if noise.name == name:
+            return noise
+    raise ValueError(f"unknown noise generator: {name}")

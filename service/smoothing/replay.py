@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +13,7 @@ from service.certify.statement import Statement, Target, Terms
 from service.certify.stopping import StoppingRule
 from service.psm.encoder import UnitEncoder
 from service.smoothing import noise
-from service.smoothing.sampler import Selection, scores_against
+from service.smoothing.job import scores_against, select
 
 _BATCH = 32
 
@@ -35,29 +35,30 @@ def replay(encoder: UnitEncoder, x: Tensor, certificate: Certificate) -> Replay:
         encoder: of the model that the certificate names.
         x: (3, H, W) float32, the canvas of its image.
         certificate: with seed, sigma, numbers of samples and terms.
+
+    Raises:
+        ValueError: its noise is from a generator that is not known here.
     """
     recorded = certificate.noise
     seed = int(recorded.seed, 16)
+    generator = noise.named(recorded.generator)
+    device = encoder.adapter.device
 
-    def units(first: int, last: int) -> Tensor:
-        z = np.empty((last - first, *x.shape), dtype=np.float32)
-        for row, index in enumerate(range(first, last)):
-            noise.draw_into(z[row], seed, index)
-        device = encoder.adapter.device
-        levels = torch.full((len(z),), recorded.sigma, device=device)
-        return encoder.units((torch.from_numpy(z) * recorded.sigma + x).to(device), levels)
+    def units(start: int, end: int) -> Iterator[Tensor]:
+        for first in range(start, end, _BATCH):
+            numbers = range(first, min(first + _BATCH, end))
+            z = torch.empty((len(numbers), *x.shape))
+            generator.fill(z, [(seed, index) for index in numbers])
+            levels = torch.full((len(z),), recorded.sigma, device=device)
+            yield encoder.units(z.mul_(recorded.sigma).add_(x).to(device), levels)
 
-    selection = Selection(recorded.n_select)
-    for first in range(0, recorded.n_select, _BATCH):
-        selection.take(units(first, min(first + _BATCH, recorded.n_select)))
-    t = selection.direction()
-    end = recorded.n_select + recorded.n_certify
+    t, selection_scores = select(units(0, recorded.n_select))
     scores: list[float] = []
-    for first in range(recorded.n_select, end, _BATCH):
-        scores += scores_against(t, units(first, min(first + _BATCH, end))).tolist()
-    rule = StoppingRule(_terms(certificate), selection.scores, recorded.budget)
+    for batch in units(recorded.n_select, recorded.n_select + recorded.n_certify):
+        scores += scores_against(t, batch).tolist()
+    rule = StoppingRule(_terms(certificate), selection_scores, recorded.budget)
     rule.update(scores)
-    return Replay(selection.scores, scores, rule.statement())
+    return Replay(selection_scores, scores, rule.statement())
 
 
 def _terms(certificate: Certificate) -> Terms:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Hashable
 from datetime import UTC, datetime
 
 from torch import Tensor
@@ -13,8 +14,10 @@ from service.certify import certificate as parts
 from service.certify.certificate import Certificate
 from service.psm.encoder import UnitEncoder
 from service.smoothing import noise
+from service.smoothing.cache import Key, Result, ResultCache, key_of
+from service.smoothing.job import Job
 from service.smoothing.plan import Plan
-from service.smoothing.sampler import Job, Sampler
+from service.smoothing.sampler import Sampler
 from service.vision import Canvas, DecodedImage
 
 
@@ -25,11 +28,15 @@ class Smoother:
         encoder: the unit of work.
         sampler: the thread that draws the samples.
         model_name: the name that certificates carry.
+        cache_bytes: of results kept for further requests about the same image; 0: none.
     """
 
-    def __init__(self, encoder: UnitEncoder, sampler: Sampler, model_name: str) -> None:
+    def __init__(
+        self, encoder: UnitEncoder, sampler: Sampler, model_name: str, *, cache_bytes: int = 0
+    ) -> None:
         self.encoder = encoder
         self.sampler = sampler
+        self._cache = ResultCache(cache_bytes)
         self._model = parts.Model(
             name=model_name,
             digest=encoder.digest,
@@ -42,7 +49,15 @@ class Smoother:
         """95th percentile of the cosine of unrelated images: a bound not above it is vacuous."""
         return self.encoder.calibration.figures.chance_p95
 
-    async def begin(self, image: DecodedImage, plan: Plan, *, images: int, deadline: float) -> Smoothed:
+    async def begin(
+        self,
+        image: DecodedImage,
+        plan: Plan,
+        *,
+        images: int,
+        deadline: float,
+        request: Hashable = None,
+    ) -> Smoothed:
         """Queue one of the `images` images of a request.
 
         Args:
@@ -50,6 +65,7 @@ class Smoother:
             plan: the request's parameters.
             images: how many share its alpha.
             deadline: `time.monotonic()` at which drawing ends and the certificate is made from what there is.
+            request: the same for all images of a request; they share its turns at the device.
 
         Raises:
             NotReady: the sampler does not run.
@@ -62,11 +78,31 @@ class Smoother:
             n_select=plan.n_select,
             budget=plan.n_certify,
             deadline=deadline,
+            request=request,
         )
-        self.sampler.submit(job)
-        return Smoothed(self, image, canvas, job)
+        if not self._cache.max_bytes:
+            self.sampler.submit(job)
+            return Smoothed(self, image, canvas, job)
+        key = await asyncio.to_thread(key_of, self._model.digest, job)
+        known = self._cache.get(key)
+        metrics.CACHE.labels("miss" if known is None else "hit").inc()
+        if known is None:
+            self.sampler.submit(job)
+            job.evidence.add_done_callback(lambda _: self._keep(key, job))
+        else:
+            job.seed = known.seed
+            job.finish(known.direction, known.evidence)
+        return Smoothed(self, image, canvas, job, cached=known is not None)
 
-    def certificate(self, image: DecodedImage, canvas: Canvas, job: Job) -> Certificate:
+    def _keep(self, key: Key, job: Job) -> None:
+        """A result that a deadline cut short is of that request only."""
+        if job.evidence.cancelled() or job.evidence.exception() is not None:
+            return
+        evidence = job.evidence.result()
+        if evidence.reason != "deadline":
+            self._cache.put(key, Result(job.direction.result(), evidence, job.seed))
+
+    def certificate(self, image: DecodedImage, canvas: Canvas, job: Job, *, cached: bool) -> Certificate:
         """The certificate of a finished job."""
         evidence = job.evidence.result()
         figures = self.encoder.calibration.figures
@@ -86,7 +122,7 @@ class Smoother:
             model=self._model,
             noise=parts.Noise(
                 sigma=job.terms.sigma,
-                generator=noise.GENERATOR,
+                generator=self.sampler.noise.name,
                 seed=f"{job.seed:032x}",
                 n_select=job.n_select,
                 n_certify=evidence.rule.n,
@@ -94,17 +130,21 @@ class Smoother:
             ),
             chance=parts.Chance(mean=figures.chance_mean, p95=figures.chance_p95),
             flip_point=figures.flip_point,
+            cached=cached,
         )
 
 
 class Smoothed:
     """One image on its way through the sampler."""
 
-    def __init__(self, smoother: Smoother, image: DecodedImage, canvas: Canvas, job: Job) -> None:
+    def __init__(
+        self, smoother: Smoother, image: DecodedImage, canvas: Canvas, job: Job, *, cached: bool = False
+    ) -> None:
         self._smoother = smoother
         self._image = image
         self._canvas = canvas
         self._job = job
+        self._cached = cached
         self._started = time.perf_counter()
 
     async def tokens(self) -> Tensor:
@@ -121,9 +161,12 @@ class Smoothed:
     async def certificate(self) -> Certificate:
         """The certificate, once sampling has ended; raises as `tokens`."""
         await asyncio.wrap_future(self._job.evidence)
-        made = await asyncio.to_thread(self._smoother.certificate, self._image, self._canvas, self._job)
+        made = await asyncio.to_thread(
+            self._smoother.certificate, self._image, self._canvas, self._job, cached=self._cached
+        )
         metrics.STAGE_SECONDS.labels("certify").observe(time.perf_counter() - self._started)
-        metrics.SAMPLES_PER_IMAGE.observe(made.noise.n_select + made.noise.n_certify)
+        if not self._cached:
+            metrics.SAMPLES_PER_IMAGE.observe(made.noise.n_select + made.noise.n_certify)
         metrics.CERTIFICATES.labels(made.outcome).inc()
         metrics.SCORE.observe(made.score_estimate)
         metrics.RADIUS.observe(made.radius.value or 0.0)

@@ -21,7 +21,7 @@ from service.certify.statement import Statement, Terms, certify
 from service.demo import bundled
 from service.demo.evaluate import labelled_scenes
 from service.psm.encoder import UnitEncoder
-from service.smoothing.sampler import Selection, scores_against
+from service.smoothing.job import scores_against, select
 from service.vision import DecodedImage, load
 
 Units = Callable[[Tensor], Tensor]
@@ -58,12 +58,10 @@ def _certify(
     stated: float = 1.0,
 ) -> Certified:
     """Certify x; the certificate states `stated` times the sigma of the noise (1 for an honest one)."""
-    selection = Selection(64)
     with torch.inference_mode():
-        selection.take(units(x + sigma * torch.randn(64, *x.shape, generator=gen)))
-    t = selection.direction()
+        t, selection = select([units(x + sigma * torch.randn(64, *x.shape, generator=gen))])
     terms = Terms(sigma=sigma * stated, alpha=ALPHA, eps=eps)
-    return Certified(t, certify(terms, selection.scores, _scores(units, x, t, sigma, n, gen)))
+    return Certified(t, certify(terms, selection, _scores(units, x, t, sigma, n, gen)))
 
 
 def _attack(

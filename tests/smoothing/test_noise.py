@@ -1,44 +1,99 @@
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from service.smoothing import noise
+from service.smoothing.noise import DeviceNoise, HostNoise, Noise
+
+both = pytest.mark.parametrize("generator", [HostNoise(), DeviceNoise()], ids=["host", "device"])
 
 
-def _draw(seed: int, index: int, size: int = 4096) -> np.ndarray:
-    out = np.empty(size, dtype=np.float32)
-    noise.draw_into(out, seed, index)
-    return out
+def _draw(generator: Noise, seed: int, index: int, size: int = 4096) -> Tensor:
+    out = torch.empty(1, size)
+    generator.fill(out, [(seed, index)])
+    return out[0]
 
 
-def test_a_sample_depends_on_seed_and_index_alone() -> None:
-    assert np.array_equal(_draw(7, 3), _draw(7, 3))
-    assert not np.array_equal(_draw(7, 3), _draw(7, 4))
-    assert not np.array_equal(_draw(7, 3), _draw(8, 3))
+@both
+def test_a_sample_depends_on_seed_and_index_alone(generator: Noise) -> None:
+    batch = torch.empty(3, 4096)
+    generator.fill(batch, [(8, 3), (7, 3), (7, 4)])
+    assert torch.equal(_draw(generator, 7, 3), batch[1])
+    for other in (batch[0], batch[2]):
+        assert not torch.isin(batch[1][:100], other).any()
 
 
-def test_samples_do_not_overlap() -> None:
-    long = _draw(1, 0, 100_000)
-    assert not np.isin(_draw(1, 1, 100), long).all()
+@both
+@pytest.mark.parametrize("bit", range(0, 128, 9))
+def test_the_whole_seed_counts(generator: Noise, bit: int) -> None:
+    assert not torch.isin(_draw(generator, 1 << bit, 0, 64), _draw(generator, 0, 0, 64)).any()
 
 
-def test_the_whole_seed_counts() -> None:
-    assert not np.array_equal(_draw(1, 0), _draw(1 + (1 << 127), 0))
+@both
+@pytest.mark.parametrize("bit", range(0, 64, 7))
+def test_the_whole_index_counts(generator: Noise, bit: int) -> None:
+    assert not torch.isin(_draw(generator, 5, 1 << bit, 64), _draw(generator, 5, 0, 64)).any()
 
 
-def test_the_noise_is_standard_normal() -> None:
-    values = np.concatenate([_draw(noise.fresh_seed(), i) for i in range(64)]).astype(np.float64)
+@both
+def test_the_noise_is_standard_normal(generator: Noise) -> None:
+    values = torch.cat([_draw(generator, noise.fresh_seed(), i) for i in range(64)]).double().numpy()
     n = values.size
     assert abs(values.mean()) < 5 / n**0.5
     assert abs(values.var() - 1) < 5 * (2 / n) ** 0.5
-    assert abs((np.abs(values) < 1).mean() - 0.682689) < 5 * (0.68 * 0.32 / n) ** 0.5
+    assert abs((values**3).mean()) < 5 * (15 / n) ** 0.5
+    assert abs((values**4).mean() - 3) < 5 * (96 / n) ** 0.5
+    for bound, share in ((1, 0.682689), (2, 0.954500), (3, 0.997300)):
+        assert abs((np.abs(values) < bound).mean() - share) < 5 * (share * (1 - share) / n) ** 0.5
+    for lag in (1, 2, 3, 4):
+        assert abs((values[:-lag] * values[lag:]).mean()) < 5 / n**0.5
+
+
+@both
+@pytest.mark.parametrize("shape", [(3, 4, 5), (60,), (61,), (3, 1, 1)])
+def test_shape_does_not_change_the_values(generator: Noise, shape: tuple[int, ...]) -> None:
+    out = torch.empty(1, *shape)
+    generator.fill(out, [(1, 2)])
+    assert torch.equal(out.flatten(), _draw(generator, 1, 2)[: out.numel()])
+
+
+def test_philox_gives_the_published_words() -> None:
+    """Known answers of Random123 1.14 (kat_vectors, philox4x32 10)."""
+    vectors = {
+        ("00000000 00000000 00000000 00000000", "00000000 00000000"): "6627e8d5 e169c58d bc57ac4c 9b00dbd8",
+        ("ffffffff ffffffff ffffffff ffffffff", "ffffffff ffffffff"): "408f276d 41c83b0e a20bc7c6 6d5451fd",
+        ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0"): "d16cfe09 94fdcceb 5001e420 24126ea1",
+    }
+    for (counter, key), expected in vectors.items():
+        words = [torch.tensor(int(word, 16)) for word in counter.split()]
+        k0, k1 = (torch.tensor(int(word, 16)) for word in key.split())
+        assert [f"{int(word):08x}" for word in noise.philox(words, k0, k1)] == expected.split()
+
+
+def test_the_largest_values_are_finite() -> None:
+    zero, largest = torch.tensor([0]), torch.tensor([2**32 - 1])
+    for u in (zero, largest):
+        for v in (zero, largest):
+            assert all(bool(part.isfinite().all()) for part in noise._box_muller(u, v))
+
+
+def test_noise_for_a_device_needs_nothing_of_it() -> None:
+    """On `meta` there are no values: whatever waits for the device raises."""
+    DeviceNoise().fill(torch.empty(4, 3, 8, 8, device="meta"), [(1, i) for i in range(4)])
+
+
+@both
+def test_certificates_name_their_generator(generator: Noise) -> None:
+    assert type(noise.named(generator.name)) is type(generator)
+    with pytest.raises(ValueError, match="unknown"):
+        noise.named(generator.name + " ")
+
+
+def test_each_device_has_its_generator() -> None:
+    assert isinstance(noise.fastest(torch.device("cpu")), HostNoise)
+    assert isinstance(noise.fastest(torch.device("cuda")), DeviceNoise)
 
 
 def test_fresh_seeds_differ() -> None:
     assert len({noise.fresh_seed() for _ in range(100)}) == 100
-
-
-@pytest.mark.parametrize("shape", [(3, 4, 5), (60,)])
-def test_shape_does_not_change_the_values(shape: tuple[int, ...]) -> None:
-    out = np.empty(shape, dtype=np.float32)
-    noise.draw_into(out, 1, 2)
-    assert np.array_equal(out.ravel(), _draw(1, 2, 60))

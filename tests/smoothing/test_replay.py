@@ -15,7 +15,7 @@ from service.psm.calibration import calibrate
 from service.psm.encoder import UnitEncoder
 from service.smoothing.plan import Plan
 from service.smoothing.replay import replay
-from service.smoothing.sampler import Sampler
+from service.smoothing.sampler import Place, Sampler
 from service.smoothing.smoother import Smoother
 from service.verification import Check, check
 from service.vision import decode, load
@@ -52,7 +52,7 @@ def picture(tmp_path: Path) -> bytes:
 
 @pytest.fixture
 def certificate(encoder: UnitEncoder, picture: bytes) -> Certificate:
-    sampler = Sampler(encoder.units, torch.device("cpu"), 24)
+    sampler = Sampler([Place(encoder.units, torch.device("cpu"))] * 2, 24)
     sampler.start()
     smoother = Smoother(encoder, sampler, "tiny")
 
@@ -136,6 +136,14 @@ def test_an_overstated_sigma_is_noticed(
     names = [c.name for c in _failures(certificate, picture, encoder, noise=other)]
     assert "score estimate" in names
     assert "FCSB at 0.02" in names
+
+
+def test_noise_of_an_unknown_generator_is_named(
+    certificate: Certificate, picture: bytes, encoder: UnitEncoder
+) -> None:
+    other = certificate.noise.model_copy(update={"generator": "dice"})
+    (failure,) = _failures(certificate, picture, encoder, noise=other)
+    assert (failure.name, failure.detail) == ("noise", "its generator is not known here: dice")
 
 
 def test_a_tampered_certificate_and_an_unknown_key_are_told_apart(certificate: Certificate) -> None:

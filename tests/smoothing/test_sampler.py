@@ -1,5 +1,6 @@
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 
@@ -11,9 +12,11 @@ from torch.nn import functional as F  # noqa: N812
 
 from service.certify.statement import Target, Terms
 from service.errors import NotReady, SamplerFailed
-from service.smoothing import noise
-from service.smoothing.sampler import Job, Sampler
+from service.smoothing.job import Job
+from service.smoothing.noise import HostNoise
+from service.smoothing.sampler import Place, Sampler
 
+CPU = torch.device("cpu")
 SHAPE = (3, 4, 4)
 MIX = torch.randn(48, 16, generator=torch.Generator().manual_seed(0))
 
@@ -38,8 +41,10 @@ Run = Callable[..., Sampler]
 def run() -> Iterator[Run]:
     started: list[Sampler] = []
 
-    def begin(encoder: Callable[[Tensor, Tensor], Tensor] = units, batch_size: int = 10) -> Sampler:
-        sampler = Sampler(encoder, torch.device("cpu"), batch_size)
+    def begin(
+        encoder: Callable[[Tensor, Tensor], Tensor] = units, batch_size: int = 10, threads: int = 1
+    ) -> Sampler:
+        sampler = Sampler([Place(encoder, CPU)] * threads, batch_size)
         sampler.start()
         started.append(sampler)
         return sampler
@@ -53,18 +58,23 @@ def _one_by_one(job: Job) -> tuple[Tensor, list[float]]:
     """Direction and scores by the definition, a sample at a time."""
 
     def unit(index: int) -> Tensor:
-        z = np.empty(SHAPE, dtype=np.float32)
-        noise.draw_into(z, job.seed, index)
+        z = torch.empty(1, *SHAPE)
+        HostNoise().fill(z, [(job.seed, index)])
         sigma = torch.tensor([job.terms.sigma])
-        return units((job.x + sigma * torch.from_numpy(z))[None], sigma)[0]
+        return units(job.x + sigma * z, sigma)[0]
 
     t = F.normalize(sum((unit(i) for i in range(job.n_select)), torch.zeros(16)), dim=0)
     scores = [(1 + float(unit(job.n_select + i) @ t)) / 2 for i in range(job.budget)]
     return t, scores
 
 
-def test_batches_mixed_of_several_jobs_give_what_single_samples_give(run: Run) -> None:
-    sampler = run()
+@pytest.mark.parametrize("threads", [1, 3])
+def test_batches_mixed_of_several_jobs_give_what_single_samples_give(run: Run, threads: int) -> None:
+    def uneven(z: Tensor, sigma: Tensor) -> Tensor:
+        time.sleep(float(z.sum()) % 0.003)  # batches end in another order than they began in
+        return units(z, sigma)
+
+    sampler = run(uneven, threads=threads)
     jobs = [job(seed=1), job(seed=2, n_select=3, budget=100), job(seed=3, n_select=40, budget=7)]
     for each in jobs:
         sampler.submit(each)
@@ -143,6 +153,45 @@ def test_sampling_stops_at_the_deadline(run: Run) -> None:
     assert 0 < evidence.rule.n < 1_000_000
 
 
+def test_what_waits_is_known_in_samples_and_in_seconds(run: Run) -> None:
+    going = threading.Event()
+
+    def waiting(z: Tensor, sigma: Tensor) -> Tensor:
+        going.wait(10)
+        time.sleep(0.01)
+        return units(z, sigma)
+
+    sampler = run(waiting)
+    assert (sampler.queued_samples, sampler.queued_seconds) == (0, 0)
+    each = job(n_select=16, budget=2000)
+    sampler.submit(each)
+    for _ in range(100):
+        if sampler.queued_samples == 2006:  # a batch of 10 is under way
+            break
+        time.sleep(0.01)
+    assert sampler.queued_seconds == pytest.approx(2006 / sampler.samples_per_second)
+    going.set()
+    each.evidence.result(20)
+    assert sampler.queued_samples == 0
+    assert 300 < sampler.samples_per_second < 1000  # a batch of 10 takes a hundredth of a second
+
+
+def test_memory_does_not_grow_with_the_samples(run: Run) -> None:
+    sampler = run(batch_size=100)
+    tracemalloc.start()
+    peaks = []
+    for n in (500, 20_000):
+        tracemalloc.reset_peak()
+        before, _ = tracemalloc.get_traced_memory()
+        each = job(budget=n)
+        sampler.submit(each)
+        each.evidence.result(30)
+        peaks.append(tracemalloc.get_traced_memory()[1] - before - 8 * n)
+    tracemalloc.stop()
+    # Beyond the scores, which are kept; a unit feature of each sample would be 64 bytes more.
+    assert peaks[1] - peaks[0] < 32 * 20_000
+
+
 def test_the_work_of_a_departed_client_is_dropped(run: Run) -> None:
     drawn = 0
 
@@ -189,16 +238,18 @@ def test_a_failing_batch_fails_its_jobs_and_no_others(run: Run) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_dead_thread_fails_its_jobs_and_can_be_started_again(run: Run) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_dead_thread_fails_its_jobs_and_can_be_started_again(run: Run, threads: int) -> None:
     deadly = threading.Event()
     deadly.set()
 
     def dies(z: Tensor, sigma: Tensor) -> Tensor:
         if deadly.is_set():
+            deadly.clear()
             raise KeyboardInterrupt
         return units(z, sigma)
 
-    sampler = run(dies)
+    sampler = run(dies, threads=threads)
     lost = job()
     sampler.submit(lost)
     with pytest.raises(SamplerFailed):
@@ -209,7 +260,6 @@ def test_a_dead_thread_fails_its_jobs_and_can_be_started_again(run: Run) -> None
         time.sleep(0.01)
     with pytest.raises(NotReady):
         sampler.submit(job())
-    deadly.clear()
     sampler.start()
     again = job()
     sampler.submit(again)
@@ -221,7 +271,7 @@ def test_closing_fails_what_still_waits() -> None:
         time.sleep(0.01)
         return units(z, sigma)
 
-    sampler = Sampler(slow, torch.device("cpu"), 10)
+    sampler = Sampler([Place(slow, CPU)], 10)
     sampler.start()
     waiting = job(budget=100_000)
     sampler.submit(waiting)
