@@ -117,5 +117,5 @@ class Forward:
             [each.job.terms.sigma for each in batch for _ in range(each.count)] + [1.0] * (rows - count),
             pin_memory=self._on_cuda,
         ).to(self.device, non_blocking=True)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._on_cuda):
+        with torch.autocast("cuda", torch.bfloat16, enabled=self._on_cuda):
             return self._units(z, levels).float()
