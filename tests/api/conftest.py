@@ -18,6 +18,8 @@ from fastapi import FastAPI
 from service.api.app import create_app
 from service.api.runtime import Runtime
 from service.settings import Settings
+from service.smoothing.cache import ResultCache
+from service.smoothing.smoother import Smoother
 
 SAMPLES = Path(str(files("service.demo") / "samples"))
 # Small enough for two cores; the defaults draw more.
@@ -42,6 +44,17 @@ class Gate:
     def runtime(self) -> Runtime:
         runtime: Runtime = self.app.state.runtime
         return runtime
+
+    @property
+    def smoother(self) -> Smoother:
+        smoother = self.runtime.smoother
+        assert smoother is not None
+        return smoother
+
+    def metric(self, start: str) -> float:
+        """The sum of the series whose line starts so."""
+        lines = self.http.get("/metrics").text.splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(start))
 
     def wait_ready(self, seconds: float = 240) -> None:
         end = time.monotonic() + seconds
@@ -83,8 +96,9 @@ def shared_gate() -> Iterator[Gate]:
 
 @pytest.fixture
 def gate(shared_gate: Gate) -> Gate:
-    """The service, ready; a test before may have killed its engine."""
+    """The service, ready, as if nothing had been asked: a test before may have killed its engine."""
     shared_gate.wait_ready()
+    shared_gate.smoother._cache = ResultCache(2**24)
     return shared_gate
 
 

@@ -10,16 +10,13 @@ from typing import Any
 
 import httpx
 import pytest
+from torch import Tensor
 
+from service.smoothing.cache import ResultCache
 from tests import processes
-from tests.api.conftest import Gate, data_uri
+from tests.api.conftest import FEW, Gate, data_uri, image_part
 
 pytestmark = pytest.mark.engine
-
-
-def _metric(gate: Gate, start: str) -> float:
-    lines = gate.http.get("/metrics").text.splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(start))
 
 
 def _wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
@@ -42,20 +39,20 @@ def test_metrics_move_with_a_request(gate: Gate) -> None:
         "smoothgate_certificates_total": 1,
         'smoothgate_stage_seconds_count{stage="select"}': 1,
     }
-    before = {name: _metric(gate, name) for name in watched}
+    before = {name: gate.metric(name) for name in watched}
     assert gate.ask("What digit is shown?", "seven.png").status_code == 200
     for name, moved in watched.items():
-        assert _metric(gate, name) - before[name] == moved, name
-    assert _metric(gate, "smoothgate_engine_up") == 1
-    assert _metric(gate, "smoothgate_sampler_up") == 1
-    assert _metric(gate, "smoothgate_queued_samples") == 0
+        assert gate.metric(name) - before[name] == moved, name
+    assert gate.metric("smoothgate_engine_up") == 1
+    assert gate.metric("smoothgate_sampler_up") == 1
+    assert gate.metric("smoothgate_queued_samples") == 0
 
 
 def test_a_refusal_is_counted_by_its_code(gate: Gate) -> None:
     name = 'smoothgate_request_seconds_count{outcome="invalid_base64",route="/v1/chat"}'
-    before = _metric(gate, name)
+    before = gate.metric(name)
     gate.http.post("/v1/chat", json={"message": "x", "images": ["data:image/png;base64,%"]})
-    assert _metric(gate, name) == before + 1
+    assert gate.metric(name) == before + 1
 
 
 def test_the_examples_in_the_documentation_work_when_pasted(gate: Gate) -> None:
@@ -82,11 +79,11 @@ def test_sampling_stops_when_the_client_leaves(gate: Gate) -> None:
         "images": [data_uri("seven.png")],
         "smoothing": {"n_select": 64, "n_certify": 16_000},
     }
-    before = _metric(gate, "smoothgate_samples_dropped_total")
+    before = gate.metric("smoothgate_samples_dropped_total")
     with pytest.raises(httpx.ReadTimeout):
         gate.http.post("/v1/chat", json=body, timeout=1.0)
-    _wait_until(lambda: _metric(gate, "smoothgate_samples_dropped_total") - before > 1000)
-    assert _metric(gate, "smoothgate_queued_samples") == 0
+    _wait_until(lambda: gate.metric("smoothgate_samples_dropped_total") - before > 1000)
+    assert gate.metric("smoothgate_queued_samples") == 0
 
 
 def test_sampling_stops_when_the_client_leaves_a_stream(gate: Gate) -> None:
@@ -96,11 +93,11 @@ def test_sampling_stops_when_the_client_leaves_a_stream(gate: Gate) -> None:
         "smoothing": {"n_select": 64, "n_certify": 16_000},
         "stream": True,
     }
-    before = _metric(gate, "smoothgate_samples_dropped_total")
+    before = gate.metric("smoothgate_samples_dropped_total")
     with gate.http.stream("POST", "/v1/chat", json=body) as response:
         next(response.iter_lines())
-    _wait_until(lambda: _metric(gate, "smoothgate_samples_dropped_total") - before > 1000)
-    assert _metric(gate, "smoothgate_queued_samples") == 0
+    _wait_until(lambda: gate.metric("smoothgate_samples_dropped_total") - before > 1000)
+    assert gate.metric("smoothgate_queued_samples") == 0
 
 
 def _kill_engine() -> None:
@@ -153,3 +150,72 @@ def test_an_engine_killed_in_mid_request_is_a_clear_error_and_comes_back(gate: G
     gate.wait_ready()
     assert gate.runtime.engine.status.restarts == restarts + 1
     assert gate.ask("What digit is shown?", "seven.png").json()["answer"] == "The digit is 7."
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_dead_sampler_fails_its_requests_at_once_and_comes_back(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(z: Tensor, sigma: Tensor) -> Tensor:
+        raise SystemExit
+
+    sampler = gate.smoother.sampler
+    failures = gate.metric("smoothgate_sampler_failures_total")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(sampler), "start", lambda self: None)
+        for forward in sampler._forwards:
+            patch.setattr(forward, "_units", dies)
+        started = time.monotonic()
+        failed = gate.ask("What digit is shown?", "seven.png")
+        assert time.monotonic() - started < 5
+        assert failed.status_code == 500
+        _check_shape(failed.json(), "sampler_failed")
+        ready = gate.http.get("/health/ready")
+        assert (ready.status_code, ready.json()["problems"]) == (503, {"sampler": "down"})
+        assert gate.metric("smoothgate_sampler_up") == 0
+        assert gate.metric("smoothgate_sampler_failures_total") > failures
+        assert gate.ask("What digit is shown?", "seven.png").status_code == 503
+        assert gate.http.get("/health/live").status_code == 200
+    gate.wait_ready()
+    assert gate.ask("What digit is shown?", "seven.png").json()["answer"] == "The digit is 7."
+    assert gate.metric("smoothgate_sampler_up") == 1
+
+
+def test_the_same_picture_again_costs_nothing(gate: Gate) -> None:
+    """The second turn of a chat: no noise is drawn, and vLLM has the tokens of the picture already."""
+    drawn = gate.metric("smoothgate_samples_total")
+    first = gate.ask("What digit is shown?", "seven.png").json()
+    assert gate.metric("smoothgate_samples_total") - drawn == 320
+    hits = gate.metric('smoothgate_cache_requests_total{outcome="hit"}')
+    images = [image_part("seven.png"), {"type": "text", "text": "What digit is shown?"}]
+    history = [{"role": "user", "content": images}, {"role": "assistant", "content": first["answer"]}]
+    body = {"message": "Is it even or odd?", "history": history, "smoothing": FEW, "temperature": 0}
+    second = gate.http.post("/v1/chat", json=body).json()
+    assert gate.metric("smoothgate_samples_total") - drawn == 320
+    assert gate.metric('smoothgate_cache_requests_total{outcome="hit"}') - hits == 1
+    (one,), (two,) = first["certificates"], second["certificates"]
+    assert (one["cached"], two["cached"]) == (False, True)
+    changed = {"cached", "time", "jws"}
+    assert {k: v for k, v in one.items() if k not in changed} == {
+        k: v for k, v in two.items() if k not in changed
+    }
+    # The placeholder and the tokens of the picture stand at the head of both prompts.
+    assert second["usage"]["prompt_tokens_details"]["cached_tokens"] >= 32
+
+
+def test_other_terms_are_another_result(gate: Gate) -> None:
+    first = gate.ask("What digit is shown?", "seven.png").json()["certificates"][0]
+    for smoothing in (FEW | {"sigma": 0.25}, FEW | {"eps": [0.1]}, FEW | {"n_certify": 257}):
+        other = gate.ask("What digit is shown?", "seven.png", smoothing=smoothing).json()["certificates"][0]
+        assert not other["cached"]
+        assert other["noise"]["seed"] != first["noise"]["seed"]
+
+
+def test_the_cache_can_be_switched_off(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate.smoother, "_cache", ResultCache(0))
+    seeds = set()
+    for _ in range(2):
+        (certificate,) = gate.ask("What digit is shown?", "seven.png").json()["certificates"]
+        assert not certificate["cached"]
+        seeds.add(certificate["noise"]["seed"])
+    assert len(seeds) == 2
