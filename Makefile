@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test lint format clean
+.PHONY: help serve test bench lint format clean
 
 help:  ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,10 @@ serve: $(VENV)/.$(ENGINE)  ## Install, then start the service on the bundled dem
 test: $(VENV)/.$(ENGINE)-dev  ## Install, then run lint, types, the import contract and all tests.
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python -m pytest
+
+bench: $(VENV)/.$(ENGINE)-dev  ## Measure the sampler and the service beside plainer ways (20 minutes).
+	@$(BIN)/smoothgate bench sampler
+	@$(BIN)/smoothgate bench serving
 
 lint: $(VENV)/.$(ENGINE)-dev  ## Run ruff, mypy and import-linter.
 	$(BIN)/ruff check

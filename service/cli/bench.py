@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.progress import Progress
 from rich.table import Table
 
-from service.cli.common import Json, OtherModel, console, failures, load_adapter, write
+from service import logs
+from service.cli.common import Json, OtherModel, console, failures, load_adapter, load_encoder, write
 
 app = typer.Typer(no_args_is_help=True, help="Measurements.")
 
@@ -62,3 +65,80 @@ def bench_resize(
         )
     console.print(table)
     write(json_file, {"seed": seed, "rows": rows})
+
+
+@app.command("sampler")
+def bench_sampler(
+    quick: Annotated[bool, typer.Option(help="Next to nothing of everything: does it work?")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Also draw into this SVG how cost grows (extra `dev`).")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """The sampler beside the bare forward and plainer ways to draw the same, on the demo model."""
+    from service.benchmark.sampler import QUICK, Size, run
+
+    with failures():
+        encoder = load_encoder(None, None)
+        figures = run(encoder, QUICK if quick else Size(), console)
+    rates = Table("way", "samples / s", "sampler is", title="16 requests of 64 to 2,048 samples")
+    for way, rate in figures["throughput"]["samples_per_second"].items():
+        rates.add_row(way, f"{rate:.0f}", f"{figures['throughput']['sampler_to'][way]:.2f} times that")
+    console.print(rates)
+    rest = Table("quantity", "value", title="One request, and stopping early", show_header=False)
+    latency, memory, early = figures["latency"], figures["memory"], figures["early_stop"]
+    rest.add_row("n = 64, alone", f"{latency['alone'] * 1000:.0f} ms")
+    rest.add_row(
+        "n = 64, while n = 4,096 runs",
+        f"{latency['beside'] * 1000:.0f} ms, {latency['ratio']:.2f} times that",
+    )
+    rest.add_row("peak memory, n = 64", f"{memory['small'] / 2**20:.0f} MiB")
+    rest.add_row(
+        "peak memory, n = 4,096", f"{memory['large'] / 2**20:.0f} MiB, {memory['ratio']:.3f} times that"
+    )
+    rest.add_row("samples drawn when stopping early", f"{early['share_drawn']:.1%} of the budget")
+    rest.add_row("verdicts as with the whole budget", f"{early['verdicts_equal']:.1%}")
+    rest.add_row("of which certified", f"{early['certified']:.1%}")
+    console.print(rest)
+    growth = Table("what grows", "to", "seconds", title="How cost grows")
+    for what, rows in figures["growth"].items():
+        for row in rows:
+            growth.add_row(what, f"{row['at']:g}", f"{row['seconds']:.4f}")
+    console.print(growth)
+    write(json_file, figures)
+    if plot is not None:
+        from service.benchmark.plot import plot_growth
+
+        plot_growth(figures["growth"], plot)
+
+
+@app.command("serving")
+def bench_serving(
+    repeats: Annotated[int, typer.Option(min=1, help="Requests of each kind.")] = 30,
+    json_file: Json = None,
+) -> None:
+    """The whole service beside vLLM alone, on the demo model; starts both."""
+    # Read when torch is first imported: threads that wait by spinning would take vLLM's cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from service.benchmark.serving import run
+
+    logs.configure("console", "error")
+    with failures(), Progress(console=console) as progress:
+        task = progress.add_task("rounds, once everything is up", total=3 * repeats)
+        figures = run(repeats, lambda: progress.advance(task))
+    table = Table("request", "Smoothgate", "vLLM alone", "ratio", title=f"Medians of {repeats} requests")
+    for name, label in (("text", "text only"), ("picture", "a picture, n = 64")):
+        row = figures[name]
+        cells = (f"{row[side] * 1000:.1f} ms" for side in ("smoothgate", "vllm"))
+        table.add_row(label, *cells, f"{row['ratio']:.3f}")
+    console.print(table)
+    first = figures["first_token"]
+    console.print(
+        f"First token of a picture's answer, n = 1,024: {first['beside']:.3f} s with certification beside "
+        f"generation, {first['first']:.3f} s after it: {first['ratio']:.2f} times that"
+    )
+    stages = Table("stage", "ends after", title="Where the time of a picture, n = 64, goes")
+    for name, taken in figures["stages"].items():
+        stages.add_row(name, f"{taken * 1000:.1f} ms")
+    console.print(stages)
+    write(json_file, figures)

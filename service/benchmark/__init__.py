@@ -1,0 +1,1 @@
+"""How fast the service is, beside the plainest ways to do the same: `smoothgate bench`."""

@@ -1,0 +1,217 @@
+"""The whole service beside vLLM alone, through HTTP, side by side in one run: `smoothgate bench serving`."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import socket
+import statistics
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import httpx
+import numpy as np
+import uvicorn
+from PIL import Image
+
+from service.api.app import create_app
+from service.api.runtime import Runtime
+from service.demo import bundled
+from service.engine import LocalEngine
+from service.settings import Settings
+
+Json = dict[str, Any]
+
+_QUESTION = "What digit is shown?"
+_SAMPLE = "seven.png"
+_WARM_UP = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """Clients of the service, of its vLLM, and of another vLLM that takes pictures itself."""
+
+    gate: httpx.AsyncClient
+    engine: httpx.AsyncClient
+    pictures: httpx.AsyncClient
+    model: str
+
+
+def run(repeats: int, step: Callable[[], None]) -> Json:
+    """Measure.
+
+    Args:
+        repeats: requests of each kind, in turn with those that they are compared to.
+        step: called after each round; there are 3 * repeats.
+
+    Returns:
+        `text`, `picture`: seconds (medians) of the two sides, and their ratio; `first_token`: seconds to the
+        first token with certification beside generation (`beside`) and before it (`first`), and the ratio
+        first to beside; `stages`: seconds (medians) of the stages of a picture's request.
+    """
+    return asyncio.run(_run(repeats, step))
+
+
+async def _run(repeats: int, step: Callable[[], None]) -> Json:
+    async with (
+        _service() as (runtime, gate),
+        _own_pictures(runtime) as pictures,
+        _over(cast(LocalEngine, runtime.engine).socket) as engine,
+    ):
+        sides = Sides(gate, engine, pictures, runtime.model_name)
+        return {
+            "text": await _text(sides, repeats, step),
+            **await _picture(sides, repeats, step),
+            "first_token": await _first_token(sides, repeats, step),
+        }
+
+
+@asynccontextmanager
+async def _service() -> AsyncIterator[tuple[Runtime, httpx.AsyncClient]]:
+    app = create_app(Settings(_env_file=None))
+    runtime: Runtime = app.state.runtime
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    try:
+        async with httpx.AsyncClient(base_url=url, timeout=120) as gate:
+            while runtime.problems() or not server.started:
+                await asyncio.sleep(0.2)
+                if serving.done():
+                    await serving
+            yield runtime, gate
+    finally:
+        server.should_exit = True
+        await serving
+
+
+@asynccontextmanager
+async def _own_pictures(runtime: Runtime) -> AsyncIterator[httpx.AsyncClient]:
+    """vLLM on the same checkpoint, with its own image path."""
+    engine = LocalEngine(
+        runtime.model,
+        served_model_name=runtime.model_name,
+        dtype=str(runtime.dtype).removeprefix("torch."),
+        extra_args=["--limit-mm-per-prompt", '{"image":1}'],
+    )
+    await engine.start()
+    try:
+        await engine.wait_ready()
+        async with _over(engine.socket) as client:
+            yield client
+    finally:
+        await engine.stop()
+
+
+def _over(path: Any) -> httpx.AsyncClient:
+    transport = httpx.AsyncHTTPTransport(uds=str(path))
+    return httpx.AsyncClient(base_url="http://engine", transport=transport, timeout=120)
+
+
+async def _text(sides: Sides, repeats: int, step: Callable[[], None]) -> Json:
+    body = _body(sides, _QUESTION)
+    seconds: dict[str, list[float]] = {"smoothgate": [], "vllm": []}
+    for round_ in range(-_WARM_UP, repeats):
+        for name, client in (("smoothgate", sides.gate), ("vllm", sides.engine)):
+            taken = await _asked(client, body)
+            if round_ >= 0:
+                seconds[name].append(taken)
+        if round_ >= 0:
+            step()
+    return _compared(seconds)
+
+
+async def _picture(sides: Sides, repeats: int, step: Callable[[], None]) -> Json:
+    """n = 64, a new picture every time: nothing comes from a cache."""
+    smoothing = {"n_select": 16, "n_certify": 48}
+    seconds: dict[str, list[float]] = {"smoothgate": [], "vllm": []}
+    stages: dict[str, list[float]] = {}
+    for round_ in range(-_WARM_UP, repeats):
+        uri = _picture_uri(round_)
+        parts: list[Json] = [
+            {"type": "image_url", "image_url": {"url": uri}},
+            {"type": "text", "text": _QUESTION},
+        ]
+        plain = await _asked(sides.pictures, _body(sides, parts))
+        ours = await _asked(sides.gate, _body(sides, parts) | {"smoothing": smoothing})
+        again = {"message": _QUESTION, "images": [_picture_uri(1000 + round_)], "smoothing": smoothing}
+        answer = await sides.gate.post("/v1/chat", json=again | {"max_tokens": 16, "temperature": 0})
+        if round_ < 0:
+            continue
+        seconds["vllm"].append(plain)
+        seconds["smoothgate"].append(ours)
+        for stage, taken in answer.raise_for_status().json()["timings"].items():
+            stages.setdefault(stage, []).append(taken)
+        step()
+    return {
+        "picture": _compared(seconds),
+        "stages": {name: statistics.median(each) for name, each in stages.items()},
+    }
+
+
+async def _first_token(sides: Sides, repeats: int, step: Callable[[], None]) -> Json:
+    """n = 1,024 in all. Before generation: the same request, sent when its certificate is there."""
+    smoothing = {"n_select": 128, "n_certify": 896}
+    seconds: dict[str, list[float]] = {"beside": [], "first": []}
+    for round_ in range(repeats):
+        for name, picture in (("beside", 2000 + round_), ("first", 3000 + round_)):
+            uri = _picture_uri(picture)
+            started = time.perf_counter()
+            if name == "first":
+                asked = {"images": [uri], "smoothing": smoothing}
+                (await sides.gate.post("/v1/certify", json=asked)).raise_for_status()
+            parts: list[Json] = [
+                {"type": "image_url", "image_url": {"url": uri}},
+                {"type": "text", "text": _QUESTION},
+            ]
+            body = _body(sides, parts) | {"smoothing": smoothing, "stream": True}
+            async with sides.gate.stream("POST", "/v1/chat/completions", json=body) as response:
+                response.raise_for_status()
+                waiting = True
+                async for line in response.aiter_lines():
+                    if waiting and _has_text(line):
+                        seconds[name].append(time.perf_counter() - started)
+                        waiting = False
+        step()
+    medians = {name: statistics.median(each) for name, each in seconds.items()}
+    return medians | {"ratio": medians["first"] / medians["beside"]}
+
+
+def _has_text(line: str) -> bool:
+    """Whether a line of a stream holds a piece of the answer."""
+    data = line.removeprefix("data: ")
+    if not data.startswith("{"):
+        return False
+    return any(choice["delta"].get("content") for choice in json.loads(data).get("choices", []))
+
+
+async def _asked(client: httpx.AsyncClient, body: Json) -> float:
+    started = time.perf_counter()
+    (await client.post("/v1/chat/completions", json=body)).raise_for_status()
+    return time.perf_counter() - started
+
+
+def _body(sides: Sides, content: Any) -> Json:
+    messages = [{"role": "user", "content": content}]
+    return {"model": sides.model, "messages": messages, "max_tokens": 16, "temperature": 0}
+
+
+def _compared(seconds: dict[str, list[float]]) -> Json:
+    medians = {name: statistics.median(each) for name, each in seconds.items()}
+    return medians | {"ratio": medians["smoothgate"] / medians["vllm"]}
+
+
+def _picture_uri(number: int) -> str:
+    """The sample with a grain of its own, so that no two are the same picture."""
+    pixels = np.asarray(Image.open(bundled("samples") / _SAMPLE).convert("RGB")).astype(np.int16)
+    grain = np.random.default_rng(abs(number)).integers(-2, 3, pixels.shape)
+    file = io.BytesIO()
+    Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8)).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,26 @@
+"""`smoothgate bench sampler --quick`: that it measures, not how fast anything is."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from service.cli import app
+
+
+def test_the_command_measures_and_draws(tmp_path: Path) -> None:
+    files = ["--json", str(tmp_path / "out.json"), "--plot", str(tmp_path / "out.svg")]
+    result = CliRunner().invoke(app, ["bench", "sampler", "--quick", *files])
+    assert result.exit_code == 0, result.output
+    figures = json.loads((tmp_path / "out.json").read_text())
+    assert figures["throughput"]["sampler_to"]["sampler"] == 1
+    assert all(rate > 0 for rate in figures["throughput"]["samples_per_second"].values())
+    assert figures["throughput"]["sampler_to"]["a loop over single samples"] > 1
+    assert figures["latency"]["ratio"] == pytest.approx(
+        figures["latency"]["beside"] / figures["latency"]["alone"]
+    )
+    assert 0.5 < figures["memory"]["ratio"] < 1.5
+    assert 0 < figures["early_stop"]["share_drawn"] <= 1
+    assert {len(rows) for rows in figures["growth"].values()} == {2}
+    assert "<svg" in (tmp_path / "out.svg").read_text()
