@@ -1,0 +1,56 @@
+"""The choice of batch size and threads, with an encoder whose time is known."""
+
+import threading
+import time
+
+import torch
+from torch import Tensor
+
+from service.smoothing.tuning import tune
+
+CPU = torch.device("cpu")
+SHAPE = (3, 4, 4)
+
+
+def test_the_smallest_batch_near_the_best_is_chosen() -> None:
+    """A batch of up to 16 costs the same, and beyond that as much for each sample as the 16 did."""
+
+    def units(z: Tensor, sigma: Tensor) -> Tensor:
+        time.sleep(0.02 + 0.00125 * max(0, len(z) - 16))
+        return z.flatten(1)
+
+    tuned = tune(units, SHAPE, CPU, threads=1)
+    assert (tuned.workers, tuned.threads, tuned.batch_size) == (1, 1, 16)
+    assert 500 < tuned.samples_per_second <= 16 / 0.02
+
+
+def test_threads_that_get_in_each_others_way_are_not_used() -> None:
+    one_at_a_time = threading.Lock()
+
+    def units(z: Tensor, sigma: Tensor) -> Tensor:
+        with one_at_a_time:
+            time.sleep(0.001 * len(z) / torch.get_num_threads())
+        return z.flatten(1)
+
+    tuned = tune(units, SHAPE, CPU, threads=4)
+    assert (tuned.workers, tuned.threads) == (1, 4)
+
+
+def test_threads_that_do_not_are() -> None:
+    def units(z: Tensor, sigma: Tensor) -> Tensor:
+        time.sleep(0.001 * len(z))
+        return z.flatten(1)
+
+    tuned = tune(units, SHAPE, CPU, threads=4)
+    assert (tuned.workers, tuned.threads) == (4, 1)
+
+
+def test_what_is_set_is_not_measured() -> None:
+    sizes = set()
+
+    def units(z: Tensor, sigma: Tensor) -> Tensor:
+        sizes.add(len(z))
+        return z.flatten(1)
+
+    assert tune(units, SHAPE, CPU, threads=1, batch_size=24).batch_size == 24
+    assert sizes == {24}
