@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -30,6 +30,7 @@ _SMALLEST_SHARE = 8
 # How much the latest batch counts in the throughput that waiting times are told from.
 _RECENT = 0.05
 _FAILED = "The sampler failed; the request was not completed."
+_CLOSING = "The service is shutting down."
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ class Sampler:
         for thread in self._threads:
             if thread is not None:
                 thread.join()
-        self._fail(self._queue.clear(), NotReady("The service is shutting down.", code="draining"))
+        self._fail(self._queue.clear(), NotReady(_CLOSING, code="draining"))
 
     def submit(self, job: Job) -> None:
         """Queue a job.
@@ -134,32 +135,32 @@ class Sampler:
                 if batch and (scored := self._launch(forward, batch)):
                     under_way.append(scored)
                 if under_way and (not batch or len(under_way) >= forward.depth):
-                    self._account(under_way.popleft(), started)
+                    self._account(under_way[0], started)
+                    under_way.popleft()
         except BaseException:
-            log.exception("sampler thread died", place=number)
             metrics.SAMPLER_FAILURES.inc()
             self._fail(self._queue.clear(), SamplerFailed(_FAILED))
+            self._fail(_jobs(batch, under_way), SamplerFailed(_FAILED))
+            log.exception("sampler thread died", place=number)
             raise
-        finally:
-            lost = [*(batch or ()), *(each for scored in under_way for each in scored.batch)]
-            self._fail([each.job for each in lost if not each.job.over], SamplerFailed(_FAILED))
+        self._fail(_jobs(batch, under_way), NotReady(_CLOSING, code="draining"))
 
     def _launch(self, forward: Forward, batch: Sequence[Slice]) -> Scored | None:
         try:
             return forward.launch(batch)
         except Exception:
-            log.exception("a batch failed", samples=sum(each.count for each in batch))
             metrics.SAMPLER_FAILURES.inc()
-            self._fail([each.job for each in batch], SamplerFailed(_FAILED))
+            self._fail(_jobs(batch), SamplerFailed(_FAILED))
+            log.exception("a batch failed", samples=sum(each.count for each in batch))
             return None
 
     def _account(self, scored: Scored, started: float) -> None:
         try:
             pieces = scored.fetch()
         except Exception:
-            log.exception("a batch failed", samples=sum(each.count for each in scored.batch))
             metrics.SAMPLER_FAILURES.inc()
-            self._fail([each.job for each in scored.batch], SamplerFailed(_FAILED))
+            self._fail(_jobs(scored.batch), SamplerFailed(_FAILED))
+            log.exception("a batch failed", samples=sum(each.count for each in scored.batch))
             return
         for job, first, scores in pieces:
             try:
@@ -180,3 +181,9 @@ class Sampler:
     def _fail(jobs: Sequence[Job], error: Exception) -> None:
         for job in jobs:
             job.fail(error)
+
+
+def _jobs(batch: Sequence[Slice] | None, under_way: Iterable[Scored] = ()) -> list[Job]:
+    """The jobs of batches that are not through, as far as they still wait for something."""
+    slices = [*(batch or ()), *(each for scored in under_way for each in scored.batch)]
+    return [each.job for each in slices if not each.job.over]
