@@ -138,6 +138,7 @@ class Sampler:
                     self._account(under_way[0], started)
                     under_way.popleft()
         except BaseException:
+            self._threads[number] = None  # dead from here on, whatever it still has to do
             metrics.SAMPLER_FAILURES.inc()
             self._fail(self._queue.clear(), SamplerFailed(_FAILED))
             self._fail(_jobs(batch, under_way), SamplerFailed(_FAILED))
