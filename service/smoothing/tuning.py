@@ -66,6 +66,11 @@ def tune(
         for workers, each in ways
         for size, speed in _measured(units, shape, device, workers, each, sizes)
     ]
+    return choose(found)
+
+
+def choose(found: Sequence[Tuned]) -> Tuned:
+    """The way with the fewest samples under way whose throughput comes near the best."""
     best = max(each.samples_per_second for each in found)
     good = [each for each in found if each.samples_per_second >= _GOOD_ENOUGH * best]
     return min(good, key=lambda each: (each.batch_size * each.workers, -each.samples_per_second))

@@ -161,6 +161,7 @@ def test_a_dead_sampler_fails_its_requests_at_once_and_comes_back(
         raise SystemExit
 
     sampler = gate.smoother.sampler
+    dying = [thread for thread in threading.enumerate() if thread.name.startswith("sampler-")]
     failures = gate.metric("smoothgate_sampler_failures_total")
     with monkeypatch.context() as patch:
         patch.setattr(type(sampler), "start", lambda self: None)
@@ -180,6 +181,9 @@ def test_a_dead_sampler_fails_its_requests_at_once_and_comes_back(
     gate.wait_ready()
     assert gate.ask("What digit is shown?", "seven.png").json()["answer"] == "The digit is 7."
     assert gate.metric("smoothgate_sampler_up") == 1
+    for thread in dying:
+        if thread not in sampler._threads:
+            thread.join(10)
 
 
 def _of_engine(gate: Gate, start: str) -> float:

@@ -59,7 +59,8 @@ def _certify(
 ) -> Certified:
     """Certify x; the certificate states `stated` times the sigma of the noise (1 for an honest one)."""
     with torch.inference_mode():
-        t, selection = select([units(x + sigma * torch.randn(64, *x.shape, generator=gen))])
+        selected = units(x + sigma * torch.randn(64, *x.shape, generator=gen))
+    t, selection = select([selected])
     terms = Terms(sigma=sigma * stated, alpha=ALPHA, eps=eps)
     return Certified(t, certify(terms, selection, _scores(units, x, t, sigma, n, gen)))
 

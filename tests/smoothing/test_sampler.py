@@ -37,6 +37,10 @@ def job(
 Run = Callable[..., Sampler]
 
 
+def _threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("sampler-")]
+
+
 @pytest.fixture
 def run() -> Iterator[Run]:
     started: list[Sampler] = []
@@ -250,6 +254,7 @@ def test_a_dead_thread_fails_its_jobs_and_can_be_started_again(run: Run, threads
         return units(z, sigma)
 
     sampler = run(dies, threads=threads)
+    first = _threads()
     lost = job()
     sampler.submit(lost)
     with pytest.raises(SamplerFailed):
@@ -264,6 +269,9 @@ def test_a_dead_thread_fails_its_jobs_and_can_be_started_again(run: Run, threads
     again = job()
     sampler.submit(again)
     assert again.evidence.result(10).reason == "budget"
+    sampler.close()
+    for thread in first:
+        thread.join(10)
 
 
 def test_closing_fails_what_still_waits() -> None:
