@@ -51,9 +51,8 @@ def body(*messages: Json, **parameters: Any) -> Json:
 
 
 RUNNING = "vllm:num_requests_running{"
-# Seconds of work. One answer only: of several, vLLM's server passes tokens on much later than its core makes
-# them.
-LONG = body(user(text("Count.")), max_tokens=4000)
+# Work for many seconds, so that it is still under way when vLLM, on a busy machine, is slow to say so.
+LONG = body(user(text("Count.")), max_tokens=4000, n=8, temperature=1)
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +190,19 @@ async def test_a_streamed_answer_is_the_whole_one_in_pieces(engine: LocalEngine)
     assert chunks[-1]["usage"]["completion_tokens"] == 40
 
 
+async def begun(client: EngineClient) -> ChatStream:
+    """A stream of which the first chunk is here.
+
+    vLLM's server takes seconds over its first answers, while its core goes on: it gives short ones before.
+    """
+    short = LONG | {"max_tokens": 2}
+    await client.chat(short)
+    [chunk async for chunk in await client.stream(short)]
+    stream = await client.stream(LONG)
+    await anext(stream)
+    return stream
+
+
 async def until(client: EngineClient, *, busy: bool) -> None:
     async def is_so() -> bool:
         lines = (await client.metrics()).splitlines()
@@ -200,8 +212,7 @@ async def until(client: EngineClient, *, busy: bool) -> None:
 
 
 async def test_closing_a_stream_early_makes_vllm_drop_the_request(engine: LocalEngine) -> None:
-    stream = await engine.client.stream(LONG)
-    await anext(stream)
+    stream = await begun(engine.client)
     await until(engine.client, busy=True)
     await stream.aclose()
     await until(engine.client, busy=False)
@@ -229,31 +240,13 @@ def one(pids: dict[int, str], name: str) -> int:
     return pid
 
 
-async def begun(client: EngineClient, core: int) -> ChatStream:
-    """A stream that has begun, of a core that is stopped.
-
-    On a busy machine the core might be through before its first chunk is here, so it runs for moments only.
-    """
-    os.kill(core, signal.SIGSTOP)
-    stream = await client.stream(LONG)
-    first = asyncio.create_task(anext(stream))  # type: ignore[arg-type]
-    while not first.done():
-        os.kill(core, signal.SIGCONT)
-        await asyncio.sleep(0.05)
-        os.kill(core, signal.SIGSTOP)
-        await asyncio.sleep(0.05)
-    await first
-    return stream
-
-
 async def test_a_killed_server_fails_its_requests_and_comes_back(engine: LocalEngine) -> None:
     restarts = engine.status.restarts
     old = processes_of(engine)
     segments = set().union(*map(processes.shared_memory, old))
     whole = asyncio.create_task(engine.client.chat(LONG))
-    core = one(old, "EngineCore")
-    stream = await begun(engine.client, core)
-    os.kill(core, signal.SIGCONT)
+    stream = await begun(engine.client)
+
     os.kill(one(old, "api_server"), signal.SIGKILL)
     with pytest.raises(EngineFailed) as failure:
         [chunk async for chunk in stream]
@@ -278,9 +271,8 @@ async def test_a_killed_server_fails_its_requests_and_comes_back(engine: LocalEn
 async def test_a_killed_engine_core_fails_its_requests_and_is_replaced(engine: LocalEngine) -> None:
     restarts = engine.status.restarts
     old = processes_of(engine)
-    core = one(old, "EngineCore")
-    stream = await begun(engine.client, core)
-    os.kill(core, signal.SIGKILL)
+    stream = await begun(engine.client)
+    os.kill(one(old, "EngineCore"), signal.SIGKILL)
     with pytest.raises(EngineFailed):
         [chunk async for chunk in stream]
     await until_state_is(engine, EngineState.BACKOFF)
