@@ -19,7 +19,7 @@ test: $(VENV)/.$(ENGINE)-dev  ## Install, then run lint, types, the import contr
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python -m pytest
 
-bench: $(VENV)/.$(ENGINE)-dev  ## Measure the sampler and the service beside plainer ways (20 minutes).
+bench: $(VENV)/.$(ENGINE)-dev  ## Measure the sampler and the service beside plainer ways.
 	@$(BIN)/smoothgate bench sampler
 	@$(BIN)/smoothgate bench serving
 

@@ -41,7 +41,7 @@ SMALL, LARGE = 64, 4096
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is measured: `full` for the documentation, `quick` to see that it works."""
+    """How much is measured; as it stands, for the documentation."""
 
     rounds: int = 3
     mixed: tuple[int, ...] = MIXED
@@ -54,6 +54,7 @@ class Size:
     sides: tuple[int, ...] = (48, 96, 144, 192)
 
 
+#: Next to nothing of everything: to see that it works.
 QUICK = Size(
     rounds=1,
     mixed=(64, 128),
@@ -72,7 +73,7 @@ class Bench:
 
     Args:
         encoder: the unit of work.
-        canvases: (N, 3, H, W), at least 32: scenes that nothing was trained on.
+        canvases: (N, 3, H, W), at least 1: scenes that nothing was trained on.
         size: how much to measure.
     """
 
