@@ -277,6 +277,33 @@ def test_a_dead_thread_fails_its_jobs_and_can_be_started_again(run: Run, threads
         thread.join(10)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_dying_thread_fails_what_it_had_taken_whole_and_what_still_waits(run: Run) -> None:
+    batches = 0
+
+    def dies_second(z: Tensor, sigma: Tensor) -> Tensor:
+        nonlocal batches
+        batches += 1
+        if batches == 2:
+            raise KeyboardInterrupt
+        return units(z, sigma)
+
+    going = threading.Event()
+    sampler = run(lambda z, sigma: (going.wait(10), dies_second(z, sigma))[1])
+    (thread,) = _threads()
+    # Its second batch holds the rest of it: it is no longer in the queue.
+    taken, waiting = job(n_select=5, budget=3), job(seed=2)
+    waiting.x = torch.rand(3, 8, 2)
+    sampler.submit(taken)
+    waiting.packed = waiting.n_select  # certification without a direction: never in a batch
+    sampler.submit(waiting)
+    going.set()
+    for each in (taken, waiting):
+        with pytest.raises(SamplerFailed):
+            each.evidence.result(10)
+    thread.join(10)
+
+
 def test_closing_fails_what_still_waits() -> None:
     def slow(z: Tensor, sigma: Tensor) -> Tensor:
         time.sleep(0.01)
