@@ -24,7 +24,8 @@ from service.errors import EngineFailed, EngineTimedOut, MalformedRequest, NotRe
 Json = dict[str, Any]
 
 CONNECT_SECONDS = 5.0
-# vLLM's server drops idle connections after 5 s: ours go first, or a request may be sent into a closing one.
+# vLLM's server drops idle connections after 5 s unless told otherwise: ours go first, or a request may be
+# sent into a closing one.
 KEEPALIVE_SECONDS = 2.0
 
 

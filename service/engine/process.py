@@ -77,6 +77,9 @@ def vllm_environment(model: str, scratch: Path, *, kv_cache_gib: int, on_cpu: bo
         "PYTHONUNBUFFERED": "1",
         "TMPDIR": str(scratch),
         "VLLM_NO_USAGE_STATS": "1",
+        # Our client closes idle connections. vLLM's own 5 s may, after a stall, be over before its server has
+        # read the request that waits in the socket.
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "300",
         # Idle threads that spin would take the encoder's cores.
         "OMP_WAIT_POLICY": "PASSIVE",
     }

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from service.engine.client import KEEPALIVE_SECONDS
 from service.engine.process import EngineProcess, parse_log_line, vllm_command, vllm_environment
 
 
@@ -53,6 +54,7 @@ def test_the_child_sees_none_of_our_own_settings(monkeypatch: pytest.MonkeyPatch
     assert environment["HOME"] == "/home/someone"
     assert environment["PYTHONPATH"].endswith("child_site:elsewhere")
     assert environment["VLLM_CPU_KVCACHE_SPACE"] == "3"
+    assert float(environment["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"]) > KEEPALIVE_SECONDS
     assert environment["TORCH_COMPILE_DISABLE"] == "1"
     assert environment["HF_HUB_OFFLINE"] == "1"
     hub = vllm_environment("someone/a-model", tmp_path, kv_cache_gib=3, on_cpu=False)

@@ -37,8 +37,13 @@ def job(
 Run = Callable[..., Sampler]
 
 
-def _threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("sampler-")]
+@pytest.fixture
+def own_threads() -> Callable[[], list[threading.Thread]]:
+    """The samplers' threads that this test has started: services under test elsewhere have some too."""
+    before = set(threading.enumerate())
+    return lambda: [
+        thread for thread in {*threading.enumerate()} - before if thread.name.startswith("sampler-")
+    ]
 
 
 @pytest.fixture
@@ -246,7 +251,9 @@ def test_a_failing_batch_fails_its_jobs_and_no_others(run: Run) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_dead_thread_fails_its_jobs_and_can_be_started_again(run: Run, threads: int) -> None:
+def test_a_dead_thread_fails_its_jobs_and_can_be_started_again(
+    run: Run, own_threads: Callable[[], list[threading.Thread]], threads: int
+) -> None:
     deadly = threading.Event()
     deadly.set()
 
@@ -257,7 +264,7 @@ def test_a_dead_thread_fails_its_jobs_and_can_be_started_again(run: Run, threads
         return units(z, sigma)
 
     sampler = run(dies, threads=threads)
-    first = _threads()
+    first = own_threads()
     lost = job()
     sampler.submit(lost)
     with pytest.raises(SamplerFailed):
@@ -278,7 +285,9 @@ def test_a_dead_thread_fails_its_jobs_and_can_be_started_again(run: Run, threads
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_dying_thread_fails_what_it_had_taken_whole_and_what_still_waits(run: Run) -> None:
+def test_a_dying_thread_fails_what_it_had_taken_whole_and_what_still_waits(
+    run: Run, own_threads: Callable[[], list[threading.Thread]]
+) -> None:
     batches = 0
 
     def dies_second(z: Tensor, sigma: Tensor) -> Tensor:
@@ -290,7 +299,7 @@ def test_a_dying_thread_fails_what_it_had_taken_whole_and_what_still_waits(run: 
 
     going = threading.Event()
     sampler = run(lambda z, sigma: (going.wait(10), dies_second(z, sigma))[1])
-    (thread,) = _threads()
+    (thread,) = own_threads()
     # Its second batch holds the rest of it: it is no longer in the queue.
     taken, waiting = job(n_select=5, budget=3), job(seed=2)
     waiting.x = torch.rand(3, 8, 2)
