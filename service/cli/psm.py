@@ -83,7 +83,15 @@ def train(
     mapper_steps: Annotated[int, typer.Option(min=0, help="Updates of stage 2.")] = 1500,
     joint_steps: Annotated[
         int, typer.Option(min=0, help="Updates of stage 3, both networks together: our extension.")
-    ] = 3200,
+    ] = 3600,
+    served_steps: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Updates of stage 4, in which at little noise the mean of the samples is to be right, not "
+            "each sample: our extension.",
+        ),
+    ] = 3000,
     adversarial: Annotated[
         bool, typer.Option(help="Add a stage of adversarial fine-tuning: our extension, not the paper's.")
     ] = False,
@@ -93,7 +101,9 @@ def train(
     consistency: Annotated[
         float, typer.Option(min=0, help="Weight of our consistency loss beside l_rb; 0: the paper's losses.")
     ] = 0.5,
-    joint_consistency: Annotated[float, typer.Option(min=0, help="The same in stage 3.")] = 1.0,
+    joint_consistency: Annotated[
+        float, typer.Option(min=0, help="The same in stages 3 and 4, from sigma 0.5 on; less below.")
+    ] = 1.0,
     patience: Annotated[
         int, typer.Option(min=1, help="Early stop: measurements on the held-out split without a better one.")
     ] = 4,
@@ -118,6 +128,7 @@ def train(
             purifier_steps=purifier_steps,
             mapper_steps=mapper_steps,
             joint_steps=joint_steps,
+            served_steps=served_steps,
             adversarial_steps=adversarial_steps if adversarial else 0,
             lambda_consistency=consistency,
             lambda_joint_consistency=joint_consistency,

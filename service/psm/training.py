@@ -1,4 +1,4 @@
-"""The training of a PSM: the paper's two stages, purifier then mapper, and two of ours; the model's own
+"""The training of a PSM: the paper's two stages, purifier then mapper, and three of ours; the model's own
 weights are frozen.
 
 Every batch is a function of its number and the run's seed, so that a resumed run repeats an uninterrupted
@@ -45,12 +45,15 @@ class Recipe:
         purifier_steps: of stage 1 with all its losses.
         mapper_steps: of stage 2.
         joint_steps: of stage 3, both networks together with the losses of both stages; our extension.
-        adversarial_steps: of stage 4, both networks together against feature-space PGD; our extension, 0
+        served_steps: of stage 4, as stage 3, but where noise is little the mean of the samples, which is what
+            is served, is to be right, not each sample; our extension.
+        adversarial_steps: of stage 5, both networks together against feature-space PGD; our extension, 0
             leaves it out.
         lambda_rb, lambda_mse: weights of l_rb (lambda_1) and l_mse (lambda_2) beside l_diff.
         lambda_stats, lambda_id: weights of l_stats (lambda_3) and l_id (lambda_4) beside l_rb.
         lambda_consistency: weight of our own term in stages 1 and 2, relative to l_rb; 0 is the paper's.
-        lambda_joint_consistency: the same in stage 3.
+        lambda_joint_consistency: the same in stages 3 and 4, from sigma 0.5 on; less below.
+        lambda_detail: weight of our own `losses.detail` in stage 4, relative to l_rb.
         muon_lr, adam_lr: largest learning rates; the stages after the first take a share of them.
         seed: of weights, pictures and noise.
         held_out_every, patience: early stop; `Schedule` and `HeldOut` say how.
@@ -63,7 +66,8 @@ class Recipe:
     denoise_steps: int = 3000
     purifier_steps: int = 5000
     mapper_steps: int = 1500
-    joint_steps: int = 3200
+    joint_steps: int = 3600
+    served_steps: int = 3000
     adversarial_steps: int = 0
     lambda_rb: float = 4.0
     lambda_mse: float = 0.002
@@ -71,6 +75,7 @@ class Recipe:
     lambda_id: float = 0.05
     lambda_consistency: float = 0.5
     lambda_joint_consistency: float = 1.0
+    lambda_detail: float = 1.0
     muon_lr: float = 0.01
     adam_lr: float = 2e-3
     seed: int = 1
@@ -98,6 +103,8 @@ class _Noisy:
 
 #: What is minimised, and its parts to show.
 _Loss = Callable[[_Noisy], tuple[Tensor, dict[str, Tensor]]]
+#: sigma (B,) -> the weight (B,) of a loss.
+_Weight = Callable[[Tensor], Tensor]
 
 
 class Trainer:
@@ -142,6 +149,7 @@ class Trainer:
         Raises:
             SmoothgateError: code `other_recipe`: the folder holds a run with another recipe or purifier.
         """
+        r = self.recipe
         self._claim_folder(purifier)
         if self._has_weights(purifier):
             self._train_purifier(purifier)
@@ -149,7 +157,12 @@ class Trainer:
         if mapper:
             psm.mapper = self._train_mapper(psm)
         if self._has_weights(psm):
-            self._train_jointly(psm)
+            joint = self._schedule(r.joint_steps, 0.4, 0.4, 0.9)
+            self._train_jointly(psm, "joint", joint, losses.joint_fidelity, losses.joint_steadiness, 6)
+            served = self._schedule(r.served_steps, 0.3, 0.3, 0.9)
+            self._train_jointly(
+                psm, "served", served, losses.served_fidelity, losses.served_steadiness, 7, r.lambda_detail
+            )
             self._train_adversarially(psm)
         psm.training_facts = {"recipe": asdict(self.recipe)}
         return psm.eval().requires_grad_(False)
@@ -228,10 +241,24 @@ class Trainer:
         self._stage("mapper", mapper, full, self._schedule(r.mapper_steps, 1.0, 0.5, 0.7), r.seed + 4)
         return mapper
 
-    def _train_jointly(self, psm: PSM) -> None:
+    def _train_jointly(
+        self,
+        psm: PSM,
+        name: str,
+        schedule: Schedule,
+        fidelity: _Weight,
+        steadiness: _Weight,
+        seed: int,
+        lambda_detail: float = 0.0,
+    ) -> None:
         r = self.recipe
         psm.train().requires_grad_(True)
         encoder = self._encoder(psm)
+
+        with torch.no_grad():
+            some = (encoder.clean(self.pictures(i, r.batch).to(self.adapter.device)) for i in range(8))
+            shape = (self.adapter.tokens_per_image, self.adapter.hidden_size)
+            whitening = losses.whitening(some, shape)
 
         def full(noisy: _Noisy) -> tuple[Tensor, dict[str, Tensor]]:
             with torch.no_grad():
@@ -243,13 +270,18 @@ class Trainer:
                 kept = psm.mapper(once, noisy.sigma[: len(once)] / 100)
             diff = losses.diffusion(purified, noisy.x, noisy.sigma)
             squared = losses.mse(purified, noisy.x)
-            rb, same = losses.rb(units, clean), losses.consistency(units)
+            rb = losses.rb(units, clean, fidelity(noisy.sigma))
+            same = losses.consistency(units, steadiness(noisy.sigma[: len(once)]))
             total = diff + r.lambda_mse * squared + r.lambda_rb * (rb + r.lambda_joint_consistency * same)
+            if lambda_detail:
+                faint = losses.detail_weight(noisy.sigma[: len(once)])
+                detail = losses.detail(units, clean, whitening, faint)
+                total = total + r.lambda_rb * lambda_detail * detail
             if isinstance(psm.mapper, ResidualMapper):
                 total = total + r.lambda_rb * r.lambda_id * losses.identity(kept, once, psm.mapper.std)
             return total, {"diff": diff, "rb": rb, "consistency": same}
 
-        self._stage("joint", psm, full, self._schedule(r.joint_steps, 0.4, 0.4, 0.9), r.seed + 6)
+        self._stage(name, psm, full, schedule, r.seed + seed)
 
     def _train_adversarially(self, psm: PSM) -> None:
         r = self.recipe

@@ -27,7 +27,13 @@ from tests import checkpoints
 
 SMALL = LightUNetConfig(width=16, core_width=24, heads=2, noise_width=16)
 RECIPE = Recipe(
-    batch=8, denoise_steps=12, purifier_steps=12, mapper_steps=12, joint_steps=6, held_out_every=5
+    batch=8,
+    denoise_steps=12,
+    purifier_steps=12,
+    mapper_steps=12,
+    joint_steps=6,
+    served_steps=6,
+    held_out_every=5,
 )
 SMOOTHGATE = [sys.executable, "-c", "from service.cli import app; app()"]
 
@@ -76,7 +82,7 @@ def test_every_stage_lowers_its_loss(
     psm = _trainer(adapter, calibration, tmp_path, recipe).run(_purifier())
     assert psm.model_digest == adapter.digest
     assert psm.training_facts["recipe"]["denoise_steps"] == 100
-    for stage in ("denoise", "purifier", "mapper", "joint", "adversarial"):
+    for stage in ("denoise", "purifier", "mapper", "joint", "served", "adversarial"):
         rows = (tmp_path / f"{stage}.csv").read_text().splitlines()
         assert rows[0].startswith("0,loss="), rows
     losses = [
@@ -105,6 +111,7 @@ def test_the_held_out_split_ends_a_stage_and_keeps_the_best(
         purifier_steps=200,
         mapper_steps=0,
         joint_steps=0,
+        served_steps=0,
         muon_lr=2.0,
         adam_lr=1.0,
         patience=2,
@@ -170,6 +177,7 @@ def test_the_split_shares_no_picture(folder: Path) -> None:
 
 def _command(checkpoint: Path, folder: Path, output: Path) -> list[str]:
     steps = ["--denoise-steps", "8", "--purifier-steps", "12", "--mapper-steps", "6", "--joint-steps", "4"]
+    steps += ["--served-steps", "4"]
     return [
         *SMOOTHGATE,
         *["psm", "train", "--model", str(checkpoint), "--images", str(folder), "--output", str(output)],
