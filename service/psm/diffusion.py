@@ -53,6 +53,7 @@ class DiffusionPurifier(nn.Module):
         super().__init__()
         self.config = config
         self.unet = unet if unet is not None else UNet2DModel.from_config(config.unet)
+        self.unet.to(memory_format=torch.channels_last)
         abar = alphas_cumprod if alphas_cumprod is not None else torch.zeros(config.timesteps)
         self.register_buffer("alphas_cumprod", abar.float())
         self._multiple = 2 ** (len(config.unet["block_out_channels"]) - 1)

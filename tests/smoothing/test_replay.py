@@ -13,6 +13,7 @@ from service.certify.certificate import Certificate
 from service.certify.signing import SigningKey, jwks
 from service.psm.calibration import calibrate
 from service.psm.encoder import UnitEncoder
+from service.smoothing import noise
 from service.smoothing.plan import Plan
 from service.smoothing.replay import replay
 from service.smoothing.sampler import Place, Sampler
@@ -52,6 +53,10 @@ def picture(tmp_path: Path) -> bytes:
 
 @pytest.fixture
 def certificate(encoder: UnitEncoder, picture: bytes) -> Certificate:
+    return _certificate(encoder, picture)
+
+
+def _certificate(encoder: UnitEncoder, picture: bytes) -> Certificate:
     sampler = Sampler([Place(encoder.units, torch.device("cpu"))] * 2, 24)
     sampler.start()
     smoother = Smoother(encoder, sampler, "tiny")
@@ -90,6 +95,17 @@ def test_a_replay_confirms_everything(certificate: Certificate, picture: bytes, 
         "FCSB at 0.02",
         "radius",
     } <= names
+
+
+def test_noise_that_a_device_drew_is_drawn_again(
+    encoder: UnitEncoder, picture: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(noise, "fastest", lambda device: noise.DeviceNoise())
+    certificate = _certificate(encoder, picture)
+    assert certificate.noise.generator == noise.DeviceNoise().name
+    assert _failures(certificate, picture, encoder) == []
+    other = certificate.noise.model_copy(update={"generator": noise.HostNoise().name})
+    assert _failures(certificate, picture, encoder, noise=other)
 
 
 def test_single_samples_replay_what_batches_drew(
