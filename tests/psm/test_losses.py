@@ -93,7 +93,9 @@ def test_detail_sees_a_faint_direction_that_rb_hardly_sees() -> None:
     error = 0.01 * torch.randn(32, 20, generator=gen)
     biased, steady = clean + error.repeat(2, 1), clean + torch.cat([error, -error])
     bias = float(losses.detail(biased, clean, whitening, torch.ones(32)))
-    assert float(losses.detail(steady, clean, whitening, torch.ones(32))) == pytest.approx(-0.5 * bias, rel=1e-3)
+    assert float(losses.detail(steady, clean, whitening, torch.ones(32))) == pytest.approx(
+        -0.5 * bias, rel=1e-3
+    )
 
 
 def test_statistics_see_mean_and_spread_of_a_channel_and_nothing_else() -> None:
