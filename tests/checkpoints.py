@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     CLIPImageProcessor,
@@ -23,6 +22,8 @@ from transformers import (
     SiglipImageProcessor,
     SiglipVisionConfig,
 )
+
+from service.demo.checkpoint import name_as_published
 
 IMAGE_TOKEN = "<image>"
 HIDDEN_SIZE = 64
@@ -92,7 +93,7 @@ def build(path: Path, tower: Literal["clip", "siglip"] = "clip", seed: int = 0) 
                 parameter.normal_(0.0, 1.5 * fan_in**-0.5, generator=generator)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.save_pretrained(path)
-    _as_published(path)
+    name_as_published(path)
     processor_kwargs = {"crop_size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE}} if clip else {}
     image_processor = (CLIPImageProcessor if clip else SiglipImageProcessor)(
         size={"shortest_edge": IMAGE_SIZE} if clip else {"height": IMAGE_SIZE, "width": IMAGE_SIZE},
@@ -130,16 +131,3 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
-
-
-def _as_published(path: Path) -> None:
-    """Name the weights as published LLaVA checkpoints do: vLLM's own image path knows no other names."""
-    file = path / "model.safetensors"
-    tensors = {_published_name(name): tensor for name, tensor in load_file(file).items()}
-    save_file(tensors, file, metadata={"format": "pt"})
-
-
-def _published_name(name: str) -> str:
-    if name.startswith("vision_tower.") and not name.startswith("vision_tower.vision_model."):
-        return name.replace("vision_tower.", "vision_tower.vision_model.", 1)
-    return name

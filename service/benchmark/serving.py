@@ -8,14 +8,17 @@ import io
 import json
 import socket
 import statistics
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import httpx
 import numpy as np
+import torch
 import uvicorn
 from PIL import Image
 
@@ -23,6 +26,8 @@ from service.api.app import create_app
 from service.api.runtime import Runtime
 from service.demo import bundled
 from service.engine import LocalEngine
+from service.engine.process import EngineProcess, vllm_command, vllm_environment
+from service.errors import SmoothgateError
 from service.settings import Settings
 
 Json = dict[str, Any]
@@ -94,23 +99,42 @@ async def _service() -> AsyncIterator[tuple[Runtime, httpx.AsyncClient]]:
 
 @asynccontextmanager
 async def _own_pictures(runtime: Runtime) -> AsyncIterator[httpx.AsyncClient]:
-    """vLLM on the same checkpoint, with its own image path."""
-    engine = LocalEngine(
-        runtime.model,
-        served_model_name=runtime.model_name,
-        dtype=str(runtime.dtype).removeprefix("torch."),
-        extra_args=["--limit-mm-per-prompt", '{"image":1}'],
-    )
-    await engine.start()
-    try:
-        await engine.wait_ready()
-        async with _over(engine.socket) as client:
-            yield client
-    finally:
-        await engine.stop()
+    """vLLM on the same checkpoint, as the service starts it but with its own image path."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "v.sock"
+        on_cpu = not torch.cuda.is_available()
+        command = vllm_command(
+            runtime.model,
+            path,
+            served_model_name=runtime.model_name,
+            dtype=str(runtime.dtype).removeprefix("torch."),
+            max_model_len=None,
+            drain_seconds=0,
+            on_cpu=on_cpu,
+        )
+        command[command.index('{"image":0}')] = '{"image":1}'
+        environment = vllm_environment(runtime.model, Path(folder), kv_cache_gib=1, on_cpu=on_cpu)
+        process = await EngineProcess.spawn(command, environment)
+        try:
+            async with _over(path) as client:
+                await _answering(client, process)
+                yield client
+        finally:
+            await process.kill()
 
 
-def _over(path: Any) -> httpx.AsyncClient:
+async def _answering(client: httpx.AsyncClient, process: EngineProcess) -> None:
+    ended = asyncio.ensure_future(process.wait())
+    while not ended.done():
+        await asyncio.wait([ended], timeout=0.5)
+        with suppress(httpx.TransportError):
+            (await client.get("/health")).raise_for_status()
+            ended.cancel()
+            return
+    raise SmoothgateError(f"vLLM {ended.result()}: {process.last_error}")
+
+
+def _over(path: Path) -> httpx.AsyncClient:
     transport = httpx.AsyncHTTPTransport(uds=str(path))
     return httpx.AsyncClient(base_url="http://engine", transport=transport, timeout=120)
 

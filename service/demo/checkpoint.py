@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     CLIPImageProcessor,
@@ -134,4 +135,18 @@ def assemble(
 def save(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write everything that `from_pretrained` and vLLM need into a folder."""
     model.save_pretrained(folder)
+    name_as_published(folder)
     build_processor(tokenizer).save_pretrained(folder)
+
+
+def name_as_published(folder: Path) -> None:
+    """Name the weights of a saved LLaVA as published checkpoints do: vLLM's own image path knows no other
+    names.
+    """
+    file = folder / "model.safetensors"
+    tower = "vision_tower.vision_model."
+    tensors = {
+        name if name.startswith(tower) else name.replace("vision_tower.", tower, 1): tensor
+        for name, tensor in load_file(file).items()
+    }
+    save_file(tensors, file, metadata={"format": "pt"})
