@@ -137,7 +137,7 @@ def bench_serving(
         f"First token of a picture's answer, n = 1,024: {first['beside']:.3f} s with certification beside "
         f"generation, {first['first']:.3f} s after it: {first['ratio']:.2f} times that"
     )
-    stages = Table("stage", "ends after", title="Where the time of a picture, n = 64, goes")
+    stages = Table("stage", "takes", title="Where the time of a picture, n = 64, goes")
     for name, taken in figures["stages"].items():
         stages.add_row(name, f"{taken * 1000:.1f} ms")
     console.print(stages)
