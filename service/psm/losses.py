@@ -105,6 +105,8 @@ def whitening(batches: Iterable[Tensor], shape: tuple[int, int]) -> Tensor:
         shape: (T, D).
     """
     moments = [(t.T @ t).double() / len(t) for t in (units.view(-1, shape[1]) for units in batches)]
+    spread: Tensor
+    directions: Tensor
     spread, directions = torch.linalg.eigh(torch.stack(moments).mean(0))
     # Directions that hardly anything goes into are rounding, not detail.
     return (directions / (spread + 0.01 * spread.mean()).sqrt()).float()

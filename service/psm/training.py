@@ -255,10 +255,7 @@ class Trainer:
         psm.train().requires_grad_(True)
         encoder = self._encoder(psm)
 
-        with torch.no_grad():
-            some = (encoder.clean(self.pictures(i, r.batch).to(self.adapter.device)) for i in range(8))
-            shape = (self.adapter.tokens_per_image, self.adapter.hidden_size)
-            whitening = losses.whitening(some, shape)
+        whitening = self._whitening(encoder) if lambda_detail else None
 
         def full(noisy: _Noisy) -> tuple[Tensor, dict[str, Tensor]]:
             with torch.no_grad():
@@ -273,7 +270,7 @@ class Trainer:
             rb = losses.rb(units, clean, fidelity(noisy.sigma))
             same = losses.consistency(units, steadiness(noisy.sigma[: len(once)]))
             total = diff + r.lambda_mse * squared + r.lambda_rb * (rb + r.lambda_joint_consistency * same)
-            if lambda_detail:
+            if whitening is not None:
                 faint = losses.detail_weight(noisy.sigma[: len(once)])
                 detail = losses.detail(units, clean, whitening, faint)
                 total = total + r.lambda_rb * lambda_detail * detail
@@ -282,6 +279,11 @@ class Trainer:
             return total, {"diff": diff, "rb": rb, "consistency": same}
 
         self._stage(name, psm, full, schedule, r.seed + seed)
+
+    @torch.no_grad()
+    def _whitening(self, encoder: UnitEncoder) -> Tensor:
+        some = (encoder.clean(self.pictures(i, self.recipe.batch).to(self.adapter.device)) for i in range(8))
+        return losses.whitening(some, (self.adapter.tokens_per_image, self.adapter.hidden_size))
 
     def _train_adversarially(self, psm: PSM) -> None:
         r = self.recipe
