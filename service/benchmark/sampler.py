@@ -127,6 +127,8 @@ class Bench:
         alone, beside = [], []
         try:
             for index in range(self.size.latencies):
+                # What is left of the round before would count as waiting alone.
+                time.sleep(3 * self.tuned.batch_size * self.tuned.workers / sampler.samples_per_second)
                 alone.append(self._wait(sampler, [self.job(index, SMALL)]))
                 large = self.job(index + 1, LARGE)
                 sampler.submit(large)
