@@ -35,6 +35,7 @@ Json = dict[str, Any]
 _QUESTION = "What digit is shown?"
 _SAMPLE = "seven.png"
 _WARM_UP = 3
+_START_SECONDS = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +126,13 @@ async def _own_pictures(runtime: Runtime) -> AsyncIterator[httpx.AsyncClient]:
 
 async def _answering(client: httpx.AsyncClient, process: EngineProcess) -> None:
     ended = asyncio.ensure_future(process.wait())
-    while not ended.done():
-        await asyncio.wait([ended], timeout=0.5)
-        with suppress(httpx.TransportError):
-            (await client.get("/health")).raise_for_status()
-            ended.cancel()
-            return
+    async with asyncio.timeout(_START_SECONDS):
+        while not ended.done():
+            await asyncio.wait([ended], timeout=0.5)
+            with suppress(httpx.TransportError):
+                (await client.get("/health")).raise_for_status()
+                ended.cancel()
+                return
     raise SmoothgateError(f"vLLM {ended.result()}: {process.last_error}")
 
 

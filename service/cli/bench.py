@@ -135,7 +135,7 @@ def bench_serving(
     first = figures["first_token"]
     console.print(
         f"First token of a picture's answer, n = 1,024: {first['beside']:.3f} s with certification beside "
-        f"generation, {first['first']:.3f} s after it: {first['ratio']:.2f} times that"
+        f"generation, {first['first']:.3f} s with certification before it: {first['ratio']:.2f} times that"
     )
     stages = Table("stage", "takes", title="Where the time of a picture, n = 64, goes")
     for name, taken in figures["stages"].items():
