@@ -20,7 +20,8 @@ test: $(VENV)/.$(ENGINE)-dev  ## Install, then run lint, types, the import contr
 	@$(BIN)/python -m pytest
 
 bench: $(VENV)/.$(ENGINE)-dev  ## Measure the sampler and the service beside plainer ways.
-	@$(BIN)/smoothgate bench sampler
+	@mkdir -p runs
+	@$(BIN)/smoothgate bench sampler --plot runs/growth.svg
 	@$(BIN)/smoothgate bench serving
 
 lint: $(VENV)/.$(ENGINE)-dev  ## Run ruff, mypy and import-linter.

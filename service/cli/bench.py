@@ -120,13 +120,19 @@ def bench_serving(
     """The whole service beside vLLM alone, on the demo model; starts both."""
     # Read when torch is first imported: threads that wait by spinning would take vLLM's cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from service.benchmark.serving import run
+    from service.benchmark.serving import TEXT_TIMES, run
 
     logs.configure("console", "error")
     with failures(), Progress(console=console) as progress:
-        task = progress.add_task("rounds, once everything is up", total=3 * repeats)
+        task = progress.add_task("rounds, once everything is up", total=(TEXT_TIMES + 2) * repeats)
         figures = run(repeats, lambda: progress.advance(task))
-    table = Table("request", "Smoothgate", "vLLM alone", "ratio", title=f"Medians of {repeats} requests")
+    table = Table(
+        "request",
+        "Smoothgate",
+        "vLLM alone",
+        "ratio",
+        title=f"Medians of {repeats} requests, text {TEXT_TIMES * repeats}",
+    )
     for name, label in (("text", "text only"), ("picture", "a picture, n = 64")):
         row = figures[name]
         cells = (f"{row[side] * 1000:.1f} ms" for side in ("smoothgate", "vllm"))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from service.demo import bundled
 from service.demo.chat import TEMPLATE, Facts, conversation
@@ -23,6 +24,13 @@ from service.vision import load
 def test_it_is_small_enough_to_ship() -> None:
     size = sum(path.stat().st_size for path in bundled("model").iterdir())
     assert size <= 15 * 2**20
+
+
+def test_its_weights_have_the_names_that_vllm_s_own_image_path_knows() -> None:
+    names = load_file(bundled("model") / "model.safetensors")
+    tower = [name for name in names if name.startswith("vision_tower.")]
+    assert tower
+    assert all(name.startswith("vision_tower.vision_model.") for name in tower)
 
 
 def test_the_calibration_belongs_to_the_model() -> None:

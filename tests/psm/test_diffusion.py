@@ -101,3 +101,5 @@ def test_it_survives_our_own_files(pipeline: Path, tmp_path: Path) -> None:
     z, sigma = torch.rand(1, 3, 16, 16), torch.tensor([0.25])
     torch.testing.assert_close(loaded.purifier(z, sigma), purifier(z, sigma), atol=5e-3, rtol=5e-3)
     assert torch.equal(loaded.purifier.alphas_cumprod, purifier.alphas_cumprod)
+    for each in (purifier, loaded.purifier):
+        assert each.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)

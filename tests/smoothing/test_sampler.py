@@ -313,6 +313,35 @@ def test_a_dying_thread_fails_what_it_had_taken_whole_and_what_still_waits(
     thread.join(10)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_dying_thread_fails_what_the_queue_has_forgotten(
+    run: Run, own_threads: Callable[[], list[threading.Thread]]
+) -> None:
+    certifying, swept = threading.Event(), threading.Event()
+
+    def encoder(z: Tensor, sigma: Tensor) -> Tensor:
+        if z.shape[2:] != SHAPE[1:]:
+            swept.set()
+        elif len(z) == 3:
+            certifying.set()
+            swept.wait(10)
+            raise KeyboardInterrupt
+        return F.normalize(z.flatten(1), dim=1)
+
+    sampler = run(encoder, threads=2)
+    threads = own_threads()
+    taken, later = job(n_select=5, budget=3), job(seed=2)
+    later.x = torch.rand(3, 8, 2)
+    sampler.submit(taken)
+    assert certifying.wait(10)
+    sampler.submit(later)  # the other thread takes of it, and the queue drops what is drawn whole
+    with pytest.raises(SamplerFailed):
+        taken.evidence.result(10)
+    sampler.close()
+    for thread in threads:
+        thread.join(10)
+
+
 def test_closing_fails_what_still_waits() -> None:
     def slow(z: Tensor, sigma: Tensor) -> Tensor:
         time.sleep(0.01)
