@@ -115,6 +115,27 @@ class Answerer:
         decoded: list[str] = self.processor.batch_decode(out, skip_special_tokens=True)
         return decoded
 
+    def cross_entropy(self, question: str, answers: list[str], tokens: Tensor) -> Tensor:
+        """Minus the log-likelihood (B,) of answers to one question about a picture each, from visual tokens
+        (B, T, D); differentiable in these.
+        """
+        text = self.processor.apply_chat_template(
+            _user(1, question), add_generation_prompt=True, tokenize=False
+        )
+        tokenizer = self.processor.tokenizer
+        prompt = tokenizer(text.replace("<image>", "<image>" * TOKENS), return_tensors="pt").input_ids
+        whole = [answer + tokenizer.eos_token for answer in answers]
+        tails = tokenizer(whole, padding=True, padding_side="right", return_tensors="pt")
+        ids = torch.cat([prompt.expand(len(answers), -1), tails.input_ids], 1)
+        seen = torch.cat([torch.ones_like(ids[:, : prompt.shape[1]]), tails.attention_mask], 1)
+        embeds: Tensor = self.model.get_input_embeddings()(ids)
+        places = (ids == self.model.config.image_token_index)[..., None]
+        embeds = embeds.masked_scatter(places, tokens.flatten(0, 1))
+        logits = self.model(inputs_embeds=embeds, attention_mask=seen).logits
+        told = logits[:, prompt.shape[1] - 1 : -1]
+        each = F.cross_entropy(told.mT, tails.input_ids, reduction="none")
+        return (each * tails.attention_mask).sum(1)
+
     @torch.no_grad()
     def tokens(self, pictures: list[Image.Image]) -> Tensor:
         """Visual tokens (N, 36, 160) of the undefended model."""

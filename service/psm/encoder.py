@@ -92,11 +92,16 @@ class UnitEncoder:
         """Visual tokens (B, T, D) -> unit features (B, T * D)."""
         return F.normalize((tokens - self._mu).flatten(1), dim=1)
 
+    def served(self, directions: Tensor) -> Tensor:
+        """`mu + rho * t` as visual tokens (B, T, D) float32, for unit directions t (B, T * D).
+        Differentiable.
+        """
+        return self._mu + self.calibration.figures.rho * directions.to(self._mu).view(-1, *self._mu.shape)
+
     @torch.no_grad()
     def served_tokens(self, direction: Tensor) -> Tensor:
-        """`mu + rho * t` as visual tokens (T, D) float32 on the CPU, for a unit direction t (T * D)."""
-        tokens = self._mu + self.calibration.figures.rho * direction.to(self._mu).view_as(self._mu)
-        return tokens.cpu()
+        """`served` of one direction (T * D): (T, D) on the CPU."""
+        return self.served(direction[None])[0].cpu()
 
     @torch.no_grad()
     def raw_tokens(self, x: Tensor) -> Tensor:

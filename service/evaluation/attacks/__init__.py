@@ -1,0 +1,1 @@
+"""Attacks on pictures, as plain functions on a differentiable pipeline."""
