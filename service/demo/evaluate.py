@@ -115,7 +115,7 @@ class Answerer:
         decoded: list[str] = self.processor.batch_decode(out, skip_special_tokens=True)
         return decoded
 
-    def cross_entropy(self, question: str, answers: list[str], tokens: Tensor) -> Tensor:
+    def cross_entropy(self, question: str, wanted: list[str], tokens: Tensor) -> Tensor:
         """Minus the log-likelihood (B,) of answers to one question about a picture each, from visual tokens
         (B, T, D); differentiable in these.
         """
@@ -124,9 +124,9 @@ class Answerer:
         )
         tokenizer = self.processor.tokenizer
         prompt = tokenizer(text.replace("<image>", "<image>" * TOKENS), return_tensors="pt").input_ids
-        whole = [answer + tokenizer.eos_token for answer in answers]
+        whole = [answer + tokenizer.eos_token for answer in wanted]
         tails = tokenizer(whole, padding=True, padding_side="right", return_tensors="pt")
-        ids = torch.cat([prompt.expand(len(answers), -1), tails.input_ids], 1)
+        ids = torch.cat([prompt.expand(len(wanted), -1), tails.input_ids], 1)
         seen = torch.cat([torch.ones_like(ids[:, : prompt.shape[1]]), tails.attention_mask], 1)
         embeds: Tensor = self.model.get_input_embeddings()(ids)
         places = (ids == self.model.config.image_token_index)[..., None]
@@ -166,11 +166,16 @@ def _user(images: int, text: str) -> list[Message]:
     return [{"role": "user", "content": [{"type": "image"}] * images + [{"type": "text", "text": text}]}]
 
 
+def answers(answerer: Answerer, question: str, tokens: Tensor) -> list[str]:
+    """The answers to one question about each picture, from visual tokens (N, T, D)."""
+    chats = [(_user(1, question), [each]) for each in tokens]
+    return [a for first in range(0, len(chats), _BATCH) for a in answerer(chats[first : first + _BATCH])]
+
+
 def ask(answerer: Answerer, question: Question, tokens: Tensor, facts: list[Facts]) -> float:
     """Exact match of one question about each picture, in its first phrasing, from visual tokens (N, T, D)."""
-    chats = [(_user(1, question.phrasings[0]), [each]) for each in tokens]
-    answers = [a for first in range(0, len(chats), _BATCH) for a in answerer(chats[first : first + _BATCH])]
-    return sum(a == question.answer(f) for a, f in zip(answers, facts, strict=True)) / len(facts)
+    given = answers(answerer, question.phrasings[0], tokens)
+    return sum(a == question.answer(f) for a, f in zip(given, facts, strict=True)) / len(facts)
 
 
 @dataclass(slots=True)
@@ -245,8 +250,8 @@ def run(
     errors: dict[str, list[str]] = {}
     for start in track(range(0, len(todo), _BATCH), description="Asking"):
         batch = todo[start : start + _BATCH]
-        answers = answerer([(m, [tokens_of[id(p)] for p in pictures]) for _, m, pictures, _ in batch])
-        for (name, _, _, wanted), given in zip(batch, answers, strict=True):
+        replies = answerer([(m, [tokens_of[id(p)] for p in pictures]) for _, m, pictures, _ in batch])
+        for (name, _, _, wanted), given in zip(batch, replies, strict=True):
             score = scores.setdefault(name, Score(name))
             score.total += 1
             score.right += given == wanted

@@ -28,6 +28,7 @@ class DigitScenes:
     def __init__(self, adapter: VisionAdapter, n: int, twins: int, seed: int) -> None:
         scenes, others = labelled_scenes("held-out", n, seed)
         self.facts = [scene.facts for scene in scenes]
+        self.twin_facts = [scene.facts for scene in others[:twins]]
         self.canvases = _canvases(adapter, scenes)
         self.twins = _canvases(adapter, others[:twins]) if twins else self.canvases[:0]
         self._answerer = Answerer(bundled("model"))

@@ -133,7 +133,7 @@ def run(encoder: UnitEncoder, parts: Sequence[str], subjects: Subjects, sampling
         task = progress.add_task("", total=len(todo) * (len(x) + len(subjects.twins)))
         for part, sigma in todo:
             progress.update(task, description=f"{part}, sigma {sigma:g}")
-            row = _Row(_restricted(encoder, part), sigma, sampling)
+            row = _Row(restricted(encoder, part), sigma, sampling)
             started = time.perf_counter()
             certified = list(_each(row.certify, x, progress, task))
             twins = list(_each(row.twin, subjects.twins, progress, task))
@@ -243,7 +243,8 @@ class _Row:
             yield units
 
 
-def _restricted(encoder: UnitEncoder, part: str) -> UnitEncoder:
+def restricted(encoder: UnitEncoder, part: str) -> UnitEncoder:
+    """The same encoder with some parts of its PSM, a key of `PARTS`."""
     purifier, mapper = PARTS[part]
     psm = PSM(
         encoder.psm.purifier if purifier else Identity(),

@@ -1,12 +1,12 @@
 """What is attacked and asked: pictures to what the language model sees of them, differentiable all the way.
 
-An adaptive attack differentiates the very pipeline that it attacks, through purifier, mapper and the mean over
-fresh noise (EOT, Athalye et al. 2018). A transferred one differentiates the undefended model.
+An adaptive attack differentiates the very pipeline that it attacks, through purifier, mapper and the mean
+over fresh noise (EOT, Athalye et al. 2018). A transferred one differentiates the undefended model.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,15 +15,18 @@ from torch.nn import functional as F  # noqa: N812
 from service.psm.encoder import UnitEncoder
 
 
+class Seen(NamedTuple):
+    """Unit features (B, T * D), and the visual tokens (B, T, D) that the language model gets."""
+
+    features: Tensor
+    tokens: Tensor
+
+
 class Victim(Protocol):
-    """Pictures to features and to visual tokens. Fresh noise, where there is any, comes from `gen`."""
+    """An encoder under attack."""
 
-    def features(self, x: Tensor, gen: torch.Generator) -> Tensor:
-        """Canvases (B, 3, H, W) -> unit features (B, T * D)."""
-        ...
-
-    def tokens(self, x: Tensor, gen: torch.Generator) -> Tensor:
-        """Canvases (B, 3, H, W) -> what the language model sees (B, T, D)."""
+    def see(self, x: Tensor, gen: torch.Generator) -> Seen:
+        """Canvases (B, 3, H, W), differentiable. Fresh noise, where there is any, comes from `gen`."""
         ...
 
 
@@ -33,13 +36,10 @@ class Undefended:
     def __init__(self, encoder: UnitEncoder) -> None:
         self._encoder = encoder
 
-    def features(self, x: Tensor, gen: torch.Generator) -> Tensor:
-        """Canvases (B, 3, H, W) -> unit features (B, T * D)."""
-        return self._encoder.clean(x)
-
-    def tokens(self, x: Tensor, gen: torch.Generator) -> Tensor:
-        """Canvases (B, 3, H, W) -> what the language model sees (B, T, D)."""
-        return self._encoder.adapter.tokens(x).float()
+    def see(self, x: Tensor, gen: torch.Generator) -> Seen:
+        """As `Victim.see`."""
+        tokens = self._encoder.adapter.tokens(x).float()
+        return Seen(self._encoder.unit(tokens), tokens)
 
 
 class Smoothed:
@@ -56,14 +56,15 @@ class Smoothed:
         self.sigma = sigma
         self.draws = draws
 
-    def features(self, x: Tensor, gen: torch.Generator) -> Tensor:
-        """Canvases (B, 3, H, W) -> unit features (B, T * D)."""
-        copies = x.repeat_interleave(self.draws, 0)
+    def see(self, x: Tensor, gen: torch.Generator) -> Seen:
+        """As `Victim.see`."""
+        units = self.units(x, self.draws, gen).view(len(x), self.draws, -1)
+        features = F.normalize(units.mean(1), dim=1)
+        return Seen(features, self._encoder.served(features))
+
+    def units(self, x: Tensor, draws: int, gen: torch.Generator) -> Tensor:
+        """Unit features (B * draws, T * D) of noisy copies, those of a picture together."""
+        copies = x.repeat_interleave(draws, 0)
         noise = torch.randn(copies.shape, generator=gen).to(x)
         levels = torch.full((len(copies),), self.sigma, device=x.device)
-        units = self._encoder.units(copies + self.sigma * noise, levels)
-        return F.normalize(units.view(len(x), self.draws, -1).mean(1), dim=1)
-
-    def tokens(self, x: Tensor, gen: torch.Generator) -> Tensor:
-        """Canvases (B, 3, H, W) -> what the language model sees (B, T, D)."""
-        return self._encoder.served(self.features(x, gen))
+        return self._encoder.units(copies + self.sigma * noise, levels)

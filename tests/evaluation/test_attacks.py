@@ -1,4 +1,4 @@
-"""The attacks: inside their balls, as an independent library makes them, and strong on the undefended model."""
+"""The attacks: inside their balls, as an independent library makes them, strong on the undefended model."""
 
 import pytest
 import torch
@@ -72,7 +72,7 @@ def test_pgd_makes_what_foolbox_makes(
 
     class Digits(nn.Module):
         def forward(self, z: Tensor) -> Tensor:
-            tokens = victim.tokens(z, _gen())
+            tokens = victim.see(z, _gen()).tokens
             told = [-answerer.cross_entropy(DIGIT, [d] * len(z), tokens) for d in digits]
             return torch.stack(told, 1)
 
@@ -95,15 +95,14 @@ def test_pgd_makes_what_foolbox_makes(
 def test_the_cross_entropy_is_that_of_the_greedy_answer(
     encoder: UnitEncoder, answerer: Answerer, scenes: DigitScenes
 ) -> None:
-    tokens = Undefended(encoder).tokens(scenes.canvases, _gen()).detach()
+    tokens = Undefended(encoder).see(scenes.canvases, _gen()).tokens.detach()
     right = [f"The digit is {facts.digit}." for facts in scenes.facts]
     wrong = [f"The digit is {(facts.digit + 1) % 10}." for facts in scenes.facts]
     together = answerer.cross_entropy(DIGIT, right, tokens).detach()
     assert float(together.max()) < 0.69  # more probable than not
     assert float(answerer.cross_entropy(DIGIT, wrong, tokens).detach().min()) > 1
-    alone = torch.cat(
-        [answerer.cross_entropy(DIGIT, [r], t[None]) for r, t in zip(right, tokens, strict=True)]
-    )
+    pairs = zip(right, tokens, strict=True)
+    alone = torch.cat([answerer.cross_entropy(DIGIT, [answer], one[None]) for answer, one in pairs])
     torch.testing.assert_close(alone.detach(), together, rtol=1e-3, atol=1e-4)
 
 
@@ -114,7 +113,7 @@ def test_the_undefended_model_falls_and_the_attack_reaches_through_the_noise(
     twins = [f"The digit is {(facts.digit + 3) % 10}." for facts in scenes.facts]
     loss = objectives.towards_answer(victim, answerer, DIGIT, twins, gen)
     found = pgd(loss, scenes.canvases, "linf", 16 / 255, 20, gen)
-    assert ask(answerer, ONE_PICTURE[0], victim.tokens(found, gen).detach(), scenes.facts) <= 0.25
+    assert ask(answerer, ONE_PICTURE[0], victim.see(found, gen).tokens.detach(), scenes.facts) <= 0.25
 
     smoothed = Smoothed(encoder, 0.5, 4)
     x = scenes.canvases[:2]
@@ -122,7 +121,7 @@ def test_the_undefended_model_falls_and_the_attack_reaches_through_the_noise(
     found = pgd(loss, x, "l2", 4.0, 8, gen)
     many = Smoothed(encoder, 0.5, 32)
     with torch.no_grad():
-        t, moved = many.features(x, gen), many.features(found, gen)
+        t, moved = many.see(x, gen).features, many.see(found, gen).features
     assert float((t * moved).sum(1).max()) < 0.9
 
 
@@ -138,9 +137,8 @@ def test_a_crop_is_a_part_of_the_picture() -> None:
 def test_clusters_are_centres_and_the_plan_is_a_coupling() -> None:
     tokens = torch.cat([torch.zeros(1, 5, 4), torch.ones(1, 5, 4)], 1) + 0.01 * torch.randn(1, 10, 4)
     centres = objectives.clusters(tokens, 2)
-    torch.testing.assert_close(
-        centres.sort(1).values, torch.tensor([[[0.0] * 4, [1.0] * 4]]), atol=0.05, rtol=0
-    )
+    expected = torch.tensor([[[0.0] * 4, [1.0] * 4]])
+    torch.testing.assert_close(centres.sort(1).values, expected, atol=0.05, rtol=0)
     plan = objectives.transport_plan(torch.tensor([[[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]]]))
     torch.testing.assert_close(plan.sum(2), torch.full((1, 2), 1 / 2), atol=1e-3, rtol=0)
     torch.testing.assert_close(plan.sum(1), torch.full((1, 3), 1 / 3), atol=1e-3, rtol=0)

@@ -1,7 +1,7 @@
-"""What the attacks of the literature make small, of each picture: the answer's cross-entropy, and distances to
-the features of a target picture.
+"""What the attacks of the literature make small, of each picture: the answer's cross-entropy, and distances
+to the features of a target picture.
 
-A feature here is what the victim shows of a picture (`Victim.features`), centred as certificates see it.
+A feature here is what the victim shows of a picture (`Victim.see`), centred as certificates see it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from service.demo.evaluate import Answerer
 from service.evaluation.attacks.pgd import Loss
 from service.evaluation.victims import Victim
 
-# M-Attack (Li et al. 2025, arXiv 2503.10635), section 3: local crops of the source. On a canvas as small as the
-# demo's the paper's areas of 0.5 to 0.9 make a weaker attack.
+# M-Attack (Li et al. 2025, arXiv 2503.10635), section 3: local crops of the source. On a canvas as small as
+# the demo's the paper's areas of 0.5 to 0.9 make a weaker attack.
 _CROP_AREA = (0.75, 1.0)
 # FOA-Attack (Jia et al. 2025, arXiv 2505.21494): clusters of local features, entropic regularisation, and the
 # weight of the local term.
@@ -31,7 +31,7 @@ def towards_answer(
     """Targeted: cross-entropy of the attacker's answers."""
 
     def loss(x: Tensor) -> Tensor:
-        return answerer.cross_entropy(question, wanted, victim.tokens(x, gen))
+        return answerer.cross_entropy(question, wanted, victim.see(x, gen).tokens)
 
     return loss
 
@@ -53,17 +53,17 @@ def towards_feature(victim: Victim, target: Tensor, gen: torch.Generator) -> Los
         gen: of the noise.
     """
     with torch.no_grad():
-        wanted = victim.features(target, gen)
-    return lambda x: 1 - (victim.features(x, gen) * wanted).sum(1)
+        wanted = victim.see(target, gen).features
+    return lambda x: 1 - (victim.see(x, gen).features * wanted).sum(1)
 
 
 def towards_feature_by_crops(victim: Victim, target: Tensor, gen: torch.Generator) -> Loss:
-    """M-Attack: random local crops of the picture, brought back to its size, to the features of the target."""
+    """M-Attack: random local crops of the picture, brought back to its size, to the target's features."""
     with torch.no_grad():
-        wanted = victim.features(target, gen)
+        wanted = victim.see(target, gen).features
 
     def loss(x: Tensor) -> Tensor:
-        return 1 - (victim.features(crop(x, gen), gen) * wanted).sum(1)
+        return 1 - (victim.see(crop(x, gen), gen).features * wanted).sum(1)
 
     return loss
 
@@ -92,11 +92,11 @@ def towards_feature_by_transport(victim: Victim, target: Tensor, width: int, gen
         gen: of the noise.
     """
     with torch.no_grad():
-        wanted = victim.features(target, gen)
+        wanted = victim.see(target, gen).features
         wanted_clusters = clusters(wanted.view(len(target), -1, width))
 
     def loss(x: Tensor) -> Tensor:
-        features = victim.features(x, gen)
+        features = victim.see(x, gen).features
         local = clusters(features.view(len(x), -1, width))
         cost = 1 - F.normalize(local, dim=2) @ F.normalize(wanted_clusters, dim=2).mT
         whole = 1 - (features * wanted).sum(1)
@@ -106,8 +106,8 @@ def towards_feature_by_transport(victim: Victim, target: Tensor, width: int, gen
 
 
 def clusters(tokens: Tensor, count: int = _CLUSTERS, rounds: int = 5) -> Tensor:
-    """Centres (B, count, D) of k-means over tokens (B, T, D); differentiable in the tokens, not in who belongs
-    to whom. Starts at tokens evenly spaced over the grid.
+    """Centres (B, count, D) of k-means over tokens (B, T, D); differentiable in the tokens, not in who
+    belongs to whom. Starts at tokens evenly spaced over the grid.
     """
     with torch.no_grad():
         start = torch.linspace(0, tokens.shape[1] - 1, count, device=tokens.device).round().long()
@@ -125,7 +125,7 @@ def _means(belongs: Tensor, tokens: Tensor, otherwise: Tensor) -> Tensor:
 
 @torch.no_grad()
 def transport_plan(cost: Tensor) -> Tensor:
-    """The entropic transport plan (B, K, L) between even weights (Sinkhorn; Cuturi 2013) of costs (B, K, L)."""
+    """The entropic transport plan (B, K, L) between even weights, of costs (B, K, L) (Cuturi 2013)."""
     kernel = -cost / _ENTROPY
     rows, columns = cost.shape[1:]
     u = torch.zeros_like(cost[:, :, :1])

@@ -1,0 +1,85 @@
+"""What `smoothgate evaluate` is told in a TOML file: defences, attacks, and how much of everything."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.errors import MalformedRequest
+from service.evaluation.attacks.pgd import Norm
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Defence(_Strict):
+    """One row of the table."""
+
+    name: str
+    parts: Literal["none", "identity", "purifier", "mapper", "both"] = Field(
+        description="none: the model as it is; else smoothed, with these parts of the PSM."
+    )
+    model: str | None = Field(None, description="Another encoder's checkpoint; left out: the plan's.")
+    psm: Path | None = Field(None, description="Folder of another PSM; left out: the plan's.")
+
+
+class Attack(_Strict):
+    """One attack at several radii."""
+
+    name: str
+    objective: Literal["answer", "untargeted", "feature", "crops", "transport"] = Field(
+        description="answer: cross-entropy of the attacker's answer; untargeted: of the right one; feature, "
+        "crops (M-Attack), transport (FOA-Attack): the target picture's features."
+    )
+    setting: Literal["adaptive", "transferred"] = Field(
+        description="adaptive: crafted on the defence itself, through fresh noise; transferred: on the "
+        "undefended model."
+    )
+    linf: tuple[float, ...] = Field((), description="Radii in 255ths.")
+    l2: tuple[float, ...] = Field((), description="Radii, pixels in [0, 1].")
+
+    def balls(self) -> list[tuple[Norm, float]]:
+        """(norm, eps) of all radii, pixels in [0, 1]."""
+        return [("linf", eps / 255) for eps in self.linf] + [("l2", eps) for eps in self.l2]
+
+
+class Plan(_Strict):
+    """A whole evaluation. Everything random in it follows from `seed`."""
+
+    n: Positive = Field(200, description="Held-out scenes.")
+    seed: int = 11
+    sigma: float = Field(0.5, gt=0)
+    n_select: Positive = Field(64, description="Noisy copies behind each answer.")
+    n_certify: Positive = Field(
+        1024, description="Fresh ones behind each certificate, and each check of one."
+    )
+    alpha: float = Field(0.001, gt=0, lt=1)
+    radii: tuple[float, ...] = Field((0.25, 0.5, 1.0), description="At which certificates are reported.")
+    steps: Positive = Field(40, description="Of each attack.")
+    restarts: Positive = 1
+    draws: Positive = Field(16, description="Noisy copies per step of an adaptive attack (EOT).")
+    batch: Positive = Field(10, description="Pictures attacked at a time.")
+    defences: tuple[Defence, ...]
+    attacks: tuple[Attack, ...]
+
+
+def load_plan(file: Path) -> Plan:
+    """Read a plan.
+
+    Raises:
+        MalformedRequest: naming the field at fault.
+    """
+    try:
+        return Plan.model_validate(tomllib.loads(file.read_text()))
+    except (tomllib.TOMLDecodeError, OSError) as error:
+        raise MalformedRequest(f"{file}: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise MalformedRequest(f"{file}: {place}: {first['msg']}") from error

@@ -1,0 +1,320 @@
+"""Defences under attack: `smoothgate evaluate`.
+
+The work is cut into cells: a defence, an attack (or none) and a ball. A cell writes a line of JSON per picture
+as soon as it has one, and a run that starts again goes on where the lines end. Transferred attacks are crafted
+once, on the plan's undefended model, and shown to every defence; adaptive ones are crafted on each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from service.certify.betting import betting
+from service.certify.fcsb import Point
+from service.certify.statement import Statement, Terms, certify
+from service.demo import bundled
+from service.demo.chat import ONE_PICTURE
+from service.demo.evaluate import Answerer, answers
+from service.demo.task import DigitScenes
+from service.evaluation.attacks import objectives
+from service.evaluation.attacks.pgd import Loss, Norm, pgd
+from service.evaluation.plan import Attack, Defence, Plan
+from service.evaluation.psm import restricted
+from service.evaluation.victims import Smoothed, Undefended, Victim
+from service.psm.encoder import UnitEncoder
+from service.smoothing.job import scores_against
+from service.training import seeded
+from service.vision import load
+
+#: The question that attacks are about, and whose answer the attacker wants to be the twin's.
+ATTACKED = ONE_PICTURE[0]
+_CHUNK = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One defence against one attack in one ball; no attack and eps 0: clean."""
+
+    defence: Defence
+    attack: Attack | None
+    norm: Norm | None = None
+    eps: float = 0.0
+
+    @property
+    def key(self) -> str:
+        """Unique within a plan."""
+        return f"{self.defence.name}, {self.crafted}"
+
+    @property
+    def crafted(self) -> str:
+        """The attack and its ball."""
+        if self.attack is None:
+            return "clean"
+        return f"{self.attack.name}, {self.attack.setting}, {self.norm} {self.eps:.6g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What came of one picture in one cell.
+
+    Attributes:
+        defence, attack, setting, norm, eps: the cell; `attack` is `clean` where there is none.
+        index: of the picture.
+        seed: of all noise and starts behind this line.
+        given: answers by question.
+        right: the same, whether right.
+        hit: whether the answer attacked is the attacker's.
+        cosine: of the features behind these answers with those of the clean picture (FCS).
+        l2, linf: of the perturbation.
+        bound: clean: FCSB by radius; attacked: FCSB at this perturbation's l2 norm; None where nothing is
+            certified.
+        contradicted: whether the smoothed cosine is, with confidence 1 - alpha, below the bound. Never, unless
+            a certificate is wrong.
+    """
+
+    defence: str
+    attack: str
+    setting: str
+    norm: str | None
+    eps: float
+    index: int
+    seed: int
+    given: dict[str, str]
+    right: dict[str, bool]
+    hit: bool
+    cosine: float
+    l2: float
+    linf: float
+    bound: dict[str, float] | None
+    contradicted: bool
+
+
+class Evaluation:
+    """A plan under way in a folder.
+
+    Args:
+        plan: what to do.
+        folder: gets `results.jsonl` and the attacked pictures.
+        model: folder of the plan's model.
+        psm: folder of the plan's PSM and calibration.
+    """
+
+    def __init__(self, plan: Plan, folder: Path, model: Path | None = None, psm: Path | None = None) -> None:
+        self.plan = plan
+        self.folder = folder
+        self._model = model or bundled("model")
+        self._psm = psm or bundled("psm")
+        self._encoders: dict[tuple[str, str], UnitEncoder] = {}
+        self._clean: dict[tuple[str, int], _Clean] = {}
+        self.base = self._encoder(Defence(name="none", parts="none"))
+        self.scenes = DigitScenes(self.base.adapter, plan.n, plan.n, plan.seed)
+        self.answerer = Answerer(self._model)
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def cells(self) -> list[Cell]:
+        """All of them, clean ones first."""
+        found = [Cell(defence, None) for defence in self.plan.defences]
+        for attack in self.plan.attacks:
+            for norm, eps in attack.balls():
+                found += [Cell(defence, attack, norm, eps) for defence in self.plan.defences]
+        return found
+
+    def run(self, step: Callable[[Cell, int], None]) -> None:
+        """Do what is not done yet; `step` is called with the pictures that are through, of each cell."""
+        done = {(line["key"], line["index"]) for line in self.lines()}
+        with (self.folder / "results.jsonl").open("a") as out:
+            for cell in self.cells():
+                for first in range(0, self.plan.n, self.plan.batch):
+                    numbers = range(first, min(first + self.plan.batch, self.plan.n))
+                    todo = [i for i in numbers if (cell.key, i) not in done]
+                    if todo:
+                        for line in self._batch(cell, todo):
+                            out.write(json.dumps({"key": cell.key} | asdict(line)) + "\n")
+                        out.flush()
+                    step(cell, len(numbers))
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What has been written so far; a last line that was cut off counts as not written."""
+        file = self.folder / "results.jsonl"
+        if not file.exists():
+            return []
+        whole = [text for text in file.read_text().splitlines(keepends=True) if text.endswith("\n")]
+        file.write_text("".join(whole))
+        return [json.loads(text) for text in whole]
+
+    def pictures(self, cell: Cell, numbers: Sequence[int]) -> Tensor:
+        """The pictures (B, 3, H, W) that a cell shows its defence: crafted, or read where they have been."""
+        x = self.scenes.canvases[list(numbers)]
+        if cell.attack is None:
+            return x
+        transferred = cell.attack.setting == "transferred"
+        name = cell.crafted if transferred else cell.key
+        file = self.folder / "pictures" / f"{_digest(name)[:16]}-{numbers[0]:05d}.safetensors"
+        if file.exists():
+            stored = load_file(file)
+            if stored["numbers"].tolist() == list(numbers):
+                return stored["pictures"]
+        encoder = self.base if transferred else self._encoder(cell.defence)
+        victim = self._victim(encoder, "none" if transferred else cell.defence.parts, self.plan.draws)
+        found = self._craft(cell, victim, x, numbers)
+        file.parent.mkdir(exist_ok=True)
+        save_file({"numbers": torch.tensor(list(numbers)), "pictures": found}, file, {"crafted": name})
+        return found
+
+    def _batch(self, cell: Cell, numbers: Sequence[int]) -> Iterator[Line]:
+        pictures = self.pictures(cell, numbers)
+        encoder = self._encoder(cell.defence)
+        many = self._victim(encoder, cell.defence.parts, self.plan.n_select)
+        features, tokens = [], []
+        for number, picture in zip(numbers, pictures, strict=True):
+            gen = seeded(self._seed(cell, number), 1)
+            with torch.inference_mode():
+                seen = many.see(picture[None], gen)
+            features.append(seen.features[0])
+            tokens.append(seen.tokens[0].cpu())
+        given = {q.name: answers(self.answerer, q.phrasings[0], torch.stack(tokens)) for q in ONE_PICTURE}
+        for row, number in enumerate(numbers):
+            clean = self._clean_of(cell.defence, number)
+            x, twin = self.scenes.facts[number], self.scenes.twin_facts[number]
+            delta = pictures[row] - self.scenes.canvases[number]
+            l2 = float(delta.norm())
+            bound, contradicted = self._held_against(cell, clean, pictures[row], l2, number)
+            yield Line(
+                defence=cell.defence.name,
+                attack=cell.attack.name if cell.attack else "clean",
+                setting=cell.attack.setting if cell.attack else "clean",
+                norm=cell.norm,
+                eps=cell.eps,
+                index=number,
+                seed=self._seed(cell, number),
+                given={name: each[row] for name, each in given.items()},
+                right={q.name: given[q.name][row] == q.answer(x) for q in ONE_PICTURE},
+                hit=given[ATTACKED.name][row] == ATTACKED.answer(twin),
+                cosine=float(features[row] @ clean.feature),
+                l2=l2,
+                linf=float(delta.abs().max()),
+                bound=bound,
+                contradicted=contradicted,
+            )
+
+    def _held_against(
+        self, cell: Cell, clean: _Clean, picture: Tensor, l2: float, number: int
+    ) -> tuple[dict[str, float] | None, bool]:
+        """The certified bound, and whether the attacked picture refutes it."""
+        if clean.scores is None:
+            return None, False
+        if cell.attack is None:
+            return {f"{p.eps:g}": p.value for p in clean.statement(self.plan).points}, False
+        point = clean.at(self.plan, l2)
+        if point.value <= 0:  # says nothing that could be refuted
+            return {f"{l2:.6g}": point.value}, False
+        victim = self._victim(self._encoder(cell.defence), cell.defence.parts, self.plan.n_select)
+        assert isinstance(victim, Smoothed)  # noqa: S101
+        gen = seeded(self._seed(cell, number), 2)
+        scores = _scores(victim, picture, clean.feature, self.plan.n_certify, gen)
+        upper = 2 * (1 - betting(1 - np.asarray(scores), self.plan.alpha)) - 1
+        return {f"{l2:.6g}": point.value}, upper < point.value
+
+    def _clean_of(self, defence: Defence, number: int) -> _Clean:
+        key = (defence.name, number)
+        if key not in self._clean:
+            victim = self._victim(self._encoder(defence), defence.parts, self.plan.n_select)
+            x = self.scenes.canvases[number]
+            cell = Cell(defence, None)
+            gen = seeded(self._seed(cell, number), 1)
+            with torch.inference_mode():
+                feature = victim.see(x[None], gen).features[0]
+            scores = selection = None
+            if isinstance(victim, Smoothed):
+                select = seeded(self._seed(cell, number), 3)
+                selection = _scores(victim, x, feature, self.plan.n_select, select)
+                fresh = seeded(self._seed(cell, number), 4)
+                scores = _scores(victim, x, feature, self.plan.n_certify, fresh)
+            self._clean[key] = _Clean(feature, selection, scores)
+        return self._clean[key]
+
+    def _craft(self, cell: Cell, victim: Victim, x: Tensor, numbers: Sequence[int]) -> Tensor:
+        attack, norm = cell.attack, cell.norm
+        assert attack is not None and norm is not None  # noqa: S101, PT018
+        gen = seeded(self._seed(cell, numbers[0]), 0)
+        loss = self._loss(attack, victim, numbers, gen)
+        return pgd(loss, x, norm, cell.eps, self.plan.steps, gen, restarts=self.plan.restarts)
+
+    def _loss(self, attack: Attack, victim: Victim, numbers: Sequence[int], gen: torch.Generator) -> Loss:
+        question = ATTACKED.phrasings[0]
+        target = self.scenes.twins[list(numbers)]
+        match attack.objective:
+            case "answer":
+                wanted = [ATTACKED.answer(self.scenes.twin_facts[i]) for i in numbers]
+                return objectives.towards_answer(victim, self.answerer, question, wanted, gen)
+            case "untargeted":
+                right = [ATTACKED.answer(self.scenes.facts[i]) for i in numbers]
+                return objectives.away_from_answer(victim, self.answerer, question, right, gen)
+            case "feature":
+                return objectives.towards_feature(victim, target, gen)
+            case "crops":
+                return objectives.towards_feature_by_crops(victim, target, gen)
+            case "transport":
+                width = self.base.adapter.hidden_size
+                return objectives.towards_feature_by_transport(victim, target, width, gen)
+
+    def _encoder(self, defence: Defence) -> UnitEncoder:
+        model, psm = defence.model or str(self._model), str(defence.psm or self._psm)
+        key = (model, psm)
+        if key not in self._encoders:
+            adapter = load(model, device="cpu", dtype=torch.float32)
+            self._encoders[key] = UnitEncoder.load(adapter, Path(psm))
+        return self._encoders[key]
+
+    def _victim(self, encoder: UnitEncoder, parts: str, draws: int) -> Victim:
+        if parts == "none":
+            return Undefended(encoder)
+        return Smoothed(restricted(encoder, parts), self.plan.sigma, draws)
+
+    def _seed(self, cell: Cell, number: int) -> int:
+        """Of a picture in a cell; for transferred attacks the crafting is the same for all defences."""
+        return int(_digest(f"{self.plan.seed} {cell.key} {number}")[:10], 16)
+
+
+@dataclass(frozen=True, slots=True)
+class _Clean:
+    """A defence's view of a clean picture: the served feature, and scores against it where it is smoothed."""
+
+    feature: Tensor
+    selection: list[float] | None
+    scores: list[float] | None
+
+    def statement(self, plan: Plan) -> Statement:
+        """At the plan's radii."""
+        return self._certified(plan, plan.radii)
+
+    def at(self, plan: Plan, l2: float) -> Point:
+        """The bounds at one radius."""
+        return self._certified(plan, (max(l2, 1e-6),)).points[0]
+
+    def _certified(self, plan: Plan, eps: tuple[float, ...]) -> Statement:
+        assert self.selection is not None and self.scores is not None  # noqa: S101, PT018
+        return certify(Terms(sigma=plan.sigma, alpha=plan.alpha, eps=eps), self.selection, self.scores)
+
+
+def _scores(victim: Smoothed, x: Tensor, t: Tensor, n: int, gen: torch.Generator) -> list[float]:
+    found: list[float] = []
+    for first in range(0, n, _CHUNK):
+        with torch.inference_mode():
+            units = victim.units(x[None], min(_CHUNK, n - first), gen)
+        found += scores_against(t, units).tolist()
+    return found
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
