@@ -134,7 +134,8 @@ class Answerer:
         logits = self.model(inputs_embeds=embeds, attention_mask=seen).logits
         told = logits[:, prompt.shape[1] - 1 : -1]
         each = F.cross_entropy(told.mT, tails.input_ids, reduction="none")
-        return (each * tails.attention_mask).sum(1)
+        summed: Tensor = (each * tails.attention_mask).sum(1)
+        return summed
 
     @torch.no_grad()
     def tokens(self, pictures: list[Image.Image]) -> Tensor:

@@ -1,13 +1,15 @@
 """Defences under attack: `smoothgate evaluate`.
 
-The work is cut into cells: a defence, an attack (or none) and a ball. A cell writes a line of JSON per picture
-as soon as it has one, and a run that starts again goes on where the lines end. Transferred attacks are crafted
-once, on the plan's undefended model, and shown to every defence; adaptive ones are crafted on each.
+The work is cut into cells: a defence, an attack (or none) and a ball. A cell writes a line of JSON per
+picture as soon as it has one, and a run that starts again goes on where the lines end. Transferred attacks
+are crafted once, on the plan's undefended model, and shown to every defence; adaptive ones are crafted on
+each.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -24,7 +27,7 @@ from service.certify.fcsb import Point
 from service.certify.statement import Statement, Terms, certify
 from service.demo import bundled
 from service.demo.chat import ONE_PICTURE
-from service.demo.evaluate import Answerer, answers
+from service.demo.evaluate import Answerer, answers, to_picture
 from service.demo.task import DigitScenes
 from service.evaluation.attacks import objectives
 from service.evaluation.attacks.pgd import Loss, Norm, pgd
@@ -78,8 +81,8 @@ class Line:
         l2, linf: of the perturbation.
         bound: clean: FCSB by radius; attacked: FCSB at this perturbation's l2 norm; None where nothing is
             certified.
-        contradicted: whether the smoothed cosine is, with confidence 1 - alpha, below the bound. Never, unless
-            a certificate is wrong.
+        contradicted: whether the smoothed cosine is, with confidence 1 - alpha, below the bound. Never,
+            unless a certificate is wrong.
     """
 
     defence: str
@@ -163,12 +166,39 @@ class Evaluation:
         if file.exists():
             stored = load_file(file)
             if stored["numbers"].tolist() == list(numbers):
-                return stored["pictures"]
+                crafted: Tensor = stored["pictures"]
+                return crafted
         encoder = self.base if transferred else self._encoder(cell.defence)
         victim = self._victim(encoder, "none" if transferred else cell.defence.parts, self.plan.draws)
         found = self._craft(cell, victim, x, numbers)
         file.parent.mkdir(exist_ok=True)
         save_file({"numbers": torch.tensor(list(numbers)), "pictures": found}, file, {"crafted": name})
+        return found
+
+    def gallery(self) -> list[tuple[str, bytes]]:
+        """The first picture of every attacked cell of a smoothed defence: clean, attacked, the difference
+        five times enlarged, and the attacked one with noise and purified; as PNG.
+        """
+        found = []
+        numbers = range(min(self.plan.batch, self.plan.n))
+        for cell in self.cells():
+            if cell.attack is None or cell.defence.parts != "both":
+                continue
+            x, attacked = self.scenes.canvases[0], self.pictures(cell, numbers)[0]
+            gen = seeded(self._seed(cell, 0), 5)
+            noisy = attacked + self.plan.sigma * torch.randn(attacked.shape, generator=gen)
+            purifier = self._encoder(cell.defence).psm.purifier
+            with torch.inference_mode():
+                purified = purifier(noisy[None], torch.tensor([self.plan.sigma]))[0]
+            row = torch.cat([x, attacked, 0.5 + 5 * (attacked - x), noisy, purified], 2).clamp(0, 1)
+            picture = to_picture(row)
+            file = io.BytesIO()
+            picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST).save(
+                file, "PNG"
+            )
+            found.append(
+                (f"{cell.key}: clean, attacked, difference x 5, with noise, purified", file.getvalue())
+            )
         return found
 
     def _batch(self, cell: Cell, numbers: Sequence[int]) -> Iterator[Line]:

@@ -17,8 +17,9 @@ def project(delta: Tensor, norm: Norm, eps: float) -> Tensor:
     """The nearest perturbations (B, 3, H, W) within the ball."""
     if norm == "linf":
         return delta.clamp(-eps, eps)
-    length = lengths(delta).clamp(min=1e-12)
-    return delta * (eps / length).clamp(max=1.0)
+    shrink: Tensor = (eps / lengths(delta).clamp(min=1e-12)).clamp(max=1.0)
+    shrunk: Tensor = delta * shrink
+    return shrunk
 
 
 def lengths(delta: Tensor) -> Tensor:
