@@ -17,14 +17,13 @@ def project(delta: Tensor, norm: Norm, eps: float) -> Tensor:
     """The nearest perturbations (B, 3, H, W) within the ball."""
     if norm == "linf":
         return delta.clamp(-eps, eps)
-    shrink: Tensor = (eps / lengths(delta).clamp(min=1e-12)).clamp(max=1.0)
-    shrunk: Tensor = delta * shrink
-    return shrunk
+    shrink = (lengths(delta).clamp(min=1e-12).reciprocal() * eps).clamp(max=1.0)
+    return delta * shrink
 
 
 def lengths(delta: Tensor) -> Tensor:
     """l2 norms (B, 1, 1, 1)."""
-    return delta.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    return torch.linalg.vector_norm(delta, dim=(1, 2, 3), keepdim=True)
 
 
 def steepest(gradient: Tensor, norm: Norm) -> Tensor:
