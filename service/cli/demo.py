@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from service.cli.common import Json, console, errors, load_encoder, write
+from service.cli.common import Json, console, errors, failures, load_encoder, write
+from service.errors import MalformedRequest
 
 app = typer.Typer(no_args_is_help=True, help="The bundled demo model.")
 
@@ -72,6 +73,29 @@ def demo_evaluate(
     for name, wrong in figures["errors"].items():
         errors.print(f"{name}: {'; '.join(wrong)}", style="dim")
     write(json_file, figures)
+
+
+@app.command("harden")
+def demo_harden(
+    method: Annotated[str, typer.Argument(help="fare (unsupervised) or tecoa (supervised).")],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder that gets `model` and `psm`; left out: runs/METHOD.")
+    ] = None,
+    eps: Annotated[float, typer.Option(min=0, help="l_inf radius of the attacks, in 255ths.")] = 8.0,
+    steps: Annotated[int, typer.Option(min=1, help="Updates of the weights.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Seed of pictures and attacks.")] = 1,
+) -> None:
+    """Train an adversarially robust vision tower, to compare smoothing with (needs the extra `dev`)."""
+    from service.evaluation.hardening import Hardening
+    from service.training import Schedule
+
+    with failures():
+        if method not in ("fare", "tecoa"):
+            raise MalformedRequest(f"{method} is neither fare nor tecoa.")
+        folder = output or Path("runs") / method
+        schedule = Schedule(steps=steps, muon_lr=0.002, adam_lr=3e-4, decay=0.7)
+        Hardening("fare" if method == "fare" else "tecoa", eps / 255, seed).run(folder, schedule)
+    console.print(f"Wrote {folder}/model and {folder}/psm")
 
 
 @app.command("samples")

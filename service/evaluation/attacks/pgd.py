@@ -23,7 +23,8 @@ def project(delta: Tensor, norm: Norm, eps: float) -> Tensor:
 
 def lengths(delta: Tensor) -> Tensor:
     """l2 norms (B, 1, 1, 1)."""
-    return torch.linalg.vector_norm(delta, dim=(1, 2, 3), keepdim=True)
+    found: Tensor = torch.linalg.vector_norm(delta, dim=(1, 2, 3), keepdim=True)
+    return found
 
 
 def steepest(gradient: Tensor, norm: Norm) -> Tensor:
