@@ -1,0 +1,29 @@
+"""Adversarial training of the tower, a few steps: it learns, and leaves the rest of the model alone."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from service.demo import bundled
+from service.evaluation.hardening import Hardening, Method
+from service.psm.encoder import UnitEncoder
+from service.training import Schedule
+from service.vision import load
+
+
+@pytest.mark.parametrize("method", ["fare", "tecoa"])
+def test_a_tower_is_hardened_and_can_be_loaded(method: Method, tmp_path: Path) -> None:
+    hardening = Hardening(method, 8 / 255, 1)
+    before = hardening.loss(10_000)[1]["attacked"]
+    hardening.run(tmp_path, Schedule(steps=6, muon_lr=0.002, adam_lr=3e-4, warmup=2))
+    assert hardening.loss(10_000)[1]["attacked"] < before
+    old = load_file(bundled("model") / "model.safetensors")
+    new = load_file(tmp_path / "model" / "model.safetensors")
+    assert set(old) == set(new)
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    assert changed
+    assert all(name.startswith("vision_tower.") for name in changed)
+    adapter = load(str(tmp_path / "model"), device="cpu", dtype=torch.float32)
+    assert UnitEncoder.load(adapter, tmp_path / "psm").psm_digest is not None
