@@ -1,6 +1,7 @@
 """`smoothgate evaluate`, small: that it measures, resumes and tells the truth, not how good anything is."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ def test_the_command_attacks_reports_and_resumes(plan: Path, tmp_path: Path) -> 
     page = (output / "report.html").read_text()
     assert "<svg" in page
     assert "data:image/png" in page
-    assert "http" not in page.replace("http://www.w3.org", "").replace("https://matplotlib.org", "")
+    assert not re.search(r"(src|href)=\"http|@import|url\(http", page), "nothing comes from outside"
 
     # Cut off in the middle of a line: what is missing is done again, with the same result.
     whole = (output / "results.jsonl").read_text()
@@ -73,7 +74,7 @@ def test_the_command_attacks_reports_and_resumes(plan: Path, tmp_path: Path) -> 
 
 
 def test_an_attack_that_leaves_the_ball_would_refute_the_certificate(plan: Path, tmp_path: Path) -> None:
-    """A picture of another digit, passed off as one within a small radius: the check has the power to see it."""
+    """A picture of another digit, passed off as one within a small radius: the check can see it."""
     wanted = load_plan(plan).model_copy(update={"n_certify": 512})
     evaluation = Evaluation(wanted, tmp_path / "out")
     cell = next(cell for cell in evaluation.cells() if cell.attack and cell.defence.parts == "both")
@@ -90,7 +91,7 @@ def test_an_attack_that_leaves_the_ball_would_refute_the_certificate(plan: Path,
         ("n = 0\ndefences = []\nattacks = []", "n: "),
         ("steps = 'many'", "steps"),
         ("colour = 1\ndefences = []\nattacks = []", "colour"),
-        ("n = ", "Invalid value"),
+        ("n = ", "Invalid"),
     ],
 )
 def test_a_plan_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
