@@ -47,8 +47,8 @@ class Recipe:
         joint_steps: of stage 3, both networks together with the losses of both stages; our extension.
         served_steps: of stage 4, as stage 3, but where noise is little the mean of the samples, which is what
             is served, is to be right, not each sample; our extension.
-        adversarial_steps: of stage 5, both networks together against feature-space PGD; our extension, 0
-            leaves it out.
+        adversarial_steps: of stage 5, as stage 4, on pictures under feature-space PGD; our extension,
+            0 leaves it out.
         lambda_rb, lambda_mse: weights of l_rb (lambda_1) and l_mse (lambda_2) beside l_diff.
         lambda_stats, lambda_id: weights of l_stats (lambda_3) and l_id (lambda_4) beside l_rb.
         lambda_consistency: weight of our own term in stages 1 and 2, relative to l_rb; 0 is the paper's.
@@ -160,10 +160,9 @@ class Trainer:
             joint = self._schedule(r.joint_steps, 0.4, 0.4, 0.9)
             self._train_jointly(psm, "joint", joint, losses.joint_fidelity, losses.joint_steadiness, 6)
             served = self._schedule(r.served_steps, 0.3, 0.3, 0.9)
-            self._train_jointly(
-                psm, "served", served, losses.served_fidelity, losses.served_steadiness, 7, r.lambda_detail
-            )
-            self._train_adversarially(psm)
+            self._train_for_serving(psm, "served", served, 7)
+            adversarial = self._schedule(r.adversarial_steps, 0.25, 0.25, 0.7)
+            self._train_for_serving(psm, "adversarial", adversarial, 5, attacked=True)
         psm.training_facts = {"recipe": asdict(self.recipe)}
         return psm.eval().requires_grad_(False)
 
@@ -241,6 +240,13 @@ class Trainer:
         self._stage("mapper", mapper, full, self._schedule(r.mapper_steps, 1.0, 0.5, 0.7), r.seed + 4)
         return mapper
 
+    def _train_for_serving(
+        self, psm: PSM, name: str, schedule: Schedule, seed: int, *, attacked: bool = False
+    ) -> None:
+        fidelity, steadiness = losses.served_fidelity, losses.served_steadiness
+        detail = self.recipe.lambda_detail
+        self._train_jointly(psm, name, schedule, fidelity, steadiness, seed, detail, attacked=attacked)
+
     def _train_jointly(
         self,
         psm: PSM,
@@ -250,19 +256,23 @@ class Trainer:
         steadiness: _Weight,
         seed: int,
         lambda_detail: float = 0.0,
+        *,
+        attacked: bool = False,
     ) -> None:
         r = self.recipe
         psm.train().requires_grad_(True)
         encoder = self._encoder(psm)
-
         whitening = self._whitening(encoder) if lambda_detail else None
 
         def full(noisy: _Noisy) -> tuple[Tensor, dict[str, Tensor]]:
             with torch.no_grad():
                 once = self._tokens(noisy.pictures)
                 clean = encoder.unit(once).repeat(2, 1)
+            z = noisy.z
+            if attacked:
+                z = z + self._perturbations(encoder, noisy, clean[: len(once)]).repeat(2, 1, 1, 1)
             with self._autocast():
-                purified = psm.purifier(noisy.z, noisy.sigma)
+                purified = psm.purifier(z, noisy.sigma)
                 units = encoder.unit(psm.mapper(self._tokens(purified), noisy.sigma))
                 kept = psm.mapper(once, noisy.sigma[: len(once)] / 100)
             diff = losses.diffusion(purified, noisy.x, noisy.sigma)
@@ -280,29 +290,17 @@ class Trainer:
 
         self._stage(name, psm, full, schedule, r.seed + seed)
 
+    def _perturbations(self, encoder: UnitEncoder, noisy: _Noisy, clean: Tensor) -> Tensor:
+        """(n, 3, H, W), of each picture one for both of its noises."""
+        levels = noisy.sigma[: len(clean)]
+        with torch.enable_grad(), self._autocast():
+            found = perturb(encoder.units, noisy.pictures, levels, clean, noisy.gen)
+        return found - noisy.pictures
+
     @torch.no_grad()
     def _whitening(self, encoder: UnitEncoder) -> Tensor:
         some = (encoder.clean(self.pictures(i, self.recipe.batch).to(self.adapter.device)) for i in range(8))
         return losses.whitening(some, (self.adapter.tokens_per_image, self.adapter.hidden_size))
-
-    def _train_adversarially(self, psm: PSM) -> None:
-        r = self.recipe
-        psm.train().requires_grad_(True)
-        encoder = self._encoder(psm)
-
-        def full(noisy: _Noisy) -> tuple[Tensor, dict[str, Tensor]]:
-            with torch.no_grad():
-                clean = encoder.clean(noisy.pictures).repeat(2, 1)
-            with torch.enable_grad(), self._autocast():
-                attacked = perturb(encoder.units, noisy.x, noisy.sigma, clean, noisy.gen)
-            with self._autocast():
-                purified = psm.purifier(attacked + noisy.z - noisy.x, noisy.sigma)
-                units = encoder.unit(psm.mapper(self.adapter.tokens(purified).float(), noisy.sigma))
-            rb, squared = losses.rb(units, clean), losses.mse(purified, noisy.x)
-            return r.lambda_rb * rb + r.lambda_mse * squared, {"rb": rb, "mse": squared}
-
-        schedule = self._schedule(r.adversarial_steps, 0.25, 0.25, 0.7)
-        self._stage("adversarial", psm, full, schedule, r.seed + 5)
 
     def _schedule(self, steps: int, muon: float, adam: float, decay: float) -> Schedule:
         r = self.recipe
