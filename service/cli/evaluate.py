@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -23,11 +24,16 @@ def evaluate(
     output: Annotated[
         Path, typer.Option(help="Folder of the results; a run goes on where it stopped.")
     ] = Path("runs/evaluation"),
+    url: Annotated[
+        str | None,
+        typer.Option(help="Service that black-box attacks ask; left out: `serve` is started for them."),
+    ] = None,
     json_file: Json = None,
 ) -> None:
     """Attack the demo model, defended in several ways, and report what held (needs the extra `dev`)."""
     from service.evaluation import report
     from service.evaluation.plan import load_plan
+    from service.evaluation.remote import running
     from service.evaluation.robustness import Evaluation
 
     columns = (
@@ -40,9 +46,14 @@ def evaluate(
     with failures():
         wanted = load_plan(plan)
         evaluation = Evaluation(wanted, output)
-        cells = evaluation.cells()
-        with Progress(*columns, console=console) as progress:
-            task = progress.add_task("", total=len(cells) * wanted.n)
+        total = sum(evaluation.size(cell) for cell in evaluation.cells())
+        with ExitStack() as stack:
+            evaluation.url = url
+            if url is None and evaluation.asks_service():
+                console.print("Starting the service that black-box attacks ask.")
+                evaluation.url = stack.enter_context(running(output / "service.log"))
+            progress = stack.enter_context(Progress(*columns, console=console))
+            task = progress.add_task("", total=total)
             evaluation.run(lambda cell, count: progress.update(task, description=cell.key, advance=count))
     flip = evaluation.base.calibration.figures.flip_point
     rows = report.summarise(evaluation.lines(), wanted, flip)

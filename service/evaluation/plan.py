@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from service.errors import MalformedRequest
 from service.evaluation.attacks.pgd import Norm
@@ -33,16 +33,30 @@ class Attack(_Strict):
     """One attack at several radii."""
 
     name: str
-    objective: Literal["answer", "untargeted", "feature", "crops", "transport"] = Field(
+    objective: Literal["answer", "untargeted", "feature", "crops", "transport", "square"] = Field(
         description="answer: cross-entropy of the attacker's answer; untargeted: of the right one; feature, "
-        "crops (M-Attack), transport (FOA-Attack): the target picture's features."
+        "crops (M-Attack), transport (FOA-Attack): the target picture's features; square: of the right "
+        "answer, from scores alone."
     )
-    setting: Literal["adaptive", "transferred"] = Field(
+    setting: Literal["adaptive", "transferred", "service"] = Field(
         description="adaptive: crafted on the defence itself, through fresh noise; transferred: on the "
-        "undefended model."
+        "undefended model; service: on the running service, through HTTP (square alone)."
     )
+    question: Literal["digit", "ink", "background", "pattern", "parity", "describe"] = Field(
+        "digit", description="Whose answer is attacked."
+    )
+    defences: tuple[str, ...] = Field((), description="Names of those that it is shown to; left out: all.")
+    n: Positive | None = Field(None, description="The first of the plan's scenes alone.")
     linf: tuple[float, ...] = Field((), description="Radii in 255ths.")
     l2: tuple[float, ...] = Field((), description="Radii, pixels in [0, 1].")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Attack:
+        if self.objective == "square" and self.l2:
+            raise ValueError("square squares are of l_inf")
+        if self.setting == "service" and self.objective != "square":
+            raise ValueError("through HTTP there are no gradients: only square is possible there")
+        return self
 
     def balls(self) -> list[tuple[Norm, float]]:
         """(norm, eps) of all radii, pixels in [0, 1]."""
@@ -56,17 +70,27 @@ class Plan(_Strict):
     seed: int = 11
     sigma: float = Field(0.5, gt=0)
     n_select: Positive = Field(64, description="Noisy copies behind each answer.")
-    n_certify: Positive = Field(
-        1024, description="Fresh ones behind each certificate, and each check of one."
-    )
+    n_certify: Positive = Field(1024, description="Fresh ones behind each certificate.")
+    n_check: Positive = Field(256, description="Fresh ones of an attacked picture, to refute it.")
     alpha: float = Field(0.001, gt=0, lt=1)
     radii: tuple[float, ...] = Field((0.25, 0.5, 1.0), description="At which certificates are reported.")
     steps: Positive = Field(40, description="Of each attack.")
     restarts: Positive = 1
     draws: Positive = Field(16, description="Noisy copies per step of an adaptive attack (EOT).")
+    queries: Positive = Field(200, description="Of each square attack, per picture.")
     batch: Positive = Field(10, description="Pictures attacked at a time.")
     defences: tuple[Defence, ...]
     attacks: tuple[Attack, ...]
+
+    @model_validator(mode="after")
+    def _known(self) -> Plan:
+        names = [defence.name for defence in self.defences]
+        if len({*names}) < len(names):
+            raise ValueError("two defences have the same name")
+        for attack in self.attacks:
+            if unknown := {*attack.defences} - {*names}:
+                raise ValueError(f"attack {attack.name}: no defence is named {', '.join(sorted(unknown))}")
+        return self
 
 
 def load_plan(file: Path) -> Plan:

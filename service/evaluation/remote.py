@@ -1,20 +1,31 @@
-"""The running service as a black box: what the square attack can see of it."""
+"""The running service as a black box: what the square attack can see of it; and how to have it run."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import httpx
 import torch
 from torch import Tensor
 
 from service.demo.evaluate import to_picture
+from service.errors import SmoothgateError
 
 _WORKERS = 8
+_START_SECONDS = 600
+_STOP_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +45,7 @@ class RemoteModel:
         smoothing: the `smoothing` field of every request, or None.
     """
 
-    def __init__(self, base_url: str, question: str, smoothing: dict[str, object] | None = None) -> None:
+    def __init__(self, base_url: str, question: str, smoothing: Mapping[str, object] | None = None) -> None:
         self._http = httpx.Client(base_url=base_url, timeout=120)
         self._question = question
         self._smoothing = smoothing
@@ -54,7 +65,18 @@ class RemoteModel:
             ]
         )
 
+    def psm_digest(self, x: Tensor) -> str | None:
+        """Of the PSM that certificates name, from an answer about one picture (3, H, W)."""
+        (certificate,) = self._answer(x)["certificates"]
+        digest: str | None = certificate["model"]["psm_digest"]
+        return digest
+
     def _one(self, x: Tensor) -> Reply:
+        (choice,) = self._answer(x)["choices"]
+        told = choice["logprobs"]["content"]
+        return Reply(choice["message"]["content"], sum(float(token["logprob"]) for token in told))
+
+    def _answer(self, x: Tensor) -> dict[str, Any]:
         file = io.BytesIO()
         to_picture(x).save(file, "PNG")
         uri = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
@@ -70,7 +92,52 @@ class RemoteModel:
         }
         if self._smoothing is not None:
             body["smoothing"] = self._smoothing
-        response = self._http.post("/v1/chat/completions", json=body)
-        (choice,) = response.raise_for_status().json()["choices"]
-        told = choice["logprobs"]["content"]
-        return Reply(choice["message"]["content"], sum(float(token["logprob"]) for token in told))
+        try:
+            response = self._http.post("/v1/chat/completions", json=body).raise_for_status()
+        except httpx.HTTPError as error:
+            raise SmoothgateError(f"The service under attack: {error}", code="no_service") from error
+        found: dict[str, Any] = response.json()
+        return found
+
+
+@contextmanager
+def running(log: Path) -> Iterator[str]:
+    """`smoothgate serve` as a process of its own, with the settings of this one's environment.
+
+    Args:
+        log: gets what it says.
+
+    Yields:
+        Its address.
+
+    Raises:
+        SmoothgateError: code `no_service`: it did not come up.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    environment = os.environ | {"SMOOTHGATE_HOST": "127.0.0.1", "SMOOTHGATE_PORT": str(port)}
+    command = [sys.executable, "-c", "from service.cli import app; app()", "serve"]
+    with log.open("w") as out:
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)  # noqa: S603
+    try:
+        _wait(url, process, log)
+        yield url
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        with suppress(httpx.TransportError):
+            if httpx.get(f"{url}/health/ready").is_success:
+                return
+        time.sleep(0.5)
+    raise SmoothgateError(f"The service did not come up; {log} says why.", code="no_service")

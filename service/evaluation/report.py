@@ -16,6 +16,8 @@ from service.evaluation.plan import Plan
 
 Lines = Sequence[dict[str, Any]]
 
+_CELL = ("defence", "attack", "setting", "question", "norm", "eps")
+
 
 @dataclass(frozen=True, slots=True)
 class Share:
@@ -43,11 +45,11 @@ def summarise(lines: Lines, plan: Plan, flip_point: float | None) -> list[dict[s
     """A row per cell, in the order of the lines.
 
     Returns:
-        Rows of `defence`, `attack`, `setting`, `norm`, `eps`, `n`; `accuracy` (question -> share right),
-        `accuracy_interval`, `hits` (share of the attacker's answers, among pictures whose clean answer was
-        not already that), `hits_interval`, `cosine` (mean FCS), `l2` (mean), `contradictions` (count); clean
-        rows of smoothed defences also `fcsb` (radius -> mean) and `certified_accuracy` (radius -> share with
-        a right answer and a bound above the flip point).
+        Rows of `defence`, `attack`, `setting`, `question` (whose answer is attacked), `norm`, `eps`, `n`;
+        `accuracy` (question -> share right), `accuracy_interval`, `hits` (share of the attacker's answers to
+        the question attacked), `hits_interval`, `cosine` (mean FCS), `l2` (mean), `contradictions` (count);
+        clean rows of smoothed defences also `fcsb` (radius -> mean) and `certified_accuracy` (radius -> share
+        with a right answer and a bound above the flip point).
     """
     cells: dict[str, list[dict[str, Any]]] = {}
     for line in lines:
@@ -58,7 +60,7 @@ def summarise(lines: Lines, plan: Plan, flip_point: float | None) -> list[dict[s
         n = len(found)
         right = {name: Share(sum(line["right"][name] for line in found), n) for name in first["right"]}
         hits = Share(sum(line["hit"] for line in found), n)
-        row: dict[str, Any] = {key: first[key] for key in ("defence", "attack", "setting", "norm", "eps")}
+        row: dict[str, Any] = {key: first[key] for key in _CELL}
         row |= {
             "n": n,
             "accuracy": {name: share.value for name, share in right.items()},
@@ -111,19 +113,27 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
                 ],
             )
         )
-    names = dict.fromkeys((row["attack"], row["setting"]) for row in rows if row["attack"] != "clean")
-    for name, setting in names:
-        mine = [row for row in rows if (row["attack"], row["setting"]) == (name, setting)]
-        heads = ["defence", "ball", "digit right", "attacker's answer", "described right", "FCS", "l2"]
+    for (name, setting, question), mine in _by(rows, "attack", "setting", "question").items():
+        heads = [
+            "defence",
+            "ball",
+            "n",
+            f"{question} right",
+            "attacker's answer",
+            "described right",
+            "FCS",
+            "l2",
+        ]
         parts.append(
             _table(
-                f"{name}, {setting}",
+                f"{name} ({question}), {setting}",
                 heads,
                 [
                     [
                         row["defence"],
                         ball(row),
-                        _with_interval(row["accuracy"]["digit"], row["accuracy_interval"]["digit"]),
+                        str(row["n"]),
+                        _with_interval(row["accuracy"][question], row["accuracy_interval"][question]),
                         _with_interval(row["hits"], row["hits_interval"]),
                         f"{row['accuracy']['describe']:.1%}",
                         f"{row['cosine']:.3f}",
@@ -136,6 +146,15 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     refuted = sum(row["contradictions"] for row in rows)
     parts.append(f"Attacked pictures that refute a certificate: {refuted}.")
     return "\n\n".join(parts) + "\n"
+
+
+def _by(rows: Sequence[dict[str, Any]], *keys: str) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+    """Attacked rows by these keys."""
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["attack"] != "clean":
+            found.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return found
 
 
 def ball(row: dict[str, Any]) -> str:
@@ -162,28 +181,24 @@ def plots(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     from matplotlib.figure import Figure
 
     found = {}
-    attacks = dict.fromkeys(
-        (row["attack"], row["setting"], row["norm"]) for row in rows if row["attack"] != "clean"
-    )
     clean = {row["defence"]: row for row in rows if row["attack"] == "clean"}
-    for attack, setting, norm in attacks:
+    for (attack, setting, question, norm), mine in _by(rows, "attack", "setting", "question", "norm").items():
         figure = Figure(figsize=(9, 3.6), layout="constrained")
         FigureCanvasSVG(figure)
         left, right = figure.subplots(1, 2)
-        mine = [r for r in rows if (r["attack"], r["setting"], r["norm"]) == (attack, setting, norm)]
         scale = 255 if norm == "linf" else 1
         for defence in dict.fromkeys(row["defence"] for row in mine):
             points = [row for row in mine if row["defence"] == defence]
             if defence in clean:
                 points = [clean[defence], *points]
             at = [row["eps"] * scale for row in points]
-            left.plot(at, [row["accuracy"]["digit"] for row in points], "o-", label=defence)
+            left.plot(at, [row["accuracy"][question] for row in points], "o-", label=defence)
             right.plot(at, [row["hits"] for row in points], "o-", label=defence)
         unit = "l_inf, 255ths" if norm == "linf" else "l2"
         left.set(title="right answers", xlabel=unit, ylim=(-0.03, 1.03))
         right.set(title="attacker's answers", xlabel=unit, ylim=(-0.03, 1.03))
         right.legend(fontsize="small")
-        found[f"{attack}, {setting}, {norm}"] = _svg(figure)
+        found[f"{attack}, {question}, {setting}, {norm}"] = _svg(figure)
     certified = [row for row in clean.values() if "certified_accuracy" in row]
     if certified:
         figure = Figure(figsize=(4.5, 3.6), layout="constrained")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,24 +25,28 @@ from torch import Tensor
 
 from service.certify.betting import betting
 from service.certify.fcsb import Point
-from service.certify.statement import Statement, Terms, certify
+from service.certify.statement import Terms, certify
 from service.demo import bundled
-from service.demo.chat import ONE_PICTURE
+from service.demo.chat import ONE_PICTURE, Question
 from service.demo.evaluate import Answerer, answers, to_picture
 from service.demo.task import DigitScenes
+from service.errors import SmoothgateError
 from service.evaluation.attacks import objectives
 from service.evaluation.attacks.pgd import Loss, Norm, pgd
+from service.evaluation.attacks.square import square
 from service.evaluation.plan import Attack, Defence, Plan
 from service.evaluation.psm import restricted
+from service.evaluation.remote import RemoteModel
 from service.evaluation.victims import Smoothed, Undefended, Victim
 from service.psm.encoder import UnitEncoder
 from service.smoothing.job import scores_against
 from service.training import seeded
 from service.vision import load
 
-#: The question that attacks are about, and whose answer the attacker wants to be the twin's.
-ATTACKED = ONE_PICTURE[0]
+_QUESTIONS = {question.name: question for question in ONE_PICTURE}
 _CHUNK = 128
+# An attack may leave a picture as it is; certificates are of radii above 0.
+_TINY = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,13 @@ class Cell:
         """The attack and its ball."""
         if self.attack is None:
             return "clean"
-        return f"{self.attack.name}, {self.attack.setting}, {self.norm} {self.eps:.6g}"
+        about = "" if self.attack.question == "digit" else f" ({self.attack.question})"
+        return f"{self.attack.name}{about}, {self.attack.setting}, {self.norm} {self.eps:.6g}"
+
+    @property
+    def question(self) -> Question:
+        """Whose answer is attacked: the attacker wants the twin's."""
+        return _QUESTIONS[self.attack.question if self.attack else "digit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +82,7 @@ class Line:
     """What came of one picture in one cell.
 
     Attributes:
-        defence, attack, setting, norm, eps: the cell; `attack` is `clean` where there is none.
+        defence, attack, setting, question, norm, eps: the cell; `attack` is `clean` where there is none.
         index: of the picture.
         seed: of all noise and starts behind this line.
         given: answers by question.
@@ -88,6 +99,7 @@ class Line:
     defence: str
     attack: str
     setting: str
+    question: str
     norm: str | None
     eps: float
     index: int
@@ -115,10 +127,13 @@ class Evaluation:
     def __init__(self, plan: Plan, folder: Path, model: Path | None = None, psm: Path | None = None) -> None:
         self.plan = plan
         self.folder = folder
+        #: Where the service runs that attacks of that setting ask.
+        self.url: str | None = None
         self._model = model or bundled("model")
         self._psm = psm or bundled("psm")
         self._encoders: dict[tuple[str, str], UnitEncoder] = {}
-        self._clean: dict[tuple[str, int], _Clean] = {}
+        self._features: dict[tuple[str, int], Tensor] = {}
+        self._scores: dict[tuple[str, int], _Scores] = {}
         self.base = self._encoder(Defence(name="none", parts="none"))
         self.scenes = DigitScenes(self.base.adapter, plan.n, plan.n, plan.seed)
         self.answerer = Answerer(self._model)
@@ -128,17 +143,31 @@ class Evaluation:
         """All of them, clean ones first."""
         found = [Cell(defence, None) for defence in self.plan.defences]
         for attack in self.plan.attacks:
+            shown = [d for d in self.plan.defences if d.name in attack.defences or not attack.defences]
             for norm, eps in attack.balls():
-                found += [Cell(defence, attack, norm, eps) for defence in self.plan.defences]
+                found += [Cell(defence, attack, norm, eps) for defence in shown]
         return found
+
+    def size(self, cell: Cell) -> int:
+        """Pictures of a cell."""
+        return min(self.plan.n, (cell.attack and cell.attack.n) or self.plan.n)
+
+    def asks_service(self) -> bool:
+        """Whether what is left to do needs `url`."""
+        done = Counter(line["key"] for line in self.lines())
+        return any(
+            cell.attack is not None and cell.attack.setting == "service" and done[cell.key] < self.size(cell)
+            for cell in self.cells()
+        )
 
     def run(self, step: Callable[[Cell, int], None]) -> None:
         """Do what is not done yet; `step` is called with the pictures that are through, of each cell."""
         done = {(line["key"], line["index"]) for line in self.lines()}
         with (self.folder / "results.jsonl").open("a") as out:
             for cell in self.cells():
-                for first in range(0, self.plan.n, self.plan.batch):
-                    numbers = range(first, min(first + self.plan.batch, self.plan.n))
+                size = self.size(cell)
+                for first in range(0, size, self.plan.batch):
+                    numbers = range(first, min(first + self.plan.batch, size))
                     todo = [i for i in numbers if (cell.key, i) not in done]
                     if todo:
                         for line in self._batch(cell, todo):
@@ -214,23 +243,23 @@ class Evaluation:
             tokens.append(seen.tokens[0].cpu())
         given = {q.name: answers(self.answerer, q.phrasings[0], torch.stack(tokens)) for q in ONE_PICTURE}
         for row, number in enumerate(numbers):
-            clean = self._clean_of(cell.defence, number)
             x, twin = self.scenes.facts[number], self.scenes.twin_facts[number]
             delta = pictures[row] - self.scenes.canvases[number]
             l2 = float(delta.norm())
-            bound, contradicted = self._held_against(cell, clean, pictures[row], l2, number)
+            bound, contradicted = self._held_against(cell, pictures[row], l2, number)
             yield Line(
                 defence=cell.defence.name,
                 attack=cell.attack.name if cell.attack else "clean",
                 setting=cell.attack.setting if cell.attack else "clean",
+                question=cell.question.name,
                 norm=cell.norm,
                 eps=cell.eps,
                 index=number,
                 seed=self._seed(cell, number),
                 given={name: each[row] for name, each in given.items()},
                 right={q.name: given[q.name][row] == q.answer(x) for q in ONE_PICTURE},
-                hit=given[ATTACKED.name][row] == ATTACKED.answer(twin),
-                cosine=float(features[row] @ clean.feature),
+                hit=given[cell.question.name][row] == cell.question.answer(twin),
+                cosine=float(features[row] @ self._feature(cell.defence, number)),
                 l2=l2,
                 linf=float(delta.abs().max()),
                 bound=bound,
@@ -238,57 +267,74 @@ class Evaluation:
             )
 
     def _held_against(
-        self, cell: Cell, clean: _Clean, picture: Tensor, l2: float, number: int
+        self, cell: Cell, picture: Tensor, l2: float, number: int
     ) -> tuple[dict[str, float] | None, bool]:
         """The certified bound, and whether the attacked picture refutes it."""
-        if clean.scores is None:
+        plan = self.plan
+        victim = self._victim(self._encoder(cell.defence), cell.defence.parts, plan.n_select)
+        if not isinstance(victim, Smoothed):
             return None, False
         if cell.attack is None:
-            return {f"{p.eps:g}": p.value for p in clean.statement(self.plan).points}, False
-        point = clean.at(self.plan, l2)
-        if point.value <= 0:  # says nothing that could be refuted
+            points = self._clean_scores(cell.defence, victim, number).bounds(plan, plan.radii)
+            return {f"{p.eps:g}": p.value for p in points}, False
+        # So far off, no scores give a bound that says anything; the rest need not draw theirs.
+        best = _Scores([1.0] * plan.n_select, [1.0] * plan.n_certify)
+        if best.bounds(plan, (max(l2, _TINY),))[0].value <= 0:
+            return None, False
+        (point,) = self._clean_scores(cell.defence, victim, number).bounds(plan, (max(l2, _TINY),))
+        if point.value <= 0:
             return {f"{l2:.6g}": point.value}, False
-        victim = self._victim(self._encoder(cell.defence), cell.defence.parts, self.plan.n_select)
-        assert isinstance(victim, Smoothed)  # noqa: S101
         gen = seeded(self._seed(cell, number), 2)
-        scores = _scores(victim, picture, clean.feature, self.plan.n_certify, gen)
-        upper = 2 * (1 - betting(1 - np.asarray(scores), self.plan.alpha)) - 1
+        direction = self._feature(cell.defence, number)
+        scores = _scores(victim, picture, direction, plan.n_check, gen)
+        upper = 2 * (1 - betting(1 - np.asarray(scores), plan.alpha)) - 1
         return {f"{l2:.6g}": point.value}, upper < point.value
 
-    def _clean_of(self, defence: Defence, number: int) -> _Clean:
+    def _feature(self, defence: Defence, number: int) -> Tensor:
+        """Of the clean picture, as this defence serves it."""
         key = (defence.name, number)
-        if key not in self._clean:
+        if key not in self._features:
             victim = self._victim(self._encoder(defence), defence.parts, self.plan.n_select)
-            x = self.scenes.canvases[number]
-            cell = Cell(defence, None)
-            gen = seeded(self._seed(cell, number), 1)
+            gen = seeded(self._seed(Cell(defence, None), number), 1)
             with torch.inference_mode():
-                feature = victim.see(x[None], gen).features[0]
-            scores = selection = None
-            if isinstance(victim, Smoothed):
-                select = seeded(self._seed(cell, number), 3)
-                selection = _scores(victim, x, feature, self.plan.n_select, select)
-                fresh = seeded(self._seed(cell, number), 4)
-                scores = _scores(victim, x, feature, self.plan.n_certify, fresh)
-            self._clean[key] = _Clean(feature, selection, scores)
-        return self._clean[key]
+                self._features[key] = victim.see(self.scenes.canvases[number][None], gen).features[0]
+        return self._features[key]
+
+    def _clean_scores(self, defence: Defence, victim: Smoothed, number: int) -> _Scores:
+        """Fresh scores of the clean picture against its own feature."""
+        key = (defence.name, number)
+        if key not in self._scores:
+            x, direction = self.scenes.canvases[number], self._feature(defence, number)
+            seed = self._seed(Cell(defence, None), number)
+            self._scores[key] = _Scores(
+                _scores(victim, x, direction, self.plan.n_select, seeded(seed, 3)),
+                _scores(victim, x, direction, self.plan.n_certify, seeded(seed, 4)),
+            )
+        return self._scores[key]
 
     def _craft(self, cell: Cell, victim: Victim, x: Tensor, numbers: Sequence[int]) -> Tensor:
-        attack, norm = cell.attack, cell.norm
+        attack, norm, plan = cell.attack, cell.norm, self.plan
         assert attack is not None and norm is not None  # noqa: S101, PT018
         gen = seeded(self._seed(cell, numbers[0]), 0)
-        loss = self._loss(attack, victim, numbers, gen)
-        return pgd(loss, x, norm, cell.eps, self.plan.steps, gen, restarts=self.plan.restarts)
+        if attack.setting == "service":
+            remote = self._service(cell)
+            right = [cell.question.answer(self.scenes.facts[i]) for i in numbers]
+            return square(lambda z: remote.score(right, z), x, cell.eps, plan.queries, gen)
+        loss = self._loss(cell, victim, numbers, gen)
+        if attack.objective == "square":
+            return square(torch.inference_mode()(loss), x, cell.eps, plan.queries, gen)
+        return pgd(loss, x, norm, cell.eps, plan.steps, gen, restarts=plan.restarts)
 
-    def _loss(self, attack: Attack, victim: Victim, numbers: Sequence[int], gen: torch.Generator) -> Loss:
-        question = ATTACKED.phrasings[0]
+    def _loss(self, cell: Cell, victim: Victim, numbers: Sequence[int], gen: torch.Generator) -> Loss:
+        assert cell.attack is not None  # noqa: S101
+        question = cell.question.phrasings[0]
         target = self.scenes.twins[list(numbers)]
-        match attack.objective:
+        match cell.attack.objective:
             case "answer":
-                wanted = [ATTACKED.answer(self.scenes.twin_facts[i]) for i in numbers]
+                wanted = [cell.question.answer(self.scenes.twin_facts[i]) for i in numbers]
                 return objectives.towards_answer(victim, self.answerer, question, wanted, gen)
-            case "untargeted":
-                right = [ATTACKED.answer(self.scenes.facts[i]) for i in numbers]
+            case "untargeted" | "square":
+                right = [cell.question.answer(self.scenes.facts[i]) for i in numbers]
                 return objectives.away_from_answer(victim, self.answerer, question, right, gen)
             case "feature":
                 return objectives.towards_feature(victim, target, gen)
@@ -297,6 +343,19 @@ class Evaluation:
             case "transport":
                 width = self.base.adapter.hidden_size
                 return objectives.towards_feature_by_transport(victim, target, width, gen)
+
+    def _service(self, cell: Cell) -> RemoteModel:
+        if self.url is None:
+            raise SmoothgateError("An attack on the running service needs its address.", code="no_service")
+        smoothing = {"n_select": self.plan.n_select, "n_certify": 1, "sigma": self.plan.sigma}
+        remote = RemoteModel(self.url, cell.question.phrasings[0], smoothing)
+        psm = self._encoder(cell.defence).psm_digest
+        if remote.psm_digest(self.scenes.canvases[0]) != psm:
+            raise SmoothgateError(
+                f"The service at {self.url} does not run what the plan calls {cell.defence.name}.",
+                code="other_service",
+            )
+        return remote
 
     def _encoder(self, defence: Defence) -> UnitEncoder:
         model, psm = defence.model or str(self._model), str(defence.psm or self._psm)
@@ -317,24 +376,16 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
-class _Clean:
-    """A defence's view of a clean picture: the served feature, and scores against it where it is smoothed."""
+class _Scores:
+    """Of the noise samples of a clean picture: those that choose how to certify, and those that do."""
 
-    feature: Tensor
-    selection: list[float] | None
-    scores: list[float] | None
+    selection: list[float]
+    certification: list[float]
 
-    def statement(self, plan: Plan) -> Statement:
-        """At the plan's radii."""
-        return self._certified(plan, plan.radii)
-
-    def at(self, plan: Plan, l2: float) -> Point:
-        """The bounds at one radius."""
-        return self._certified(plan, (max(l2, 1e-6),)).points[0]
-
-    def _certified(self, plan: Plan, eps: tuple[float, ...]) -> Statement:
-        assert self.selection is not None and self.scores is not None  # noqa: S101, PT018
-        return certify(Terms(sigma=plan.sigma, alpha=plan.alpha, eps=eps), self.selection, self.scores)
+    def bounds(self, plan: Plan, radii: tuple[float, ...]) -> tuple[Point, ...]:
+        """FCSB at l2 radii."""
+        terms = Terms(sigma=plan.sigma, alpha=plan.alpha, eps=radii)
+        return certify(terms, self.selection, self.certification).points
 
 
 def _scores(victim: Smoothed, x: Tensor, t: Tensor, n: int, gen: torch.Generator) -> list[float]:

@@ -18,6 +18,7 @@ PLAN = """
 n = 3
 n_select = 8
 n_certify = 64
+n_check = 64
 steps = 2
 draws = 2
 batch = 2
@@ -75,14 +76,13 @@ def test_the_command_attacks_reports_and_resumes(plan: Path, tmp_path: Path) -> 
 
 def test_an_attack_that_leaves_the_ball_would_refute_the_certificate(plan: Path, tmp_path: Path) -> None:
     """A picture of another digit, passed off as one within a small radius: the check can see it."""
-    wanted = load_plan(plan).model_copy(update={"n_certify": 512})
+    wanted = load_plan(plan).model_copy(update={"n_certify": 512, "n_check": 512})
     evaluation = Evaluation(wanted, tmp_path / "out")
     cell = next(cell for cell in evaluation.cells() if cell.attack and cell.defence.parts == "both")
-    clean = evaluation._clean_of(cell.defence, 0)
     twin = evaluation.scenes.twins[0]
-    assert evaluation._held_against(cell, clean, twin, 0.05, 0)[1]
+    assert evaluation._held_against(cell, twin, 0.05, 0)[1]
     honest = float((twin - evaluation.scenes.canvases[0]).norm())
-    assert not evaluation._held_against(cell, clean, twin, honest, 0)[1]
+    assert not evaluation._held_against(cell, twin, honest, 0)[1]
 
 
 @pytest.mark.parametrize(
@@ -109,9 +109,16 @@ def test_shares_come_with_the_exact_interval() -> None:
 
 def test_certified_accuracy_needs_a_right_answer_and_a_bound_above_the_flip_point() -> None:
     def line(right: bool, bound: float) -> dict[str, object]:
-        clean = {"defence": "d", "attack": "clean", "setting": "clean", "norm": None, "eps": 0.0}
+        clean = {
+            "defence": "d",
+            "attack": "clean",
+            "setting": "clean",
+            "question": "digit",
+            "norm": None,
+            "eps": 0.0,
+        }
         told = {"right": {"digit": right}, "hit": False, "cosine": 1.0, "l2": 0.0, "contradicted": False}
-        return clean | told | {"key": "d, clean", "bound": {"0.25": bound}}
+        return clean | told | {"norm": None, "eps": 0.0, "key": "d, clean", "bound": {"0.25": bound}}
 
     plan = Plan(defences=(), attacks=(), radii=(0.25,))
     lines = [line(True, 0.9), line(True, 0.6), line(False, 0.9), line(True, 0.8)]
