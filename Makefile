@@ -7,10 +7,10 @@ BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test bench lint format clean
+.PHONY: help serve test bench results results-quick lint format clean
 
 help:  ## Show the targets.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: $(VENV)/.$(ENGINE)  ## Install, then start the service on the bundled demo model.
 	@$(BIN)/smoothgate serve
@@ -23,6 +23,15 @@ bench: $(VENV)/.$(ENGINE)-dev  ## Measure the sampler and the service beside pla
 	@mkdir -p runs
 	@$(BIN)/smoothgate bench sampler --plot runs/growth.svg
 	@$(BIN)/smoothgate bench serving
+
+results: $(VENV)/.$(ENGINE)-dev  ## Attack every defence in docs/plans/results.toml: hours; goes on where it stopped.
+	@test -e runs/plain/psm.json || $(BIN)/smoothgate psm train --output runs/plain
+	@test -e runs/fare/psm/psm.json || $(BIN)/smoothgate demo harden fare --output runs/fare
+	@test -e runs/tecoa/psm/psm.json || $(BIN)/smoothgate demo harden tecoa --output runs/tecoa
+	@$(BIN)/smoothgate evaluate docs/plans/results.toml --output runs/results --json runs/results.json
+
+results-quick: $(VENV)/.$(ENGINE)-dev  ## The same in small, in minutes: that it works, not what holds.
+	@$(BIN)/smoothgate evaluate docs/plans/results-quick.toml --output runs/results-quick
 
 lint: $(VENV)/.$(ENGINE)-dev  ## Run ruff, mypy and import-linter.
 	$(BIN)/ruff check

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markdown import Markdown
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -31,6 +32,8 @@ def evaluate(
     json_file: Json = None,
 ) -> None:
     """Attack the demo model, defended in several ways, and report what held (needs the extra `dev`)."""
+    from transformers.utils.logging import disable_progress_bar
+
     from service.evaluation import report
     from service.evaluation.plan import load_plan
     from service.evaluation.remote import running
@@ -43,6 +46,7 @@ def evaluate(
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
+    disable_progress_bar()
     with failures():
         wanted = load_plan(plan)
         evaluation = Evaluation(wanted, output)
@@ -58,6 +62,6 @@ def evaluate(
     flip = evaluation.base.calibration.figures.flip_point
     rows = report.summarise(evaluation.lines(), wanted, flip)
     report.write(output, plan.stem, rows, evaluation.gallery())
-    console.print(report.markdown(rows), markup=False)
+    console.print(Markdown(report.markdown(rows)))
     console.print(f"Wrote {output / 'report.html'}")
     write(json_file, {"plan": wanted.model_dump(mode="json"), "flip_point": flip, "rows": rows})

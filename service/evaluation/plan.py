@@ -47,6 +47,7 @@ class Attack(_Strict):
     )
     defences: tuple[str, ...] = Field((), description="Names of those that it is shown to; left out: all.")
     n: Positive | None = Field(None, description="The first of the plan's scenes alone.")
+    restarts: Positive = Field(1, description="Of each picture the best end is kept.")
     linf: tuple[float, ...] = Field((), description="Radii in 255ths.")
     l2: tuple[float, ...] = Field((), description="Radii, pixels in [0, 1].")
 
@@ -75,7 +76,6 @@ class Plan(_Strict):
     alpha: float = Field(0.001, gt=0, lt=1)
     radii: tuple[float, ...] = Field((0.25, 0.5, 1.0), description="At which certificates are reported.")
     steps: Positive = Field(40, description="Of each attack.")
-    restarts: Positive = 1
     draws: Positive = Field(16, description="Noisy copies per step of an adaptive attack (EOT).")
     queries: Positive = Field(200, description="Of each square attack, per picture.")
     batch: Positive = Field(10, description="Pictures attacked at a time.")

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import torch
@@ -37,7 +37,7 @@ class Reply:
 
 
 class RemoteModel:
-    """Asks one question about pictures over `/v1/chat/completions`, eight at a time.
+    """Asks one question about pictures over `/v1/chat/completions`, eight at a time; closed by `with`.
 
     Args:
         base_url: of the service, without `/v1`.
@@ -49,6 +49,12 @@ class RemoteModel:
         self._http = httpx.Client(base_url=base_url, timeout=120)
         self._question = question
         self._smoothing = smoothing
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
 
     def ask(self, x: Tensor) -> list[Reply]:
         """The replies to pictures (B, 3, H, W), sent as PNG: rounded to 8 bits."""
@@ -93,9 +99,11 @@ class RemoteModel:
         if self._smoothing is not None:
             body["smoothing"] = self._smoothing
         try:
-            response = self._http.post("/v1/chat/completions", json=body).raise_for_status()
+            response = self._http.post("/v1/chat/completions", json=body)
         except httpx.HTTPError as error:
-            raise SmoothgateError(f"The service under attack: {error}", code="no_service") from error
+            raise SmoothgateError(f"The service under attack: {error!r}", code="no_service") from error
+        if not response.is_success:
+            raise SmoothgateError(f"The service under attack: {response.text}", code="no_service")
         found: dict[str, Any] = response.json()
         return found
 

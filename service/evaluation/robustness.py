@@ -13,6 +13,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ from service.vision import load
 
 _QUESTIONS = {question.name: question for question in ONE_PICTURE}
 _CHUNK = 128
+# What the service draws beside: the fewest that its policy takes are 45.
+_SERVICE_CERTIFY = 64
 # An attack may leave a picture as it is; certificates are of radii above 0.
 _TINY = 1e-6
 
@@ -160,59 +163,77 @@ class Evaluation:
             for cell in self.cells()
         )
 
+    def made_of(self, cell: Cell) -> str:
+        """A digest of all that decides what comes of a cell: lines and pictures with another are ignored."""
+        shared = self.plan.model_dump(mode="json", exclude={"defences", "attacks"})
+        lists = {"linf", "l2", "defences", "n"}
+        attack = cell.attack.model_dump(mode="json", exclude=lists) if cell.attack else None
+        encoder = self._encoder(cell.defence)
+        parts = [shared, attack, cell.key, cell.defence.parts, self.base.digest, encoder.digest]
+        return _digest(json.dumps(parts))[:16]
+
     def run(self, step: Callable[[Cell, int], None]) -> None:
         """Do what is not done yet; `step` is called with the pictures that are through, of each cell."""
         done = {(line["key"], line["index"]) for line in self.lines()}
         with (self.folder / "results.jsonl").open("a") as out:
             for cell in self.cells():
-                size = self.size(cell)
-                for first in range(0, size, self.plan.batch):
-                    numbers = range(first, min(first + self.plan.batch, size))
-                    todo = [i for i in numbers if (cell.key, i) not in done]
-                    if todo:
-                        for line in self._batch(cell, todo):
-                            out.write(json.dumps({"key": cell.key} | asdict(line)) + "\n")
+                for numbers in self._batches(cell):
+                    if any((cell.key, i) not in done for i in numbers):
+                        for line in self._batch(cell, numbers):
+                            if (cell.key, line.index) not in done:
+                                facts = {"key": cell.key, "made_of": self.made_of(cell)} | asdict(line)
+                                out.write(json.dumps(facts) + "\n")
                         out.flush()
                     step(cell, len(numbers))
 
     def lines(self) -> list[dict[str, Any]]:
-        """What has been written so far; a last line that was cut off counts as not written."""
+        """What has been written so far for this plan; a last line that was cut off counts as not written."""
         file = self.folder / "results.jsonl"
         if not file.exists():
             return []
         whole = [text for text in file.read_text().splitlines(keepends=True) if text.endswith("\n")]
         file.write_text("".join(whole))
-        return [json.loads(text) for text in whole]
+        cells = {cell.key: self.made_of(cell) for cell in self.cells()}
+        found = [json.loads(text) for text in whole]
+        order = {key: place for place, key in enumerate(cells)}
+        mine = [line for line in found if cells.get(line["key"]) == line["made_of"]]
+        return sorted(mine, key=lambda line: (order[line["key"]], line["index"]))
 
     def pictures(self, cell: Cell, numbers: Sequence[int]) -> Tensor:
         """The pictures (B, 3, H, W) that a cell shows its defence: crafted, or read where they have been."""
         x = self.scenes.canvases[list(numbers)]
         if cell.attack is None:
             return x
-        transferred = cell.attack.setting == "transferred"
-        name = cell.crafted if transferred else cell.key
-        file = self.folder / "pictures" / f"{_digest(name)[:16]}-{numbers[0]:05d}.safetensors"
+        source = cell
+        if cell.attack.setting == "transferred":
+            source = Cell(Defence(name="undefended", parts="none"), cell.attack, cell.norm, cell.eps)
+        name = f"{self.made_of(source)}-{numbers[0]:05d}-{numbers[-1]:05d}.safetensors"
+        file = self.folder / "pictures" / name
         if file.exists():
-            stored = load_file(file)
-            if stored["numbers"].tolist() == list(numbers):
-                crafted: Tensor = stored["pictures"]
-                return crafted
-        encoder = self.base if transferred else self._encoder(cell.defence)
-        victim = self._victim(encoder, "none" if transferred else cell.defence.parts, self.plan.draws)
-        found = self._craft(cell, victim, x, numbers)
+            stored: Tensor = load_file(file)["pictures"]
+            return stored
+        victim = self._victim(self._encoder(source.defence), source.defence.parts, self.plan.draws)
+        found = self._craft(source, victim, x, numbers)
         file.parent.mkdir(exist_ok=True)
-        save_file({"numbers": torch.tensor(list(numbers)), "pictures": found}, file, {"crafted": name})
+        partial = file.with_suffix(".tmp")
+        save_file({"pictures": found}, partial, {"crafted": source.key})
+        partial.replace(file)
         return found
+
+    def _batches(self, cell: Cell) -> Iterator[range]:
+        size = self.size(cell)
+        for first in range(0, size, self.plan.batch):
+            yield range(first, min(first + self.plan.batch, size))
 
     def gallery(self) -> list[tuple[str, bytes]]:
         """The first picture of every attacked cell of a smoothed defence: clean, attacked, the difference
         five times enlarged, and the attacked one with noise and purified; as PNG.
         """
         found = []
-        numbers = range(min(self.plan.batch, self.plan.n))
         for cell in self.cells():
             if cell.attack is None or cell.defence.parts != "both":
                 continue
+            numbers = next(self._batches(cell))
             x, attacked = self.scenes.canvases[0], self.pictures(cell, numbers)[0]
             gen = seeded(self._seed(cell, 0), 5)
             noisy = attacked + self.plan.sigma * torch.randn(attacked.shape, generator=gen)
@@ -317,13 +338,13 @@ class Evaluation:
         assert attack is not None and norm is not None  # noqa: S101, PT018
         gen = seeded(self._seed(cell, numbers[0]), 0)
         if attack.setting == "service":
-            remote = self._service(cell)
             right = [cell.question.answer(self.scenes.facts[i]) for i in numbers]
-            return square(lambda z: remote.score(right, z), x, cell.eps, plan.queries, gen)
+            with self._service(cell) as remote:
+                return square(lambda z: remote.score(right, z), x, cell.eps, plan.queries, gen)
         loss = self._loss(cell, victim, numbers, gen)
         if attack.objective == "square":
             return square(torch.inference_mode()(loss), x, cell.eps, plan.queries, gen)
-        return pgd(loss, x, norm, cell.eps, plan.steps, gen, restarts=plan.restarts)
+        return pgd(loss, x, norm, cell.eps, plan.steps, gen, restarts=attack.restarts)
 
     def _loss(self, cell: Cell, victim: Victim, numbers: Sequence[int], gen: torch.Generator) -> Loss:
         assert cell.attack is not None  # noqa: S101
@@ -344,18 +365,19 @@ class Evaluation:
                 width = self.base.adapter.hidden_size
                 return objectives.towards_feature_by_transport(victim, target, width, gen)
 
-    def _service(self, cell: Cell) -> RemoteModel:
+    @contextmanager
+    def _service(self, cell: Cell) -> Iterator[RemoteModel]:
         if self.url is None:
             raise SmoothgateError("An attack on the running service needs its address.", code="no_service")
-        smoothing = {"n_select": self.plan.n_select, "n_certify": 1, "sigma": self.plan.sigma}
-        remote = RemoteModel(self.url, cell.question.phrasings[0], smoothing)
-        psm = self._encoder(cell.defence).psm_digest
-        if remote.psm_digest(self.scenes.canvases[0]) != psm:
-            raise SmoothgateError(
-                f"The service at {self.url} does not run what the plan calls {cell.defence.name}.",
-                code="other_service",
-            )
-        return remote
+        plan, psm = self.plan, self._encoder(cell.defence).psm_digest
+        smoothing = {"n_select": plan.n_select, "n_certify": _SERVICE_CERTIFY, "sigma": plan.sigma}
+        with RemoteModel(self.url, cell.question.phrasings[0], smoothing) as remote:
+            if remote.psm_digest(self.scenes.canvases[0]) != psm:
+                raise SmoothgateError(
+                    f"The service at {self.url} does not run what the plan calls {cell.defence.name}.",
+                    code="other_service",
+                )
+            yield remote
 
     def _encoder(self, defence: Defence) -> UnitEncoder:
         model, psm = defence.model or str(self._model), str(defence.psm or self._psm)

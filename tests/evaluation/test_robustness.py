@@ -66,6 +66,12 @@ def test_the_command_attacks_reports_and_resumes(plan: Path, tmp_path: Path) -> 
     assert "data:image/png" in page
     assert not re.search(r"(src|href)=\"http|@import|url\(http", page), "nothing comes from outside"
 
+    # Another plan in the same folder takes over what is the same in both, and nothing else.
+    wanted = load_plan(plan)
+    assert len(Evaluation(wanted, output).lines()) == len(lines)
+    assert len(Evaluation(wanted.model_copy(update={"attacks": ()}), output).lines()) == 2 * 3
+    assert not Evaluation(wanted.model_copy(update={"sigma": 0.25}), output).lines()
+
     # Cut off in the middle of a line: what is missing is done again, with the same result.
     whole = (output / "results.jsonl").read_text()
     (output / "results.jsonl").write_text(whole[: len(whole) // 2])
@@ -85,6 +91,14 @@ def test_an_attack_that_leaves_the_ball_would_refute_the_certificate(plan: Path,
     assert not evaluation._held_against(cell, twin, honest, 0)[1]
 
 
+TWIN = "{name = 'a', parts = 'none'}"
+
+
+def one_attack(objective: str, setting: str, more: str) -> str:
+    attack = f"[[attacks]]\nname = 'a'\nobjective = '{objective}'\nsetting = '{setting}'\n{more}\n"
+    return "defences = []\n" + attack
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
@@ -92,6 +106,13 @@ def test_an_attack_that_leaves_the_ball_would_refute_the_certificate(plan: Path,
         ("steps = 'many'", "steps"),
         ("colour = 1\ndefences = []\nattacks = []", "colour"),
         ("n = ", "Invalid"),
+        (one_attack("square", "service", "l2 = [1]"), "l_inf"),
+        (one_attack("answer", "service", "linf = [8]"), "no gradients"),
+        (one_attack("answer", "adaptive", "defences = ['ours']"), "no defence is named ours"),
+        (
+            "attacks = []\ndefences = [{name = 'a', parts = 'none'}, {name = 'a', parts = 'both'}]",
+            "same name",
+        ),
     ],
 )
 def test_a_plan_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, complaint: str) -> None:

@@ -1,0 +1,50 @@
+"""`make results-quick`, with the real service under a black-box attack."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from service.cli import app
+from service.evaluation.plan import load_plan
+
+PLANS = Path(__file__).parents[2] / "docs" / "plans"
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(600)
+def test_the_quick_plan_runs_through_and_asks_the_service(tmp_path: Path) -> None:
+    output, figures = tmp_path / "out", tmp_path / "out.json"
+    plan = PLANS / "results-quick.toml"
+    command = ["evaluate", str(plan), "--output", str(output), "--json", str(figures)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    rows = json.loads(figures.read_text())["rows"]
+    assert [row["n"] for row in rows] == [4] * len(rows)
+    assert sum(row["contradictions"] for row in rows) == 0
+    (asked,) = [row for row in rows if row["setting"] == "service"]
+    assert asked["l2"] > 0
+    # It was started for this, and stopped.
+    assert "Starting the service" in result.output
+    assert "Finished server process" in (output / "service.log").read_text()
+
+
+def test_the_long_plan_can_be_read() -> None:
+    plan = load_plan(PLANS / "results.toml")
+    assert plan.n >= 200
+    assert plan.steps >= 40
+    assert plan.draws >= 16
+
+
+def test_a_service_that_is_not_there_is_named(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.toml"
+    plan.write_text(
+        "n = 1\nn_select = 2\nn_certify = 50\nqueries = 1\n"
+        "defences = [{name = 'ours', parts = 'both'}]\n"
+        "attacks = [{name = 'square', objective = 'square', setting = 'service', linf = [8]}]\n"
+    )
+    command = ["evaluate", str(plan), "--output", str(tmp_path / "out"), "--url", "http://127.0.0.1:9"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 1
+    assert "service under attack" in result.output
