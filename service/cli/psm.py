@@ -95,7 +95,7 @@ def train(
     adversarial: Annotated[
         bool, typer.Option(help="Add a stage of adversarial fine-tuning: our extension, not the paper's.")
     ] = False,
-    adversarial_steps: Annotated[int, typer.Option(min=1, help="Updates of that stage.")] = 1500,
+    adversarial_steps: Annotated[int, typer.Option(min=1, help="Updates of that stage.")] = 3600,
     batch: Annotated[int, typer.Option(min=2, help="Noisy canvases per batch, two of each picture.")] = 64,
     accumulate: Annotated[int, typer.Option(min=1, help="Batches per update.")] = 1,
     consistency: Annotated[

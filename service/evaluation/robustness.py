@@ -11,11 +11,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -139,8 +142,15 @@ class Evaluation:
         self._scores: dict[tuple[str, int], _Scores] = {}
         self.base = self._encoder(Defence(name="none", parts="none"))
         self.scenes = DigitScenes(self.base.adapter, plan.n, plan.n, plan.seed)
-        self.answerer = Answerer(self._model)
+        self._own = threading.local()
+        self._own.answerer = Answerer(self._model)
         folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def answerer(self) -> Answerer:
+        """Each thread has its own: a tokenizer cannot be shared."""
+        answerer: Answerer = self._own.answerer
+        return answerer
 
     def cells(self) -> list[Cell]:
         """All of them, clean ones first."""
@@ -173,18 +183,44 @@ class Evaluation:
         return _digest(json.dumps(parts))[:16]
 
     def run(self, step: Callable[[Cell, int], None]) -> None:
-        """Do what is not done yet; `step` is called with the pictures that are through, of each cell."""
+        """Do what is not done yet; `step` is called with the pictures that are through, of each cell.
+
+        Batches go to as many threads as there are cores, one core each: the figures do not depend on their
+        number.
+        """
         done = {(line["key"], line["index"]) for line in self.lines()}
-        with (self.folder / "results.jsonl").open("a") as out:
+        with (self.folder / "results.jsonl").open("a") as out, self._threads() as pool:
+            work = []
             for cell in self.cells():
                 for numbers in self._batches(cell):
-                    if any((cell.key, i) not in done for i in numbers):
-                        for line in self._batch(cell, numbers):
-                            if (cell.key, line.index) not in done:
-                                facts = {"key": cell.key, "made_of": self.made_of(cell)} | asdict(line)
-                                out.write(json.dumps(facts) + "\n")
-                        out.flush()
+                    missing = any((cell.key, i) not in done for i in numbers)
+                    work.append((cell, numbers, pool.submit(self._batch, cell, numbers) if missing else None))
+            try:
+                for cell, numbers, future in work:
+                    for line in future.result() if future else []:
+                        if (cell.key, line.index) not in done:
+                            facts = {"key": cell.key, "made_of": self.made_of(cell)} | asdict(line)
+                            out.write(json.dumps(facts) + "\n")
+                    out.flush()
                     step(cell, len(numbers))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _threads(self) -> ThreadPoolExecutor:
+        # transformers loads in one thread at a time alone, so everything is loaded before they start.
+        for defence in self.plan.defences:
+            self._encoder(defence)
+        count = torch.get_num_threads()
+        spare = SimpleQueue[Answerer]()
+        for _ in range(count):
+            spare.put(Answerer(self._model))
+
+        def enter() -> None:
+            torch.set_num_threads(1)
+            self._own.answerer = spare.get()
+
+        return ThreadPoolExecutor(count, initializer=enter)
 
     def lines(self) -> list[dict[str, Any]]:
         """What has been written so far for this plan; a last line that was cut off counts as not written."""
@@ -215,7 +251,7 @@ class Evaluation:
         victim = self._victim(self._encoder(source.defence), source.defence.parts, self.plan.draws)
         found = self._craft(source, victim, x, numbers)
         file.parent.mkdir(exist_ok=True)
-        partial = file.with_suffix(".tmp")
+        partial = file.with_suffix(f".{threading.get_ident()}")
         save_file({"pictures": found}, partial, {"crafted": source.key})
         partial.replace(file)
         return found
@@ -251,7 +287,8 @@ class Evaluation:
             )
         return found
 
-    def _batch(self, cell: Cell, numbers: Sequence[int]) -> Iterator[Line]:
+    def _batch(self, cell: Cell, numbers: Sequence[int]) -> list[Line]:
+        found = []
         pictures = self.pictures(cell, numbers)
         encoder = self._encoder(cell.defence)
         many = self._victim(encoder, cell.defence.parts, self.plan.n_select)
@@ -268,7 +305,7 @@ class Evaluation:
             delta = pictures[row] - self.scenes.canvases[number]
             l2 = float(delta.norm())
             bound, contradicted = self._held_against(cell, pictures[row], l2, number)
-            yield Line(
+            line = Line(
                 defence=cell.defence.name,
                 attack=cell.attack.name if cell.attack else "clean",
                 setting=cell.attack.setting if cell.attack else "clean",
@@ -286,6 +323,8 @@ class Evaluation:
                 bound=bound,
                 contradicted=contradicted,
             )
+            found.append(line)
+        return found
 
     def _held_against(
         self, cell: Cell, picture: Tensor, l2: float, number: int
