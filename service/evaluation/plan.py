@@ -90,6 +90,14 @@ class Plan(_Strict):
         for attack in self.attacks:
             if unknown := {*attack.defences} - {*names}:
                 raise ValueError(f"attack {attack.name}: no defence is named {', '.join(sorted(unknown))}")
+        cells = [
+            (attack.name, attack.question, attack.setting, ball, defence)
+            for attack in self.attacks
+            for ball in attack.balls()
+            for defence in attack.defences or names
+        ]
+        if len({*cells}) < len(cells):
+            raise ValueError("an attack in the same ball is shown to the same defence twice")
         return self
 
 

@@ -97,6 +97,11 @@ def test_an_attack_that_leaves_the_ball_would_refute_the_certificate(plan: Path,
 TWIN = "{name = 'a', parts = 'none'}"
 
 
+TWICE = f"defences = [{TWIN}]\n" + 2 * (
+    "[[attacks]]\nname = 'a'\nobjective = 'answer'\nsetting = 'adaptive'\nlinf = [8]\n"
+)
+
+
 def one_attack(objective: str, setting: str, more: str) -> str:
     attack = f"[[attacks]]\nname = 'a'\nobjective = '{objective}'\nsetting = '{setting}'\n{more}\n"
     return "defences = []\n" + attack
