@@ -13,16 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
+
+from service.progress import progress
 
 _LOG_EVERY = 25
 _STATE = ("average", "best", "best_measured", "misses", "measured_at", "stopped", "step")
@@ -148,30 +142,22 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     run = _Run(module, schedule, folder / f"{name}.ckpt", ema, muon)
     run.resume()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
     per_step, unit = ((samples or 1) * schedule.accumulate, "samples/s") if samples else (1, "steps/s")
     with (
-        Progress(*columns, speed_estimate_period=120) as progress,
+        progress("{task.fields[rate]}") as bar,
         (folder / f"{name}.csv").open("a", newline="") as log,
     ):
         rows = csv.writer(log)
-        task = progress.add_task(name, total=schedule.steps, completed=run.step, rate="")
+        task = bar.add_task(name, total=schedule.steps, completed=run.step, rate="")
         while run.step < schedule.steps and not run.stopped:
             value, figures = run.update(loss)
-            progress.advance(task)
+            bar.advance(task)
             if run.step % _LOG_EVERY == 1:
                 figures = {"loss": value, **figures}
                 shown = " ".join(f"{key} {number:.3f}" for key, number in figures.items())
-                speed = progress.tasks[task].speed
+                speed = bar.tasks[task].speed
                 rate = f"{speed * per_step:.1f} {unit}" if speed else ""
-                progress.update(task, description=f"{name}: {shown}", rate=rate)
+                bar.update(task, description=f"{name}: {shown}", rate=rate)
                 rows.writerow(
                     [run.step - 1, *(f"{key}={number:.5f}" for key, number in figures.items()), rate]
                 )

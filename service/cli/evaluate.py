@@ -8,14 +8,6 @@ from typing import Annotated
 
 import typer
 from rich.markdown import Markdown
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from service.cli.common import Json, console, failures, write
 
@@ -38,27 +30,21 @@ def evaluate(
     from service.evaluation.plan import load_plan
     from service.evaluation.remote import running
     from service.evaluation.robustness import Evaluation
+    from service.progress import progress
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
     disable_progress_bar()
     with failures():
         wanted = load_plan(plan)
         evaluation = Evaluation(wanted, output)
-        total = sum(evaluation.size(cell) for cell in evaluation.cells())
+        total = sum(wanted.size(cell) for cell in wanted.cells())
         with ExitStack() as stack:
             evaluation.url = url
             if url is None and evaluation.asks_service():
                 console.print("Starting the service that black-box attacks ask.")
                 evaluation.url = stack.enter_context(running(output / "service.log"))
-            progress = stack.enter_context(Progress(*columns, console=console))
-            task = progress.add_task("", total=total)
-            evaluation.run(lambda cell, count: progress.update(task, description=cell.key, advance=count))
+            bar = stack.enter_context(progress(console=console))
+            task = bar.add_task("", total=total)
+            evaluation.run(lambda cell, count: bar.update(task, description=cell.key, advance=count))
     flip = evaluation.base.calibration.figures.flip_point
     rows = report.summarise(evaluation.lines(), wanted, flip)
     report.write(output, plan.stem, rows, evaluation.gallery())

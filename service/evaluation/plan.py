@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from service.demo.chat import ONE_PICTURE, Question
 from service.errors import MalformedRequest
 from service.evaluation.attacks.pgd import Norm
 
 Positive = Annotated[int, Field(ge=1)]
+
+_QUESTIONS = {question.name: question for question in ONE_PICTURE}
 
 
 class _Strict(BaseModel):
@@ -90,15 +94,51 @@ class Plan(_Strict):
         for attack in self.attacks:
             if unknown := {*attack.defences} - {*names}:
                 raise ValueError(f"attack {attack.name}: no defence is named {', '.join(sorted(unknown))}")
-        cells = [
-            (attack.name, attack.question, attack.setting, ball, defence)
-            for attack in self.attacks
-            for ball in attack.balls()
-            for defence in attack.defences or names
-        ]
-        if len({*cells}) < len(cells):
+        keys = [cell.key for cell in self.cells()]
+        if len({*keys}) < len(keys):
             raise ValueError("an attack in the same ball is shown to the same defence twice")
         return self
+
+    def cells(self) -> list[Cell]:
+        """All of them, clean ones first."""
+        found = [Cell(defence, None) for defence in self.defences]
+        for attack in self.attacks:
+            shown = [d for d in self.defences if d.name in attack.defences or not attack.defences]
+            for norm, eps in attack.balls():
+                found += [Cell(defence, attack, norm, eps) for defence in shown]
+        return found
+
+    def size(self, cell: Cell) -> int:
+        """Pictures of a cell."""
+        return min(self.n, (cell.attack and cell.attack.n) or self.n)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One defence against one attack in one ball; no attack and eps 0: clean."""
+
+    defence: Defence
+    attack: Attack | None
+    norm: Norm | None = None
+    eps: float = 0.0
+
+    @property
+    def key(self) -> str:
+        """Unique within a plan."""
+        return f"{self.defence.name}, {self.crafted}"
+
+    @property
+    def crafted(self) -> str:
+        """The attack and its ball."""
+        if self.attack is None:
+            return "clean"
+        about = "" if self.attack.question == "digit" else f" ({self.attack.question})"
+        return f"{self.attack.name}{about}, {self.attack.setting}, {self.norm} {self.eps:.6g}"
+
+    @property
+    def question(self) -> Question:
+        """Whose answer is attacked: the attacker wants the twin's."""
+        return _QUESTIONS[self.attack.question if self.attack else "digit"]
 
 
 def load_plan(file: Path) -> Plan:

@@ -8,25 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress, TaskID
 from torch import Tensor
 
 from service.certify.statement import Statement, Terms, certify
 from service.errors import SmoothgateError
+from service.evaluation.threads import one_core_each
+from service.progress import progress
 from service.psm.checkpoint import PSM, Identity
 from service.psm.encoder import UnitEncoder
 from service.psm.pictures import list_pictures, read_pictures
@@ -121,22 +114,15 @@ def run(encoder: UnitEncoder, parts: Sequence[str], subjects: Subjects, sampling
     clean_twins = _batched(subjects.twins, lambda z: encoder.clean(z.to(device)))
     raw = _batched(x, lambda z: encoder.adapter.tokens(z.to(device)).float())
     rows = []
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns) as progress:
+    with progress() as bar:
         todo = [(part, sigma) for part in parts for sigma in sampling.sigmas]
-        task = progress.add_task("", total=len(todo) * (len(x) + len(subjects.twins)))
+        task = bar.add_task("", total=len(todo) * (len(x) + len(subjects.twins)))
         for part, sigma in todo:
-            progress.update(task, description=f"{part}, sigma {sigma:g}")
+            bar.update(task, description=f"{part}, sigma {sigma:g}")
             row = _Row(restricted(encoder, part), sigma, sampling)
             started = time.perf_counter()
-            certified = list(_each(row.certify, x, progress, task))
-            twins = list(_each(row.twin, subjects.twins, progress, task))
+            certified = list(_each(row.certify, x, bar, task))
+            twins = list(_each(row.twin, subjects.twins, bar, task))
             seconds = time.perf_counter() - started
             samples = len(x) * (sampling.n_select + sampling.n_certify) + len(twins) * sampling.n_select
             figures = row.figures(certified, clean, twins, subjects)
@@ -152,21 +138,16 @@ def run(encoder: UnitEncoder, parts: Sequence[str], subjects: Subjects, sampling
     }
 
 
-def _each(
-    function: Callable[[int, Tensor], T], pictures: Tensor, progress: Progress, task: TaskID
-) -> Iterator[T]:
+def _each(function: Callable[[int, Tensor], T], pictures: Tensor, bar: Progress, task: TaskID) -> Iterator[T]:
     """function(index, picture) of all pictures, in order.
 
-    On a CPU as many at once as there are threads, on one thread each: faster than each of them on all.
+    On a CPU as many at once as there are threads.
     """
     threads = torch.get_num_threads() if pictures.device.type == "cpu" else 1
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for result in pool.map(function, range(len(pictures)), pictures):
-                progress.advance(task)
-                yield result
-    finally:
-        torch.set_num_threads(threads)
+    with one_core_each(threads) as pool:
+        for result in pool.map(function, range(len(pictures)), pictures):
+            bar.advance(task)
+            yield result
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,10 +42,10 @@ class RemoteModel:
     Args:
         base_url: of the service, without `/v1`.
         question: the question.
-        smoothing: the `smoothing` field of every request, or None.
+        smoothing: the `smoothing` field of every request.
     """
 
-    def __init__(self, base_url: str, question: str, smoothing: Mapping[str, object] | None = None) -> None:
+    def __init__(self, base_url: str, question: str, smoothing: Mapping[str, object]) -> None:
         self._http = httpx.Client(base_url=base_url, timeout=120)
         self._question = question
         self._smoothing = smoothing
@@ -95,9 +95,8 @@ class RemoteModel:
             "temperature": 0,
             "max_tokens": 40,
             "logprobs": True,
+            "smoothing": self._smoothing,
         }
-        if self._smoothing is not None:
-            body["smoothing"] = self._smoothing
         try:
             response = self._http.post("/v1/chat/completions", json=body)
         except httpx.HTTPError as error:

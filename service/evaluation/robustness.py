@@ -15,7 +15,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -31,56 +31,28 @@ from service.certify.betting import betting
 from service.certify.fcsb import Point
 from service.certify.statement import Terms, certify
 from service.demo import bundled
-from service.demo.chat import ONE_PICTURE, Question
+from service.demo.chat import ONE_PICTURE
 from service.demo.evaluate import Answerer, answers, to_picture
 from service.demo.task import DigitScenes
 from service.errors import SmoothgateError
 from service.evaluation.attacks import objectives
-from service.evaluation.attacks.pgd import Loss, Norm, pgd
+from service.evaluation.attacks.pgd import Loss, pgd
 from service.evaluation.attacks.square import square
-from service.evaluation.plan import Attack, Defence, Plan
+from service.evaluation.plan import Cell, Defence, Plan
 from service.evaluation.psm import restricted
 from service.evaluation.remote import RemoteModel
+from service.evaluation.threads import one_core_each
 from service.evaluation.victims import Smoothed, Undefended, Victim
 from service.psm.encoder import UnitEncoder
 from service.smoothing.job import scores_against
 from service.training import seeded
 from service.vision import load
 
-_QUESTIONS = {question.name: question for question in ONE_PICTURE}
 _CHUNK = 128
 # What the service draws beside: the fewest that its policy takes are 45.
 _SERVICE_CERTIFY = 64
 # An attack may leave a picture as it is; certificates are of radii above 0.
 _TINY = 1e-6
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One defence against one attack in one ball; no attack and eps 0: clean."""
-
-    defence: Defence
-    attack: Attack | None
-    norm: Norm | None = None
-    eps: float = 0.0
-
-    @property
-    def key(self) -> str:
-        """Unique within a plan."""
-        return f"{self.defence.name}, {self.crafted}"
-
-    @property
-    def crafted(self) -> str:
-        """The attack and its ball."""
-        if self.attack is None:
-            return "clean"
-        about = "" if self.attack.question == "digit" else f" ({self.attack.question})"
-        return f"{self.attack.name}{about}, {self.attack.setting}, {self.norm} {self.eps:.6g}"
-
-    @property
-    def question(self) -> Question:
-        """Whose answer is attacked: the attacker wants the twin's."""
-        return _QUESTIONS[self.attack.question if self.attack else "digit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +70,8 @@ class Line:
         l2, linf: of the perturbation.
         bound: clean: FCSB by radius; attacked: FCSB at this perturbation's l2 norm; None where nothing is
             certified.
-        contradicted: whether the smoothed cosine is, with confidence 1 - alpha, below the bound. Never,
-            unless a certificate is wrong.
+        contradicted: whether the smoothed cosine is, with confidence 1 - alpha, below the bound: of a right
+            certificate with a probability of at most 2 alpha.
     """
 
     defence: str
@@ -137,7 +109,7 @@ class Evaluation:
         self.url: str | None = None
         self._model = model or bundled("model")
         self._psm = psm or bundled("psm")
-        self._encoders: dict[tuple[str, str], UnitEncoder] = {}
+        self._encoders: dict[tuple[str, str, str], UnitEncoder] = {}
         self._features: dict[tuple[str, int], Tensor] = {}
         self._scores: dict[tuple[str, int], _Scores] = {}
         self.base = self._encoder(Defence(name="none", parts="none"))
@@ -152,26 +124,11 @@ class Evaluation:
         answerer: Answerer = self._own.answerer
         return answerer
 
-    def cells(self) -> list[Cell]:
-        """All of them, clean ones first."""
-        found = [Cell(defence, None) for defence in self.plan.defences]
-        for attack in self.plan.attacks:
-            shown = [d for d in self.plan.defences if d.name in attack.defences or not attack.defences]
-            for norm, eps in attack.balls():
-                found += [Cell(defence, attack, norm, eps) for defence in shown]
-        return found
-
-    def size(self, cell: Cell) -> int:
-        """Pictures of a cell."""
-        return min(self.plan.n, (cell.attack and cell.attack.n) or self.plan.n)
-
     def asks_service(self) -> bool:
         """Whether what is left to do needs `url`."""
         done = Counter(line["key"] for line in self.lines())
-        return any(
-            cell.attack is not None and cell.attack.setting == "service" and done[cell.key] < self.size(cell)
-            for cell in self.cells()
-        )
+        asking = [c for c in self.plan.cells() if c.attack is not None and c.attack.setting == "service"]
+        return any(done[cell.key] < self.plan.size(cell) for cell in asking)
 
     def made_of(self, cell: Cell) -> str:
         """A digest of all that decides what comes of a cell: lines and pictures with another are ignored."""
@@ -189,25 +146,21 @@ class Evaluation:
         number.
         """
         done = {(line["key"], line["index"]) for line in self.lines()}
-        with (self.folder / "results.jsonl").open("a") as out, self._threads() as pool:
+        with self._threads() as pool, (self.folder / "results.jsonl").open("a") as out:
             work = []
-            for cell in self.cells():
+            for cell in self.plan.cells():
                 for numbers in self._batches(cell):
                     missing = any((cell.key, i) not in done for i in numbers)
                     work.append((cell, numbers, pool.submit(self._batch, cell, numbers) if missing else None))
-            try:
-                for cell, numbers, future in work:
-                    for line in future.result() if future else []:
-                        if (cell.key, line.index) not in done:
-                            facts = {"key": cell.key, "made_of": self.made_of(cell)} | asdict(line)
-                            out.write(json.dumps(facts) + "\n")
-                    out.flush()
-                    step(cell, len(numbers))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+            for cell, numbers, future in work:
+                for line in future.result() if future else []:
+                    if (cell.key, line.index) not in done:
+                        facts = {"key": cell.key, "made_of": self.made_of(cell)} | asdict(line)
+                        out.write(json.dumps(facts) + "\n")
+                out.flush()
+                step(cell, len(numbers))
 
-    def _threads(self) -> ThreadPoolExecutor:
+    def _threads(self) -> AbstractContextManager[ThreadPoolExecutor]:
         # transformers loads in one thread at a time alone, so everything is loaded before they start.
         for defence in self.plan.defences:
             self._encoder(defence)
@@ -217,10 +170,9 @@ class Evaluation:
             spare.put(Answerer(self._model))
 
         def enter() -> None:
-            torch.set_num_threads(1)
             self._own.answerer = spare.get()
 
-        return ThreadPoolExecutor(count, initializer=enter)
+        return one_core_each(count, enter)
 
     def lines(self) -> list[dict[str, Any]]:
         """What has been written so far for this plan; a last line that was cut off counts as not written."""
@@ -229,7 +181,7 @@ class Evaluation:
             return []
         whole = [text for text in file.read_text().splitlines(keepends=True) if text.endswith("\n")]
         file.write_text("".join(whole))
-        cells = {cell.key: self.made_of(cell) for cell in self.cells()}
+        cells = {cell.key: self.made_of(cell) for cell in self.plan.cells()}
         found = [json.loads(text) for text in whole]
         order = {key: place for place, key in enumerate(cells)}
         mine = [line for line in found if cells.get(line["key"]) == line["made_of"]]
@@ -248,7 +200,7 @@ class Evaluation:
         if file.exists():
             stored: Tensor = load_file(file)["pictures"]
             return stored
-        victim = self._victim(self._encoder(source.defence), source.defence.parts, self.plan.draws)
+        victim = self._victim(source.defence, self.plan.draws)
         found = self._craft(source, victim, x, numbers)
         file.parent.mkdir(exist_ok=True)
         partial = file.with_suffix(f".{threading.get_ident()}")
@@ -257,7 +209,7 @@ class Evaluation:
         return found
 
     def _batches(self, cell: Cell) -> Iterator[range]:
-        size = self.size(cell)
+        size = self.plan.size(cell)
         for first in range(0, size, self.plan.batch):
             yield range(first, min(first + self.plan.batch, size))
 
@@ -266,7 +218,7 @@ class Evaluation:
         five times enlarged, and the attacked one with noise and purified; as PNG.
         """
         found = []
-        for cell in self.cells():
+        for cell in self.plan.cells():
             if cell.attack is None or cell.defence.parts != "both":
                 continue
             numbers = next(self._batches(cell))
@@ -290,8 +242,7 @@ class Evaluation:
     def _batch(self, cell: Cell, numbers: Sequence[int]) -> list[Line]:
         found = []
         pictures = self.pictures(cell, numbers)
-        encoder = self._encoder(cell.defence)
-        many = self._victim(encoder, cell.defence.parts, self.plan.n_select)
+        many = self._victim(cell.defence, self.plan.n_select)
         features, tokens = [], []
         for number, picture in zip(numbers, pictures, strict=True):
             gen = seeded(self._seed(cell, number), 1)
@@ -331,7 +282,7 @@ class Evaluation:
     ) -> tuple[dict[str, float] | None, bool]:
         """The certified bound, and whether the attacked picture refutes it."""
         plan = self.plan
-        victim = self._victim(self._encoder(cell.defence), cell.defence.parts, plan.n_select)
+        victim = self._victim(cell.defence, plan.n_select)
         if not isinstance(victim, Smoothed):
             return None, False
         if cell.attack is None:
@@ -354,7 +305,7 @@ class Evaluation:
         """Of the clean picture, as this defence serves it."""
         key = (defence.name, number)
         if key not in self._features:
-            victim = self._victim(self._encoder(defence), defence.parts, self.plan.n_select)
+            victim = self._victim(defence, self.plan.n_select)
             gen = seeded(self._seed(Cell(defence, None), number), 1)
             with torch.inference_mode():
                 self._features[key] = victim.see(self.scenes.canvases[number][None], gen).features[0]
@@ -420,16 +371,15 @@ class Evaluation:
 
     def _encoder(self, defence: Defence) -> UnitEncoder:
         model, psm = defence.model or str(self._model), str(defence.psm or self._psm)
-        key = (model, psm)
+        key = (model, psm, defence.parts)
         if key not in self._encoders:
-            adapter = load(model, device="cpu", dtype=torch.float32)
-            self._encoders[key] = UnitEncoder.load(adapter, Path(psm))
+            encoder = UnitEncoder.load(load(model, device="cpu", dtype=torch.float32), Path(psm))
+            self._encoders[key] = encoder if defence.parts == "none" else restricted(encoder, defence.parts)
         return self._encoders[key]
 
-    def _victim(self, encoder: UnitEncoder, parts: str, draws: int) -> Victim:
-        if parts == "none":
-            return Undefended(encoder)
-        return Smoothed(restricted(encoder, parts), self.plan.sigma, draws)
+    def _victim(self, defence: Defence, draws: int) -> Victim:
+        encoder = self._encoder(defence)
+        return Undefended(encoder) if defence.parts == "none" else Smoothed(encoder, self.plan.sigma, draws)
 
     def _seed(self, cell: Cell, number: int) -> int:
         """Of a picture in a cell; for transferred attacks the crafting is the same for all defences."""

@@ -7,7 +7,10 @@ import pytest
 from typer.testing import CliRunner
 
 from service.cli import app
+from service.errors import SmoothgateError
 from service.evaluation.plan import load_plan
+from service.evaluation.remote import RemoteModel
+from service.evaluation.robustness import Evaluation
 
 PLANS = Path(__file__).parents[2] / "docs" / "plans"
 
@@ -48,3 +51,13 @@ def test_a_service_that_is_not_there_is_named(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 1
     assert "service under attack" in result.output
+
+
+def test_a_service_with_another_psm_is_not_attacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluation = Evaluation(load_plan(PLANS / "results-quick.toml"), tmp_path)
+    evaluation.url = "http://127.0.0.1:9"
+    cell = next(c for c in evaluation.plan.cells() if c.attack and c.attack.setting == "service")
+    monkeypatch.setattr(RemoteModel, "psm_digest", lambda *_: "0" * 64)
+    with pytest.raises(SmoothgateError) as caught:
+        evaluation.pictures(cell, range(1))
+    assert caught.value.code == "other_service"

@@ -75,11 +75,13 @@ def test_the_command_attacks_reports_and_resumes(
     assert not Evaluation(wanted.model_copy(update={"sigma": 0.25}), output).lines()
 
     # Cut off in the middle of a line: what is missing is done again, by more threads, with the same result.
+    count = torch.get_num_threads()
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     whole = (output / "results.jsonl").read_text()
     (output / "results.jsonl").write_text(whole[: len(whole) // 2])
     again = CliRunner().invoke(app, command)
     assert again.exit_code == 0, again.output
+    torch.set_num_threads(count)
     assert sorted((output / "results.jsonl").read_text().splitlines()) == sorted(whole.splitlines())
 
 
@@ -87,7 +89,7 @@ def test_an_attack_that_leaves_the_ball_would_refute_the_certificate(plan: Path,
     """A picture of another digit, passed off as one within a small radius: the check can see it."""
     wanted = load_plan(plan).model_copy(update={"n_certify": 512, "n_check": 512})
     evaluation = Evaluation(wanted, tmp_path / "out")
-    cell = next(cell for cell in evaluation.cells() if cell.attack and cell.defence.parts == "both")
+    cell = next(cell for cell in wanted.cells() if cell.attack and cell.defence.parts == "both")
     twin = evaluation.scenes.twins[0]
     assert evaluation._held_against(cell, twin, 0.05, 0)[1]
     honest = float((twin - evaluation.scenes.canvases[0]).norm())

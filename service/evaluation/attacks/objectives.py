@@ -6,6 +6,8 @@ A feature here is what the victim shows of a picture (`Victim.see`), centred as 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
@@ -131,6 +133,6 @@ def transport_plan(cost: Tensor) -> Tensor:
     u = torch.zeros_like(cost[:, :, :1])
     v = torch.zeros_like(cost[:, :1])
     for _ in range(_SINKHORN_STEPS):
-        u = -torch.logsumexp(kernel + v, 2, keepdim=True) - torch.tensor(float(rows)).log()
-        v = -torch.logsumexp(kernel + u, 1, keepdim=True) - torch.tensor(float(columns)).log()
+        u = -torch.logsumexp(kernel + v, 2, keepdim=True) - math.log(rows)
+        v = -torch.logsumexp(kernel + u, 1, keepdim=True) - math.log(columns)
     return (kernel + u + v).exp()

@@ -67,9 +67,9 @@ def pgd(
     gen: torch.Generator,
     *,
     restarts: int = 1,
-    judge: Loss | None = None,
 ) -> Tensor:
-    """PGD from random starts with steps of 2.5 eps / `steps`; of each picture the best end is kept.
+    """PGD from random starts with steps of 2.5 eps / `steps`; of each picture the end of least loss
+    is kept.
 
     Args:
         loss: to be made small.
@@ -79,7 +79,6 @@ def pgd(
         steps: of each restart.
         gen: of the starts.
         restarts: how many.
-        judge: what decides between the ends; left out: `loss`, with whatever noise it draws.
 
     Returns:
         (B, 3, H, W): pictures in [0, 1] within eps of x.
@@ -90,7 +89,7 @@ def pgd(
         if restarts == 1:
             return end
         with torch.no_grad():
-            reached = (judge or loss)(end)
+            reached = loss(end)
         better = reached < least
         best = torch.where(better.view(-1, 1, 1, 1), end, best)
         least = torch.where(better, reached, least)
