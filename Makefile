@@ -25,7 +25,7 @@ bench: $(VENV)/.$(ENGINE)-dev  ## Measure the sampler and the service beside pla
 	@$(BIN)/smoothgate bench serving
 
 results: $(VENV)/.$(ENGINE)-dev  ## Attack every defence in docs/plans/results.toml: hours; goes on where it stopped.
-	@test -e runs/tuned/psm.json || $(BIN)/smoothgate psm train --adversarial --output runs/tuned
+	@test -e runs/tuned/psm.json || $(BIN)/smoothgate psm tune --output runs/tuned
 	@test -e runs/fare/psm/psm.json || $(BIN)/smoothgate demo harden fare --output runs/fare
 	@test -e runs/tecoa/psm/psm.json || $(BIN)/smoothgate demo harden tecoa --output runs/tecoa
 	@$(BIN)/smoothgate evaluate docs/plans/results.toml --output runs/results --json runs/results.json

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -39,6 +40,10 @@ Images = Annotated[
     typer.Option(
         exists=True, file_okay=False, help="Folder of ordinary pictures; left out: scenes of the demo model."
     ),
+]
+ItsFolder = Annotated[
+    Path | None,
+    typer.Option("--psm", exists=True, file_okay=False, help="Folder of the PSM; left out: the bundled one."),
 ]
 Sigmas = Annotated[list[float], typer.Option(min=0.01, help="Noise levels, one or several.")]
 _SIGMAS = [0.25, 0.5, 0.75]
@@ -92,10 +97,6 @@ def train(
             "each sample: our extension.",
         ),
     ] = 3000,
-    adversarial: Annotated[
-        bool, typer.Option(help="Add a stage of adversarial fine-tuning: our extension, not the paper's.")
-    ] = False,
-    adversarial_steps: Annotated[int, typer.Option(min=1, help="Updates of that stage.")] = 3600,
     batch: Annotated[int, typer.Option(min=2, help="Noisy canvases per batch, two of each picture.")] = 64,
     accumulate: Annotated[int, typer.Option(min=1, help="Batches per update.")] = 1,
     consistency: Annotated[
@@ -118,7 +119,9 @@ def train(
 
     with failures():
         adapter = load_adapter(model, device)
-        training, held_out, calibration = _training_pictures(adapter, model, images, output, seed)
+        training, held_out = _training_pictures(adapter, model, images, seed)
+        skipped: list[Path] = []
+        calibration = _calibration(adapter, images, output, skipped)
         recipe = Recipe(
             sigmas=tuple(sigma),
             sigma_max=max(1.0, *sigma),
@@ -129,7 +132,6 @@ def train(
             mapper_steps=mapper_steps,
             joint_steps=joint_steps,
             served_steps=served_steps,
-            adversarial_steps=adversarial_steps if adversarial else 0,
             lambda_consistency=consistency,
             lambda_joint_consistency=joint_consistency,
             patience=patience,
@@ -142,9 +144,55 @@ def train(
         psm = trainer.run(_purifier(purifier), mapper=mapper is MapperChoice.RESIDUAL)
         psm.save(output)
         _measure_scores(adapter, output, calibration, held_out, sigma, seed)
-    for pictures in (training, held_out):
-        say_unreadable(sorted(getattr(pictures, "unreadable", ())))
+    _say_skipped(training, held_out, skipped)
     console.print(f"Wrote {output}; its digest is {psm.digest}")
+
+
+@app.command()
+def tune(
+    model: OtherModel = None,
+    psm: ItsFolder = None,
+    images: Images = None,
+    output: Annotated[
+        Path, typer.Option(help="Folder to write; SMOOTHGATE_PSM names it to the service.")
+    ] = Path("runs/tuned"),
+    steps: Annotated[int, typer.Option(min=1, help="Updates of the weights.")] = 600,
+    batch: Annotated[int, typer.Option(min=2, help="Noisy canvases per batch, two of each picture.")] = 64,
+    accumulate: Annotated[int, typer.Option(min=1, help="Batches per update.")] = 1,
+    save_every: Annotated[int, typer.Option(min=1, help="Updates between two checkpoints.")] = 250,
+    seed: Annotated[int, typer.Option(help="Seed of pictures, noise and attacks.")] = 1,
+    device: Device = "cpu",
+) -> None:
+    """Fine-tune a trained PSM on attacked pictures: our extension, not the paper's."""
+    from service.psm.training import Recipe, Trainer
+
+    with failures():
+        encoder = load_encoder(model, psm, device)
+        calibration = encoder.calibration
+        training, held_out = _training_pictures(encoder.adapter, model, images, seed)
+        sigmas = [float(sigma) for sigma in calibration.figures.scores]
+        recipe = Recipe(
+            sigmas=tuple(sigmas),
+            sigma_max=max(1.0, *sigmas),
+            batch=batch,
+            accumulate=accumulate,
+            denoise_steps=0,
+            purifier_steps=0,
+            mapper_steps=0,
+            joint_steps=0,
+            served_steps=0,
+            adversarial_steps=steps,
+            seed=seed,
+        )
+        work = output / "work"
+        trainer = Trainer(
+            encoder.adapter, calibration, training, held_out, recipe, work, save_every=save_every
+        )
+        tuned = trainer.tune(encoder.psm)
+        tuned.save(output)
+        _measure_scores(encoder.adapter, output, calibration, held_out, sigmas, seed)
+    _say_skipped(training, held_out)
+    console.print(f"Wrote {output}; its digest is {tuned.digest}")
 
 
 @app.command(cls=Lists)
@@ -207,10 +255,7 @@ def calibrate(
 @app.command(cls=Lists)
 def evaluate(
     model: OtherModel = None,
-    psm: Annotated[
-        Path | None,
-        typer.Option(exists=True, file_okay=False, help="Folder of the PSM; left out: the bundled one."),
-    ] = None,
+    psm: ItsFolder = None,
     images: Images = None,
     sigma: Sigmas = _SIGMAS,
     eps: Annotated[list[float], typer.Option(min=0.001, help="l2 radii of the bound.")] = _EPS,
@@ -325,41 +370,42 @@ def _purifier(choice: str) -> nn.Module:
 
 
 def _training_pictures(
-    adapter: VisionAdapter, model: str | None, images: Path | None, output: Path, seed: int
-) -> tuple[Pictures, Pictures, Calibration]:
-    """Training and held-out pictures, and the calibration of the model: the one in OUTPUT, or else a
-    new one.
-    """
-    from service.demo import bundled
+    adapter: VisionAdapter, model: str | None, images: Path | None, seed: int
+) -> tuple[Pictures, Pictures]:
+    """Training and held-out pictures."""
     from service.demo.stream import scene_pictures
-    from service.psm.calibration import FILE, Calibration, calibrate
-    from service.psm.pictures import (
-        FolderPictures,
-        clean_tokens,
-        list_pictures,
-        read_pictures,
-        split_pictures,
-    )
+    from service.psm.pictures import FolderPictures, list_pictures, split_pictures
 
     if images is None:
         _require_demo(model)
-        return (
-            scene_pictures(seed + 10),
-            scene_pictures(seed + 11, augment=False),
-            Calibration.load(bundled("psm")),
-        )
+        return scene_pictures(seed + 10), scene_pictures(seed + 11, augment=False)
     training, held_out = split_pictures(list_pictures(images))
-    pair = FolderPictures(adapter, training, seed + 10), FolderPictures(adapter, held_out, seed + 11)
+    return FolderPictures(adapter, training, seed + 10), FolderPictures(adapter, held_out, seed + 11)
+
+
+def _say_skipped(training: Pictures, held_out: Pictures, others: Sequence[Path] = ()) -> None:
+    seen = (getattr(pictures, "unreadable", ()) for pictures in (training, held_out))
+    say_unreadable(sorted({*others}.union(*seen)))
+
+
+def _calibration(
+    adapter: VisionAdapter, images: Path | None, output: Path, unreadable: list[Path]
+) -> Calibration:
+    """Of the model: the one in OUTPUT, or else a new one; `unreadable` gets what was skipped."""
+    from service.demo import bundled
+    from service.psm.calibration import FILE, Calibration, calibrate
+    from service.psm.pictures import clean_tokens, list_pictures, read_pictures, split_pictures
+
+    if images is None:
+        return Calibration.load(bundled("psm"))
     if (output / FILE).is_file():
         known = Calibration.load(output)
         if known.figures.model_digest == adapter.digest:
-            return *pair, known
+            return known
+    training, _ = split_pictures(list_pictures(images))
     some = training[:: max(1, len(training) // 2000)]
     console.print(f"Measuring centre and scale on {len(some)} pictures")
-    unreadable: list[Path] = []
-    measured = calibrate(clean_tokens(adapter, read_pictures(some, unreadable)), None, adapter.digest)
-    pair[0].unreadable.update(unreadable)
-    return *pair, measured
+    return calibrate(clean_tokens(adapter, read_pictures(some, unreadable)), None, adapter.digest)
 
 
 def _measure_scores(

@@ -31,6 +31,7 @@ class Defence(_Strict):
     )
     model: str | None = Field(None, description="Another encoder's checkpoint; left out: the plan's.")
     psm: Path | None = Field(None, description="Folder of another PSM; left out: the plan's.")
+    n: Positive | None = Field(None, description="The first of the plan's scenes alone.")
 
 
 class Attack(_Strict):
@@ -110,7 +111,8 @@ class Plan(_Strict):
 
     def size(self, cell: Cell) -> int:
         """Pictures of a cell."""
-        return min(self.n, (cell.attack and cell.attack.n) or self.n)
+        attacked = cell.attack.n if cell.attack else None
+        return min(limit for limit in (self.n, cell.defence.n, attacked) if limit is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,8 +47,7 @@ class Recipe:
         joint_steps: of stage 3, both networks together with the losses of both stages; our extension.
         served_steps: of stage 4, as stage 3, but where noise is little the mean of the samples, which is what
             is served, is to be right, not each sample; our extension.
-        adversarial_steps: of stage 5, as stage 4, on pictures under feature-space PGD; our extension,
-            0 leaves it out.
+        adversarial_steps: of `Trainer.tune`, as stage 4, on pictures under feature-space PGD; our extension.
         lambda_rb, lambda_mse: weights of l_rb (lambda_1) and l_mse (lambda_2) beside l_diff.
         lambda_stats, lambda_id: weights of l_stats (lambda_3) and l_id (lambda_4) beside l_rb.
         lambda_consistency: weight of our own term in stages 1 and 2, relative to l_rb; 0 is the paper's.
@@ -140,7 +139,7 @@ class Trainer:
         self.save_every = save_every
 
     def run(self, purifier: nn.Module, *, mapper: bool = True) -> PSM:
-        """All stages.
+        """All stages but that of `tune`.
 
         Args:
             purifier: with first or published weights; one without weights is left as it is.
@@ -150,7 +149,7 @@ class Trainer:
             SmoothgateError: code `other_recipe`: the folder holds a run with another recipe or purifier.
         """
         r = self.recipe
-        self._claim_folder(purifier)
+        self._claim_folder({"purifier": type(purifier).__name__})
         if self._has_weights(purifier):
             self._train_purifier(purifier)
         psm = PSM(purifier.eval().requires_grad_(False), Identity(), model_digest=self.adapter.digest)
@@ -161,13 +160,26 @@ class Trainer:
             self._train_jointly(psm, "joint", joint, losses.joint_fidelity, losses.joint_steadiness, 6)
             served = self._schedule(r.served_steps, 0.3, 0.3, 0.9)
             self._train_for_serving(psm, "served", served, 7)
-            adversarial = self._schedule(r.adversarial_steps, 0.25, 0.25, 0.7)
-            self._train_for_serving(psm, "adversarial", adversarial, 5, attacked=True)
         psm.training_facts = {"recipe": asdict(self.recipe)}
         return psm.eval().requires_grad_(False)
 
-    def _claim_folder(self, purifier: nn.Module) -> None:
-        facts = {"model": self.adapter.digest, "purifier": type(purifier).__name__, **asdict(self.recipe)}
+    def tune(self, psm: PSM) -> PSM:
+        """Adversarial fine-tuning of a trained PSM, in place.
+
+        Raises:
+            SmoothgateError: code `other_recipe`, as `run`; `nothing_to_train`: the PSM has no weights.
+        """
+        if not self._has_weights(psm):
+            raise SmoothgateError("This PSM has no weights that could be tuned.", code="nothing_to_train")
+        start = psm.digest
+        self._claim_folder({"start": start})
+        adversarial = self._schedule(self.recipe.adversarial_steps, 0.25, 0.25, 0.7)
+        self._train_for_serving(psm, "adversarial", adversarial, 5, attacked=True)
+        psm.training_facts = {"recipe": asdict(self.recipe), "tuned_from": start}
+        return psm.eval().requires_grad_(False)
+
+    def _claim_folder(self, start: dict[str, str]) -> None:
+        facts = {"model": self.adapter.digest, **start, **asdict(self.recipe)}
         note, text = self.folder / "recipe.json", json.dumps(facts, indent=2) + "\n"
         if note.exists() and note.read_text() != text:
             raise SmoothgateError(

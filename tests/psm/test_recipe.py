@@ -78,11 +78,11 @@ def _purifier() -> LightUNet:
 def test_every_stage_lowers_its_loss(
     adapter: VisionAdapter, calibration: Calibration, tmp_path: Path
 ) -> None:
-    recipe = replace(RECIPE, denoise_steps=100, adversarial_steps=6)
+    recipe = replace(RECIPE, denoise_steps=100)
     psm = _trainer(adapter, calibration, tmp_path, recipe).run(_purifier())
     assert psm.model_digest == adapter.digest
     assert psm.training_facts["recipe"]["denoise_steps"] == 100
-    for stage in ("denoise", "purifier", "mapper", "joint", "served", "adversarial"):
+    for stage in ("denoise", "purifier", "mapper", "joint", "served"):
         rows = (tmp_path / f"{stage}.csv").read_text().splitlines()
         assert rows[0].startswith("0,loss="), rows
     losses = [
@@ -91,6 +91,18 @@ def test_every_stage_lowers_its_loss(
         if "loss=" in row
     ]
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_trained_psm_is_tuned(adapter: VisionAdapter, calibration: Calibration, tmp_path: Path) -> None:
+    psm = _trainer(adapter, calibration, tmp_path / "first").run(_purifier())
+    start = psm.digest
+    recipe = replace(RECIPE, adversarial_steps=6)
+    tuned = _trainer(adapter, calibration, tmp_path / "second", recipe).tune(psm)
+    assert tuned.digest != start
+    assert tuned.training_facts["tuned_from"] == start
+    assert (tmp_path / "second/adversarial.csv").read_text().startswith("0,loss=")
+    with pytest.raises(SmoothgateError, match="no weights"):
+        _trainer(adapter, calibration, tmp_path / "third", recipe).tune(PSM(Identity(), Identity()))
 
 
 def test_either_may_be_left_out(adapter: VisionAdapter, calibration: Calibration, tmp_path: Path) -> None:
