@@ -5,10 +5,11 @@ SmoothgateError
 │   ├── MalformedRequest    400
 │   ├── Unauthorized        401
 │   ├── UnknownModel        404
+│   ├── BodyTimedOut        408
 │   ├── TooLarge            413
 │   └── Unacceptable        422  (bad image, hopeless budget)
 │       └── PolicyNotMet    422  with the certificates
-├── Overloaded              429  with Retry-After
+├── Overloaded              429  with Retry-After  (the service, or one client's own limit)
 ├── NotReady                503  with Retry-After
 ├── EngineFailed            502
 ├── EngineTimedOut          504
@@ -81,6 +82,13 @@ class UnknownModel(RequestError):
     default_code = "model_not_found"
 
 
+class BodyTimedOut(RequestError):
+    """The body took too long to come in."""
+
+    status = 408
+    default_code = "body_timeout"
+
+
 class TooLarge(RequestError):
     """The body, an image or a count is above its limit."""
 
@@ -111,7 +119,7 @@ class PolicyNotMet(Unacceptable):
 
 
 class Overloaded(SmoothgateError):
-    """The queue is full."""
+    """More than the service, or this client, may have at a time."""
 
     status = 429
     type = "rate_limit_error"

@@ -23,9 +23,17 @@ REQUEST_SECONDS = Histogram(
     ["route", "outcome"],
     buckets=LATENCY_BUCKETS,
 )
+IN_FLIGHT = Gauge("smoothgate_requests_in_flight", "Requests that are being answered, probes aside.")
+REFUSALS = Counter(
+    "smoothgate_refusals_total",
+    "Requests refused before they reached their route: no valid key, too many, draining.",
+    ["code"],
+)
+READY = Gauge("smoothgate_ready", "1 while the service is ready for requests.")
 STAGE_SECONDS = Histogram(
     "smoothgate_stage_seconds",
-    "Time in one stage of a request: decode, select, certify, engine_first_token, engine.",
+    "Time in one stage of a request: decode, queue (until the first noise is drawn), select, certify, "
+    "engine_first_token, engine.",
     ["stage"],
     buckets=LATENCY_BUCKETS,
 )
@@ -48,6 +56,14 @@ QUEUED_SAMPLES = Gauge("smoothgate_queued_samples", "Noisy forwards waiting to b
 QUEUED_SECONDS = Gauge(
     "smoothgate_queued_seconds", "How long the waiting noisy forwards will take at the present throughput."
 )
+RESERVED_SAMPLES = Gauge(
+    "smoothgate_reserved_samples", "Noisy forwards of admitted requests whose images are still being decoded."
+)
+DEGRADED = Counter(
+    "smoothgate_degraded_requests_total",
+    "Requests that got fewer certification samples under load.",
+    ["n_certify"],
+)
 CACHE = Counter(
     "smoothgate_cache_requests_total", "Images looked up among earlier results: hit or miss.", ["outcome"]
 )
@@ -67,5 +83,7 @@ RADIUS = Histogram(
 STORE_FAILURES = Counter(
     "smoothgate_store_failures_total", "Certificates that could not be kept in the store."
 )
+CANARIES = Counter("smoothgate_canaries_total", "Canaries by how they ended: ok, drift, failed.", ["outcome"])
+CANARY_SCORE = Gauge("smoothgate_canary_score", "Mean score of the latest canary.")
 ENGINE_UP = Gauge("smoothgate_engine_up", "1 while vLLM answers its health check.")
 ENGINE_RESTARTS = Counter("smoothgate_engine_restarts_total", "How often our own vLLM was started again.")

@@ -5,19 +5,29 @@ it answers.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
+import structlog
 import uvicorn
+from prometheus_client import start_http_server
 from rich.console import Console
 
+from service import tracing
 from service.api.app import create_app
 from service.api.examples import SAMPLE
 from service.api.runtime import Runtime
 from service.demo import bundled
+from service.errors import SmoothgateError
 from service.settings import Settings
 
 _POLL_SECONDS = 0.5
+# After the draining: for connections to close.
+_LAST_SECONDS = 2
+
+log = structlog.get_logger("serving")
 
 
 def serve(settings: Settings, console: Console) -> bool:
@@ -26,34 +36,90 @@ def serve(settings: Settings, console: Console) -> bool:
     Raises:
         SmoothgateError: why it could not start, where that is known.
     """
+    if settings.tracing_url is not None:
+        tracing.configure(settings.tracing_url)
     app = create_app(settings)
+    runtime: Runtime = app.state.runtime
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
         log_config=None,
         access_log=False,
-        timeout_graceful_shutdown=round(settings.shutdown_timeout_seconds),
+        timeout_graceful_shutdown=_LAST_SECONDS,
     )
-    server = uvicorn.Server(config)
+    server = DrainingServer(config, runtime)
 
     async def run() -> None:
-        announcing = asyncio.create_task(_announce(app.state.runtime, lambda: server.started, console))
+        beside = [
+            asyncio.create_task(_announce(runtime, lambda: server.started, console)),
+            asyncio.create_task(server.drain()),
+        ]
         try:
-            await server.serve()
+            with _metrics_port(settings):
+                await server.serve()
         finally:
-            announcing.cancel()
+            for task in beside:
+                task.cancel()
 
     try:
         asyncio.run(run())
     except SystemExit:
         # uvicorn's way of saying that the start failed; the reason is the runtime's.
-        if app.state.runtime.failure is not None:
-            raise app.state.runtime.failure from None
+        if runtime.failure is not None:
+            raise runtime.failure from None
         raise
-    if app.state.runtime.failure is not None:
-        raise app.state.runtime.failure
+    if runtime.failure is not None:
+        raise runtime.failure
     return server.started
+
+
+class DrainingServer(uvicorn.Server):
+    """Goes on listening after the first SIGTERM or SIGINT until the requests in flight are through: new ones
+    get a clear 503, and probes an answer. The second signal ends it at once.
+    """
+
+    def __init__(self, config: uvicorn.Config, runtime: Runtime) -> None:
+        super().__init__(config)
+        self._runtime = runtime
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._signalled = asyncio.Event()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal begins the draining."""
+        if self._loop is None or self._runtime.gatekeeper.draining or not self.started:
+            super().handle_exit(sig, frame)
+            return
+        self._runtime.gatekeeper.draining = True
+        self._loop.call_soon_threadsafe(self._signalled.set)
+
+    async def drain(self) -> None:
+        """Wait for the signal, then for the requests, then end."""
+        self._loop = asyncio.get_running_loop()
+        await self._signalled.wait()
+        seconds = self._runtime.settings.shutdown_timeout_seconds
+        log.info("draining", requests=self._runtime.in_flight.count, seconds=seconds)
+        await self._runtime.in_flight.end(seconds)
+        self.should_exit = True
+
+
+@contextmanager
+def _metrics_port(settings: Settings) -> Iterator[None]:
+    """Prometheus' own small server, on the port that is set."""
+    if settings.metrics_port is None:
+        yield
+        return
+    try:
+        server, thread = start_http_server(settings.metrics_port, settings.host)
+    except OSError as error:
+        raise SmoothgateError(
+            f"Port {settings.metrics_port} for metrics: {error.strerror}.", code="bad_port"
+        ) from error
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
 
 
 async def _announce(runtime: Runtime, listening: Callable[[], bool], console: Console) -> None:

@@ -6,6 +6,7 @@ A setting `name` is read from the environment variable `SMOOTHGATE_NAME`, or els
 
 from __future__ import annotations
 
+import ipaddress
 import shlex
 import types
 from collections.abc import Iterator
@@ -23,11 +24,14 @@ PREFIX = "SMOOTHGATE_"
 # The first setting of each section, in the order of the fields below.
 SECTIONS = {
     "host": "Server",
+    "accounts": "Access",
     "model": "Model",
     "engine_url": "Engine (vLLM)",
     "sigma": "Smoothing",
     "policy": "Certificates",
     "max_images": "Limits",
+    "url_hosts": "Pictures by URL",
+    "canary_seconds": "Health",
 }
 
 
@@ -61,11 +65,35 @@ class Settings(BaseSettings):
     shutdown_timeout_seconds: float = Field(
         20.0, ge=0, description="Time that requests in flight are given to finish after SIGTERM."
     )
+    metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="TCP port that serves `/metrics` and nothing else, without API keys. Unset: it is "
+        "served with the rest, and asks for a key like the rest.",
+    )
+    tracing_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s/]\S*$",
+        description="OTLP/HTTP collector that gets OpenTelemetry traces, e.g. `http://collector:4318`; our "
+        "own vLLM sends its to the same. Unset: there are none.",
+    )
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="Form of the log; `auto` is `console` on a terminal and `json` elsewhere."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Lowest level that is logged."
+    )
+
+    accounts: Path | None = Field(
+        None,
+        description="File of API keys, as hashes, with their limits (`smoothgate accounts add`); read again "
+        "when it changes. Unset: whoever can connect may ask.",
+    )
+    anonymous: bool = Field(
+        False,
+        description="Whether to start without `ACCOUNTS` on another address than loopback: whoever can "
+        "connect may ask.",
     )
 
     model: str | None = Field(
@@ -188,13 +216,47 @@ class Settings(BaseSettings):
         description="Width times height of one image, checked before it is decoded.",
     )
     max_body_bytes: int = Field(64 * 2**20, ge=1, description="Size of a request body, in bytes.")
+    body_timeout_seconds: float = Field(
+        30.0, gt=0, description="Longest time that a body may take to come in."
+    )
+    decode_timeout_seconds: float = Field(10.0, gt=0, description="Longest time to decode one image.")
+    max_requests: int = Field(256, ge=1, description="Requests in flight; more are refused (429).")
+    max_queued_seconds: float = Field(
+        60.0,
+        gt=0,
+        description="Longest wait for the sampler, at the measured throughput; a request whose samples would "
+        "make it longer is refused (429), before its images are decoded. One alone is always taken.",
+    )
+    degrade: Annotated[tuple[int, ...], NoDecode] = Field(
+        (),
+        description="Under load, requests that name no `n_certify` get these instead of `N_CERTIFY`, "
+        "falling: the longest wait is cut into as many parts and one more. The certificate says so. "
+        "Unset: never.",
+    )
 
-    @field_validator("engine_args", "retired_keys", mode="before")
+    url_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Hosts that pictures may be fetched from, over https: names, or `*.example.com`. "
+        "Unset: URLs are refused.",
+    )
+    url_timeout_seconds: float = Field(10.0, gt=0, description="Longest time to fetch one picture.")
+
+    canary_seconds: float = Field(
+        300.0,
+        ge=0,
+        description="Pause between two canaries: a known picture goes the whole way, and if it fails or its "
+        "score is off, the service is not ready. 0: none, not even at the start.",
+    )
+    canary_tolerance: float = Field(
+        0.1, gt=0, lt=1, description="How far a canary's score may be from the calibrated one."
+    )
+
+    @field_validator("engine_args", "retired_keys", "url_hosts", mode="before")
     @classmethod
     def _shell_words(cls, value: Any) -> Any:
         return shlex.split(value) if isinstance(value, str) else value
 
-    @field_validator("eps", mode="before")
+    @field_validator("eps", "degrade", mode="before")
     @classmethod
     def _comma_separated(cls, value: Any) -> Any:
         return value.split(",") if isinstance(value, str) else value
@@ -206,8 +268,22 @@ class Settings(BaseSettings):
             raise ValueError("eps must be one or more radii above 0, in ascending order")
         return value
 
+    @field_validator("degrade")
+    @classmethod
+    def _falling(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(high <= low for high, low in zip(value, (*value[1:], 0), strict=False)):
+            raise ValueError("degrade must be numbers of samples above 0, falling")
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.accounts is None and not self.anonymous and not _is_loopback(self.host):
+            raise ValueError(
+                f"host {self.host} can be reached from elsewhere: set accounts, or anonymous if another part "
+                "keeps strangers out"
+            )
+        if self.degrade and self.degrade[0] >= self.n_certify:
+            raise ValueError(f"degrade {self.degrade[0]} is not below n_certify {self.n_certify}")
         if not self.sigma_min <= self.sigma <= self.sigma_max:
             raise ValueError(
                 f"sigma {self.sigma} is not within sigma_min {self.sigma_min} and sigma_max {self.sigma_max}"
@@ -221,6 +297,13 @@ class Settings(BaseSettings):
                 f"n_select {self.n_select} + n_certify {self.n_certify} exceed max_samples {self.max_samples}"
             )
         return self
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +376,7 @@ _KINDS: dict[Any, str] = {
     Path: "path",
     SecretStr: "secret text",
     tuple[float, ...]: "numbers, separated by commas",
+    tuple[int, ...]: "integers, separated by commas",
     tuple[str, ...]: "words, quoted as in a shell",
 }
 

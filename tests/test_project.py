@@ -47,7 +47,13 @@ def test_the_deployment_sets_valid_settings(monkeypatch: pytest.MonkeyPatch, tmp
     deployed = settings.Settings()
     pod = MANIFESTS["deployment"]["spec"]["template"]["spec"]
     assert deployed.host == "0.0.0.0"
-    assert pod["containers"][0]["ports"] == [{"name": "http", "containerPort": deployed.port}]
+    assert pod["containers"][0]["ports"] == [
+        {"name": "http", "containerPort": deployed.port},
+        {"name": "metrics", "containerPort": deployed.metrics_port},
+    ]
+    (mount,) = (each for each in pod["containers"][0]["volumeMounts"] if each["name"] == "accounts")
+    assert deployed.accounts is not None
+    assert str(deployed.accounts.parent) == mount["mountPath"]
     assert pod["terminationGracePeriodSeconds"] > deployed.shutdown_timeout_seconds
 
 

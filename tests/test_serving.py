@@ -16,6 +16,9 @@ COMMAND = [sys.executable, "-c", "from service.cli import app; app()", "serve"]
     [
         ({"SMOOTHGATE_N_CERTIFY": "4"}, 1, "the smallest number that could is"),
         ({"SMOOTHGATE_SIGMA": "5"}, 2, "sigma 5.0 is not within"),
+        ({"SMOOTHGATE_HOST": "0.0.0.0"}, 2, "can be reached from elsewhere"),
+        ({"SMOOTHGATE_ACCOUNTS": "/nowhere/accounts.json"}, 1, "cannot be read"),
+        ({"SMOOTHGATE_URL_HOSTS": "10.0.0.1"}, 1, "SMOOTHGATE_URL_HOSTS"),
         ({"SMOOTHGATE_SIGNING_KEY_FILE": "/nowhere/key.pem"}, 1, "key.pem cannot be used"),
     ],
 )

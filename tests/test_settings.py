@@ -85,6 +85,9 @@ def test_a_secret_shows_neither_in_repr_nor_in_errors(monkeypatch: pytest.Monkey
         ("eps", "0.5,x"),
         ("eps", "nan"),
         ("max_images", "0"),
+        ("degrade", "256,512"),
+        ("degrade", "256,0"),
+        ("metrics_port", "0"),
     ],
 )
 def test_a_value_out_of_bounds_is_refused_by_name(name: str, value: str, monkeypatch: pytest.MonkeyPatch):
@@ -98,9 +101,19 @@ def test_a_value_out_of_bounds_is_refused_by_name(name: str, value: str, monkeyp
     [
         ({"sigma": 2.0}, "sigma 2.0 is not within"),
         ({"sigma_min": 0.75}, "sigma 0.5 is not within"),
+        ({"host": "0.0.0.0"}, "can be reached from elsewhere"),
+        ({"host": "gate.example"}, "can be reached from elsewhere"),
+        ({"degrade": (1024,)}, "is not below n_certify 1024"),
         ({"n_select": 100, "n_certify": 900, "max_samples": 999}, "exceed max_samples 999"),
     ],
 )
-def test_contradicting_values_are_refused(values: dict[str, float], reason: str):
+def test_contradicting_values_are_refused(values: dict[str, object], reason: str):
     with pytest.raises(ValidationError, match=reason):
         Settings(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "values", [{"host": "::1"}, {"host": "localhost"}, {"host": "0.0.0.0", "anonymous": True}]
+)
+def test_strangers_are_let_in_only_on_loopback_or_where_that_is_said(values: dict[str, object]):
+    assert Settings(**values).accounts is None  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,9 +11,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import __version__
 from service.api import certify, chat, completions, errors, health
+from service.api.access import Access
+from service.api.context import Context
 from service.api.runtime import Runtime
 from service.api.schemas import SmoothingOptions
-from service.errors import TooLarge
+from service.errors import BodyTimedOut, TooLarge
 from service.settings import Settings
 
 DESCRIPTION = """
@@ -46,17 +49,32 @@ def create_app(settings: Settings) -> FastAPI:
     errors.install(app)
     for router in (chat.router, certify.router, completions.router, health.router):
         app.include_router(router)
-    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    # The last one added is the outermost.
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes, seconds=settings.body_timeout_seconds)
+    app.add_middleware(
+        Access,
+        gatekeeper=runtime.gatekeeper,
+        in_flight=runtime.in_flight,
+        max_requests=settings.max_requests,
+    )
+    app.add_middleware(Context, in_flight=runtime.in_flight)
     _add_schema(app)
     return app
 
 
 class BodyLimit:
-    """Refuses a body as soon as it is seen to be too large, counted while it comes in."""
+    """Refuses a body as soon as it is seen to be too large, counted while it comes in, or too slow.
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
+    Args:
+        app: what reads it.
+        limit: its bytes.
+        seconds: until it is complete.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int, seconds: float) -> None:
         self._app = app
         self._limit = limit
+        self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on with a counting `receive`."""
@@ -64,10 +82,17 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         seen = 0
+        ends: float | None = asyncio.get_running_loop().time() + self._seconds
 
         async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
+            nonlocal seen, ends
+            try:
+                async with asyncio.timeout_at(ends):
+                    message = await receive()
+            except TimeoutError as error:
+                raise BodyTimedOut(f"The body was not complete within {self._seconds:g} seconds.") from error
+            if not message.get("more_body", False):
+                ends = None
             seen += len(message.get("body", b""))
             if seen > self._limit:
                 raise TooLarge(f"The body is larger than {self._limit} bytes.", code="body_too_large")

@@ -8,8 +8,8 @@ from fastapi.responses import JSONResponse, Response
 from service.api import examples
 from service.api.body import read
 from service.api.messages import Slot
-from service.api.pipeline import Stages, cancel, deadline, decode_images, issue, planned, smooth
-from service.api.request import ID_HEADER, measured, request_id, runtime_of, while_connected
+from service.api.pipeline import Stages, cancel, deadline, issue, smooth
+from service.api.request import account_of, measured, runtime_of, while_connected
 from service.api.schemas import CertifyAnswer, CertifyRequest, SmoothingOptions
 from service.errors import MalformedRequest
 
@@ -22,12 +22,11 @@ router = APIRouter(tags=["Smoothgate"])
 async def certify(request: Request) -> Response:
     """Certificates of pictures, without asking the language model anything."""
     runtime = runtime_of(request)
-    headers = {ID_HEADER: request_id(request)}
     asked, files = await read(request, CertifyRequest)
 
     async def work() -> CertifyAnswer:
         async with measured("/v1/certify"), deadline(runtime.settings.request_timeout_seconds):
-            smoother = runtime.require_ready("encoder", "sampler")
+            runtime.require_ready("encoder", "sampler")
             sources: list[str | bytes] = [*asked.images, *files]
             slots = [Slot(0, i, source, f"images.{i}") for i, source in enumerate(sources)]
             if not slots:
@@ -37,9 +36,7 @@ async def certify(request: Request) -> Response:
                 raise MalformedRequest(
                     "There is nothing to certify with smoothing off.", param="smoothing.mode"
                 )
-            plan = await planned(runtime, smoother, options, len(slots))
-            images = await decode_images(runtime, slots)
-            smoothed = await smooth(runtime, smoother, images, plan)
+            smoothed = await smooth(runtime, account_of(request), slots, options, Stages())
             try:
                 made = await issue(runtime, smoothed, Stages())
             finally:
@@ -47,4 +44,4 @@ async def certify(request: Request) -> Response:
             return CertifyAnswer(model=runtime.model_name, certificates=made)
 
     answer = await while_connected(request, work())
-    return JSONResponse(answer.model_dump(mode="json"), headers=headers)
+    return JSONResponse(answer.model_dump(mode="json"))

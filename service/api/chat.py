@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from service import metrics
-from service.api import errors, examples, sse
+from service.accounts import Account
+from service.api import examples, sse
 from service.api.body import read
 from service.api.messages import Slot, find_images
 from service.api.pipeline import (
@@ -20,7 +21,7 @@ from service.api.pipeline import (
     open_stream,
     prepare,
 )
-from service.api.request import ID_HEADER, measured, request_id, runtime_of, while_connected
+from service.api.request import account_of, measured, request_id, runtime_of, while_connected
 from service.api.runtime import Runtime
 from service.api.schemas import (
     ChatAnswer,
@@ -30,7 +31,7 @@ from service.api.schemas import (
     Timings,
 )
 from service.engine import ChatStream
-from service.errors import EngineFailed, SmoothgateError
+from service.errors import EngineFailed
 
 router = APIRouter(tags=["Smoothgate"])
 
@@ -44,17 +45,20 @@ async def chat(request: Request) -> Response:
     As JSON, or as `multipart/form-data` with `message` and any number of files `image`.
     """
     runtime = runtime_of(request)
-    headers = {ID_HEADER: request_id(request)}
+    identifier = request_id(request)
     asked, files = await read(request, ChatRequest)
+    preparing = _prepared(runtime, account_of(request), asked, files)
     if asked.stream:
-        opening = open_stream(runtime, "/v1/chat", _prepared(runtime, asked, files), headers[ID_HEADER])
+        opening = open_stream(runtime, "/v1/chat", preparing, identifier)
         prepared, stream = await while_connected(request, opening)
-        return sse.response(_events(runtime, prepared, stream, headers[ID_HEADER]), headers)
-    answer = await while_connected(request, _whole(runtime, asked, files, headers[ID_HEADER]))
-    return JSONResponse(answer.model_dump(mode="json"), headers=headers)
+        return sse.response(_events(runtime, prepared, stream, identifier))
+    answer = await while_connected(request, _whole(runtime, preparing, identifier))
+    return JSONResponse(answer.model_dump(mode="json"))
 
 
-async def _prepared(runtime: Runtime, asked: ChatRequest, files: Sequence[bytes]) -> tuple[Prepared, Json]:
+async def _prepared(
+    runtime: Runtime, account: Account | None, asked: ChatRequest, files: Sequence[bytes]
+) -> tuple[Prepared, Json]:
     runtime.require_ready()
     sources: list[str | bytes] = [*asked.images, *files]
     last = len(asked.history)
@@ -62,9 +66,8 @@ async def _prepared(runtime: Runtime, asked: ChatRequest, files: Sequence[bytes]
     slots += [Slot(last, i, source, f"images.{i}") for i, source in enumerate(sources)]
     parts: list[Json] = [{"type": "image_url"} for _ in sources]
     question: Json = {"role": "user", "content": [*parts, {"type": "text", "text": asked.message}]}
-    prepared = await prepare(
-        runtime, [*asked.history, question], slots, asked.smoothing or SmoothingOptions()
-    )
+    options = asked.smoothing or SmoothingOptions()
+    prepared = await prepare(runtime, account, [*asked.history, question], slots, options)
     body: Json = {"model": runtime.model_name, "messages": prepared.messages}
     if asked.stream:
         body["stream_options"] = {"include_usage": True}
@@ -76,9 +79,11 @@ async def _prepared(runtime: Runtime, asked: ChatRequest, files: Sequence[bytes]
     return prepared, body
 
 
-async def _whole(runtime: Runtime, asked: ChatRequest, files: Sequence[bytes], identifier: str) -> ChatAnswer:
+async def _whole(
+    runtime: Runtime, preparing: Awaitable[tuple[Prepared, Json]], identifier: str
+) -> ChatAnswer:
     async with measured("/v1/chat"), deadline(runtime.settings.request_timeout_seconds):
-        prepared, body = await _prepared(runtime, asked, files)
+        prepared, body = await preparing
         stages = prepared.stages
         try:
             started = time.perf_counter()
@@ -114,7 +119,7 @@ def _timings(stages: Stages) -> Timings:
 
 async def _events(
     runtime: Runtime, prepared: Prepared, stream: ChatStream, identifier: str
-) -> AsyncIterator[str]:
+) -> AsyncGenerator[str]:
     """`{"id", "model", "delta"}` for each piece of the answer, `{"certificates"}` once, `{"usage",
     "timings"}` last.
     """
@@ -141,7 +146,5 @@ async def _events(
             timings = _timings(prepared.stages).model_dump()
             yield sse.event({"id": identifier, "usage": usage, "timings": timings})
             yield sse.DONE
-    except SmoothgateError as error:
-        yield sse.event(errors.body_of(error))
     finally:
         prepared.cancel()

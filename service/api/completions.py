@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Awaitable
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -12,15 +12,16 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
 
 from service import metrics
+from service.accounts import Account
 from service.api import errors, examples, sse
 from service.api.messages import find_images
 from service.api.pipeline import Prepared, deadline, open_stream, prepare
-from service.api.request import ID_HEADER, measured, request_id, runtime_of, while_connected
+from service.api.request import account_of, measured, request_id, runtime_of, while_connected
 from service.api.runtime import Runtime
 from service.api.schemas import IssuedCertificate, SmoothingOptions
 from service.engine import ChatStream
 from service.engine.payload import neutralise
-from service.errors import MalformedRequest, SmoothgateError, UnknownModel
+from service.errors import MalformedRequest, UnknownModel
 
 router = APIRouter()
 ROUTE = "/v1/chat/completions"
@@ -44,14 +45,14 @@ async def chat_completions(request: Request) -> Response:
     first chunk that is sent after they are known, at the latest in the one that ends the answer.
     """
     runtime = runtime_of(request)
-    headers = {ID_HEADER: request_id(request)}
+    identifier = request_id(request)
     body = await _json_body(request)
+    preparing = _prepared(runtime, account_of(request), body)
     if body.get("stream"):
-        opening = open_stream(runtime, ROUTE, _prepared(runtime, body), headers[ID_HEADER])
+        opening = open_stream(runtime, ROUTE, preparing, identifier)
         prepared, stream = await while_connected(request, opening)
-        return sse.response(_chunks(prepared, stream), headers)
-    answer = await while_connected(request, _whole(runtime, body, headers[ID_HEADER]))
-    return JSONResponse(answer, headers=headers)
+        return sse.response(_chunks(prepared, stream))
+    return JSONResponse(await while_connected(request, _whole(runtime, preparing, identifier)))
 
 
 async def _json_body(request: Request) -> Json:
@@ -76,7 +77,7 @@ def options_of(value: Any) -> SmoothingOptions:
         raise errors.of_validation(error.errors(), prefix="smoothing") from error
 
 
-async def _prepared(runtime: Runtime, body: Json) -> tuple[Prepared, Json]:
+async def _prepared(runtime: Runtime, account: Account | None, body: Json) -> tuple[Prepared, Json]:
     """The images dealt with, and the body that vLLM gets."""
     runtime.require_ready()
     if body.get("model", runtime.model_name) != runtime.model_name:
@@ -88,15 +89,15 @@ async def _prepared(runtime: Runtime, body: Json) -> tuple[Prepared, Json]:
         raise MalformedRequest(
             "A prompt with images cannot be truncated.", param="truncate_prompt_tokens", code="unsupported"
         )
-    prepared = await prepare(runtime, messages, slots, options)
+    prepared = await prepare(runtime, account, messages, slots, options)
     smoother = runtime.require_ready()
     rest: Json = neutralise(body, [smoother.encoder.adapter.image_token])
     return prepared, rest | {"model": runtime.model_name, "messages": prepared.messages}
 
 
-async def _whole(runtime: Runtime, body: Json, identifier: str) -> Json:
+async def _whole(runtime: Runtime, preparing: Awaitable[tuple[Prepared, Json]], identifier: str) -> Json:
     async with measured(ROUTE), deadline(runtime.settings.request_timeout_seconds):
-        prepared, forwarded = await _prepared(runtime, body)
+        prepared, forwarded = await preparing
         try:
             started = time.perf_counter()
             answer = await runtime.engine.client.chat(forwarded, identifier)
@@ -108,7 +109,7 @@ async def _whole(runtime: Runtime, body: Json, identifier: str) -> Json:
     return answer
 
 
-async def _chunks(prepared: Prepared, stream: ChatStream) -> AsyncIterator[str]:
+async def _chunks(prepared: Prepared, stream: ChatStream) -> AsyncGenerator[str]:
     started = time.perf_counter()
     unsent = prepared.issuing
     first = True
@@ -124,8 +125,6 @@ async def _chunks(prepared: Prepared, stream: ChatStream) -> AsyncIterator[str]:
                 yield sse.event(chunk)
             metrics.STAGE_SECONDS.labels("engine").observe(time.perf_counter() - started)
             yield sse.DONE
-    except SmoothgateError as error:
-        yield sse.event(errors.body_of(error))
     finally:
         prepared.cancel()
 

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from service.errors import MalformedRequest, PolicyNotMet, SmoothgateError
+from service.errors import MalformedRequest, PolicyNotMet, SmoothgateError, Unauthorized
 
 _CLIENT_GONE = 499
 
@@ -38,9 +38,11 @@ def body_of(error: SmoothgateError) -> dict[str, Any]:
 
 def response_of(error: SmoothgateError) -> JSONResponse:
     """The same as a response, with Retry-After where a retry is sensible."""
-    headers = (
-        {"Retry-After": str(max(1, math.ceil(error.retry_after)))} if error.retry_after is not None else None
-    )
+    headers = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(body_of(error), error.status, headers)
 
 
@@ -80,8 +82,3 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(ClientDisconnect)
     async def _gone(request: Request, error: ClientDisconnect) -> Response:
         return Response(status_code=_CLIENT_GONE)  # nobody reads it; it is for the log
-
-    @app.exception_handler(Exception)
-    async def _unknown(request: Request, error: Exception) -> JSONResponse:
-        log.error("unexpected failure", path=request.url.path, exc_info=error)
-        return response_of(SmoothgateError("An internal error occurred."))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -24,7 +24,7 @@ async def live() -> dict[str, str]:
 
 @router.get("/health/ready", responses={503: {"description": "A part is not up; see Retry-After"}})
 async def ready(request: Request) -> JSONResponse:
-    """Engine, encoder and sampler are all up."""
+    """Engine, encoder and sampler are up, the latest canary came back as it should, and nothing ends."""
     problems = runtime_of(request).problems()
     if problems:
         return JSONResponse(
@@ -46,6 +46,8 @@ async def schema() -> dict[str, Any]:
 
 
 @router.get("/metrics", response_class=Response)
-async def metrics() -> Response:
-    """Prometheus' text format."""
+async def metrics(request: Request) -> Response:
+    """Prometheus' text format; not here where it has a port of its own."""
+    if runtime_of(request).settings.metrics_port is not None:
+        raise HTTPException(404, "Metrics are served on another port.")
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from service.api.urls import Fetcher
 from service.errors import MalformedRequest, TooLarge, Unacceptable
 from service.vision import parse_data_uri
 
@@ -91,11 +93,16 @@ def _image_uri(part: Any, param: str) -> str | None:
     return url
 
 
-def image_bytes(slot: Slot, *, max_bytes: int) -> bytes:
-    """The file behind a slot; of URIs only data URIs are read.
+async def image_bytes(slot: Slot, fetcher: Fetcher | None, *, max_bytes: int) -> bytes:
+    """The file behind a slot: uploaded, in a data URI, or fetched.
+
+    Args:
+        slot: which.
+        fetcher: None where this service fetches nothing.
+        max_bytes: size of the file.
 
     Raises:
-        Unacceptable: another kind of URL.
+        Unacceptable: a URL that is not to be fetched, or cannot be.
         MalformedRequest, TooLarge: as `parse_data_uri`.
     """
     if isinstance(slot.source, bytes):
@@ -106,12 +113,14 @@ def image_bytes(slot: Slot, *, max_bytes: int) -> bytes:
         return slot.source
     scheme = slot.source[:16].partition(":")[0].strip().lower()
     if scheme in ("http", "https", "file", "ftp"):
+        if fetcher is not None:
+            return await fetcher.fetch(slot.source, slot.param)
         raise Unacceptable(
             "This service does not fetch URLs: send the image as a data URI, data:image/png;base64,....",
             param=slot.param,
             code="url_not_allowed",
         )
-    return parse_data_uri(slot.source, max_bytes=max_bytes, param=slot.param)
+    return await asyncio.to_thread(parse_data_uri, slot.source, max_bytes=max_bytes, param=slot.param)
 
 
 def with_images_replaced(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from service import metrics
+from service import metrics, tracing
+from service.accounts import Account
 from service.api.messages import Message, Slot, image_bytes, with_images_replaced
 from service.api.runtime import Runtime
 from service.api.schemas import IssuedCertificate, SmoothingOptions
@@ -66,9 +68,10 @@ class Prepared:
 async def issue(runtime: Runtime, smoothed: Sequence[Smoothed], stages: Stages) -> list[IssuedCertificate]:
     """One signed certificate per image, once all sampling has ended."""
     made = []
-    for image in smoothed:
-        certificate = await image.certificate()
-        made.append(await runtime.issuer.issue(certificate, *image.scores()))
+    with tracing.stage("certify"):
+        for image in smoothed:
+            certificate = await image.certificate()
+            made.append(await runtime.issuer.issue(certificate, *image.scores()))
     stages.certify = stages.now()
     return made
 
@@ -92,61 +95,99 @@ async def deadline(seconds: float) -> AsyncIterator[None]:
         raise RequestTimedOut(f"The request took longer than {seconds:g} seconds.") from error
 
 
-async def decode_images(runtime: Runtime, slots: Sequence[Slot]) -> list[DecodedImage]:
-    """The pictures of a request, decoded off the event loop.
-
-    Raises:
-        TooLarge: more images, bytes or pixels than the operator allows.
-        MalformedRequest, Unacceptable: as `parse_data_uri` and `decode`.
-    """
-    settings = runtime.settings
-    if len(slots) > settings.max_images:
+def _require_few(runtime: Runtime, slots: Sequence[Slot]) -> None:
+    most = runtime.settings.max_images
+    if len(slots) > most:
         raise TooLarge(
-            f"The request holds {len(slots)} images, this service takes {settings.max_images}.",
-            param=slots[settings.max_images].param,
+            f"The request holds {len(slots)} images, this service takes {most}.",
+            param=slots[most].param,
             code="too_many_images",
         )
+
+
+async def decode_images(runtime: Runtime, slots: Sequence[Slot]) -> list[DecodedImage]:
+    """The pictures of a request: fetched where they are URLs, decoded off the event loop.
+
+    Raises:
+        TooLarge: more bytes or pixels than the operator allows.
+        MalformedRequest, Unacceptable: as `image_bytes`, `Fetcher.fetch` and `decode`.
+    """
     started = time.perf_counter()
-
-    def one(slot: Slot) -> DecodedImage:
-        data = image_bytes(slot, max_bytes=settings.max_image_bytes)
-        return decode(data, max_pixels=settings.max_image_pixels, param=slot.param)
-
-    images = [await asyncio.to_thread(one, slot) for slot in slots]
+    with tracing.stage("decode"):
+        images = [await _decode_image(runtime, slot) for slot in slots]
     metrics.STAGE_SECONDS.labels("decode").observe(time.perf_counter() - started)
     return images
 
 
-async def planned(runtime: Runtime, smoother: Smoother, options: SmoothingOptions, images: int) -> Plan:
-    """The sampling parameters of a request; asked for before any image is decoded.
+async def _decode_image(runtime: Runtime, slot: Slot) -> DecodedImage:
+    settings = runtime.settings
+    data = await image_bytes(slot, runtime.fetcher, max_bytes=settings.max_image_bytes)
+    work = partial(decode, data, max_pixels=settings.max_image_pixels, param=slot.param)
+    decoding = asyncio.get_running_loop().run_in_executor(runtime.decoders, work)
+    try:
+        # A thread cannot be stopped: it is left to end by itself, and the others go on beside it.
+        return await asyncio.wait_for(asyncio.shield(decoding), settings.decode_timeout_seconds)
+    except TimeoutError as error:
+        raise Unacceptable(
+            f"The image was not decoded within {settings.decode_timeout_seconds:g} s.",
+            param=slot.param,
+            code="invalid_image",
+        ) from error
+
+
+async def _planned(runtime: Runtime, smoother: Smoother, options: SmoothingOptions, images: int) -> Plan:
+    """The sampling parameters of a request.
 
     Raises:
         Unacceptable: parameters outside the operator's limits, or a budget that could certify nothing.
     """
     plan = options.plan(runtime.settings)
     await asyncio.to_thread(plan.require_reachable, images, smoother.chance_cosine)
+    if options.n_certify is not None:
+        return plan
+    fewer = runtime.admission.stepped_down(smoother.sampler, plan, runtime.settings)
+    if fewer.degraded_from is not None:
+        with suppress(Unacceptable):
+            await asyncio.to_thread(fewer.require_reachable, images, smoother.chance_cosine)
+            metrics.DEGRADED.labels(str(fewer.n_certify)).inc()
+            return fewer
     return plan
 
 
 async def smooth(
-    runtime: Runtime, smoother: Smoother, images: Sequence[DecodedImage], plan: Plan
+    runtime: Runtime,
+    account: Account | None,
+    slots: Sequence[Slot],
+    options: SmoothingOptions,
+    stages: Stages,
 ) -> list[Smoothed]:
-    """Queue the images of a request.
+    """Admit the images of a request, decode and queue them.
 
     Raises:
         NotReady: the sampler does not run.
+        Overloaded: more samples than there is room for, or than the client may draw.
+        Unacceptable: parameters outside the operator's limits, or a budget that could certify nothing.
+        TooLarge, MalformedRequest: as `decode_images`.
     """
+    smoother = runtime.require_ready("encoder", "sampler")
+    _require_few(runtime, slots)
+    plan = await _planned(runtime, smoother, options, len(slots))
+    cost = len(slots) * plan.samples
     ends = time.monotonic() + _SAMPLING_SHARE * runtime.settings.request_timeout_seconds
     begun: list[Smoothed] = []
     request = object()
-    try:
-        for image in images:
-            begun.append(
-                await smoother.begin(image, plan, images=len(images), deadline=ends, request=request)
-            )
-    except BaseException:
-        cancel(begun)
-        raise
+    with runtime.admission.reserved(smoother.sampler, cost, runtime.settings):
+        runtime.gatekeeper.charge(account, cost)
+        images = await decode_images(runtime, slots)
+        stages.decode = stages.now()
+        try:
+            for image in images:
+                begun.append(
+                    await smoother.begin(image, plan, images=len(images), deadline=ends, request=request)
+                )
+        except BaseException:
+            cancel(begun)
+            raise
     return begun
 
 
@@ -157,7 +198,11 @@ def cancel(smoothed: Sequence[Smoothed]) -> None:
 
 
 async def prepare(
-    runtime: Runtime, messages: Sequence[Message], slots: Sequence[Slot], options: SmoothingOptions
+    runtime: Runtime,
+    account: Account | None,
+    messages: Sequence[Message],
+    slots: Sequence[Slot],
+    options: SmoothingOptions,
 ) -> Prepared:
     """Make a chat ready for the engine: returns when the served tokens are known, certification still going
     on.
@@ -178,18 +223,20 @@ async def prepare(
             param="smoothing.mode",
             code="not_allowed",
         )
-    plan = None if raw else await planned(runtime, smoother, options, len(slots))
-    images = await decode_images(runtime, slots)
-    stages.decode = stages.now()
     prepared = Prepared(cleaned, stages)
     try:
-        if plan is None:
+        if raw:
+            _require_few(runtime, slots)
+            images = await decode_images(runtime, slots)
+            stages.decode = stages.now()
             canvases = [await asyncio.to_thread(adapter.canvas_native, image) for image in images]
             tokens = [await asyncio.to_thread(smoother.encoder.raw_tokens, x) for x in canvases]
         else:
-            prepared.smoothed = await smooth(runtime, smoother, images, plan)
+            prepared.smoothed = await smooth(runtime, account, slots, options, stages)
             prepared.issuing = _issue_beside(runtime, prepared.smoothed, stages)
-            tokens = [await image.tokens() for image in prepared.smoothed]
+            with tracing.stage("select"):
+                tokens = [await image.tokens() for image in prepared.smoothed]
+            plan = prepared.smoothed[0].plan
             if plan.enforce:
                 _require_certified(plan, await prepared.certificates())
         stages.select = stages.now()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
-import uuid
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
@@ -13,13 +11,11 @@ from typing import Any, TypeVar
 from starlette.requests import ClientDisconnect, Request
 
 from service import metrics
+from service.accounts import Account
 from service.api.runtime import Runtime
 from service.errors import SmoothgateError
 
 T = TypeVar("T")
-
-ID_HEADER = "X-Request-Id"
-_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def runtime_of(request: Request) -> Runtime:
@@ -29,9 +25,15 @@ def runtime_of(request: Request) -> Runtime:
 
 
 def request_id(request: Request) -> str:
-    """The client's id where it is sane, else a new one."""
-    given = request.headers.get(ID_HEADER, "")
-    return given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+    """The client's id, or the one that was made for it."""
+    identifier: str = request.state.request_id
+    return identifier
+
+
+def account_of(request: Request) -> Account | None:
+    """The client, where there are accounts."""
+    account: Account | None = request.state.account
+    return account
 
 
 @asynccontextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,8 +13,13 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from service import metrics
+from service.api.access import Gatekeeper
+from service.api.admission import Admission
+from service.api.canary import Canary
+from service.api.context import InFlight
 from service.api.issuing import Issuer
 from service.api.schemas import SmoothingOptions
+from service.api.urls import Fetcher
 from service.demo import bundled
 from service.engine import Engine, EngineState, EngineStatus, LocalEngine, RemoteEngine
 from service.errors import NotReady, SmoothgateError
@@ -28,6 +34,9 @@ log = structlog.get_logger("runtime")
 
 DEMO_NAME = "smoothgate-demo"
 _WATCH_SECONDS = 1.0
+_DECODERS = 4
+# Batches take well under a second: so long without one, and something hangs.
+_STALL_SECONDS = 30.0
 # The noise that an encoder stands without a PSM (docs/psm.md).
 _BARE_SIGMA = 0.1
 
@@ -47,11 +56,18 @@ class Runtime:
         self.devices = [torch.device(name) for name in _device(settings.device).split(",")]
         self.dtype = _dtype(settings.dtype, self.devices[0])
         self.issuer = Issuer(settings)
+        self.gatekeeper = Gatekeeper(settings)
+        self.in_flight = InFlight()
+        self.admission = Admission()
+        self.fetcher = _fetcher(settings)
+        #: Where pictures are decoded: not among the threads that everything else waits for.
+        self.decoders = ThreadPoolExecutor(_DECODERS, "decode")
         self.engine = self._make_engine()
         self.smoother: Smoother | None = None
         self.failure: SmoothgateError | None = None
         self.created = int(time.time())
-        self._watcher: asyncio.Task[None] | None = None
+        self.canary = Canary(self, lambda: not self._parts_down()) if settings.canary_seconds else None
+        self._beside: list[asyncio.Task[None]] = []
         self._restarts_seen = 0
 
     async def start(self) -> None:
@@ -76,18 +92,33 @@ class Runtime:
         metrics.SAMPLER_UP.set_function(lambda: float(sampler.alive))
         metrics.QUEUED_SAMPLES.set_function(lambda: float(sampler.queued_samples))
         metrics.QUEUED_SECONDS.set_function(lambda: sampler.queued_seconds)
-        self._watcher = asyncio.create_task(_keep_alive(sampler))
+        metrics.READY.set_function(lambda: float(not self.problems()))
+        self._beside = [asyncio.create_task(_keep_alive(sampler))]
+        if self.canary is not None:
+            self._beside.append(asyncio.create_task(self.canary.run()))
 
     async def stop(self) -> None:
         """Let requests in flight finish, then end everything."""
-        if self._watcher is not None:
-            self._watcher.cancel()
+        for task in self._beside:
+            task.cancel()
+        await asyncio.gather(*self._beside, return_exceptions=True)
         if self.smoother is not None:
             await asyncio.to_thread(self.smoother.sampler.close)
         await self.engine.stop()
+        if self.fetcher is not None:
+            await self.fetcher.aclose()
+        self.decoders.shutdown(wait=False, cancel_futures=True)
 
     def problems(self) -> dict[str, str]:
-        """What keeps the service from answering, by part; empty when it is ready."""
+        """What keeps the service from being sent requests, by part; empty when it is ready."""
+        found = self._parts_down()
+        if self.gatekeeper.draining:
+            found["service"] = "draining"
+        if self.canary is not None and self.canary.problem is not None:
+            found["canary"] = self.canary.problem
+        return found
+
+    def _parts_down(self) -> dict[str, str]:
         found = {}
         if self.engine.status.state is not EngineState.READY:
             found["engine"] = self.engine.status.state.value
@@ -95,15 +126,20 @@ class Runtime:
             found["encoder"] = "loading"
         elif not self.smoother.sampler.alive:
             found["sampler"] = "down"
+        elif self.smoother.sampler.stalled_seconds > _STALL_SECONDS:
+            found["sampler"] = "stalled"
         return found
 
     def require_ready(self, *parts: str) -> Smoother:
-        """The smoother, if everything is up, or the parts that are named.
+        """The smoother, if every part that an answer needs is up, or those that are named.
+
+        A canary that failed keeps requests away (`problems`), but does not refuse those that come: a load
+        balancer with nowhere else to send them sends them here.
 
         Raises:
             NotReady: naming the part that is not.
         """
-        problems = {part: state for part, state in self.problems().items() if not parts or part in parts}
+        problems = {part: state for part, state in self._parts_down().items() if not parts or part in parts}
         if problems or self.smoother is None:
             listing = ", ".join(f"{part} {state}" for part, state in problems.items())
             raise NotReady(f"The service is not ready: {listing}.", retry_after=5)
@@ -129,6 +165,7 @@ class Runtime:
             read_timeout=s.engine_read_timeout_seconds,
             start_timeout=s.engine_start_timeout_seconds,
             drain_seconds=s.shutdown_timeout_seconds,
+            tracing_url=s.tracing_url,
             on_change=self._engine_changed,
         )
 
@@ -187,6 +224,17 @@ async def _keep_alive(sampler: Sampler) -> None:
         if not sampler.alive:
             log.error("starting the sampler again")
             sampler.start()
+
+
+def _fetcher(settings: Settings) -> Fetcher | None:
+    if not settings.url_hosts:
+        return None
+    try:
+        return Fetcher(
+            settings.url_hosts, max_bytes=settings.max_image_bytes, timeout=settings.url_timeout_seconds
+        )
+    except ValueError as error:
+        raise SmoothgateError(f"SMOOTHGATE_URL_HOSTS: {error}", code="bad_url_hosts") from error
 
 
 def _device(wanted: str) -> str:

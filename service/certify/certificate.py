@@ -91,6 +91,8 @@ class Noise(_Part):
     """Fresh samples, drawn after those, that the bounds rest on."""
     budget: Size
     """The most fresh samples that might have been drawn; the stakes of the bounds were chosen for it."""
+    degraded_from: Size | None = None
+    """The budget that this request would have had, had the service not been under load; null otherwise."""
 
 
 class Chance(_Part):

@@ -8,7 +8,7 @@ from service.compat import torch_extensions
 
 torch_extensions.install()
 
-from service.cli import bench, certificates, demo, evaluate, psm, serving  # noqa: E402
+from service.cli import accounts, bench, certificates, demo, evaluate, psm, serving  # noqa: E402
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, help="Certified visual robustness in front of vLLM."
@@ -22,3 +22,4 @@ app.add_typer(demo.app, name="demo")
 app.add_typer(psm.app, name="psm")
 app.add_typer(bench.app, name="bench")
 app.add_typer(certificates.keys, name="keys")
+app.add_typer(accounts.app, name="accounts")

@@ -40,6 +40,7 @@ class LocalEngine:
         read_timeout: see `EngineClient`.
         start_timeout: seconds after which a child that is not ready is killed and started again.
         drain_seconds: how long `stop` lets requests in flight finish.
+        tracing_url: OTLP/HTTP collector for vLLM's spans, or None.
         backoff: first and longest pause before a restart, in seconds; it doubles with every failure in a row.
         healthy_seconds: a run that was ready for so long ends the row.
         health_interval, health_timeout: how often the child is asked for its health, and how long it may
@@ -62,6 +63,7 @@ class LocalEngine:
         read_timeout: float = 60.0,
         start_timeout: float = 600.0,
         drain_seconds: float = 20.0,
+        tracing_url: str | None = None,
         backoff: tuple[float, float] = (1.0, 60.0),
         healthy_seconds: float = 60.0,
         health_interval: float = 5.0,
@@ -80,6 +82,7 @@ class LocalEngine:
             dtype=dtype,
             max_model_len=max_model_len,
             drain_seconds=drain_seconds,
+            tracing_url=tracing_url,
             on_cpu=on_cpu,
             extra=extra_args,
         )

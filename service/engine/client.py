@@ -20,6 +20,7 @@ import httpx
 from service.engine import failures
 from service.engine.failures import RETRY_SECONDS
 from service.errors import EngineFailed, EngineTimedOut, MalformedRequest, NotReady
+from service.tracing import EngineCall
 
 Json = dict[str, Any]
 
@@ -81,8 +82,9 @@ class EngineClient:
             RequestError: vLLM refused the client's own parameters; status, message and field are vLLM's.
             NotReady, EngineFailed, EngineTimedOut: as their names say.
         """
-        with self._counted():
-            response = await self._post_chat(body | {"stream": False}, request_id)
+        with ExitStack() as stack:
+            call = self._begin(stack)
+            response = await self._post_chat(body | {"stream": False}, request_id, call)
             answer = _parsed(await self._read(response))
         self.silent = False
         _refuse_unfinished(answer)
@@ -94,8 +96,8 @@ class EngineClient:
         Raises: as `chat`.
         """
         with ExitStack() as stack:
-            stack.enter_context(self._counted())
-            response = await self._post_chat(body | {"stream": True}, request_id)
+            call = self._begin(stack)
+            response = await self._post_chat(body | {"stream": True}, request_id, call)
             return ChatStream(self, response, on_close=stack.pop_all().close)
 
     async def models(self) -> list[Json]:
@@ -138,7 +140,13 @@ class EngineClient:
             if not self._in_flight:
                 self._idle.set()
 
-    async def _post_chat(self, body: Json, request_id: str | None) -> httpx.Response:
+    def _begin(self, stack: ExitStack) -> EngineCall:
+        stack.enter_context(self._counted())
+        call = EngineCall()
+        stack.callback(call.end)
+        return call
+
+    async def _post_chat(self, body: Json, request_id: str | None, call: EngineCall) -> httpx.Response:
         if not self._ready():
             raise NotReady("The engine is not ready yet.", retry_after=RETRY_SECONDS)
         try:
@@ -147,7 +155,7 @@ class EngineClient:
             raise MalformedRequest(
                 "The request holds a number or a character that JSON cannot carry."
             ) from error
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", **call.headers()}
         if request_id is not None:
             headers["X-Request-Id"] = request_id
         return await self._send(

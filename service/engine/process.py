@@ -13,6 +13,8 @@ from pathlib import Path
 
 import structlog
 
+from service.tracing import TRACES_PATH
+
 GUARD = Path(__file__).with_name("guard.py")
 CHILD_SITE = Path(__file__).resolve().parent.parent / "compat" / "child_site"
 
@@ -43,6 +45,7 @@ def vllm_command(
     dtype: str,
     max_model_len: int | None,
     drain_seconds: float,
+    tracing_url: str | None = None,
     on_cpu: bool,
     extra: Sequence[str] = (),
 ) -> list[str]:
@@ -61,6 +64,8 @@ def vllm_command(
     command += ["--uds", str(socket), "--disable-uvicorn-access-log"]
     command += ["--enable-mm-embeds", "--limit-mm-per-prompt", '{"image":0}']
     command += ["--shutdown-timeout", str(round(drain_seconds))]
+    if tracing_url is not None:
+        command += ["--otlp-traces-endpoint", tracing_url.rstrip("/") + TRACES_PATH]
     if max_model_len is not None:
         command += ["--max-model-len", str(max_model_len)]
     if on_cpu:
@@ -75,6 +80,7 @@ def vllm_environment(model: str, scratch: Path, *, kv_cache_gib: int, on_cpu: bo
     environment |= {
         "PYTHONPATH": os.pathsep.join(path),
         "PYTHONUNBUFFERED": "1",
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
         "TMPDIR": str(scratch),
         "VLLM_NO_USAGE_STATS": "1",
         # Our client closes idle connections. vLLM's own 5 s may, after a stall, be over before its server has
@@ -169,7 +175,8 @@ class EngineProcess:
         if text:
             if _ERROR.match(text) and not _POINTS_ABOVE.search(text):
                 self.last_error = text[:300]
-            getattr(log, level)(text, **source)
+            # Its hundred routes, of which it will be asked three, are not worth a line each.
+            getattr(log, "debug" if text.startswith("Route: ") else level)(text, **source)
         return True
 
 

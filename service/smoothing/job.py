@@ -54,6 +54,7 @@ class Job:
         direction: future of t, a unit vector (T * D) float32 on the CPU.
         evidence: future of the certification scores and why no more were drawn.
         packed: samples that were put into a batch.
+        begun: `time.perf_counter()` of the first of them, or None.
         home: device of the selection sum, once selection has begun.
     """
 
@@ -78,6 +79,7 @@ class Job:
         self.direction: Future[Tensor] = Future()
         self.evidence: Future[Evidence] = Future()
         self.packed = 0
+        self.begun: float | None = None
         self.home: torch.device | None = None
         self._lock = threading.Lock()
         self._selection = Selection()

@@ -21,6 +21,7 @@ class Plan:
         cosine_threshold: cosine for which the certified radius is reported.
         target: what sampling should stop for, or None to use the whole budget.
         enforce: whether an image that misses the target is refused.
+        degraded_from: the `n_certify` that it would have been without load, or None.
     """
 
     sigma: float
@@ -31,6 +32,7 @@ class Plan:
     cosine_threshold: float
     target: Target | None = None
     enforce: bool = False
+    degraded_from: int | None = None
 
     @property
     def samples(self) -> int:

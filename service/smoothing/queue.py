@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 import threading
+import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
@@ -141,6 +142,8 @@ class Queue:
                 self._now = max(self._now, clock)
                 if job.selecting:
                     job.home = device
+                if job.begun is None:
+                    job.begun = time.perf_counter()
                 job.packed += count
                 given += count
                 counts[job] = counts.get(job, 0) + count

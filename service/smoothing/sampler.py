@@ -71,6 +71,7 @@ class Sampler:
         )
         self._threads: list[threading.Thread | None] = [None] * len(places)
         self._closing = False
+        self._moved = time.monotonic()
 
     @property
     def noise(self) -> Noise:
@@ -91,6 +92,11 @@ class Sampler:
     def queued_seconds(self) -> float:
         """How long those will take, at the throughput of the latest batches."""
         return self.queued_samples / self.samples_per_second
+
+    @property
+    def stalled_seconds(self) -> float:
+        """How long nothing has come of what waits; 0 where nothing waits."""
+        return time.monotonic() - self._moved if self.queued_samples else 0.0
 
     def start(self) -> None:
         """Start all threads, or those again that have died."""
@@ -118,6 +124,8 @@ class Sampler:
         """
         if self._closing or not self.alive:
             raise NotReady("The sampler is not running.", code="sampler_down", retry_after=1)
+        if not self.queued_samples:
+            self._moved = time.monotonic()
         self._queue.put(job)
 
     def _run(self, number: int) -> None:
@@ -170,6 +178,7 @@ class Sampler:
             except SmoothgateError as error:
                 job.fail(error)
         self._queue.wake()
+        self._moved = time.monotonic()
         drawn = sum(each.count for each in scored.batch)
         seconds = time.perf_counter() - started
         rate = len(self._places) * drawn / seconds

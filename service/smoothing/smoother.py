@@ -57,6 +57,7 @@ class Smoother:
         images: int,
         deadline: float,
         request: Hashable = None,
+        fresh: bool = False,
     ) -> Smoothed:
         """Queue one of the `images` images of a request.
 
@@ -66,6 +67,7 @@ class Smoother:
             images: how many share its alpha.
             deadline: `time.monotonic()` at which drawing ends and the certificate is made from what there is.
             request: the same for all images of a request; they share its turns at the device.
+            fresh: whether to draw in any case, and to keep nothing.
 
         Raises:
             NotReady: the sampler does not run.
@@ -80,9 +82,9 @@ class Smoother:
             deadline=deadline,
             request=request,
         )
-        if not self._cache.max_bytes:
+        if fresh or not self._cache.max_bytes:
             self.sampler.submit(job)
-            return Smoothed(self, image, canvas, job)
+            return Smoothed(self, image, canvas, job, plan)
         key = await asyncio.to_thread(key_of, self._model.digest, job)
         known = self._cache.get(key)
         metrics.CACHE.labels("miss" if known is None else "hit").inc()
@@ -92,7 +94,7 @@ class Smoother:
         else:
             job.seed = known.seed
             job.finish(known.direction, known.evidence)
-        return Smoothed(self, image, canvas, job, cached=known is not None)
+        return Smoothed(self, image, canvas, job, plan, cached=known is not None)
 
     def _keep(self, key: Key, job: Job) -> None:
         """A result that a deadline cut short is of that request only."""
@@ -102,7 +104,9 @@ class Smoother:
         if evidence.reason != "deadline":
             self._cache.put(key, Result(job.direction.result(), evidence, job.seed))
 
-    def certificate(self, image: DecodedImage, canvas: Canvas, job: Job, *, cached: bool) -> Certificate:
+    def certificate(
+        self, image: DecodedImage, canvas: Canvas, job: Job, plan: Plan, *, cached: bool
+    ) -> Certificate:
         """The certificate of a finished job."""
         evidence = job.evidence.result()
         figures = self.encoder.calibration.figures
@@ -127,6 +131,7 @@ class Smoother:
                 n_select=job.n_select,
                 n_certify=evidence.rule.n,
                 budget=job.budget,
+                degraded_from=plan.degraded_from,
             ),
             chance=parts.Chance(mean=figures.chance_mean, p95=figures.chance_p95),
             flip_point=figures.flip_point,
@@ -135,20 +140,28 @@ class Smoother:
 
 
 class Smoothed:
-    """One image on its way through the sampler."""
+    """One image on its way through the sampler, on the terms of `plan`."""
 
     def __init__(
-        self, smoother: Smoother, image: DecodedImage, canvas: Canvas, job: Job, *, cached: bool = False
+        self,
+        smoother: Smoother,
+        image: DecodedImage,
+        canvas: Canvas,
+        job: Job,
+        plan: Plan,
+        *,
+        cached: bool = False,
     ) -> None:
         self._smoother = smoother
         self._image = image
         self._canvas = canvas
         self._job = job
+        self.plan = plan
         self._cached = cached
         self._started = time.perf_counter()
 
-    async def tokens(self) -> Tensor:
-        """The served visual tokens (T, D) float32, once the selection samples are in.
+    async def direction(self) -> Tensor:
+        """t (T * D) float32, once the selection samples are in.
 
         Raises:
             SamplerFailed, NotReady: the sampler failed or is being shut down.
@@ -156,13 +169,24 @@ class Smoothed:
         """
         direction = await asyncio.wrap_future(self._job.direction)
         metrics.STAGE_SECONDS.labels("select").observe(time.perf_counter() - self._started)
-        return self._smoother.encoder.served_tokens(direction)
+        if self._job.begun is not None:
+            metrics.STAGE_SECONDS.labels("queue").observe(max(0.0, self._job.begun - self._started))
+        return direction
+
+    async def tokens(self) -> Tensor:
+        """The served visual tokens (T, D) float32; raises as `direction`."""
+        return self._smoother.encoder.served_tokens(await self.direction())
 
     async def certificate(self) -> Certificate:
         """The certificate, once sampling has ended; raises as `tokens`."""
         await asyncio.wrap_future(self._job.evidence)
         made = await asyncio.to_thread(
-            self._smoother.certificate, self._image, self._canvas, self._job, cached=self._cached
+            self._smoother.certificate,
+            self._image,
+            self._canvas,
+            self._job,
+            self.plan,
+            cached=self._cached,
         )
         metrics.STAGE_SECONDS.labels("certify").observe(time.perf_counter() - self._started)
         if not self._cached:
@@ -171,6 +195,12 @@ class Smoothed:
         metrics.SCORE.observe(made.score_estimate)
         metrics.RADIUS.observe(made.radius.value or 0.0)
         return made
+
+    async def certification_scores(self) -> list[float]:
+        """Scores of the certification samples, once sampling has ended; raises as `direction`."""
+        evidence = await asyncio.wrap_future(self._job.evidence)
+        scores: list[float] = evidence.rule.scores.tolist()
+        return scores
 
     def scores(self) -> tuple[list[float], list[float]]:
         """Selection and certification scores, in the order drawn; after `certificate`."""

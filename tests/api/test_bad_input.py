@@ -156,3 +156,20 @@ def test_what_is_not_there(gate: Gate) -> None:
 def test_after_all_that_it_still_answers(gate: Gate) -> None:
     assert gate.ask("What digit is shown?", "seven.png").json()["answer"] == "The digit is 7."
     assert gate.runtime.engine.status.restarts == 0 or gate.runtime.problems() == {}
+
+
+def test_a_picture_behind_a_listed_url_is_fetched(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fetching itself is tested in test_urls; here, that the way leads there."""
+    asked = []
+
+    class Listed:
+        async def fetch(self, url: str, param: str | None) -> bytes:
+            asked.append((url, param))
+            return (SAMPLES / "seven.png").read_bytes()
+
+    url = "https://pictures.example/seven.png"
+    refused = gate.ask("What digit is shown?", images=[url])
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "url_not_allowed")
+    monkeypatch.setattr(gate.runtime, "fetcher", Listed())
+    assert gate.ask("What digit is shown?", images=[url]).json()["answer"] == "The digit is 7."
+    assert asked == [(url, "images.0")]
