@@ -18,12 +18,13 @@ from xdist.scheduler import LoadScopeScheduling
 
 from service.engine import LocalEngine
 from tests import checkpoints, processes
+from tests.gate import gate, shared_gate  # noqa: F401, fixtures
 
 MODEL_NAME = "tiny"
 
 
-# Folders whose tests share a vLLM.
-_TOGETHER = {"api", "engine", "vision"}
+# Folders whose tests share a vLLM, and what they are called together.
+_TOGETHER = {"api": "gate", "conformance": "gate", "engine": "engine", "vision": "vision"}
 
 
 class _ByFolder(LoadScopeScheduling):
@@ -35,7 +36,7 @@ class _ByFolder(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         folder = Path(nodeid.partition("::")[0]).parent.name
-        return folder if folder in _TOGETHER else nodeid
+        return _TOGETHER.get(folder, nodeid)
 
 
 if "PYTEST_XDIST_WORKER" in os.environ:

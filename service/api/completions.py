@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from service import metrics
 from service.accounts import Account
@@ -28,12 +28,16 @@ ROUTE = "/v1/chat/completions"
 
 Json = dict[str, Any]
 
+_STREAM = TypeAdapter[bool | None](bool | None)
+
 
 @router.get("/v1/models", tags=["OpenAI"])
 async def models(request: Request) -> Json:
     """The one model served, in OpenAI's form."""
     runtime = runtime_of(request)
-    card = {"id": runtime.model_name, "object": "model", "created": runtime.created, "owned_by": "smoothgate"}
+    name = runtime.model_name
+    # `root` is vLLM's, whose `bench serve` reads it.
+    card = {"id": name, "object": "model", "created": runtime.created, "owned_by": "smoothgate", "root": name}
     return {"object": "list", "data": [card]}
 
 
@@ -47,8 +51,9 @@ async def chat_completions(request: Request) -> Response:
     runtime = runtime_of(request)
     identifier = request_id(request)
     body = await _json_body(request)
+    streamed = _is_streamed(body)
     preparing = _prepared(runtime, account_of(request), body)
-    if body.get("stream"):
+    if streamed:
         opening = open_stream(runtime, ROUTE, preparing, identifier)
         prepared, stream = await while_connected(request, opening)
         return sse.response(_chunks(prepared, stream))
@@ -63,6 +68,14 @@ async def _json_body(request: Request) -> Json:
     if not isinstance(body, dict):
         raise MalformedRequest("The body must be a JSON object.")
     return body
+
+
+def _is_streamed(body: Json) -> bool:
+    """`stream` as vLLM reads it: "false" is false, and 2 is refused."""
+    try:
+        return bool(_STREAM.validate_python(body.get("stream")))
+    except ValidationError as error:
+        raise errors.of_validation(error.errors(), prefix="stream") from error
 
 
 def options_of(value: Any) -> SmoothingOptions:
@@ -80,7 +93,7 @@ def options_of(value: Any) -> SmoothingOptions:
 async def _prepared(runtime: Runtime, account: Account | None, body: Json) -> tuple[Prepared, Json]:
     """The images dealt with, and the body that vLLM gets."""
     runtime.require_ready()
-    if body.get("model", runtime.model_name) != runtime.model_name:
+    if body.get("model") not in (None, "", runtime.model_name):
         raise UnknownModel(f"The model served here is {runtime.model_name}.", param="model")
     options = options_of(body.pop("smoothing", None))
     messages = body.pop("messages", None)

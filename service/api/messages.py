@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.api.urls import Fetcher
+from service.engine.payload import TEXT_KEYS
 from service.errors import MalformedRequest, TooLarge, Unacceptable
 from service.vision import parse_data_uri
 
 Message = dict[str, Any]
 
-_TEXT_PARTS = frozenset({"text", "refusal"})
 _REFUSED = {
     "image_embeds": "Embeddings cannot be sent by a client: they would go around the smoothing.",
     "prompt_embeds": "Embeddings cannot be sent by a client: they would go around the smoothing.",
@@ -24,6 +24,8 @@ _REFUSED = {
     "video_url": "Video is not served.",
     "video_embeds": "Video is not served.",
 }
+# vLLM takes a part that has a `uuid` for the medium that it holds, whatever its type says.
+_NEVER_IN_TEXT = ("uuid", "image_url", "image_pil", *_REFUSED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +78,17 @@ def _image_uri(part: Any, param: str) -> str | None:
     kind = part.get("type") if isinstance(part, dict) else None
     if not isinstance(kind, str):
         raise MalformedRequest("A content part must be an object with a type.", param=param)
-    if kind in _TEXT_PARTS:
-        if not isinstance(part.get(kind), str):
-            raise MalformedRequest(
-                f"A part of type {kind} must hold a string {kind}.", param=f"{param}.{kind}"
-            )
+    if kind in TEXT_KEYS:
+        key = TEXT_KEYS[kind]
+        if not isinstance(part.get(key), str):
+            raise MalformedRequest(f"A part of type {kind} must hold a string {key}.", param=f"{param}.{key}")
+        for other in _NEVER_IN_TEXT:
+            if part.get(other) is not None:
+                raise Unacceptable(
+                    f"A part of type {kind} cannot hold {other}.",
+                    param=f"{param}.{other}",
+                    code="unsupported_content",
+                )
         return None
     if kind != "image_url":
         reason = _REFUSED.get(kind, f"Content of type {kind} is not served.")

@@ -163,14 +163,14 @@ async def _picture(sides: Sides, repeats: int, step: Callable[[], None]) -> Json
     seconds: dict[str, list[float]] = {"smoothgate": [], "vllm": []}
     stages: dict[str, list[float]] = {}
     for round_ in range(-_WARM_UP, repeats):
-        uri = _picture_uri(round_)
+        uri = picture_uri(round_)
         parts: list[Json] = [
             {"type": "image_url", "image_url": {"url": uri}},
             {"type": "text", "text": _QUESTION},
         ]
         plain = await _asked(sides.pictures, _body(sides, parts))
         ours = await _asked(sides.gate, _body(sides, parts) | {"smoothing": smoothing})
-        again = {"message": _QUESTION, "images": [_picture_uri(1000 + round_)], "smoothing": smoothing}
+        again = {"message": _QUESTION, "images": [picture_uri(1000 + round_)], "smoothing": smoothing}
         answer = await sides.gate.post("/v1/chat", json=again | {"max_tokens": 16, "temperature": 0})
         if round_ < 0:
             continue
@@ -202,7 +202,7 @@ async def _first_token(sides: Sides, repeats: int, step: Callable[[], None]) -> 
     seconds: dict[str, list[float]] = {"beside": [], "first": []}
     for round_ in range(repeats):
         for name, picture in (("beside", 2000 + round_), ("first", 3000 + round_)):
-            uri = _picture_uri(picture)
+            uri = picture_uri(picture)
             started = time.perf_counter()
             if name == "first":
                 asked = {"images": [uri], "smoothing": smoothing}
@@ -248,8 +248,8 @@ def _compared(seconds: dict[str, list[float]]) -> Json:
     return medians | {"ratio": medians["smoothgate"] / medians["vllm"]}
 
 
-def _picture_uri(number: int) -> str:
-    """The sample with a grain of its own, so that no two are the same picture."""
+def picture_uri(number: int) -> str:
+    """A data URI of the sample with a grain of its own, so that no two are the same picture."""
     pixels = np.asarray(Image.open(bundled("samples") / _SAMPLE).convert("RGB")).astype(np.int16)
     grain = np.random.default_rng(abs(number)).integers(-2, 3, pixels.shape)
     file = io.BytesIO()

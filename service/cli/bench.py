@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import Progress
 from rich.table import Table
 
 from service import logs
 from service.cli.common import Json, OtherModel, console, failures, load_adapter, load_encoder, write
+from service.progress import progress
 
 app = typer.Typer(no_args_is_help=True, help="Measurements.")
+
+# Of the service's resident memory in a soak.
+_MOST_GROWTH = 0.05
 
 
 @app.command("certify")
@@ -123,9 +128,9 @@ def bench_serving(
     from service.benchmark.serving import TEXT_TIMES, run
 
     logs.configure("console", "error")
-    with failures(), Progress(console=console) as progress:
-        task = progress.add_task("rounds, once everything is up", total=(TEXT_TIMES + 2) * repeats)
-        figures = run(repeats, lambda: progress.advance(task))
+    with failures(), progress(console=console) as bar:
+        task = bar.add_task("rounds, once everything is up", total=(TEXT_TIMES + 2) * repeats)
+        figures = run(repeats, lambda: bar.advance(task))
     table = Table(
         "request",
         "Smoothgate",
@@ -148,3 +153,51 @@ def bench_serving(
         stages.add_row(name, f"{taken * 1000:.1f} ms")
     console.print(stages)
     write(json_file, figures)
+
+
+@app.command("soak")
+def bench_soak(
+    seconds: Annotated[float, typer.Option(min=5, help="How long.")] = 900.0,
+    clients: Annotated[int, typer.Option(min=1, help="Clients at a time, each with one request.")] = 8,
+    seed: Annotated[int, typer.Option(help="Seed of the order of the requests.")] = 1,
+    url: Annotated[
+        str | None, typer.Option(help="Service to load, without keys; left out: the demo's is started.")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """The service under full load: lost requests, growth of its memory, how long the slowest wait.
+
+    Fails where a request was lost, or its memory grew by more than 5 %.
+    """
+    from service.benchmark.soak import run
+    from service.evaluation.remote import running
+
+    with failures(), ExitStack() as stack:
+        pid = None
+        if url is None:
+            console.print("Starting the service.")
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            service = stack.enter_context(running(Path(folder) / "service.log"))
+            url, pid = service.url, service.pid
+        bar = stack.enter_context(progress(console=console))
+        task = bar.add_task("soak", total=seconds)
+        figures = run(url, pid, seconds, clients, seed, lambda now: bar.update(task, completed=now))
+    table = Table("request", "answered", "p50", "p99", "p99 / p50", title=f"{clients} clients, {seconds:g} s")
+    for kind, row in figures["latency"].items():
+        table.add_row(
+            kind, str(row["n"]), f"{row['p50']:.3f} s", f"{row['p99']:.3f} s", f"{row['ratio']:.2f}"
+        )
+    console.print(table)
+    statuses = ", ".join(f"{count} of {status}" for status, count in figures["statuses"].items())
+    console.print(f"{figures['requests']} requests: {statuses}; {figures['lost_count']} lost")
+    memory = figures["memory"]
+    if memory is not None:
+        console.print(
+            f"Resident memory {memory['start'] / 2**20:.0f} MiB, then {memory['end'] / 2**20:.0f} MiB "
+            f"({memory['growth']:+.2%}); slope {memory['slope'] / 2**20:+.1f} MiB per hour"
+        )
+    for lost in figures["lost"]:
+        console.print(lost, style="red")
+    write(json_file, figures)
+    if figures["lost_count"] or (memory is not None and memory["growth"] > _MOST_GROWTH):
+        raise typer.Exit(1)

@@ -41,7 +41,7 @@ def evaluate(
             evaluation.url = url
             if url is None and evaluation.asks_service():
                 console.print("Starting the service that black-box attacks ask.")
-                evaluation.url = stack.enter_context(running(output / "service.log"))
+                evaluation.url = stack.enter_context(running(output / "service.log")).url
             bar = stack.enter_context(progress(console=console))
             task = bar.add_task("", total=total)
             evaluation.run(lambda cell, count: bar.update(task, description=cell.key, advance=count))

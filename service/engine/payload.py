@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,16 @@ from service.errors import SmoothgateError
 
 # Unlike a space it is trimmed by no chat template, and unlike a letter it is not seen.
 BREAK = "\u200b"
+
+# The kinds of content part that vLLM takes for text, and the key that the text stands under.
+TEXT_KEYS = {
+    "text": "text",
+    "input_text": "text",
+    "output_text": "text",
+    "refusal": "refusal",
+    "thinking": "thinking",
+    "tool_reference": "name",
+}
 
 
 def image_part(
@@ -84,15 +94,8 @@ def neutralise_messages(
     longest = max(map(len, placeholders))
     before = ""
     for message in cleaned:
-        content = message.get("content")
-        parts = content if isinstance(content, list) else []
-        for holder, key in [
-            (message, "content"),
-            *((part, "text") for part in parts if isinstance(part, dict)),
-        ]:
-            text = holder.get(key)
-            if not isinstance(text, str):
-                continue
+        for holder, key in _texts(message):
+            text = holder[key]
             # Some templates strip the parts, so that a placeholder may close over white space.
             joined = before + text.strip()
             if any(placeholder in joined for placeholder in placeholders):
@@ -100,3 +103,17 @@ def neutralise_messages(
                 joined = before + BREAK + text.strip()
             before = joined[1 - longest :]
     return cleaned
+
+
+def _texts(message: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
+    """Where the texts of a message stand, in order: the container and the key of each."""
+    content = message.get("content")
+    if isinstance(content, str):
+        yield message, "content"
+    for at, part in enumerate(content if isinstance(content, list) else ()):
+        if isinstance(part, str):
+            yield content, at
+        elif isinstance(part, dict):
+            key = TEXT_KEYS.get(str(part.get("type")), "text")
+            if isinstance(part.get(key), str):
+                yield part, key

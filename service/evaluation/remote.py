@@ -107,15 +107,25 @@ class RemoteModel:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A service that was started.
+
+    Attributes:
+        url: its address, without `/v1`.
+        pid: its process.
+    """
+
+    url: str
+    pid: int
+
+
 @contextmanager
-def running(log: Path) -> Iterator[str]:
+def running(log: Path) -> Iterator[Running]:
     """`smoothgate serve` as a process of its own, with the settings of this one's environment.
 
     Args:
         log: gets what it says.
-
-    Yields:
-        Its address.
 
     Raises:
         SmoothgateError: code `no_service`: it did not come up.
@@ -130,7 +140,7 @@ def running(log: Path) -> Iterator[str]:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)  # noqa: S603
     try:
         _wait(url, process, log)
-        yield url
+        yield Running(url, process.pid)
     finally:
         process.terminate()
         try:

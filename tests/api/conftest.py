@@ -1,105 +1,11 @@
-"""The whole service on the bundled demo model, with a real vLLM behind it, started once."""
+"""What only the tests of the routes need."""
 
-import base64
-import socket
-import threading
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-import uvicorn
-from fastapi import FastAPI
 
-from service.api.app import create_app
-from service.api.runtime import Runtime
-from service.settings import Settings
-from service.smoothing.cache import ResultCache
-from service.smoothing.smoother import Smoother
-
-SAMPLES = Path(str(files("service.demo") / "samples"))
-# Small enough for two cores; the defaults draw more.
-FEW = {"n_select": 64, "n_certify": 256}
-
-
-def data_uri(name: str) -> str:
-    return "data:image/png;base64," + base64.b64encode((SAMPLES / name).read_bytes()).decode()
-
-
-def image_part(name: str) -> dict[str, Any]:
-    return {"type": "image_url", "image_url": {"url": data_uri(name)}}
-
-
-@dataclass(frozen=True)
-class Gate:
-    url: str
-    app: FastAPI
-    http: httpx.Client
-
-    @property
-    def runtime(self) -> Runtime:
-        runtime: Runtime = self.app.state.runtime
-        return runtime
-
-    @property
-    def smoother(self) -> Smoother:
-        smoother = self.runtime.smoother
-        assert smoother is not None
-        return smoother
-
-    def metric(self, start: str) -> float:
-        """The sum of the series whose line starts so."""
-        lines = self.http.get("/metrics").text.splitlines()
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(start))
-
-    def wait_ready(self, seconds: float = 240) -> None:
-        end = time.monotonic() + seconds
-        while self.http.get("/health/ready").status_code != 200:
-            assert time.monotonic() < end, f"not ready: {self.runtime.problems()}"
-            time.sleep(0.5)
-
-    def ask(self, message: str = "What digit is shown?", *names: str, **fields: Any) -> httpx.Response:
-        body = {
-            "message": message,
-            "images": [data_uri(n) for n in names],
-            "temperature": 0,
-            "smoothing": FEW,
-        }
-        return self.http.post("/v1/chat", json=body | fields)
-
-
-@pytest.fixture(scope="session")
-def shared_gate() -> Iterator[Gate]:
-    settings = Settings(_env_file=None, allow_smoothing_off=True, engine_max_model_len=1024)
-    app = create_app(settings)
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=10))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    try:
-        with httpx.Client(base_url=url, timeout=120) as http:
-            while not server.started:
-                assert thread.is_alive(), "the service did not start"
-                time.sleep(0.1)
-            yield Gate(url, app, http)
-    finally:
-        server.should_exit = True
-        thread.join(60)
-    assert not thread.is_alive()
-
-
-@pytest.fixture
-def gate(shared_gate: Gate) -> Gate:
-    """The service, ready, as if nothing had been asked: a test before may have killed its engine."""
-    shared_gate.wait_ready()
-    shared_gate.smoother._cache = ResultCache(2**24)
-    return shared_gate
+from tests.gate import Gate
 
 
 @pytest.fixture

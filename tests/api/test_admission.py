@@ -14,7 +14,7 @@ import pytest
 from service.accounts import new
 from service.api.access import Gatekeeper
 from service.errors import EngineFailed, Overloaded
-from tests.api.conftest import FEW, Gate, data_uri
+from tests.gate import FEW, Gate, data_uri
 
 pytestmark = pytest.mark.engine
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.api.conftest import SAMPLES, Gate, data_uri
+from tests.gate import SAMPLES, Gate, data_uri
 
 pytestmark = pytest.mark.engine
 

@@ -17,7 +17,7 @@ from service.api.schemas import IssuedCertificate
 from service.certify.signing import PublicKey, SigningKey, verify
 from service.cli import app
 from service.errors import SmoothgateError
-from tests.api.conftest import FEW, SAMPLES, Gate, data_uri
+from tests.gate import FEW, SAMPLES, Gate, data_uri
 
 pytestmark = pytest.mark.engine
 

@@ -10,7 +10,7 @@ import pytest
 from service.api.schemas import IssuedCertificate as Certificate
 from service.demo import bundled
 from service.psm.checkpoint import PSM
-from tests.api.conftest import FEW, SAMPLES, Gate, data_uri, image_part
+from tests.gate import FEW, SAMPLES, Gate, data_uri, image_part
 
 pytestmark = pytest.mark.engine
 

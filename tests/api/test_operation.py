@@ -15,7 +15,7 @@ from torch import Tensor
 from service.engine import LocalEngine
 from service.smoothing.cache import ResultCache
 from tests import processes
-from tests.api.conftest import FEW, Gate, data_uri, image_part
+from tests.gate import FEW, Gate, data_uri, image_part
 
 pytestmark = pytest.mark.engine
 

@@ -22,7 +22,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from service import accounts
 from tests import processes
-from tests.api.conftest import FEW, data_uri
+from tests.gate import FEW, data_uri
 
 pytestmark = pytest.mark.engine
 

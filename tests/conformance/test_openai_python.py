@@ -7,7 +7,7 @@ import openai
 import pytest
 
 from service.api.schemas import IssuedCertificate as Certificate
-from tests.api.conftest import FEW, Gate, image_part
+from tests.gate import FEW, Gate, image_part
 
 pytestmark = pytest.mark.engine
 
