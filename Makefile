@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test bench results results-quick lint format clean
+.PHONY: help serve test bench soak results results-quick lint format clean
 
 help:  ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ bench: $(VENV)/.$(ENGINE)-dev  ## Measure the sampler and the service beside pla
 	@mkdir -p runs
 	@$(BIN)/smoothgate bench sampler --plot runs/growth.svg
 	@$(BIN)/smoothgate bench serving
+
+soak: $(VENV)/.$(ENGINE)-dev  ## Load the service for 15 minutes: nothing is lost, nothing grows.
+	@$(BIN)/smoothgate bench soak
 
 results: $(VENV)/.$(ENGINE)-dev  ## Attack every defence in docs/plans/results.toml: hours; goes on where it stopped.
 	@test -e runs/tuned/psm.json || $(BIN)/smoothgate psm tune --output runs/tuned

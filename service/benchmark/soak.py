@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections import Counter
@@ -24,6 +25,8 @@ QUESTION = "What digit is shown?"
 _SMOOTHING = {"n_select": 32, "n_certify": 96}
 _MIX = {"picture": 0.6, "stream": 0.2, "text": 0.2}
 _READ_EVERY_SECONDS = 5.0
+# After a lost request: a service that is down is not to be asked a thousand times a second.
+_PAUSE_SECONDS = 0.1
 # Caches fill and allocators settle before growth means anything.
 _WARM_UP_SHARE = 1 / 3
 
@@ -114,6 +117,7 @@ async def _client(http: httpx.AsyncClient, seen: _Seen, ends: float, seed: int) 
             status = await _ask(http, kind, uri)
         except (httpx.HTTPError, ValueError, KeyError) as error:
             seen.lost.append(f"{kind}: {error!r}")
+            await asyncio.sleep(_PAUSE_SECONDS)
             continue
         seen.statuses[str(status)] += 1
         if status == 200:
@@ -166,4 +170,4 @@ def _memory(readings: list[tuple[float, float]]) -> Json | None:
 def _resident(pid: int) -> float:
     """Resident bytes of a process."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * 4096.0
+    return float(pages * os.sysconf("SC_PAGE_SIZE"))

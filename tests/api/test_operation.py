@@ -156,6 +156,24 @@ def test_an_engine_killed_in_mid_request_is_a_clear_error_and_comes_back(gate: G
     assert gate.ask("What digit is shown?", "seven.png").json()["answer"] == "The digit is 7."
 
 
+def test_a_hung_engine_is_killed_and_started_again(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = gate.runtime.engine
+    restarts = engine.status.restarts
+    monkeypatch.setattr(engine, "_health_interval", 0.5)
+    monkeypatch.setattr(engine, "_health_timeout", 3.0)
+    for pid, command in processes.descendants(os.getpid()).items():
+        if ("vllm" in command or "VLLM" in command) and "guard.py" not in command:
+            os.kill(pid, signal.SIGSTOP)
+    started = time.monotonic()
+    answer = gate.ask("Hello")
+    assert time.monotonic() - started < 30
+    assert answer.status_code in (502, 503, 504)
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    _wait_until(lambda: engine.status.restarts == restarts + 1, 30)
+    gate.wait_ready()
+    assert gate.ask("What digit is shown?", "seven.png").json()["answer"] == "The digit is 7."
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_dead_sampler_fails_its_requests_at_once_and_comes_back(
     gate: Gate, monkeypatch: pytest.MonkeyPatch

@@ -1,0 +1,46 @@
+"""The soak, for seconds: that it counts what it should, not how the service fares."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from service.benchmark import soak
+from tests.gate import Gate
+
+
+@pytest.mark.engine
+def test_a_short_soak_loses_nothing_and_reads_memory(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soak, "_READ_EVERY_SECONDS", 0.5)
+    seen: list[float] = []
+    figures = soak.run(gate.url, os.getpid(), 6, 3, 1, seen.append)
+    assert figures["lost"] == []
+    assert set(figures["statuses"]) == {"200"}
+    assert set(figures["latency"]) == {"picture", "stream", "text"}
+    assert figures["requests"] == sum(row["n"] for row in figures["latency"].values())
+    for row in figures["latency"].values():
+        assert 0 < row["p50"] <= row["p99"]
+        assert row["ratio"] == pytest.approx(row["p99"] / row["p50"])
+    assert 2**28 < figures["memory"]["start"] < 2**35
+    assert seen == sorted(seen)
+
+
+def test_what_has_no_answer_is_lost_and_not_counted_as_answered() -> None:
+    figures = soak.run("http://127.0.0.1:9", None, 0.3, 2, 1, lambda now: None)
+    assert figures["lost_count"] == figures["requests"] > 0
+    assert figures["latency"] == {}
+    assert figures["memory"] is None
+    assert len(figures["lost"]) <= 20
+
+
+def test_growth_is_measured_after_the_warm_up() -> None:
+    readings = [(float(t), 10e8 if t < 100 else 1e9 + 1e5 * t) for t in range(300)]
+    found = soak._memory(readings)
+    assert found is not None
+    assert found["slope"] == pytest.approx(1e5 * 3600, rel=0.01)
+    assert found["growth"] == pytest.approx(0.018, abs=0.002)
+
+
+def test_resident_bytes_are_those_of_the_process() -> None:
+    pages = Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]
+    assert soak._resident(os.getpid()) == pytest.approx(int(pages) * 1024, rel=0.1)
