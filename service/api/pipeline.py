@@ -131,7 +131,7 @@ async def _decode_image(runtime: Runtime, slot: Slot) -> DecodedImage:
         raise Unacceptable(
             f"The image was not decoded within {settings.decode_timeout_seconds:g} s.",
             param=slot.param,
-            code="invalid_image",
+            code="decode_timeout",
         ) from error
 
 

@@ -14,9 +14,10 @@ from service import accounts, metrics
 from service.accounts import Account
 from service.api import access
 from service.api.access import Access, Bucket, Gatekeeper
+from service.api.app import BodyLimit
 from service.api.context import Context, InFlight
 from service.api.sse import event
-from service.errors import Overloaded
+from service.errors import BodyTimedOut, Overloaded, TooLarge
 from service.settings import Settings
 
 pytestmark = pytest.mark.asyncio
@@ -252,3 +253,47 @@ async def test_without_accounts_whoever_connects_may_ask(caplog: pytest.LogCaptu
     async with gate.http:
         assert (await gate.http.get("/v1/models")).status_code == 200
     assert gate.seen[0]["state"]["account"] is None
+
+
+async def test_a_body_that_trickles_or_swells_is_given_up() -> None:
+    pieces = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal pieces
+        pieces += 1
+        await asyncio.sleep(0.01)
+        return {"type": "http.request", "body": b"x" * 10, "more_body": True}
+
+    async def reads(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive()).get("more_body"):
+            pass
+
+    with pytest.raises(BodyTimedOut):
+        await asyncio.wait_for(BodyLimit(reads, 10**6, 0.1)({"type": "http"}, receive, _nowhere), 5)
+    pieces = 0
+    with pytest.raises(TooLarge):
+        await BodyLimit(reads, 95, 5)({"type": "http"}, receive, _nowhere)
+    assert pieces == 10
+
+
+async def test_a_body_in_time_sets_no_limit_to_what_follows() -> None:
+    messages = [
+        {"type": "http.request", "body": b"x", "more_body": True},
+        {"type": "http.request", "body": b"x", "more_body": False},
+    ]
+
+    async def receive() -> dict[str, Any]:
+        if messages:
+            return messages.pop(0)
+        await asyncio.sleep(0.2)
+        return {"type": "http.disconnect"}
+
+    async def reads(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    await BodyLimit(reads, 100, 0.1)({"type": "http"}, receive, _nowhere)
+
+
+async def _nowhere(message: Any) -> None:
+    pass

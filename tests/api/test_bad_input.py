@@ -2,11 +2,14 @@
 
 import base64
 import io
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from service.api import pipeline
 from tests.gate import SAMPLES, Gate, data_uri
 
 pytestmark = pytest.mark.engine
@@ -173,3 +176,20 @@ def test_a_picture_behind_a_listed_url_is_fetched(gate: Gate, monkeypatch: pytes
     monkeypatch.setattr(gate.runtime, "fetcher", Listed())
     assert gate.ask("What digit is shown?", images=[url]).json()["answer"] == "The digit is 7."
     assert asked == [(url, "images.0")]
+
+
+def test_a_picture_that_takes_too_long_to_decode_is_refused(
+    gate: Gate, settings: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(data: bytes, **_: object) -> None:
+        time.sleep(1)
+
+    settings(decode_timeout_seconds=0.2)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "decode", slow)
+        started = time.monotonic()
+        refused = gate.ask("What digit is shown?", "seven.png")
+        assert time.monotonic() - started < 0.9
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "decode_timeout")
+    assert refused.json()["error"]["param"] == "images.0"
+    assert gate.metric("smoothgate_reserved_samples") == 0
