@@ -152,17 +152,22 @@ def test_certificates_are_kept_with_their_scores(
     assert sum(kept["certification_scores"]) / 256 == pytest.approx(shown["score_estimate"])
 
 
+@pytest.mark.parametrize("fault", ["gone", "full"])
 def test_a_store_that_fails_does_not_take_the_answer_with_it(
-    gate: Gate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    gate: Gate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fault: str
 ) -> None:
-    issuer = Issuer(gate.runtime.settings.model_copy(update={"store": tmp_path / "store"}))
-    (tmp_path / "store").rmdir()
+    folder = tmp_path / "store"
+    issuer = Issuer(gate.runtime.settings.model_copy(update={"store": folder}))
+    if fault == "gone":
+        folder.rmdir()
+    else:
+        (folder / "certificates.jsonl").symlink_to("/dev/full")
     monkeypatch.setattr(gate.runtime, "issuer", issuer)
-    before = gate.http.get("/metrics").text
-    assert gate.ask("What digit is shown?", "seven.png").status_code == 200
-    after = gate.http.get("/metrics").text
-    assert "smoothgate_store_failures_total 0.0" in before
-    assert "smoothgate_store_failures_total 1.0" in after
+    before = gate.metric("smoothgate_store_failures_total")
+    answer = gate.ask("What digit is shown?", "seven.png")
+    assert answer.status_code == 200
+    assert len(answer.json()["certificates"]) == 1
+    assert gate.metric("smoothgate_store_failures_total") == before + 1
 
 
 def test_keys_are_rotated(gate: Gate, tmp_path: Path) -> None:
