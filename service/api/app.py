@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import __version__
 from service.api import certify, chat, completions, errors, health
-from service.api.access import Access
+from service.api.access import OPEN, Access
 from service.api.context import Context
 from service.api.runtime import Runtime
 from service.api.schemas import SmoothingOptions
@@ -58,7 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
         max_requests=settings.max_requests,
     )
     app.add_middleware(Context, in_flight=runtime.in_flight)
-    _add_schema(app)
+    _complete_schema(app, asks_for_keys=settings.accounts is not None)
     return app
 
 
@@ -101,13 +102,19 @@ class BodyLimit:
         await self._app(scope, counted, send)
 
 
-def _add_schema(app: FastAPI) -> None:
-    """The bodies are parsed by hand, so the document must be told of the model that they refer to."""
+def _complete_schema(app: FastAPI, *, asks_for_keys: bool) -> None:
+    """What FastAPI cannot see: the model that bodies refer to, which are parsed by hand, and the keys."""
     made = app.openapi
 
-    def openapi() -> dict[str, object]:
+    def openapi() -> dict[str, Any]:
         document = made()
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        components = document.setdefault("components", {})
+        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}] if asks_for_keys else [{}, {"key": []}]
+        for path in OPEN & document["paths"].keys():
+            for operation in document["paths"][path].values():
+                operation["security"] = []
+        schemas = components.setdefault("schemas", {})
         schema = SmoothingOptions.model_json_schema(ref_template="#/components/schemas/{model}")
         for name, part in (schema.pop("$defs", {}) | {"SmoothingOptions": schema}).items():
             schemas.setdefault(name, part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -14,8 +15,10 @@ from service.errors import MalformedRequest
 
 Body = TypeVar("Body", bound=BaseModel)
 
-# Fields of a form that hold JSON.
-_FORM_JSON = ("smoothing", "history")
+#: Fields of a form that hold JSON.
+FORM_JSON = frozenset({"smoothing", "history"})
+# What goes through the values of a body goes through them by recursion.
+_MOST_NESTED = 100
 
 
 async def read(request: Request, model: type[Body]) -> tuple[Body, list[bytes]]:
@@ -33,22 +36,41 @@ async def read(request: Request, model: type[Body]) -> tuple[Body, list[bytes]]:
                     if name not in ("image", "images"):
                         raise MalformedRequest(f"Files are taken as image, not as {name}.", param=name)
                     files.append(await value.read())
-                elif name in _FORM_JSON:
-                    fields[name] = _json(value, name)
+                elif name in FORM_JSON:
+                    fields[name] = parsed(value, name)
                 else:
                     fields[name] = value
         body: Any = fields
     else:
-        body = _json(await request.body(), None)
+        body = parsed(await request.body())
     try:
         return model.model_validate(body), files
     except ValidationError as error:
         raise errors.of_validation(error.errors()) from error
 
 
-def _json(text: str | bytes, param: str | None) -> Any:
+def parsed(text: str | bytes, param: str | None = None) -> Any:
+    """The value that a text of JSON holds.
+
+    Raises:
+        MalformedRequest: not JSON, or nested too deeply.
+    """
+    where = param or "The body"
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        where = param or "The body"
         raise MalformedRequest(f"{where} is not JSON.", param=param, code="invalid_json") from error
+    level = [value]
+    for _ in range(_MOST_NESTED):
+        level = [item for each in level for item in _items(each)]
+    if level:
+        raise MalformedRequest(
+            f"{where} is nested more than {_MOST_NESTED} deep.", param=param, code="invalid_json"
+        )
+    return value
+
+
+def _items(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()

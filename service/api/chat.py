@@ -38,7 +38,12 @@ router = APIRouter(tags=["Smoothgate"])
 Json = dict[str, Any]
 
 
-@router.post("/v1/chat", response_model=ChatAnswer, openapi_extra=examples.chat(), responses=examples.ERRORS)
+@router.post(
+    "/v1/chat",
+    response_model=ChatAnswer,
+    openapi_extra=examples.chat(),
+    responses=examples.STREAM | examples.ERRORS,
+)
 async def chat(request: Request) -> Response:
     """Ask about pictures; the answer comes with one certificate per picture.
 

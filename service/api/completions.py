@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import AsyncGenerator, Awaitable
 from typing import Any
@@ -14,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from service import metrics
 from service.accounts import Account
 from service.api import errors, examples, sse
+from service.api.body import parsed
 from service.api.messages import find_images
 from service.api.pipeline import Prepared, deadline, open_stream, prepare
 from service.api.request import account_of, measured, request_id, runtime_of, while_connected
@@ -31,7 +31,7 @@ Json = dict[str, Any]
 _STREAM = TypeAdapter[bool | None](bool | None)
 
 
-@router.get("/v1/models", tags=["OpenAI"])
+@router.get("/v1/models", tags=["OpenAI"], responses=examples.DOOR)
 async def models(request: Request) -> Json:
     """The one model served, in OpenAI's form."""
     runtime = runtime_of(request)
@@ -41,7 +41,12 @@ async def models(request: Request) -> Json:
     return {"object": "list", "data": [card]}
 
 
-@router.post(ROUTE, tags=["OpenAI"], openapi_extra=examples.completions(), responses=examples.ERRORS)
+@router.post(
+    ROUTE,
+    tags=["OpenAI"],
+    openapi_extra=examples.completions(),
+    responses=examples.STREAM | examples.ERRORS | examples.NOT_FOUND,
+)
 async def chat_completions(request: Request) -> Response:
     """OpenAI's chat completions, streaming included; every other parameter is vLLM's.
 
@@ -61,10 +66,7 @@ async def chat_completions(request: Request) -> Response:
 
 
 async def _json_body(request: Request) -> Json:
-    try:
-        body = json.loads(await request.body())
-    except (ValueError, RecursionError) as error:
-        raise MalformedRequest("The body is not JSON.", code="invalid_json") from error
+    body = parsed(await request.body())
     if not isinstance(body, dict):
         raise MalformedRequest("The body must be a JSON object.")
     return body

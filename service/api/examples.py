@@ -1,4 +1,4 @@
-"""What `/docs` shows: examples that work when pasted, with a bundled sample picture inside."""
+"""What `/docs` shows: examples that work when pasted, with a bundled sample picture inside; errors."""
 
 from __future__ import annotations
 
@@ -6,20 +6,44 @@ import base64
 from functools import cache
 from typing import Any
 
-from service.api.schemas import CertifyRequest, ChatRequest, ErrorAnswer
+from service.api.body import FORM_JSON
+from service.api.schemas import CertifyRequest, ChatRequest, ErrorAnswer, RefusalAnswer
 from service.demo import bundled
 
 Json = dict[str, Any]
 
 SAMPLE = "seven.png"
 
-ERRORS: dict[int | str, Json] = {
-    400: {"model": ErrorAnswer, "description": "Malformed"},
-    413: {"model": ErrorAnswer, "description": "Too large"},
-    422: {"model": ErrorAnswer, "description": "Well-formed, but it cannot be served"},
-    502: {"model": ErrorAnswer, "description": "The engine failed"},
-    503: {"model": ErrorAnswer, "description": "Not ready; see Retry-After"},
-    504: {"model": ErrorAnswer, "description": "Not answered in time"},
+Responses = dict[int | str, Json]
+
+
+def _error(description: str, *headers: str) -> Json:
+    text = {"schema": {"type": "string"}}
+    return {"model": ErrorAnswer, "description": description, "headers": dict.fromkeys(headers, text)}
+
+
+#: Of every path that asks for a key.
+DOOR: Responses = {
+    401: _error("No valid API key, where keys are asked for", "WWW-Authenticate"),
+    429: _error("Too much at a time, or more than this key may", "Retry-After"),
+    503: _error("Not ready, or shutting down", "Retry-After"),
+}
+#: Of every path that works.
+ERRORS: Responses = DOOR | {
+    400: _error("Malformed"),
+    408: _error("The body took too long to come in"),
+    413: _error("Too large"),
+    422: {
+        "model": RefusalAnswer,
+        "description": "Well-formed, but it cannot be served; or a policy is not met",
+    },
+    500: _error("Failed"),
+    502: _error("The engine failed"),
+    504: _error("Not answered in time"),
+}
+NOT_FOUND: Responses = {404: _error("No such thing here")}
+STREAM: Responses = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "The answer"}
 }
 
 
@@ -32,12 +56,12 @@ def _sample() -> str:
 def chat() -> Json:
     """The bodies of `POST /v1/chat`."""
     example = {"message": "What digit is shown?", "images": [_sample()], "temperature": 0}
-    return _bodies(ChatRequest.model_json_schema(), example, {"message": {"type": "string"}})
+    return _bodies(ChatRequest.model_json_schema(), example)
 
 
 def certify() -> Json:
     """The bodies of `POST /v1/certify`."""
-    return _bodies(CertifyRequest.model_json_schema(), {"images": [_sample()]}, {})
+    return _bodies(CertifyRequest.model_json_schema(), {"images": [_sample()]})
 
 
 def completions() -> Json:
@@ -66,17 +90,20 @@ def completions() -> Json:
     }
 
 
-def _bodies(schema: Json, example: Json, fields: Json) -> Json:
+def _bodies(schema: Json, example: Json) -> Json:
+    """As JSON, and as a form with files for pictures and JSON in the fields that hold more than a value."""
     schema = {key: value for key, value in schema.items() if key not in ("$defs", "example")}
-    files = {"type": "array", "items": {"type": "string", "format": "binary"}}
-    smoothing = {"type": "string", "description": "The smoothing options as JSON."}
-    form = {"type": "object", "properties": fields | {"image": files, "smoothing": smoothing}}
+    fields = {name: field for name, field in schema["properties"].items() if name != "images"}
+    for name in FORM_JSON & fields.keys():
+        fields[name] = {"type": "string", "description": "As JSON."}
+    files = {"type": "array", "items": {"type": "string", "format": "binary"}, "description": "The pictures."}
+    form = schema | {"properties": fields | {"image": files}}
     return {
         "requestBody": {
             "required": True,
             "content": {
                 "application/json": {"schema": _with_shared_definitions(schema), "example": example},
-                "multipart/form-data": {"schema": form},
+                "multipart/form-data": {"schema": _with_shared_definitions(form)},
             },
         }
     }

@@ -8,6 +8,7 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from service.api import examples
 from service.api.request import runtime_of
 from service.api.schemas import IssuedCertificate
 
@@ -39,13 +40,13 @@ async def key_set(request: Request) -> dict[str, Any]:
     return runtime_of(request).issuer.key_set
 
 
-@router.get("/v1/certificates/schema")
+@router.get("/v1/certificates/schema", responses=examples.DOOR)
 async def schema() -> dict[str, Any]:
     """The JSON Schema of a certificate."""
     return IssuedCertificate.model_json_schema()
 
 
-@router.get("/metrics", response_class=Response)
+@router.get("/metrics", response_class=Response, responses=examples.DOOR | examples.NOT_FOUND)
 async def metrics(request: Request) -> Response:
     """Prometheus' text format; not here where it has a port of its own."""
     if runtime_of(request).settings.metrics_port is not None:

@@ -14,6 +14,10 @@ from service.smoothing.plan import Plan
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
+# Far outside of any use: beyond these, floating-point numbers give out in the bounds.
+_RADII = (1e-6, 1e6)
+_LEAST_ALPHA = 1e-100
+
 
 class TargetOptions(BaseModel):
     """What is to be certified: sampling ends as soon as it is, or once the budget cannot reach it."""
@@ -82,17 +86,14 @@ class SmoothingOptions(BaseModel):
                 code="out_of_range",
             )
         alpha = settings.alpha if self.alpha is None else self.alpha
-        if alpha > settings.alpha:
+        if not _LEAST_ALPHA <= alpha <= settings.alpha:
             raise Unacceptable(
-                f"smoothing.alpha is {alpha:g}; this service takes at most {settings.alpha:g}.",
+                f"smoothing.alpha is {alpha:g}; this service takes {_LEAST_ALPHA:g} to {settings.alpha:g}.",
                 param="smoothing.alpha",
                 code="out_of_range",
             )
         eps = settings.eps if self.eps is None else tuple(sorted(set(self.eps)))
-        if eps[0] <= 0:
-            raise Unacceptable(
-                "smoothing.eps must hold radii above 0.", param="smoothing.eps", code="out_of_range"
-            )
+        _require_radii("smoothing.eps", eps[0], eps[-1])
         cosine = settings.cosine_threshold if self.cosine_threshold is None else self.cosine_threshold
         target = self._target(settings, cosine)
         return Plan(sigma, n_select, n_certify, alpha, eps, cosine, target, self._enforce(settings, target))
@@ -104,6 +105,7 @@ class SmoothingOptions(BaseModel):
             policy = Target(settings.policy_cosine, settings.policy_eps)
         if self.target is None:
             return policy
+        _require_radii("smoothing.target.eps", self.target.eps)
         cosine = cosine_threshold if self.target.cosine is None else self.target.cosine
         if policy and (cosine < policy.cosine or self.target.eps < policy.eps):
             raise Unacceptable(
@@ -125,6 +127,17 @@ class SmoothingOptions(BaseModel):
                 "There is no target to enforce: name one in smoothing.target.", param="smoothing.policy"
             )
         return enforce
+
+
+def _require_radii(param: str, *radii: float) -> None:
+    least, most = _RADII
+    for radius in radii:
+        if not least <= radius <= most:
+            raise Unacceptable(
+                f"{param} is {radius:g}; this service takes {least:g} to {most:g}.",
+                param=param,
+                code="out_of_range",
+            )
 
 
 Message = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -213,3 +226,11 @@ class ErrorAnswer(BaseModel):
     """The shape of every failure."""
 
     error: ErrorBody
+
+
+class RefusalAnswer(ErrorAnswer):
+    """The same for what is well-formed."""
+
+    certificates: list[IssuedCertificate] | None = Field(
+        None, description="What was certified, where a policy is not met; otherwise not there."
+    )

@@ -98,7 +98,8 @@ class EngineClient:
         with ExitStack() as stack:
             call = self._begin(stack)
             response = await self._post_chat(body | {"stream": True}, request_id, call)
-            return ChatStream(self, response, on_close=stack.pop_all().close)
+            constraint = failures.constraint_of(body)
+            return ChatStream(self, response, constraint, on_close=stack.pop_all().close)
 
     async def models(self) -> list[Json]:
         """The models that vLLM serves, as its `/v1/models` lists them."""
@@ -158,17 +159,16 @@ class EngineClient:
         headers = {"Content-Type": "application/json", **call.headers()}
         if request_id is not None:
             headers["X-Request-Id"] = request_id
-        return await self._send(
-            self._http.build_request("POST", Route.CHAT, content=content, headers=headers)
-        )
+        request = self._http.build_request("POST", Route.CHAT, content=content, headers=headers)
+        return await self._send(request, failures.constraint_of(body))
 
-    async def _send(self, request: httpx.Request) -> httpx.Response:
+    async def _send(self, request: httpx.Request, constraint: str | None = None) -> httpx.Response:
         """Send, and return the open response if vLLM accepted the request."""
         with self.translated():
             response = await self._http.send(request, stream=True)
         if not response.is_success:
             await self._read(response)
-            raise failures.from_response(response)
+            raise failures.from_response(response, constraint)
         return response
 
     async def _read(self, response: httpx.Response) -> bytes:
@@ -199,9 +199,16 @@ class ChatStream:
     Close it (`aclose`, or `async with`) to make vLLM drop a request that nobody waits for.
     """
 
-    def __init__(self, client: EngineClient, response: httpx.Response, on_close: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        client: EngineClient,
+        response: httpx.Response,
+        constraint: str | None,
+        on_close: Callable[[], None],
+    ) -> None:
         self._client = client
         self._response = response
+        self._constraint = constraint
         self._on_close = on_close
         self._events = _events(response)
         self._ended = False
@@ -222,7 +229,7 @@ class ChatStream:
                 raise StopAsyncIteration
             chunk = _parsed(data)
             if "error" in chunk:
-                raise failures.from_frame(chunk["error"])
+                raise failures.from_frame(chunk["error"], self._constraint)
             _refuse_unfinished(chunk)
         except BaseException:
             await self.aclose()

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from service.api import pipeline
+from service.engine.payload import TEXT_KEYS
 from tests.gate import SAMPLES, Gate, data_uri
 
 pytestmark = pytest.mark.engine
@@ -80,6 +81,16 @@ COMPLETIONS: list[tuple[str, dict[str, Any], int, str | None]] = [
         for kind in (
             "image_embeds", "prompt_embeds", "input_audio", "audio_url", "video_url", "image_pil", "unheard",
         )
+    ),
+    *(
+        (
+            f"{other} in {kind}",
+            {"messages": [{"role": "narrator", "content": [{"type": kind, key: "x", other: "x"}]}]},
+            422,
+            f"messages.0.content.0.{other}",
+        )
+        for kind, key in TEXT_KEYS.items()
+        for other in ("uuid", "image_embeds", "image_url")
     ),
     ("no type", {"messages": [{"role": "user", "content": [{"text": "x"}]}]}, 400, "messages.0.content.0"),
     (

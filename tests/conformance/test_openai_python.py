@@ -1,38 +1,42 @@
-"""OpenAI's own SDK against the service, with only `base_url` changed."""
+"""OpenAI's own Python SDK against the service, with only `base_url` changed."""
 
-from collections.abc import Iterator
-from typing import Any
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, Literal
 
 import openai
 import pytest
+import pytest_asyncio
+from pydantic import BaseModel
 
 from service.api.schemas import IssuedCertificate as Certificate
-from tests.gate import FEW, Gate, image_part
+from tests.conformance.conftest import EXTRA, MODEL, NO_SPACE, user
 
 pytestmark = pytest.mark.engine
 
-MODEL = "smoothgate-demo"
-EXTRA = {"smoothing": FEW}
-
 
 @pytest.fixture
-def client(gate: Gate) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{gate.url}/v1", api_key="unused", max_retries=0) as client:
+def client(base_url: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=base_url, api_key="unused", max_retries=0) as client:
         yield client
 
 
-def _user(text: str, *names: str) -> dict[str, Any]:
-    return {"role": "user", "content": [*map(image_part, names), {"type": "text", "text": text}]}
+@pytest_asyncio.fixture
+async def async_client(base_url: str) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=base_url, api_key="unused", max_retries=0) as client:
+        yield client
+
+
+def _request(*messages: Any, **options: Any) -> dict[str, Any]:
+    return {"model": MODEL, "messages": list(messages), "temperature": 0, "extra_body": EXTRA} | options
 
 
 def _ask(client: openai.OpenAI, *messages: Any, **options: Any) -> Any:
-    return client.chat.completions.create(
-        model=MODEL, messages=list(messages), extra_body=EXTRA, **({"temperature": 0} | options)
-    )
+    return client.chat.completions.create(**_request(*messages, **options))
 
 
 def test_whole(client: openai.OpenAI) -> None:
-    answer = _ask(client, _user("What digit is shown?", "seven.png"))
+    answer = _ask(client, user("What digit is shown?", "seven.png"))
     assert answer.choices[0].message.content == "The digit is 7."
     assert answer.model == MODEL
     (certificate,) = answer.certificates
@@ -40,7 +44,7 @@ def test_whole(client: openai.OpenAI) -> None:
 
 
 def test_streamed(client: openai.OpenAI) -> None:
-    chunks = list(_ask(client, _user("Describe the image.", "two.png"), stream=True))
+    chunks = list(_ask(client, user("Describe the image.", "two.png"), stream=True))
     text = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
     assert text == "A purple 2 on a striped yellow background."
     assert chunks[-1].choices[0].finish_reason == "stop"
@@ -53,7 +57,7 @@ def test_streamed_with_usage(client: openai.OpenAI) -> None:
     chunks = list(
         _ask(
             client,
-            _user("What digit is shown?", "two.png"),
+            user("What digit is shown?", "two.png"),
             stream=True,
             stream_options={"include_usage": True},
         )
@@ -63,7 +67,7 @@ def test_streamed_with_usage(client: openai.OpenAI) -> None:
 
 
 def test_several_turns(client: openai.OpenAI) -> None:
-    first = _user("What digit is shown?", "seven.png")
+    first = user("What digit is shown?", "seven.png")
     said = _ask(client, first).choices[0].message
     answer = _ask(
         client,
@@ -76,7 +80,7 @@ def test_several_turns(client: openai.OpenAI) -> None:
 
 
 def test_two_images(client: openai.OpenAI) -> None:
-    answer = _ask(client, _user("Which digit is larger?", "three.png", "seven.png"))
+    answer = _ask(client, user("Which digit is larger?", "three.png", "seven.png"))
     assert answer.choices[0].message.content == "3 and 7: the second is larger."
     assert len(answer.certificates) == 2
 
@@ -90,7 +94,7 @@ def test_text_only_is_untouched(client: openai.OpenAI) -> None:
 def test_vllms_own_parameters_pass_through(client: openai.OpenAI) -> None:
     answer = _ask(
         client,
-        _user("What digit is shown?", "seven.png"),
+        user("What digit is shown?", "seven.png"),
         logprobs=True,
         top_logprobs=2,
         n=2,
@@ -119,3 +123,103 @@ def test_vllms_refusals_keep_their_words(client: openai.OpenAI) -> None:
         client.chat.completions.create(
             model=MODEL, messages=[{"role": "user", "content": "Hello"}], temperature=-1
         )
+
+
+SEVEN = user("What digit is shown?", "seven.png")
+
+
+@pytest.mark.asyncio
+async def test_async(async_client: openai.AsyncOpenAI) -> None:
+    answer: Any = await async_client.chat.completions.create(**_request(SEVEN))
+    assert answer.choices[0].message.content == "The digit is 7."
+    Certificate.model_validate(answer.certificates[0])
+    assert [model.id async for model in async_client.models.list()] == [MODEL]
+
+
+@pytest.mark.asyncio
+async def test_async_streamed(async_client: openai.AsyncOpenAI) -> None:
+    stream: Any = await async_client.chat.completions.create(**_request(SEVEN, stream=True))
+    chunks = [chunk async for chunk in stream]
+    assert (
+        "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+        == "The digit is 7."
+    )
+    assert sum(bool(getattr(chunk, "certificates", None)) for chunk in chunks) == 1
+
+
+def test_the_helper_for_streams(client: openai.OpenAI) -> None:
+    options = _request(SEVEN, stream_options={"include_usage": True})
+    with client.chat.completions.stream(**options) as stream:
+        events = list(stream)
+        whole = stream.get_final_completion()
+    assert whole.choices[0].message.content == "The digit is 7."
+    assert whole.usage is not None
+    assert [event.content for event in events if event.type == "content.done"] == ["The digit is 7."]
+    chunks = [event.chunk for event in events if event.type == "chunk"]
+    assert sum(bool(getattr(chunk, "certificates", None)) for chunk in chunks) == 1
+
+
+def test_a_stream_left_early(client: openai.OpenAI) -> None:
+    with _ask(client, SEVEN, stream=True) as stream:
+        assert next(stream).choices[0].delta.role == "assistant"
+    assert _ask(client, SEVEN).choices[0].message.content == "The digit is 7."
+
+
+def test_parsed(client: openai.OpenAI) -> None:
+    class Answer(BaseModel):
+        digit: Literal[7, 8]
+
+    answer = client.chat.completions.parse(**_request(SEVEN, response_format=Answer, logit_bias=NO_SPACE))
+    assert answer.choices[0].message.parsed == Answer(digit=7)
+
+
+def test_the_raw_response(client: openai.OpenAI) -> None:
+    raw = client.chat.completions.with_raw_response.create(**_request(SEVEN))
+    assert raw.status_code == 200
+    assert raw.request_id == raw.headers["x-request-id"]
+    answer = raw.parse()
+    assert answer.id == f"chatcmpl-{raw.request_id}"
+    assert answer.choices[0].message.content == "The digit is 7."
+
+
+def test_the_raw_stream(client: openai.OpenAI) -> None:
+    options = _request(SEVEN, stream=True)
+    with client.chat.completions.with_streaming_response.create(**options) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        lines = [line.removeprefix("data: ") for line in response.iter_lines() if line]
+    assert lines[-1] == "[DONE]"
+    assert all(json.loads(line)["object"] == "chat.completion.chunk" for line in lines[:-1])
+
+
+def _picture(url: str) -> dict[str, Any]:
+    return {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "status"),
+    [
+        ({"messages": []}, openai.BadRequestError, 400),
+        ({"seed": "x"}, openai.BadRequestError, 400),
+        ({"model": "gpt-5"}, openai.NotFoundError, 404),
+        ({"messages": [user("x", *["seven.png"] * 5)]}, openai.APIStatusError, 413),
+        ({"messages": [_picture("data:image/png;base64,aGVsbG8=")]}, openai.UnprocessableEntityError, 422),
+        ({"messages": [_picture("https://example.com/a.png")]}, openai.UnprocessableEntityError, 422),
+        ({"extra_body": {"smoothing": {"sigma": 50}}}, openai.UnprocessableEntityError, 422),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_errors_are_the_sdk_s_own(
+    client: openai.OpenAI,
+    fields: dict[str, Any],
+    kind: type[openai.APIStatusError],
+    status: int,
+    stream: bool,
+) -> None:
+    with pytest.raises(kind) as caught:
+        _ask(client, SEVEN, stream=stream, **fields)
+    error = caught.value
+    assert error.status_code == status
+    assert error.type == "invalid_request_error"
+    assert error.code
+    assert error.param
+    assert error.request_id

@@ -209,11 +209,11 @@ def cases(table: dict[str, Json]) -> Any:
 whole_and_streamed = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 
 
-@pytest.fixture
-def vllm(gate: Gate) -> Iterator[httpx.Client]:
+@pytest.fixture(scope="module")
+def vllm(shared_gate: Gate) -> Iterator[httpx.Client]:
     """vLLM itself, on its socket."""
-    assert isinstance(gate.runtime.engine, LocalEngine)
-    transport = httpx.HTTPTransport(uds=str(gate.runtime.engine.socket))
+    assert isinstance(shared_gate.runtime.engine, LocalEngine)
+    transport = httpx.HTTPTransport(uds=str(shared_gate.runtime.engine.socket))
     with httpx.Client(base_url="http://engine", transport=transport, timeout=120) as client:
         yield client
 

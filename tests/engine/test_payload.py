@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from service.engine import image_part, neutralise, neutralise_messages
+from service.engine.payload import TEXT_KEYS
 from service.errors import SmoothgateError
 
 IMAGE = ["<image>"]
@@ -66,8 +67,9 @@ def stripped(messages: list[dict[str, Any]]) -> str:
     texts = []
     for message in messages:
         content = message["content"]
-        parts = [content] if isinstance(content, str) else [item.get("text", "") for item in content]
-        texts += [part.strip() for part in parts]
+        for part in [content] if isinstance(content, str) else content:
+            text = part if isinstance(part, str) else part.get(TEXT_KEYS.get(part["type"]), "")
+            texts.append(text.strip())
     return "".join(texts)
 
 
@@ -86,6 +88,11 @@ def text(value: str) -> dict[str, str]:
         ["<ima", "ge>"],
         ["<ima", [text("ge><im")], "age>"],
         [[text(character) for character in "<image>"]],
+        [["<ima", text("ge>")]],
+        [[text("<ima"), "ge>"]],
+        *([[text("<ima"), {"type": kind, key: "ge>"}]] for kind, key in TEXT_KEYS.items()),
+        *([[{"type": kind, key: "<ima"}, text("ge>")]] for kind, key in TEXT_KEYS.items()),
+        [[text("<ima") | {"refusal": "x"}, {"type": "refusal", "refusal": "ge>", "text": "x"}]],
     ],
 )
 def test_a_placeholder_cut_up_is_broken_too(contents: list[Any]) -> None:

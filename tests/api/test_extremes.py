@@ -1,0 +1,72 @@
+"""Requests that once ended in an internal error; `python -m tests.fuzz` found them."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.gate import FEW, Gate, data_uri
+
+pytestmark = pytest.mark.engine
+
+HELLO = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
+NESTED = "[" * 900 + "]" * 900
+
+
+def _refused(response: Any, status: int, param: str | None, code: str) -> None:
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert (error["param"], error["code"]) == (param, code)
+
+
+@pytest.mark.parametrize(
+    ("smoothing", "param"),
+    [
+        ({"eps": [5e-324]}, "eps"),
+        ({"eps": [0.5, 1e308]}, "eps"),
+        ({"target": {"eps": 1e-300}}, "target.eps"),
+        ({"target": {"cosine": 0.5, "eps": 1e200}}, "target.eps"),
+        ({"alpha": 5e-324}, "alpha"),
+    ],
+)
+def test_numbers_without_measure(gate: Gate, smoothing: dict[str, Any], param: str) -> None:
+    body = {"images": [data_uri("seven.png")], "smoothing": FEW | smoothing}
+    _refused(gate.http.post("/v1/certify", json=body), 422, f"smoothing.{param}", "out_of_range")
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [("/v1/chat", "history"), ("/v1/certify", "images"), ("/v1/chat/completions", "tools")],
+)
+def test_nesting_without_measure(gate: Gate, path: str, field: str) -> None:
+    text = json.dumps(HELLO | {field: "@"}).replace('"@"', NESTED)
+    response = gate.http.post(path, content=text, headers={"Content-Type": "application/json"})
+    _refused(response, 400, None, "invalid_json")
+
+
+def test_nesting_without_measure_in_a_form(gate: Gate) -> None:
+    form = {"message": "x", "history": NESTED}
+    files = {"image": b"x"}
+    _refused(gate.http.post("/v1/chat", data=form, files=files), 400, "history", "invalid_json")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("structured_outputs", {"grammar": "root ::="}),
+        (
+            "response_format",
+            {"type": "json_schema", "json_schema": {"name": "a", "schema": {"$ref": "#"}}},
+        ),
+    ],
+)
+def test_grammars_that_are_none(gate: Gate, field: str, value: Any, stream: bool) -> None:
+    """vLLM answers them with 500, or in a stream with a frame that says so."""
+    response = gate.http.post("/v1/chat/completions", json=HELLO | {field: value, "stream": stream})
+    if stream:
+        (frame,) = response.text.split("\n\n")[:-1]
+        error = json.loads(frame.removeprefix("data: "))["error"]
+        assert (error["param"], error["code"]) == (field, "bad_grammar")
+    else:
+        _refused(response, 422, field, "bad_grammar")
