@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test bench soak results results-quick lint format clean
+.PHONY: help serve test bench soak fuzz results results-quick lint format clean
 
 help:  ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,10 @@ bench: $(VENV)/.$(ENGINE)-dev  ## Measure the sampler and the service beside pla
 
 soak: $(VENV)/.$(ENGINE)-dev  ## Load the service for 15 minutes: nothing is lost, nothing grows.
 	@$(BIN)/smoothgate bench soak
+
+fuzz: $(VENV)/.$(ENGINE)-dev  ## Send 20,000 mutated requests, check every answer: some 15 minutes.
+	@mkdir -p runs
+	@$(BIN)/python -m tests.fuzz --json runs/fuzz.json
 
 results: $(VENV)/.$(ENGINE)-dev  ## Attack every defence in docs/plans/results.toml: hours; goes on where it stopped.
 	@test -e runs/tuned/psm.json || $(BIN)/smoothgate psm tune --output runs/tuned

@@ -46,6 +46,7 @@ def serve(settings: Settings, console: Console) -> bool:
         port=settings.port,
         log_config=None,
         access_log=False,
+        ws="none",  # there is no route for one; uvicorn's own refusal would not be ours
         timeout_graceful_shutdown=_LAST_SECONDS,
     )
     server = DrainingServer(config, runtime)

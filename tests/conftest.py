@@ -24,7 +24,7 @@ MODEL_NAME = "tiny"
 
 
 # Folders whose tests share a vLLM, and what they are called together.
-_TOGETHER = {"api": "gate", "conformance": "gate", "engine": "engine", "vision": "vision"}
+_TOGETHER = {"api": "gate", "conformance": "gate", "fuzz": "gate", "engine": "engine", "vision": "vision"}
 
 
 class _ByFolder(LoadScopeScheduling):

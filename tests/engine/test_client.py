@@ -107,6 +107,30 @@ async def test_a_status_becomes_an_exception(
     await client.aclose()
 
 
+@pytest.mark.parametrize(
+    ("asked", "expected", "param"),
+    [
+        ({"structured_outputs": {"grammar": "root ::="}}, Unacceptable, "structured_outputs"),
+        ({"response_format": {"type": "json_object"}}, Unacceptable, "response_format"),
+        ({"response_format": {"type": "text"}, "structured_outputs": None}, EngineFailed, None),
+    ],
+)
+async def test_a_grammar_is_to_blame_where_there_is_one(
+    serve: Serve, asked: dict[str, Any], expected: type[SmoothgateError], param: str | None
+) -> None:
+    client = EngineClient(socket=await serve(plain(500, error(500))))
+    with pytest.raises(expected) as whole:
+        await client.chat(CHAT | asked)
+    await client.aclose()
+    frame = f"data: {json.dumps(error(500))}\n\n".encode()
+    client = EngineClient(socket=await serve(events(frame)))
+    with pytest.raises(expected) as streamed:
+        async for _ in await client.stream(CHAT | asked):
+            pass
+    await client.aclose()
+    assert whole.value.param == streamed.value.param == param
+
+
 async def test_the_field_at_fault_and_the_time_to_wait_are_kept(serve: Serve) -> None:
     client = EngineClient(socket=await serve(plain(400, error(400, "body.n"))))
     with pytest.raises(RequestError) as refusal:

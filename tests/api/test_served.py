@@ -147,6 +147,19 @@ def test_metrics_have_their_port_and_are_nowhere_else(served: Served) -> None:
     assert served.http.get("/metrics").status_code == 404
 
 
+def test_a_websocket_is_refused_like_the_rest(served: Served) -> None:
+    """uvicorn's own refusal has no body and no request id."""
+    upgrade = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }
+    refused = served.http.get("/v1/chat", headers=upgrade)
+    assert (refused.status_code, refused.json()["error"]["type"]) == (405, "invalid_request_error")
+    assert refused.headers["x-request-id"]
+
+
 def test_a_trace_goes_from_the_caller_through_the_stages_into_vllm(served: Served) -> None:
     trace, caller = "1" * 32, "2" * 16
     headers = {"traceparent": f"00-{trace}-{caller}-01"}
