@@ -25,15 +25,20 @@ def body_of(error: SmoothgateError) -> dict[str, Any]:
     """The JSON that a client sees: the error, and beside it the certificates that a policy refused."""
     body: dict[str, Any] = {
         "error": {
-            "message": error.message,
+            "message": _printable(error.message),
             "type": error.type,
-            "param": error.param,
+            "param": None if error.param is None else _printable(error.param),
             "code": error.code,
         }
     }
     if isinstance(error, PolicyNotMet):
         body["certificates"] = error.certificates
     return body
+
+
+def _printable(text: str) -> str:
+    """What a client sent may hold halves of surrogate pairs, which JSON can name and UTF-8 cannot carry."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def response_of(error: SmoothgateError) -> JSONResponse:

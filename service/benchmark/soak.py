@@ -38,6 +38,11 @@ class _Seen:
     lost: list[str] = field(default_factory=list)
     memory: list[tuple[float, float]] = field(default_factory=list)
 
+    def all_kinds(self) -> dict[str, list[float]]:
+        """Seconds by kind, and of all together."""
+        together = [taken for each in self.seconds.values() for taken in each]
+        return self.seconds | ({"all": together} if together else {})
+
 
 def run(
     url: str, pid: int | None, seconds: float, clients: int, seed: int, step: Callable[[float], None]
@@ -54,10 +59,10 @@ def run(
 
     Returns:
         `seconds`, `clients`, `requests`; `statuses` (count by status); `lost` (what came of requests that had
-        no answer, at most 20 of them) and `lost_count`; `latency` by kind (`picture`, `stream`, `text`): `n`,
-        `p50`, `p99` in seconds and `ratio`; `memory` (None without a pid): `start`, `end` in bytes (medians
-        of the first and the last tenth after a warm-up of a third), `growth` (share), `slope` (bytes per
-        hour).
+        no answer, at most 20 of them) and `lost_count`; `latency` by kind (`picture`, `stream`, `text`,
+        `all`): `n`, `p50`, `p99` in seconds and `ratio`; `memory` (None without a pid): `start`, `end` in
+        bytes (medians of the first and the last tenth after a warm-up of a third), `growth` (share), `slope`
+        (bytes per hour).
     """
     seen = asyncio.run(_run(url, pid, seconds, clients, seed, step))
     return {
@@ -67,7 +72,7 @@ def run(
         "statuses": dict(seen.statuses),
         "lost": seen.lost[:20],
         "lost_count": len(seen.lost),
-        "latency": {kind: _latency(taken) for kind, taken in sorted(seen.seconds.items())},
+        "latency": {kind: _latency(taken) for kind, taken in sorted(seen.all_kinds().items())},
         "memory": _memory(seen.memory),
     }
 

@@ -121,11 +121,12 @@ class Running:
 
 
 @contextmanager
-def running(log: Path) -> Iterator[Running]:
+def running(log: Path, settings: Mapping[str, str] | None = None) -> Iterator[Running]:
     """`smoothgate serve` as a process of its own, with the settings of this one's environment.
 
     Args:
         log: gets what it says.
+        settings: environment variables beside those.
 
     Raises:
         SmoothgateError: code `no_service`: it did not come up.
@@ -135,6 +136,7 @@ def running(log: Path) -> Iterator[Running]:
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     environment = os.environ | {"SMOOTHGATE_HOST": "127.0.0.1", "SMOOTHGATE_PORT": str(port)}
+    environment |= settings or {}
     command = [sys.executable, "-c", "from service.cli import app; app()", "serve"]
     with log.open("w") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)  # noqa: S603

@@ -50,6 +50,24 @@ def test_nesting_without_measure_in_a_form(gate: Gate) -> None:
     _refused(gate.http.post("/v1/chat", data=form, files=files), 400, "history", "invalid_json")
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": [{"role": "user", "content": [{"type": "\ud800"}]}]},
+        {"messages": [{"role": "user", "content": "\ud800"}], "max_tokens": 2},
+        HELLO | {"model": "\ud800"},
+        HELLO | {"smoothing": {"\ud800": 1}},
+    ],
+)
+def test_half_a_character(gate: Gate, body: dict[str, Any]) -> None:
+    text = json.dumps(body)
+    response = gate.http.post(
+        "/v1/chat/completions", content=text, headers={"Content-Type": "application/json"}
+    )
+    assert 400 <= response.status_code < 500, response.text
+    assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("field", "value"),

@@ -1,0 +1,231 @@
+"""One run: everything sent by several clients, every answer checked, and the service itself in the end."""
+
+import asyncio
+import base64
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+import httpx
+import numpy as np
+
+from service.demo import bundled
+from tests.fuzz import memory
+from tests.fuzz.checks import Checks
+from tests.fuzz.request import Json, Raw, Request
+from tests.fuzz.sending import SECONDS, Answer, Lost, send
+from tests.fuzz.shrink import shrunk
+from tests.fuzz.stream import stream
+from tests.waiting import eventually
+
+#: Caches fill and allocators settle before growth means anything.
+WARM_UP_SHARE = 0.2
+MOST_GROWTH = 0.05
+
+_READ_EVERY_SECONDS = 1.0
+_AGAIN_SECONDS = 30.0
+_RESTARTS = "smoothgate_engine_restarts_total"
+_SHOWN_BODY = 1000
+
+
+@dataclass(slots=True)
+class _Failure:
+    problem: str
+    request: Request | Raw
+    answer: Answer | None
+    count: int = 1
+
+
+@dataclass(slots=True)
+class _Seen:
+    done: int = 0
+    statuses: dict[str, Counter[str]] = field(default_factory=dict)
+    failures: dict[str, _Failure] = field(default_factory=dict)
+    memory: list[tuple[int, dict[str, int]]] = field(default_factory=list)
+
+
+async def run(
+    url: str,
+    count: int,
+    seed: int,
+    *,
+    clients: int = 8,
+    pid: int | None = None,
+    patient: bool = True,
+    step: Callable[[int], None] = lambda done: None,
+) -> Json:
+    """Send mutated requests to a service that serves the demo model.
+
+    Args:
+        url: of the service.
+        count: how many requests.
+        seed: of all of them.
+        clients: at a time.
+        pid: of the service, whose memory and whose children's is read; None where it is not to be.
+        patient: also send what is answered only when the time for a body is over.
+        step: called with the requests so far.
+
+    Returns:
+        `requests`, `seed`, `clients`, `seconds`, `per_second`.
+        `statuses`: by source, a count by status (`lost`: an answer was due and did not come whole; `cut`: by
+        the client, which waits for none).
+        `failures`: a list of `problem`, `count` (of its kind), `source`, `what`, `shown` (a reproduction,
+        shrunk), `request` (the same in full, bytes in base64), `status` and `body` (of the answer, cut; None
+        where there was none).
+        `memory`: by process (`service`, `engine`) `start` and `end` in bytes (medians of the tenth of the
+        readings after the warm-up that came first, and of the last) and `growth` (a share); None without
+        a pid.
+        `restarts` of the engine during the run.
+        `well`: whether the service was ready in the end and read the sample picture right.
+        `passed`.
+    """
+    async with httpx.AsyncClient(base_url=url, timeout=SECONDS) as client:
+        document = (await client.get("/openapi.json")).json()
+        restarts = await _restarts(client)
+        checks, seen = Checks(document), _Seen()
+        todo: asyncio.Queue[Request | Raw | None] = asyncio.Queue(4 * clients)
+        started = time.perf_counter()
+        async with _watching(seen, pid, step):
+            await asyncio.gather(
+                _fill(todo, stream(document, count, seed, patient=patient), clients),
+                *(_client(todo, client, checks, seen) for _ in range(clients)),
+            )
+        seconds = time.perf_counter() - started
+        well = await _is_well(client)
+        restarts = await _restarts(client) - restarts
+        failures = [await _reported(failure, client, checks) for failure in seen.failures.values()]
+    measured = None if pid is None else _growth(seen.memory, count)
+    grew = any(part["growth"] > MOST_GROWTH for part in (measured or {}).values())
+    return {
+        "requests": seen.done,
+        "seed": seed,
+        "clients": clients,
+        "seconds": seconds,
+        "per_second": seen.done / seconds,
+        "statuses": {source: dict(found) for source, found in sorted(seen.statuses.items())},
+        "failures": failures,
+        "memory": measured,
+        "restarts": restarts,
+        "well": well,
+        "passed": well and not (failures or restarts or grew),
+    }
+
+
+async def _fill(
+    todo: "asyncio.Queue[Request | Raw | None]", requests: Iterator[Request | Raw], clients: int
+) -> None:
+    """Put the requests into the queue, and one None per client behind them."""
+    while (request := await asyncio.to_thread(next, requests, None)) is not None:
+        await todo.put(request)
+    for _ in range(clients):
+        await todo.put(None)
+
+
+async def _client(
+    todo: "asyncio.Queue[Request | Raw | None]", client: httpx.AsyncClient, checks: Checks, seen: _Seen
+) -> None:
+    while (request := await todo.get()) is not None:
+        status, problem, answer = await _tried(request, client, checks)
+        seen.done += 1
+        seen.statuses.setdefault(request.source, Counter())[status] += 1
+        if problem is not None:
+            kind = f"{problem} {_where(request)} {answer and answer.body[:80]!r}"
+            if kind in seen.failures:
+                seen.failures[kind].count += 1
+            else:
+                seen.failures[kind] = _Failure(problem, request, answer)
+
+
+async def _tried(
+    request: Request | Raw, client: httpx.AsyncClient, checks: Checks
+) -> tuple[str, str | None, Answer | None]:
+    """The status, what is wrong, and the answer."""
+    try:
+        answer = await send(request, client)
+    except Lost as error:
+        return "lost", f"lost: {error}", None
+    if answer is None:
+        return "cut", None, None
+    return str(answer.status), checks.problem(request, answer), answer
+
+
+def _where(request: Request | Raw) -> str:
+    return f"{request.method} {request.path[:40]}" if isinstance(request, Request) else request.what
+
+
+async def _reported(failure: _Failure, client: httpx.AsyncClient, checks: Checks) -> Json:
+    async def fails(request: Request | Raw) -> bool:
+        return (await _tried(request, client, checks))[1] == failure.problem
+
+    request = await shrunk(failure.request, fails)
+    answer = failure.answer
+    return {
+        "problem": failure.problem,
+        "count": failure.count,
+        "source": request.source,
+        "what": request.what,
+        "shown": request.shown(),
+        "request": request.as_json(),
+        "status": answer.status if answer else None,
+        "body": answer.body[:_SHOWN_BODY].decode(errors="replace") if answer else None,
+    }
+
+
+@asynccontextmanager
+async def _watching(seen: _Seen, pid: int | None, step: Callable[[int], None]) -> AsyncIterator[None]:
+    async def watch() -> None:
+        while True:
+            step(seen.done)
+            if pid is not None:
+                seen.memory.append((seen.done, memory.resident(pid)))
+            await asyncio.sleep(_READ_EVERY_SECONDS)
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+        step(seen.done)
+
+
+def _growth(readings: list[tuple[int, dict[str, int]]], count: int) -> Json:
+    steady = [resident for done, resident in readings if done >= WARM_UP_SHARE * count]
+    tenth = max(1, len(steady) // 10)
+    measured: Json = {}
+    for part in steady[0] if steady else ():
+        start, end = (
+            float(np.median([each[part] for each in some])) for some in (steady[:tenth], steady[-tenth:])
+        )
+        measured[part] = {"start": start, "end": end, "growth": end / start - 1}
+    return measured
+
+
+async def _restarts(client: httpx.AsyncClient) -> int:
+    lines = (await client.get("/metrics")).text.splitlines()
+    return sum(int(float(line.split()[1])) for line in lines if line.startswith(f"{_RESTARTS} "))
+
+
+async def _is_ready(client: httpx.AsyncClient) -> bool:
+    return (await client.get("/health/ready")).is_success
+
+
+async def _is_well(client: httpx.AsyncClient) -> bool:
+    """Ready, at the latest after a while, and what it knew it still knows."""
+    picture = base64.b64encode((bundled("samples") / "seven.png").read_bytes()).decode()
+    asked = {
+        "message": "What digit is shown?",
+        "images": [f"data:image/png;base64,{picture}"],
+        "temperature": 0,
+        "smoothing": {"n_select": 64, "n_certify": 192},
+    }
+    try:
+        await eventually(lambda: _is_ready(client), _AGAIN_SECONDS)
+        answer = await client.post("/v1/chat", json=asked)
+        return bool(answer.json()["answer"] == "The digit is 7.")
+    except (httpx.HTTPError, TimeoutError, json.JSONDecodeError, KeyError):
+        return False

@@ -1,0 +1,161 @@
+"""A small run of `python -m tests.fuzz` against the service that the other tests use; and its parts."""
+
+import asyncio
+import gc
+import io
+from collections.abc import Iterator
+from itertools import islice
+from random import Random
+
+import pytest
+from PIL import Image
+
+from service.api.app import create_app
+from service.settings import Settings
+from tests.fuzz import bodies, images, openapi, wire
+from tests.fuzz.checks import Checks
+from tests.fuzz.request import Json, Raw, Request
+from tests.fuzz.run import run
+from tests.fuzz.sending import Answer
+from tests.fuzz.shrink import shrunk
+from tests.fuzz.stream import SHARES, stream
+from tests.gate import Gate
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(200)
+# Starlette forgets files that a form breaks off in; they are closed when they are collected.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_mutated_requests_get_clean_answers(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = gate.runtime.settings.model_copy(update={"n_select": 16, "n_certify": 64, "max_samples": 512})
+    monkeypatch.setattr(gate.runtime, "settings", few)
+    figures = asyncio.run(run(gate.url, 300, seed=1, patient=False))
+    gc.collect()
+    assert figures["failures"] == []
+    assert (figures["requests"], figures["restarts"], figures["well"]) == (300, 0, True)
+    assert figures["statuses"].keys() == SHARES.keys()
+
+
+@pytest.fixture(scope="module")
+def document() -> Json:
+    document: Json = create_app(Settings(_env_file=None)).openapi()
+    return document
+
+
+def test_a_seed_says_what_is_sent(document: Json) -> None:
+    first, again, other = (list(stream(document, 150, seed)) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+    for source, share in SHARES.items():
+        assert abs(sum(each.source == source for each in first) / 150 - share) < 0.12
+
+
+def _some(requests: Iterator[Request] | Iterator[Raw], count: int = 200) -> list[Request | Raw]:
+    return list(islice(requests, count))
+
+
+def test_every_operation_is_asked(document: Json) -> None:
+    labels = {each.what for each in _some(openapi.requests(Random(1), document))}
+    for path, operations in document["paths"].items():
+        for method in operations:
+            assert f"positive: {method.upper()} {path}" in labels
+    assert {label.partition(":")[0] for label in labels} == {"positive", "negative", "border"}
+
+
+@pytest.mark.parametrize("kind", images.pictures())
+def test_pictures_are_valid_before_they_are_changed(kind: str) -> None:
+    with Image.open(io.BytesIO(images.pictures()[kind])) as image:
+        image.load()
+        assert image.size == (44, 36)
+
+
+def test_an_interlaced_picture_is_the_same_picture() -> None:
+    plain, interlaced = (
+        Image.open(io.BytesIO(images.pictures()[kind])) for kind in ("png", "png interlaced")
+    )
+    assert interlaced.info["interlace"] == 1
+    assert interlaced.tobytes() == plain.tobytes()
+
+
+def test_changed_pictures_go_far_into_the_decoders() -> None:
+    """Some are still read, some fail when they are opened, and some only when they are decoded."""
+    outcomes = set()
+    for number in range(300):
+        rng = Random(number)
+        _, data = images.mutate(rng, rng.choice(list(images.pictures().values())))
+        outcomes.add(_outcome(data))
+    assert outcomes == {"read", "not opened", "not decoded"}
+
+
+def _outcome(data: bytes) -> str:
+    outcome = "not opened"
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            outcome = "not decoded"
+            if image.width * image.height < 10**6:
+                image.load()
+                outcome = "read"
+    except Exception:
+        return outcome
+    return outcome
+
+
+def test_bodies_and_bytes_are_of_every_kind() -> None:
+    sent = [each.body for each in _some(bodies.requests(Random(1)), 3000) if isinstance(each, Request)]
+    for part in (b"NaN", b"Infinity", b"1e999", b"\\ud800", b"9" * 5000, b"[" * 900, b"kv_transfer_params"):
+        assert any(part in body for body in sent), part
+    kinds = {each.what for each in _some(wire.requests(Random(1), patient=True), 1000)}
+    assert len(kinds) > 25
+
+
+def _answer(status: int = 400, body: bytes = b"", **headers: str) -> Answer:
+    return Answer(status, {"x-request-id": "1"} | headers, body)
+
+
+GOOD = b'{"error": {"message": "m", "type": "t", "param": null, "code": "c"}}'
+STREAM = {"content-type": "text/event-stream"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (_answer(200), None),
+        (_answer(400, GOOD), None),
+        (_answer(500, GOOD), "status 500"),
+        (_answer(502, GOOD), "status 502"),
+        (_answer(418, GOOD), "status 418 is not in the OpenAPI document"),
+        (_answer(400, GOOD, **{"x-request-id": ""}), "no X-Request-Id"),
+        (_answer(400, b"no"), "not the error shape"),
+        (_answer(400, GOOD.replace(b'"param": null, ', b"")), "not the error shape"),
+        (_answer(400, GOOD[:-1] + b', "certificates": []}'), "not the error shape"),
+        (_answer(422, GOOD.replace(b'"c"', b'"policy_not_met"')[:-1] + b', "certificates": []}'), None),
+        (_answer(200, b"Traceback (most recent call last)"), "a traceback in the body"),
+        (_answer(200, b"data: {}\n\ndata: [DONE]\n\n", **STREAM), None),
+        (_answer(200, b"data: " + GOOD + b"\n\n", **STREAM), None),
+        (_answer(200, b"data: {}\n\n", **STREAM), "a stream that ends with neither [DONE] nor an error"),
+        (
+            _answer(200, b"data: " + GOOD.replace(b'"t"', b'"server_error"') + b"\n\n", **STREAM),
+            "a stream that fails",
+        ),
+    ],
+)
+def test_what_is_wrong_with_an_answer(document: Json, answer: Answer, problem: str | None) -> None:
+    checks = Checks(document)
+    assert checks.problem(Request("bodies", "", "POST", "/v1/chat?a=b"), answer) == problem
+
+
+def test_garbage_may_be_refused_before_there_is_a_request(document: Json) -> None:
+    garbage = Answer(400, {}, b"Invalid HTTP request received.")
+    assert Checks(document).problem(Raw("wire", "", b"\0"), garbage) is None
+    assert Checks(document).problem(Request("bodies", "", "GET", "/"), garbage) == "no X-Request-Id"
+
+
+def test_a_failure_is_shrunk_to_what_fails() -> None:
+    async def fails(request: Request | Raw) -> bool:
+        return b"bad" in (request.body if isinstance(request, Request) else request.sent)
+
+    body = b'{"a": [1, {"b": "bad", "c": 2}], "d": "x"}'
+    less = asyncio.run(shrunk(Request("bodies", "", "POST", "/", (), body), fails))
+    assert less == Request("bodies", "", "POST", "/", (), b'{"a": [{"b": "bad"}]}')
+    raw = asyncio.run(shrunk(Raw("wire", "", b"much before bad and after"), fails))
+    assert raw == Raw("wire", "", b"bad")
