@@ -23,7 +23,6 @@ from tests.gate import Gate
 
 
 @pytest.mark.engine
-@pytest.mark.timeout(200)
 # Starlette forgets files that a form breaks off in; they are closed when they are collected.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_mutated_requests_get_clean_answers(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
