@@ -27,7 +27,7 @@ class Account(BaseModel):
     Attributes:
         name: unique in its file; what logs call the client.
         key_sha256: of the key, hexadecimal.
-        requests_per_minute: requests, refused ones included.
+        requests_per_minute: requests, those included that are refused for something else.
         samples_per_minute: noisy forwards that its requests may draw.
     """
 

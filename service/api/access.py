@@ -112,7 +112,6 @@ class Gatekeeper:
         self._looked = time.monotonic()
         try:
             if book.refresh():
-                self._buckets.clear()
                 log.info("accounts read again")
         except SmoothgateError as error:
             log.error("accounts not read again; the old ones hold", reason=error.message)

@@ -26,7 +26,6 @@ async def certify(request: Request) -> Response:
 
     async def work() -> CertifyAnswer:
         async with measured("/v1/certify"), deadline(runtime.settings.request_timeout_seconds):
-            runtime.require_ready("encoder", "sampler")
             sources: list[str | bytes] = [*asked.images, *files]
             slots = [Slot(0, i, source, f"images.{i}") for i, source in enumerate(sources)]
             if not slots:
@@ -36,9 +35,10 @@ async def certify(request: Request) -> Response:
                 raise MalformedRequest(
                     "There is nothing to certify with smoothing off.", param="smoothing.mode"
                 )
-            smoothed = await smooth(runtime, account_of(request), slots, options, Stages())
+            stages = Stages()
+            smoothed = await smooth(runtime, account_of(request), slots, options, stages)
             try:
-                made = await issue(runtime, smoothed, Stages())
+                made = await issue(runtime, smoothed, stages)
             finally:
                 cancel(smoothed)
             return CertifyAnswer(model=runtime.model_name, certificates=made)

@@ -136,6 +136,18 @@ async def test_requests_per_minute(gate: Gate, keys: dict[str, str]) -> None:
     assert (await gate.http.get("/", headers=_bearer(keys["alice"]))).status_code == 200
 
 
+async def test_a_changed_file_gives_nobody_a_new_minute(
+    gate: Gate, keys: dict[str, str], file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access, "_REFRESH_SECONDS", 0)
+    for _ in range(3):
+        await gate.http.get("/", headers=_bearer(keys["bob"]))
+    account, key = accounts.new("carol")
+    accounts.save(file, [*accounts.load(file), account])
+    assert (await gate.http.get("/", headers=_bearer(key))).status_code == 200
+    assert (await gate.http.get("/", headers=_bearer(keys["bob"]))).status_code == 429
+
+
 async def test_samples_per_minute(gate: Gate, keys: dict[str, str]) -> None:
     def account(name: str) -> Account:
         found = gate.gatekeeper._book and gate.gatekeeper._book.find(keys[name])

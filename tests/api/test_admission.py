@@ -60,6 +60,7 @@ def test_a_full_queue_refuses_before_an_image_is_looked_at(gate: Gate, settings:
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
         assert 1 <= int(refused.headers["retry-after"]) < 600
         assert gate.ask("Hello", max_tokens=2).status_code == 200, "text needs no room"
+        assert gate.metric("smoothgate_queued_seconds") > 0.5
     assert gate.ask("What digit is shown?", images=[BROKEN]).status_code == 422
 
 
@@ -79,7 +80,7 @@ def test_admitted_samples_count_while_their_images_are_decoded(gate: Gate) -> No
     ):
         pass
     with admission.reserved(sampler, many, limit):
-        pass
+        assert gate.metric("smoothgate_reserved_samples") == many
     assert admission.seconds(sampler) == 0
 
 

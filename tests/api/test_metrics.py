@@ -1,6 +1,7 @@
 """Every metric: its name, type, unit, and that it moves."""
 
 import re
+from pathlib import Path
 
 import pytest
 from prometheus_client.metrics import MetricWrapperBase
@@ -33,7 +34,7 @@ ELSEWHERE = {
     "smoothgate_degraded_requests": "test_admission",
     "smoothgate_samples_dropped": "test_operation",
     "smoothgate_queued_samples": "test_admission",
-    "smoothgate_queued_seconds": "test_metrics",
+    "smoothgate_queued_seconds": "test_admission",
     "smoothgate_sampler_failures": "test_operation",
     "smoothgate_sampler_up": "test_operation",
     "smoothgate_canaries": "test_admission",
@@ -48,6 +49,11 @@ STAGES = {"decode", "queue", "select", "certify", "engine_first_token", "engine"
 def test_every_metric_is_listed_with_its_type_and_its_unit_in_the_name() -> None:
     ours = {m._name: m for m in vars(metrics).values() if isinstance(m, MetricWrapperBase)}
     assert set(ours) == set(MOVED) | set(ELSEWHERE)
+    constants = {m._name: name for name, m in vars(metrics).items() if isinstance(m, MetricWrapperBase)}
+    for name, file in ELSEWHERE.items():
+        test = Path(__file__).with_name(f"{file}.py").read_text()
+        uses = [f'gate.metric("{name}', f"gate.metric('{name}", f"'{name}", f"metrics.{constants[name]}."]
+        assert any(use in test for use in uses), f"{file} does not look at {name}"
     for name, metric in ours.items():
         assert re.fullmatch(r"smoothgate_[a-z_]+", name)
         assert metric._documentation.endswith("."), name
