@@ -29,6 +29,8 @@ IMAGE_TOKEN = "<image>"
 HIDDEN_SIZE = 64
 IMAGE_SIZE = 32
 PATCH_SIZE = 8
+# Room for answers that take minutes.
+CONTEXT = 131_072
 TOKENS_PER_IMAGE = (IMAGE_SIZE // PATCH_SIZE) ** 2
 
 CHAT_TEMPLATE = (
@@ -58,7 +60,7 @@ def build(path: Path, tower: Literal["clip", "siglip"] = "clip", seed: int = 0) 
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=2,
-        max_position_embeddings=4096,
+        max_position_embeddings=CONTEXT,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
