@@ -61,7 +61,10 @@ async def shared_engine(tiny_checkpoint: Path) -> AsyncIterator[LocalEngine]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CXX", "/bin/false")  # a container need not have a compiler
         engine = LocalEngine(
-            str(tiny_checkpoint), served_model_name=MODEL_NAME, dtype="float32", max_model_len=checkpoints.CONTEXT
+            str(tiny_checkpoint),
+            served_model_name=MODEL_NAME,
+            dtype="float32",
+            max_model_len=checkpoints.CONTEXT,
         )
     await engine.start()
     try:
