@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from service import __version__
 from service.api.request import runtime_of
 from service.demo import bundled
+from service.demo.chat import ONE_PICTURE
 from service.playground.attack import LARGEST, QUESTION
 
 router = APIRouter(include_in_schema=False)
@@ -28,6 +29,8 @@ async def about(request: Request) -> dict[str, Any]:
         "laboratory": {"question": QUESTION, "largest": LARGEST} if s.has_laboratory else None,
         "metrics": s.metrics_port is None,
         "samples": samples,
+        "questions": [question.phrasings[0] for question in ONE_PICTURE] if demo else [],
+        "keys": s.accounts is not None,
         "sigma": {"least": s.sigma_min, "usual": s.sigma, "most": s.sigma_max},
         "n_select": s.n_select,
         "n_certify": s.n_certify,
