@@ -64,7 +64,7 @@ function one(place, index, certificates, pictures, smoothing) {
 
 function sentence(c) {
   const best = c.bounds.find((each) => each.eps >= 0.5 && each.fcsb > 0) ?? c.bounds[0];
-  const confidence = (100 * (1 - c.alpha)).toFixed(c.alpha < 0.001 ? 2 : 1);
+  const confidence = Number((100 * (1 - c.alpha)).toFixed(3));
   if (best.fcsb <= 0) return `Not even at a distance of ${best.eps} is a cosine above 0 proved.`;
   return `With ${confidence} % confidence, any picture within ${best.eps} of this one looks to the model like it does: `
     + `their features have a cosine of at least ${best.fcsb.toFixed(2)}.`;
@@ -116,12 +116,18 @@ function coverage(c, picture) {
     const side = Math.sqrt(repainted) * scale;
     context.fillStyle = "#ff2fb3";
     context.fillRect(72 - side / 2, 72 - side / 2, side, side);
+    // A few pixels are hard to find.
+    context.strokeStyle = "#ff2fb3";
+    context.lineWidth = 2;
+    context.beginPath();
+    context.arc(72, 72, side + 9, 0, 2 * Math.PI);
+    context.stroke();
   });
   image.src = picture;
   return make("div", {}, heading,
     make("div", { className: "coverage" }, overlay,
       make("p", {}, `Radius ${radius.toFixed(2)} in the ${width} × ${height} pixels that you sent. That is any `
-        + `${repainted.toFixed(1)} pixels turned from black to white (the pink square, to scale), or every pixel moved by `
+        + `${repainted.toFixed(1)} pixels turned from black to white (the pink square in the ring, to scale), or every pixel moved by `
         + `${everywhere.toFixed(1)} of 255 levels, or anything else of that l2 size.`)));
 }
 

@@ -3,7 +3,7 @@
 import { draw } from "./dom.js";
 
 const WIDTH = 440, HEIGHT = 250;
-const LEFT = 46, RIGHT = 12, TOP = 14, BOTTOM = 44;
+const LEFT = 56, RIGHT = 12, TOP = 14, BOTTOM = 44;
 
 function frame(title, [x0, x1], [y0, y1], xTicks, yTicks, xLabel, yLabel) {
   const x = (value) => LEFT + (value - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT);
@@ -25,8 +25,8 @@ function frame(title, [x0, x1], [y0, y1], xTicks, yTicks, xLabel, yLabel) {
   }
   chart.append(
     text(xLabel, { x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 8, class: "label", "text-anchor": "middle" }),
-    text(yLabel, { x: 13, y: (TOP + HEIGHT - BOTTOM) / 2, class: "label", "text-anchor": "middle",
-      transform: `rotate(-90 13 ${(TOP + HEIGHT - BOTTOM) / 2})` }),
+    text(yLabel, { x: 12, y: (TOP + HEIGHT - BOTTOM) / 2, class: "label", "text-anchor": "middle",
+      transform: `rotate(-90 12 ${(TOP + HEIGHT - BOTTOM) / 2})` }),
   );
   return { chart, x, y, text };
 }
@@ -56,7 +56,7 @@ export function boundChart(certificate) {
     if (value === null || value <= 0) return;
     chart.append(
       draw("line", { x1: LEFT, x2: WIDTH - RIGHT, y1: y(value), y2: y(value), class: `level ${name}` }),
-      text(words, { x: WIDTH - RIGHT - 2, y: y(value) - 4, class: "note", "text-anchor": "end" }),
+      text(words, { x: LEFT + 5, y: y(value) - 4, class: "note" }),
     );
   };
   level("flip", certificate.flip_point, "answers begin to change");

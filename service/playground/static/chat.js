@@ -48,7 +48,8 @@ async function ask(message) {
   if (image) mine.prepend(make("img", { src: image, alt: "The picture sent", className: "sent" }));
   const answer = say("theirs", "");
   const note = make("small", {}, image ? "smoothing the picture …" : "thinking …");
-  answer.append(make("span"), note);
+  const words = make("span");
+  answer.append(words, note);
   running = new AbortController();
   busy(true);
   const asked = smoothing.options();
@@ -59,7 +60,7 @@ async function ask(message) {
     for await (const event of events("/v1/chat", body, running.signal)) {
       if (event.delta) {
         text += event.delta;
-        answer.firstChild.textContent = text;
+        words.textContent = text;
         note.textContent = sent.length ? "certifying …" : "";
       }
       if (event.certificates?.length) certificate.show(event.certificates, sent, asked);

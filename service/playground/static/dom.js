@@ -21,4 +21,4 @@ export function draw(tag, attributes = {}, ...children) {
   return element;
 }
 
-export const number = (value, digits = 2) => (value === null || value === undefined ? "–" : value.toFixed(digits));
+export const number = (value, digits = 2) => (value === null || value === undefined ? "–" : value.toFixed(digits).replace(/^-(0\.?0*)$/, "$1"));

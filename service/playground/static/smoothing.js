@@ -2,11 +2,13 @@
 
 import { $ } from "./dom.js";
 
+const STEP = 0.05;
 const BUDGETS = [128, 256, 512, 1024, 2048, 4096];
 
 export function start(about) {
   const sigma = $("sigma");
-  [sigma.min, sigma.max, sigma.value] = [about.sigma.least, about.sigma.most, about.sigma.usual];
+  const least = Math.ceil(about.sigma.least / STEP - 1e-9) * STEP;
+  [sigma.step, sigma.min, sigma.max, sigma.value] = [STEP, least, about.sigma.most, about.sigma.usual];
   const show = () => { $("sigma-value").textContent = Number(sigma.value).toFixed(2); };
   sigma.addEventListener("input", show);
   show();
