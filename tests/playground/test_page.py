@@ -106,7 +106,7 @@ def test_an_attack_can_be_stopped(gate: Gate, browser: Browser) -> None:
         choose(page, "seven")
         page.select_option("#attack-method", "adaptive")
         page.click("#attack-start")
-        page.wait_for_function("document.querySelector('#attack-step').textContent.startsWith('step')")
+        page.wait_for_selector("#attack-step:text('step')")
         page.click("#attack-stop")
         page.wait_for_selector("#attack-start")
         assert page.locator("#attack-step").inner_text() == "stopped"

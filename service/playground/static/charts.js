@@ -3,7 +3,7 @@
 import { draw } from "./dom.js";
 
 const WIDTH = 440, HEIGHT = 250;
-const LEFT = 56, RIGHT = 12, TOP = 14, BOTTOM = 44;
+const LEFT = 62, RIGHT = 12, TOP = 14, BOTTOM = 44;
 
 function frame(title, [x0, x1], [y0, y1], xTicks, yTicks, xLabel, yLabel) {
   const x = (value) => LEFT + (value - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT);
@@ -25,8 +25,8 @@ function frame(title, [x0, x1], [y0, y1], xTicks, yTicks, xLabel, yLabel) {
   }
   chart.append(
     text(xLabel, { x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 8, class: "label", "text-anchor": "middle" }),
-    text(yLabel, { x: 12, y: (TOP + HEIGHT - BOTTOM) / 2, class: "label", "text-anchor": "middle",
-      transform: `rotate(-90 12 ${(TOP + HEIGHT - BOTTOM) / 2})` }),
+    text(yLabel, { x: 10, y: (TOP + HEIGHT - BOTTOM) / 2, class: "label", "text-anchor": "middle",
+      transform: `rotate(-90 10 ${(TOP + HEIGHT - BOTTOM) / 2})` }),
   );
   return { chart, x, y, text };
 }

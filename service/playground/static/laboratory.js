@@ -54,8 +54,10 @@ async function attack() {
   const found = {};
   try {
     for await (const event of events("/v1/playground/attack", body, running.signal)) {
-      if (event.stage === "crafting") progress(event.step / event.steps, `step ${event.step} of ${event.steps}; loss of the attacker ${event.loss.toFixed(2)}`);
-      else {
+      if (event.stage === "crafting") {
+        progress(event.step / event.steps, `step ${event.step} of ${event.steps}: ${likely(event.loss)}`);
+        if (event.picture) result.replaceChildren(views([["So far", event.picture]]));
+      } else {
         found[event.stage] = event;
         if (event.stage === "crafted") progress(1, "crafted; asking both models …");
         result.replaceChildren(pictures(found.crafted), ...answers(found, target));
@@ -74,6 +76,9 @@ async function attack() {
   }
 }
 
+/** The loss is minus the logarithm of a probability. */
+const likely = (loss) => `the attacked model gives the attacker's answer ${(100 * Math.exp(-loss)).toFixed(1)} %`;
+
 function progress(share, words) {
   $("attack-progress").hidden = false;
   $("attack-bar").value = share;
@@ -86,15 +91,19 @@ function busy(on) {
   if (on) progress(0, "the attacker loads the model …");
 }
 
+function views(shown) {
+  return make("div", { className: "views large" }, ...shown.map(([words, uri]) =>
+    make("figure", {}, make("img", { src: uri, alt: words, className: "pixels" }), make("figcaption", {}, words))));
+}
+
 function pictures(crafted) {
-  const views = [
+  const shown = [
     ["Your picture", crafted.clean],
     ["Attacked", crafted.attacked],
     [`Difference, ${crafted.times.toFixed(0)} times enlarged`, crafted.difference],
   ];
   return make("div", {},
-    make("div", { className: "views large" }, ...views.map(([words, uri]) =>
-      make("figure", {}, make("img", { src: uri, alt: words, className: "pixels" }), make("figcaption", {}, words)))),
+    views(shown),
     make("p", { className: "hint" }, `Moved by ${Math.round(crafted.linf * 255)} / 255 at most (l∞), by ${crafted.l2.toFixed(2)} as a whole (l2).`));
 }
 
@@ -106,18 +115,27 @@ function answers(found, target) {
     if (!event) return make("div", { className: "verdict", id: stage }, make("h3", {}, title), make("p", { className: "hint" }, "smoothing and certifying …"));
     const [kind, words] = judged(event, target);
     const rows = [["before", event.clean], ["attacked", event.attacked], ["cosine of the features", number(event.cosine)]];
-    if (stage === "defended") rows.push(["proved at this distance", event.bound !== null && event.bound > 0 ? `at least ${number(event.bound)}` : "nothing: too far"]);
+    if (stage === "defended") rows.push(["proved before", event.bound > 0 ? `at least ${number(event.bound)}` : "nothing"]);
     return make("div", { className: `verdict ${kind}`, id: stage },
       make("h3", {}, title),
       make("p", { className: "judgement" }, words),
       make("dl", {}, ...rows.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value)))));
   });
-  return [make("div", { className: "verdicts" }, ...cards)];
+  const rest = found.defended ? [make("p", { className: "hint" }, proved(found.crafted, found.defended))] : [];
+  return [make("div", { className: "verdicts" }, ...cards), ...rest];
+}
+
+/** What of this was proved, and what was only seen. */
+function proved(crafted, defended) {
+  const { value, cosine_threshold } = defended.certificates[0].radius;
+  if (value === null) return "Nothing is proved for this picture: what you see was measured, once.";
+  if (crafted.l2 <= value) return `The change, ${number(crafted.l2)} in l2, is within the certified radius of ${number(value)}: that the cosine stays above ${cosine_threshold} was proved before the attack began.`;
+  return `The change, ${number(crafted.l2)} in l2, is ${number(crafted.l2 / value, 1)} times the certified radius of ${number(value)}. So far out the proof says less than a cosine of ${cosine_threshold}, or nothing: what you see was measured, once. For an attack that the proof covers, choose l2 and ${number(Math.floor(value * 10) / 10, 1)}.`;
 }
 
 function judged(event, target) {
   if (event.attacked === event.clean) return ["good", "The answer holds."];
-  return event.attacked.includes(String(target))
+  return /\d/.exec(event.attacked)?.[0] === String(target)
     ? ["bad", "The attacker's answer."]
     : ["bad", "The answer changed, though not to what the attacker wants."];
 }

@@ -21,8 +21,8 @@ async function health() {
     const { status, text } = await glance("/health/ready");
     banner.hidden = status === 200;
     if (status !== 200) {
-      const problems = JSON.parse(text).problems ?? [];
-      banner.textContent = `The service is not ready: ${problems.join("; ") || status}. This page goes on by itself as soon as it is.`;
+      const parts = Object.entries(JSON.parse(text).problems ?? {}).map((problem) => problem.join(" "));
+      banner.textContent = `The service is not ready: ${parts.join("; ") || status}. This page goes on by itself as soon as it is.`;
     }
   } catch {
     banner.hidden = false;
