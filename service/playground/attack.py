@@ -116,7 +116,7 @@ def craft(
     def loss(picture: Tensor) -> Tensor:
         nonlocal done
         value = aim(picture)
-        report(Step(done, float(value[0]), picture[0].detach()))
+        report(Step(done, float(value[0].detach()), picture[0].detach()))
         done += 1
         return value
 

@@ -87,5 +87,6 @@ def attack(page: Page, target: int) -> None:
     """The attack as the page offers it, to its end."""
     page.select_option("#attack-target", str(target))
     page.click("#attack-start")
-    page.wait_for_selector("#defended .judgement")
     page.wait_for_selector("#attack-stop", state="hidden")
+    said = page.locator("#attack-result").inner_text()
+    assert page.locator("#defended .judgement").count(), said

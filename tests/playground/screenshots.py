@@ -11,7 +11,7 @@ from PIL import Image
 from playwright.sync_api import Page
 
 from service.evaluation.remote import running
-from tests.playground.browser import ask, attack, chromium, choose, opened
+from tests.playground.browser import ask, attack, choose, chromium, opened
 
 _PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 
