@@ -127,6 +127,11 @@ def test_everything_is_reached_by_keyboard(gate: Gate, browser: Browser) -> None
                     return
             raise AssertionError(f"{selector} is not reached")
 
+        tab_to("#canvas")
+        for key in (*["ArrowUp"] * 7, "Space", *["ArrowDown"] * 14, "Space"):
+            page.keyboard.press(key)
+        drawn = "document.querySelector('#canvas').getContext('2d').getImageData(144, 144, 1, 1).data[0]"
+        assert page.evaluate(drawn) > 200, "white ink on the blue paper"
         tab_to("[aria-label='Sample: seven']")
         page.keyboard.press("Enter")
         page.wait_for_selector("#board-hint", state="hidden")

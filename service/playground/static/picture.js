@@ -7,6 +7,8 @@ const COLOURS = {
   yellow: "#f2e01a", purple: "#9e1ab3", cyan: "#1accdf",
 };
 const BRUSH = 22;
+const STRIDE = 12;
+const WAYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 const canvas = $("canvas");
 const context = canvas.getContext("2d");
@@ -50,6 +52,7 @@ export function start(about, onChange) {
     if (file) open(file);
   });
   listen();
+  listenToKeys();
   clear();
 }
 
@@ -117,6 +120,38 @@ function listen() {
       last = null;
     });
   }
+}
+
+/** The brush by keyboard: arrows move it, the space bar puts it down and lifts it. */
+function listenToKeys() {
+  const brush = $("brush");
+  let at = [canvas.width / 2, canvas.height / 2];
+  const mark = (isDown) => {
+    brush.hidden = false;
+    brush.className = isDown ? "brush down" : "brush";
+    [brush.style.left, brush.style.top] = [`${100 * at[0] / canvas.width}%`, `${100 * at[1] / canvas.height}%`];
+  };
+  const isDown = () => brush.classList.contains("down");
+  canvas.addEventListener("keydown", (event) => {
+    const way = WAYS[event.key];
+    if (!way && event.key !== " ") return;
+    event.preventDefault();
+    if (!way && isDown()) changed();
+    else if (!way) {
+      if (opened) clear();
+      stroke(at, at);
+    } else {
+      const next = at.map((value, axis) => Math.min(canvas.width, Math.max(0, value + STRIDE * way[axis])));
+      if (isDown()) stroke(at, next);
+      at = next;
+    }
+    mark(way ? isDown() : !isDown());
+  });
+  canvas.addEventListener("blur", () => {
+    if (isDown()) changed();
+    brush.className = "brush";
+    brush.hidden = true;
+  });
 }
 
 function stroke(from, to) {
