@@ -30,9 +30,8 @@ def main(folder: Path) -> None:
             attack(page, 3)
             page.mouse.move(0, 0)
             _save(page.locator("#laboratory").screenshot(), folder / "playground-attack.png")
-        with opened(browser, service.url, color_scheme="dark", **_PHONE) as page:
+        with opened(browser, service.url, color_scheme="dark", reduced_motion="reduce", **_PHONE) as page:
             _ask_about(page, "three")
-            page.locator("#certificate").scroll_into_view_if_needed()
             page.evaluate("document.querySelector('#certificate').scrollIntoView()")
             _save(page.screenshot(), folder / "playground-phone.png")
 
