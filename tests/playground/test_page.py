@@ -180,6 +180,7 @@ def test_axe_finds_nothing_serious_in_light_and_dark(
     assert grounds["light"] != grounds["dark"]
 
 
+@pytest.mark.timeout(600)
 def test_a_dead_engine_is_said_clearly_and_the_page_goes_on_by_itself(gate: Gate, browser: Browser) -> None:
     with opened(browser, gate.url) as page:
         fewer(page)
