@@ -16,11 +16,11 @@ from prometheus_client import start_http_server
 from rich.console import Console
 
 from service import tracing
-from service.api.app import create_app
 from service.api.examples import SAMPLE
 from service.api.runtime import Runtime
 from service.demo import bundled
 from service.errors import SmoothgateError
+from service.playground.app import create_app
 from service.settings import Settings
 
 _POLL_SECONDS = 0.5
@@ -138,9 +138,10 @@ async def _announce(runtime: Runtime, listening: Callable[[], bool], console: Co
                 )
             await asyncio.sleep(_POLL_SECONDS)
     url = f"http://{runtime.settings.host}:{runtime.settings.port}"
+    page = f"playground: {url}/, " if runtime.settings.has_playground else ""
     sample = _shown(bundled("samples") / SAMPLE)
     console.print(
-        f"\n[bold]{runtime.model_name}[/bold] answers at [bold]{url}[/bold]  (documentation: {url}/docs)\n",
+        f"\n[bold]{runtime.model_name}[/bold] answers at [bold]{url}[/bold]  ({page}docs: {url}/docs)\n",
         soft_wrap=True,
     )
     console.print("Try it:\n")
