@@ -24,7 +24,14 @@ MODEL_NAME = "tiny"
 
 
 # Folders whose tests share a vLLM, and what they are called together.
-_TOGETHER = {"api": "gate", "conformance": "gate", "fuzz": "gate", "engine": "engine", "vision": "vision"}
+_TOGETHER = {
+    "api": "gate",
+    "conformance": "gate",
+    "fuzz": "gate",
+    "deploy": "deploy",
+    "engine": "engine",
+    "vision": "vision",
+}
 
 
 class _ByFolder(LoadScopeScheduling):
@@ -61,7 +68,10 @@ async def shared_engine(tiny_checkpoint: Path) -> AsyncIterator[LocalEngine]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CXX", "/bin/false")  # a container need not have a compiler
         engine = LocalEngine(
-            str(tiny_checkpoint), served_model_name=MODEL_NAME, dtype="float32", max_model_len=checkpoints.CONTEXT
+            str(tiny_checkpoint),
+            served_model_name=MODEL_NAME,
+            dtype="float32",
+            max_model_len=checkpoints.CONTEXT,
         )
     await engine.start()
     try:
