@@ -1,8 +1,8 @@
 """Writes the versions that the images install: `make lock`.
 
-They are those of the environment that runs this, which is the one that the tests ran in: everything that `smoothgate[cpu]`
-needs, closed under requirements, and for the CUDA image what vLLM's own image does not bring. torch and torchvision are left
-out: they come from PyTorch's index.
+They are those of the environment that runs this, which is the one that the tests ran in: everything that
+`smoothgate[cpu]` needs, closed under requirements, and for the CUDA image what vLLM's own image does not
+bring. torch and torchvision are left out: they come from PyTorch's index.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ def closure(name: str, *extras: str) -> dict[str, str]:
         name, wanted = waiting.pop()
         for line in distribution(name).requires or ():
             requirement = Requirement(line)
-            if requirement.marker and not any(requirement.marker.evaluate({"extra": e}) for e in {"", *wanted}):
+            if requirement.marker and not any(
+                requirement.marker.evaluate({"extra": e}) for e in {"", *wanted}
+            ):
                 continue
             needed = canonicalize_name(requirement.name), frozenset(requirement.extras)
             found[needed[0]] = distribution(needed[0]).version

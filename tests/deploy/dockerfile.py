@@ -1,12 +1,12 @@
 """Runs the steps of a Dockerfile in order in an ordinary folder, where there is no Docker engine.
 
-Every COPY and RUN is carried out, with absolute paths moved below that folder. A later stage finds only what it copies from an
-earlier one: the folder is emptied between stages. What differs from a build:
+Every COPY and RUN is carried out, with absolute paths moved below that folder. A later stage finds only what
+it copies from an earlier one: the folder is emptied between stages. What differs from a build:
 
 * `FROM` brings no base: the machine's own interpreter and tools are used.
 * System packages and users (`apt-get`, `useradd`) are not installed.
-* What `pip` would download and this environment has in that very version is lent to the stage file by file; pip then finds it
-  installed, and fetches the rest.
+* What `pip` would download and this environment has in that very version is lent to the stage file by file;
+  pip then finds it installed, and fetches the rest.
 * The `rewritten` pairs of text, which the test declares.
 """
 
@@ -172,7 +172,9 @@ def _link(source: str | Path, target: str | Path) -> None:
 
 def _copy_context(context: Path, to: Path, ignored: list[str]) -> None:
     """What Docker would send: everything but what the last matching line of the list leaves out."""
-    tracked = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=context, capture_output=True, text=True)
+    tracked = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=context, capture_output=True, text=True
+    )
     for name in tracked.stdout.splitlines():
         kept = True
         for line in ignored:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shutil
 import signal
 import socket
@@ -14,15 +15,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from docker.lock import locks
 from tests import processes
 from tests.deploy.dockerfile import Build, parse
 
 ROOT = Path(__file__).parent.parent.parent
 DOCKER = ROOT / "docker"
-# PyTorch's index is reached from where images are built, and not from everywhere that tests run: PyPI has a torchvision of the
-# same version, but none that is marked as built for CPUs.
-REWRITTEN = {"--index-url https://download.pytorch.org/whl/cpu": "", "torchvision==0.28.0+cpu": "torchvision==0.28.0"}
+# PyTorch's index is reached from where images are built, and not from everywhere that tests run: PyPI has a
+# torchvision of the same version, but none that is marked as built for CPUs.
+REWRITTEN = {
+    "--index-url https://download.pytorch.org/whl/cpu": "",
+    "torchvision==0.28.0+cpu": "torchvision==0.28.0",
+}
 
 
 @pytest.mark.parametrize("dockerfile", sorted(DOCKER.glob("Dockerfile.c*[!e]")), ids=lambda path: path.name)
@@ -53,7 +56,7 @@ def test_nothing_is_missing_in_the_locks(file: str):
 
 
 def _texts(file: str) -> tuple[str, str]:
-    return (DOCKER / file).read_text(), locks()[file]
+    return (DOCKER / file).read_text(), runpy.run_path(str(DOCKER / "lock.py"))["locks"]()[file]
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +88,11 @@ def test_the_image_starts_is_healthy_and_writes_to_home_and_tmp_alone(image: Bui
     }
     with (tmp_path / "log").open("w+") as log:
         process = subprocess.Popen(
-            image.entrypoint, env=image.variables(**variables), cwd=image.root / "home/smoothgate", stdout=log, stderr=log
+            image.entrypoint,
+            env=image.variables(**variables),
+            cwd=image.root / "home/smoothgate",
+            stdout=log,
+            stderr=log,
         )
         try:
             end = time.monotonic() + 300
