@@ -5,8 +5,10 @@ A multiplication and an addition are two operations. Sizes are those of the publ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -79,7 +81,7 @@ class Model:
     @property
     def grid(self) -> int:
         """Rows, and columns, of visual tokens."""
-        return round(self.tokens**0.5)
+        return math.isqrt(self.tokens)
 
     @property
     def weight_bytes(self) -> float:
@@ -119,7 +121,7 @@ def counted(work: Callable[[], object]) -> float:
 
 
 def _linear(rows: int, *widths: int) -> float:
-    return sum(2.0 * rows * into * out for into, out in zip(widths, widths[1:], strict=False))
+    return sum(2.0 * rows * into * out for into, out in pairwise(widths))
 
 
 def llava() -> Model:

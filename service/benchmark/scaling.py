@@ -1,8 +1,8 @@
 """Gates and engines under a rush, simulated: `smoothgate bench scaling`.
 
-Requests about one picture come as a Poisson process, at a third of the rate first, then at all of it. Each goes
-to the less loaded of two random gates, as gateways do, waits there for the samples before it, and then for a
-place in a vLLM. Gates are added and taken away as KEDA and Kubernetes do with the numbers of
+Requests about one picture come as a Poisson process, at a third of the rate first, then at all of it. Each
+goes to the less loaded of two random gates, as gateways do, waits there for the samples before it, and then
+for a place in a vLLM. Gates are added and taken away as KEDA and Kubernetes do with the numbers of
 `deploy/components/autoscaling`, on what was scraped one interval ago.
 """
 
@@ -13,6 +13,7 @@ import math
 import random
 from collections import deque
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -20,20 +21,22 @@ from service.benchmark.costs import GPUS, Cost, cost, llava, qwen
 
 RATES = (1.0, 10.0, 100.0, 1000.0)
 SIGNALS = ("queued", "busy", "both")
+#: Where signals and thresholds are compared.
+COMPARED_RATE = 100.0
 #: Before the rush, and after it began.
-QUIET_SECONDS, RUSH_SECONDS = 120.0, 900.0
+QUIET_SECONDS, RUSH_SECONDS = 120.0, 1200.0
 #: What is reported of the end: the last so many seconds.
 SETTLED_SECONDS = 300.0
 SAMPLES = 128 + 1024
-#: Share of the samples that a target with early stopping draws: `smoothgate bench sampler`, on the demo model.
+#: Share of the samples that a target with early stopping draws: `smoothgate bench sampler`, demo model.
 EARLY_STOP = 0.206
 
 # deploy/components/autoscaling/scaledobject.yaml; the threshold of samples is in seconds of one device there.
 INTERVAL = 15.0
-QUEUED_SECONDS = 5.0
+QUEUED_SECONDS = 30.0
 BUSY = 0.7
 LEAST = 2
-GROWTH, GROWTH_PODS, GROWTH_PERIOD = 1.0, 2, 60.0
+GROWTH, GROWTH_PODS, GROWTH_PERIOD = 1.0, 2, 120.0
 STAY, SHRINK, SHRINK_PERIOD = 600.0, 0.1, 180.0
 # Kubernetes' default: no change within this of the target.
 _TOLERANCE = 0.1
@@ -41,6 +44,8 @@ _TOLERANCE = 0.1
 START_SECONDS = 120.0
 #: The service's `MAX_QUEUED_SECONDS`.
 LONGEST_WAIT = 60.0
+#: A threshold that looks careful, and is not.
+EAGER_SECONDS = 5.0
 #: vLLMs are given so much of what they could do.
 ENGINE_LOAD = 0.7
 
@@ -52,6 +57,7 @@ class Run:
     Attributes:
         rate: requests per second in the rush.
         signal: what gates were scaled by.
+        threshold: queued samples per gate that are aimed at, in seconds of one device.
         needed: gates that would be busy all the time.
         gates: mean number in the settled end.
         most: largest number.
@@ -63,6 +69,7 @@ class Run:
 
     rate: float
     signal: str
+    threshold: float
     needed: float
     gates: float
     most: int
@@ -76,18 +83,17 @@ class Run:
 class Autoscaler:
     """The horizontal autoscaler's arithmetic, and its limits on growing and shrinking."""
 
-    def __init__(self, gates: int, signal: str) -> None:
+    def __init__(self, gates: int, signal: str, threshold: float) -> None:
         self._signal = signal
+        self._threshold = threshold
         self._wanted: deque[tuple[float, int]] = deque()
         self._sizes: deque[tuple[float, int]] = deque([(0.0, gates)])
 
     def decide(self, now: float, gates: int, queued_seconds: float, busy: float) -> int:
         """How many gates there should be, from sums over all of them."""
-        ratios = {"queued": queued_seconds / QUEUED_SECONDS, "busy": busy / BUSY}
+        ratios = {"queued": queued_seconds / self._threshold, "busy": busy / BUSY}
         sums = [value for name, value in ratios.items() if self._signal in (name, "both")]
-        desired = max(
-            gates if abs(value / gates - 1.0) <= _TOLERANCE else math.ceil(value) for value in sums
-        )
+        desired = max(gates if abs(value / gates - 1.0) <= _TOLERANCE else math.ceil(value) for value in sums)
         desired = max(LEAST, desired)
         self._wanted.append((now, desired))
         while self._wanted[0][0] < now - STAY:
@@ -111,18 +117,21 @@ class Autoscaler:
         return [size for when, size in self._sizes if when <= moment or when == self._sizes[0][0]][-1]
 
 
-def simulate(rate: float, signal: str, service: float, seed: int = 0) -> Run:
+def simulate(
+    rate: float, signal: str, service: float, threshold: float = QUEUED_SECONDS, seed: int = 0
+) -> Run:
     """Gates under a rush.
 
     Args:
         rate: requests per second in it.
         signal: one of `SIGNALS`.
         service: seconds that one gate needs for one picture.
+        threshold: see `Run`.
         seed: of arrivals and choices.
     """
     rng = random.Random(seed)
     third = max(LEAST, math.ceil(rate / 3 * service / BUSY))
-    scaler = Autoscaler(third, signal)
+    scaler = Autoscaler(third, signal, threshold)
     free = [0.0] * third  # when each gate will have done all that it has
     starting: deque[float] = deque()
     end = QUIET_SECONDS + RUSH_SECONDS
@@ -169,6 +178,7 @@ def simulate(rate: float, signal: str, service: float, seed: int = 0) -> Run:
     return Run(
         rate=rate,
         signal=signal,
+        threshold=threshold,
         needed=rate * service,
         gates=float(np.mean([size for when, size in sizes if when >= end - SETTLED_SECONDS])),
         most=max(size for _, size in sizes),
@@ -201,7 +211,9 @@ class EngineRun:
     embedding_gbit: float
 
 
-def engines(rate: float, costs: Cost, embedding_bytes: float, seed: int = 0, requests: int = 50_000) -> EngineRun:
+def engines(
+    rate: float, costs: Cost, embedding_bytes: float, seed: int = 0, requests: int = 50_000
+) -> EngineRun:
     """vLLMs as places that are taken for as long as an answer takes; answers are of exponential length."""
     rng = random.Random(seed)
     number = math.ceil(rate / (ENGINE_LOAD * costs.answers_per_second))
@@ -225,21 +237,21 @@ def engines(rate: float, costs: Cost, embedding_bytes: float, seed: int = 0, req
     )
 
 
-def run(seed: int = 0) -> dict[str, object]:
+def run(seed: int = 0) -> dict[str, Any]:
     """All figures: what an answer costs, gates under a rush, engines behind them. Takes some seconds."""
     model, gpu = llava(), GPUS[-1]
     chosen = cost(model, gpu, SAMPLES)
+    service = chosen.certify_seconds
     return {
         "seed": seed,
         "samples": SAMPLES,
         "costs": [asdict(cost(each, on, SAMPLES)) for each in (model, qwen()) for on in GPUS],
-        "gates": [
-            asdict(simulate(rate, signal, chosen.certify_seconds, seed))
-            for rate in RATES
+        "gates": [asdict(simulate(rate, "both", service, seed=seed)) for rate in RATES],
+        "early": [asdict(simulate(rate, "both", EARLY_STOP * service, seed=seed)) for rate in RATES],
+        "signals": [
+            asdict(simulate(COMPARED_RATE, signal, service, threshold, seed))
             for signal in SIGNALS
-        ],
-        "early": [
-            asdict(simulate(rate, "both", EARLY_STOP * chosen.certify_seconds, seed)) for rate in RATES
+            for threshold in (EAGER_SECONDS, QUEUED_SECONDS)[signal == "busy" :]
         ],
         "engines": [asdict(engines(rate, chosen, model.embedding_bytes, seed)) for rate in RATES],
     }
