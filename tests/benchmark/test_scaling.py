@@ -39,7 +39,7 @@ def test_the_published_sizes_are_the_published_numbers_of_parameters():
 def test_two_gates_at_half_load_make_nobody_wait_for_long():
     run = scaling.simulate(0.8, "queued", 1.25)
     assert run.gates == scaling.LEAST
-    # One queue, one server, half its load (M/D/1): half a service time in the mean. The shorter of two is below.
+    # One queue at half its load (M/D/1) waits half a service time in the mean; the shorter of two, less.
     assert 1.25 <= run.p50 < 1.25 * 1.5
 
 
