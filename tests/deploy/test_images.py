@@ -139,3 +139,17 @@ def test_compose_has_the_profiles_and_publishes_on_loopback_alone():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ())), name
         assert service["read_only"], name
         assert re.search(r":v?\d+\.\d+|^smoothgate:", service["image"]), name
+
+
+def test_what_compose_mounts_and_builds_is_there():
+    compose = yaml.safe_load((DOCKER / "compose.yaml").read_text())
+    for name, service in compose["services"].items():
+        if "build" in service:
+            assert (DOCKER / service["build"]["context"] / service["build"]["dockerfile"]).is_file(), name
+        for volume in service.get("volumes", ()):
+            source = volume.rpartition(":/")[0]
+            # A path is relative; a name is a volume; the operator's own PSM is a variable.
+            if source.startswith("."):
+                assert (DOCKER / source).exists(), f"{name}: {source}"
+            elif not source.startswith("$"):
+                assert source in compose["volumes"], f"{name}: {source}"

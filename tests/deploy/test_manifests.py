@@ -110,7 +110,7 @@ def test_custom_resources_fit_their_definitions(overlay: str):
         pytest.skip(f"no definitions of custom resources in {SCHEMAS}")
     custom = [each for each in rendered(overlay) if not is_kubernetes_own(each)]
     unknown = {each["kind"] for each in custom if not validate_custom(each)}
-    assert unknown <= {"LeaderWorkerSet"}
+    assert unknown <= {"LeaderWorkerSet", "ClientTrafficPolicy", "BackendTrafficPolicy"}
 
 
 def test_a_wrong_manifest_is_noticed():
@@ -275,11 +275,26 @@ def test_vllm_takes_embeddings_and_no_pixel_under_the_name_that_gates_ask_for(ov
 def test_the_gateway_outwaits_the_gate():
     settings = Settings(_env_file=None)
     rules = {rule["name"]: rule for rule in find("split", "HTTPRoute")["spec"]["rules"]}
-    seconds = {name: _seconds(rule["timeouts"]["request"]) for name, rule in rules.items()}
-    assert seconds["api"] > settings.request_timeout_seconds
-    assert seconds["chat"] > 10 * (settings.request_timeout_seconds + settings.engine_read_timeout_seconds)
+    timeouts = {name: rule["timeouts"] for name, rule in rules.items()}
+    # A stream may go on for ever. What is silent ends, and the gate is the first to say so.
+    assert timeouts["chat"] == {"request": "0s", "backendRequest": "0s"}
+    assert _seconds(timeouts["api"]["request"]) > settings.request_timeout_seconds
     paths = {match["path"]["value"] for rule in rules.values() for match in rule["matches"]}
     assert paths == {"/v1/chat", "/v1", "/.well-known/jwks.json", "/docs", "/openapi.json"}
+
+
+def test_envoy_gateway_is_told_the_limits_of_the_gate():
+    settings = Settings(_env_file=None)
+    client = find("split", "ClientTrafficPolicy")["spec"]["timeout"]["http"]
+    assert _seconds(client["requestReceivedTimeout"]) == settings.body_timeout_seconds
+    silence = max(settings.request_timeout_seconds, settings.engine_read_timeout_seconds)
+    assert _seconds(client["streamIdleTimeout"]) > silence
+    backend = find("split", "BackendTrafficPolicy")["spec"]
+    assert backend["requestBuffer"] == {"limit": f"{settings.max_body_bytes // 2**20}Mi"}
+    assert backend["retry"]["retryOn"]["httpStatusCodes"] == [503]
+    for policy in ("ClientTrafficPolicy", "BackendTrafficPolicy"):
+        for target in find("split", policy)["spec"]["targetRefs"]:
+            find("split", target["kind"], target["name"])
 
 
 def _seconds(duration: str) -> float:
