@@ -87,6 +87,8 @@ def _strict(schema: Any) -> Any:
     if schema.get("x-kubernetes-int-or-string"):
         return {"type": ["integer", "string"]}
     closed = {key: _strict(value) for key, value in schema.items()}
+    if isinstance(schema.get("pattern"), str):  # Go's flags may follow the anchor, Python's may not
+        closed["pattern"] = schema["pattern"].replace("^(?i)", "(?i)^")
     if isinstance(schema.get("properties"), dict):
         closed["properties"] = {name: _strict(value) for name, value in schema["properties"].items()}
         if schema["properties"].keys() >= {"apiVersion", "kind"}:
