@@ -140,6 +140,36 @@ def test_its_limits_are_those_of_the_service() -> None:
     assert idle < serving.KEEP_ALIVE_SECONDS
 
 
+def test_it_routes_as_the_gateway_in_kubernetes_does() -> None:
+    route = yaml.safe_load((ROOT / "deploy/components/gateway/routes.yaml").read_text())
+    asked = {
+        match["path"]["value"]: rule["timeouts"]["request"]
+        for rule in route["spec"]["rules"]
+        for match in rule["matches"]
+    }
+    manager = _manager(_configuration())
+    (host,) = manager["route_config"]["virtual_hosts"]
+    here = {
+        each["match"].get("path") or each["match"]["path_separated_prefix"]: each["route"]["timeout"]
+        for each in host["routes"]
+    }
+    assert here == asked
+    policies = list(yaml.safe_load_all((ROOT / "deploy/components/envoy-gateway/policies.yaml").read_text()))
+    client, backend = (each["spec"] for each in policies)
+    assert client["timeout"]["http"] == {
+        "requestReceivedTimeout": manager["request_timeout"],
+        "streamIdleTimeout": manager["stream_idle_timeout"],
+    }
+    retry = host["retry_policy"]
+    assert backend["retry"] == {
+        "numRetries": retry["num_retries"],
+        "retryOn": {
+            "triggers": retry["retry_on"].split(","),
+            "httpStatusCodes": retry["retriable_status_codes"],
+        },
+    }
+
+
 def _seconds(duration: str) -> float:
     assert duration.endswith("s")
     return float(duration[:-1])
