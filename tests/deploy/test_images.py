@@ -77,7 +77,7 @@ def test_the_steps_of_the_cpu_image_run_in_order(image: Build):
 @pytest.mark.timeout(600)
 def test_the_image_has_vllm_starts_and_writes_to_home_and_tmp_alone(image: Build, tmp_path: Path):
     """With a vLLM elsewhere that does not answer: alive and unhealthy, which takes seconds."""
-    vllm = "import vllm.entrypoints.openai.api_server, vllm._C"
+    vllm = "import vllm.entrypoints.openai.api_server"
     site = "service/compat/child_site"  # as the service starts vLLM
     (packages,) = image.root.glob("opt/venv/lib/python3*/site-packages")
     imported = image.run(["python", "-c", vllm], PYTHONPATH=str(packages / site), TMPDIR=str(tmp_path))
