@@ -164,12 +164,17 @@ def tune(
     device: Device = "cpu",
 ) -> None:
     """Fine-tune a trained PSM on attacked pictures: our extension, not the paper's."""
+    from service.demo.stream import twin_pictures
     from service.psm.training import Recipe, Trainer
 
     with failures():
         encoder = load_encoder(model, psm, device)
         calibration = encoder.calibration
-        training, held_out = _training_pictures(encoder.adapter, model, images, seed)
+        if images is None:
+            _require_demo(model)
+            training, held_out = twin_pictures(seed + 10), twin_pictures(seed + 11, augment=False)
+        else:
+            training, held_out = _training_pictures(encoder.adapter, model, images, seed)
         sigmas = [float(sigma) for sigma in calibration.figures.scores]
         recipe = Recipe(
             sigmas=tuple(sigmas),

@@ -221,3 +221,8 @@ def twin_indices(digits: Digits, chosen: Tensor, gen: torch.Generator) -> Tensor
 def join(first: Layout, second: Layout) -> Layout:
     """Two sets of layouts as one."""
     return Layout(*(torch.cat([getattr(first, f.name), getattr(second, f.name)]) for f in fields(Layout)))
+
+
+def each_twice(layouts: Layout) -> Layout:
+    """Layouts (N) -> (2 N), each beside itself."""
+    return Layout(*(getattr(layouts, f.name).repeat_interleave(2, 0) for f in fields(Layout)))

@@ -38,6 +38,25 @@ def scene_pictures(seed: int, *, augment: bool = True) -> Pictures:
     return pictures
 
 
+def twin_pictures(seed: int, *, augment: bool = True) -> Pictures:
+    """As `scene_pictures`, but coloured ones alone, each beside its twin: the same scene, another digit.
+
+    Who fine-tunes on attacked pictures has them attacked towards their neighbour.
+    """
+    digits = load_digits("train")
+
+    def pictures(batch: int, n: int) -> Tensor:
+        gen = seeded(seed, batch)
+        chosen = torch.randint(len(digits.labels), (-(-n // 2),), generator=gen)
+        both = torch.stack([chosen, scenes.twin_indices(digits, chosen, gen)], 1).flatten()
+        layouts = scenes.each_twice(scenes.sample_layouts(len(chosen), gen))
+        bitmaps = digits.bitmaps[both]
+        images, _ = scenes.draw(scenes.augment_strokes(bitmaps, gen) if augment else bitmaps, layouts)
+        return images[:n]
+
+    return pictures
+
+
 def calibrate_scenes(adapter: VisionAdapter, seed: int, n: int = 2000) -> Calibration:
     """Measure the demo model on pictures of n training scenes and their twins."""
     first, twins = labelled_scenes("train", n, seed)

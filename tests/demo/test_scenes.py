@@ -2,6 +2,7 @@ import torch
 
 from service.demo import scenes
 from service.demo.scenes import CANVAS, draw, load_digits, sample_layouts, twin_indices
+from service.demo.stream import twin_pictures
 
 
 def _gen(seed: int = 0) -> torch.Generator:
@@ -51,3 +52,14 @@ def test_grey_pictures_are_plain_and_grey() -> None:
     images, _ = draw(load_digits("train").bitmaps[:200], layouts)
     assert (images.amax(1) - images.amin(1)).max() < 1e-6
     assert (layouts.pattern == 0).all()
+
+
+def test_neighbours_in_the_stream_of_twins_are_one_scene_with_two_digits() -> None:
+    pictures = twin_pictures(1, augment=False)(0, 9)
+    assert pictures.shape == (9, 3, CANVAS, CANVAS)
+    pairs = pictures[:8].view(4, 2, -1)
+    same = (pairs[:, 0] - pairs[:, 1]).abs() < 1e-6
+    assert (same.float().mean(1) > 0.4).all()
+    assert not same.all(1).any()
+    others = (pairs[:-1, 0] - pairs[1:, 0]).abs() < 1e-6
+    assert (others.float().mean(1) < 0.4).all()

@@ -51,8 +51,8 @@ def body(*messages: Json, **parameters: Any) -> Json:
 
 
 RUNNING = "vllm:num_requests_running{"
-# Work for more than a minute, so that it is still under way when vLLM, on a busy machine, is slow to say so; one
-# choice alone, since several flood vLLM's API server with chunks.
+# Work for more than a minute, so that it is still under way when vLLM, on a busy machine, is slow to say so;
+# one choice alone, since several flood vLLM's API server with chunks.
 LONG = body(user(text("Count.")), max_tokens=100_000, temperature=1)
 
 

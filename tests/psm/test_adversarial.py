@@ -35,11 +35,14 @@ def test_perturbations_stay_within_their_radii_and_some_pictures_stay_clean(
     assert 0.9 * radius < float(found.max()) <= radius * (1 + 1e-5)
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0], ids=["towards", "away"])
-def test_features_go_away_or_towards_the_picture_most_like_it(
-    share: float, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("aim", "away", "neighbour"), [("away", 1.0, 0.0), ("neighbour", 0.0, 1.0), ("nearest", 0.0, 0.0)]
+)
+def test_features_go_where_they_are_pushed(
+    aim: str, away: float, neighbour: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adversarial, "_SHARE_AWAY", share)
+    monkeypatch.setattr(adversarial, "_SHARE_AWAY", away)
+    monkeypatch.setattr(adversarial, "_SHARE_NEIGHBOUR", neighbour)
     x, clean, delta = attacked(0.5)
     length = delta.flatten(1).norm(dim=1)
     touched = length > 0.5
@@ -47,11 +50,22 @@ def test_features_go_away_or_towards_the_picture_most_like_it(
     gen = torch.Generator().manual_seed(2)
     random = F.normalize(torch.randn(x.shape, generator=gen).flatten(1), dim=1) * length[:, None]
     by_chance = units(x + random.view_as(x), torch.zeros(()))
-    nearest = clean[(clean @ clean.T).fill_diagonal_(-1).argmax(1)]
-    aim = -clean if share else nearest
-    nearer = ((moved - by_chance) * aim).sum(1)[touched]
+    aims = {
+        "away": -clean,
+        "neighbour": clean.view(-1, 2, clean.shape[1]).flip(1).flatten(0, 1),
+        "nearest": clean[(clean @ clean.T).fill_diagonal_(-1).argmax(1)],
+    }
+    nearer = ((moved - by_chance) * aims[aim]).sum(1)[touched]
     assert float((nearer > 0).float().mean()) > 0.95
     assert float(nearer.mean()) > 0.005
+
+
+def test_the_last_picture_of_an_odd_batch_has_no_neighbour(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adversarial, "_SHARE_AWAY", 0.0)
+    monkeypatch.setattr(adversarial, "_SHARE_NEIGHBOUR", 1.0)
+    gen = torch.Generator().manual_seed(1)
+    x, levels = torch.rand(7, 3, 8, 8, generator=gen), torch.full((7,), 0.5)
+    assert perturb(units, x, levels, units(x, levels), gen).shape == x.shape
 
 
 def test_little_noise_is_left_alone() -> None:
