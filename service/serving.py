@@ -24,6 +24,8 @@ from service.playground.app import create_app
 from service.settings import Settings
 
 _POLL_SECONDS = 0.5
+# Longer than balancers keep theirs (60 s is usual): no request is sent into a connection that we are closing.
+KEEP_ALIVE_SECONDS = 75
 # After the draining: for connections to close.
 _LAST_SECONDS = 2
 
@@ -47,6 +49,7 @@ def serve(settings: Settings, console: Console) -> bool:
         log_config=None,
         access_log=False,
         ws="none",  # there is no route for one; uvicorn's own refusal would not be ours
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_LAST_SECONDS,
     )
     server = DrainingServer(config, runtime)

@@ -29,6 +29,7 @@ _TOGETHER = {
     "conformance": "gate",
     "fuzz": "gate",
     "playground": "gate",
+    "deploy": "deploy",
     "engine": "engine",
     "vision": "vision",
 }
