@@ -105,12 +105,13 @@ class Model:
 
     def psm(self) -> float:
         """Operations of the light purifier and the mapper for one canvas, by torch's own counter."""
-        with torch.device("meta"):
-            purifier = LightUNet(LightUNetConfig())
-            mapper = ResidualMapper(ResidualMapperConfig(self.language.width, (self.grid, self.grid)))
-            canvas, sigma = torch.empty(1, 3, self.side, self.side), torch.empty(1)
-            tokens = torch.empty(1, self.tokens, self.language.width)
-            return counted(lambda: purifier(canvas, sigma)) + counted(lambda: mapper(tokens, sigma))
+        meta = torch.device("meta")
+        purifier = LightUNet(LightUNetConfig()).to(meta)
+        mapper = ResidualMapper(ResidualMapperConfig(self.language.width, (self.grid, self.grid))).to(meta)
+        canvas = torch.empty(1, 3, self.side, self.side, device=meta)
+        sigma = torch.empty(1, device=meta)
+        tokens = torch.empty(1, self.tokens, self.language.width, device=meta)
+        return counted(lambda: purifier(canvas, sigma)) + counted(lambda: mapper(tokens, sigma))
 
 
 def counted(work: Callable[[], object]) -> float:
