@@ -176,6 +176,7 @@ class Cost:
         sequences: how many fit.
         answers_per_second: of one vLLM.
         sequence_seconds: how long one answer takes then.
+        answers_per_gpu_hour: answers with their certificates, of GPUs that never wait.
     """
 
     model: str
@@ -187,6 +188,7 @@ class Cost:
     sequences: int
     answers_per_second: float
     sequence_seconds: float
+    answers_per_gpu_hour: float
 
 
 def cost(model: Model, gpu: GPU, samples: int) -> Cost:
@@ -202,14 +204,16 @@ def cost(model: Model, gpu: GPU, samples: int) -> Cost:
     arithmetic = sequences * (model.language.flops(1, model.context) + head) / flops
     step = max(read / (gpu.bandwidth * 1e12 * BANDWIDTH), arithmetic)
     answer = prefill + ANSWERED * step / sequences
+    certify = samples * sample / flops
     return Cost(
         model=model.name,
         gpu=gpu.name,
         sample_gflop=sample / 1e9,
         samples_per_second=flops / sample,
-        certify_seconds=samples * sample / flops,
+        certify_seconds=certify,
         answer_seconds=answer,
         sequences=sequences,
         answers_per_second=1.0 / answer,
         sequence_seconds=sequences * answer,
+        answers_per_gpu_hour=3600.0 / (certify + answer),
     )
