@@ -107,17 +107,25 @@ def stopped(*pids: int) -> Iterator[None]:
 
 
 @dataclass
-class Vllm:
-    """A vLLM on the demo model that is nobody's child, as in the topology `split`."""
+class _Part:
+    """A server that can be ended and started again on the same port; its log is in the folder."""
 
     folder: Path
-    port: int = field(default_factory=free_port)
-    pid: int = 0
-    _stack: ExitStack = field(default_factory=ExitStack)
+    port: int = field(default_factory=free_port, kw_only=True)
+    pid: int = field(default=0, kw_only=True)
+    _stack: ExitStack = field(default_factory=ExitStack, kw_only=True)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    def stop(self) -> None:
+        """SIGTERM, and wait until it has gone."""
+        self._stack.close()
+
+
+class Vllm(_Part):
+    """A vLLM on the demo model that is nobody's child, as in the topology `split`."""
 
     def start(self) -> None:
         model = str(bundled("model"))
@@ -139,41 +147,25 @@ class Vllm:
         self.pid = self._stack.enter_context(process(command, log, environment))
         wait_until(lambda: answers(f"{self.url}/health"), START_SECONDS, lambda: log.read_text()[-3000:])
 
-    def stop(self) -> None:
-        self._stack.close()
-
 
 @dataclass
-class Gate:
-    """A service that can be ended and started again on the same ports.
+class Gate(_Part):
+    """A service.
 
     Attributes:
-        folder: of its log.
         settings: beside those of all gates.
         until: see `running`.
     """
 
-    folder: Path
     settings: dict[str, str]
     until: str = "/health/ready"
-    port: int = field(default_factory=free_port)
     metrics_port: int = field(default_factory=free_port)
-    pid: int = 0
-    _stack: ExitStack = field(default_factory=ExitStack)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
         settings = _GATE | {"METRICS_PORT": str(self.metrics_port)} | self.settings
         named = {PREFIX + name: value for name, value in settings.items()}
         log = self.folder / f"gate-{self.port}.log"
         self.pid = self._stack.enter_context(running(log, named, port=self.port, until=self.until)).pid
-
-    def stop(self) -> None:
-        """SIGTERM, and wait until it has gone."""
-        self._stack.close()
 
 
 @contextmanager
