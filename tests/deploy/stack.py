@@ -25,6 +25,7 @@ from service.engine.process import vllm_command, vllm_environment
 from service.evaluation.remote import free_port, running
 from service.settings import PREFIX
 from tests import processes
+from tests.conftest import KV_CACHE_GIB
 
 ROOT = Path(__file__).parent.parent.parent
 START_SECONDS = 600
@@ -135,6 +136,7 @@ class Vllm(_Part):
             served_model_name=DEMO_NAME,
             dtype="float32",
             max_model_len=None,
+            kv_cache_gib=KV_CACHE_GIB,
             drain_seconds=0,
             on_cpu=True,
         )
@@ -143,7 +145,7 @@ class Vllm(_Part):
         log = self.folder / "vllm.log"
         # Not pytest's: vLLM makes sockets there, and their paths must be short.
         scratch = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="vllm-"))
-        environment = vllm_environment(model, Path(scratch), kv_cache_gib=1, on_cpu=True)
+        environment = vllm_environment(model, Path(scratch), on_cpu=True)
         self.pid = self._stack.enter_context(process(command, log, environment))
         wait_until(lambda: answers(f"{self.url}/health"), START_SECONDS, lambda: log.read_text()[-3000:])
 

@@ -13,8 +13,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from service.engine import ChatStream, EngineClient, EngineState, LocalEngine, image_part, neutralise_messages
 from service.errors import EngineFailed, NotReady, RequestError, UnknownModel
 from tests import processes
-from tests.checkpoints import HIDDEN_SIZE, IMAGE_TOKEN, TOKENS_PER_IMAGE
-from tests.conftest import MODEL_NAME
+from tests.checkpoints import HIDDEN_SIZE, IMAGE_TOKEN, MODEL_NAME, TOKENS_PER_IMAGE
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
