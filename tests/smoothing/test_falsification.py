@@ -2,8 +2,9 @@
 
 If a bound were false, some picture within eps of x would have a smoothed cosine below it. The attack looks
 for such a picture by projected gradient descent on the mean cosine over fresh noise (EOT), and measures what
-it finds with 4,096 fresh samples. A worst-case encoder, for which the bound of the paper is exact, shows that
-the test has the power to catch a certificate that is wrong by little.
+it finds with 4,096 fresh samples, or with 512 where those say that it is far from a break. A worst-case
+encoder, for which the bound of the paper is exact, shows that the test has the power to catch a certificate
+that is wrong by little.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from service.vision import DecodedImage, load
 Units = Callable[[Tensor], Tensor]
 
 ALPHA = 0.001
-FRESH = 4096
+FRESH, FIRST = 4096, 512
+# Of the mean of the first samples over the certified cosine: further ones would not take it below.
+FAR = 0.2
 # For the encoder that costs nothing.
 MANY = 40_000
 PICTURES, PARTS = 50, 5
@@ -97,9 +100,11 @@ def _falls_short(
     """How far the attacked smoothed cosine, at its upper confidence limit, lies below the certified one."""
     eps = certified.statement.terms.eps[at]
     assert float((adversarial - x).norm()) <= eps * (1 + 1e-5)
-    scores = np.asarray(_scores(units, adversarial, certified.t, sigma, fresh, gen))
-    upper = 2 * (1 - betting(1 - scores, ALPHA)) - 1
-    return certified.statement.points[at].value - upper
+    value = certified.statement.points[at].value
+    scores = _scores(units, adversarial, certified.t, sigma, FIRST, gen)
+    if 2 * np.mean(scores) - 1 < value + FAR:
+        scores += _scores(units, adversarial, certified.t, sigma, fresh - FIRST, gen)
+    return value - (2 * (1 - betting(1 - np.asarray(scores), ALPHA)) - 1)
 
 
 @pytest.fixture(scope="module")
