@@ -67,7 +67,8 @@ def noisy(adapter: VisionAdapter, count: int = 3) -> torch.Tensor:
 
 def test_what_it_says_of_itself(adapter: VisionAdapter) -> None:
     assert adapter.family == "llava"
-    assert adapter.image_token == checkpoints.IMAGE_TOKEN
+    assert adapter.placeholders == (checkpoints.IMAGE_TOKEN,)
+    assert adapter.prompt(50, 70).runs == (checkpoints.TOKENS_PER_IMAGE,)
     assert adapter.canvas_shape == (3, checkpoints.IMAGE_SIZE, checkpoints.IMAGE_SIZE)
     assert adapter.token_grid == (4, 4)
     assert adapter.tokens_per_image == checkpoints.TOKENS_PER_IMAGE
