@@ -24,7 +24,14 @@ MODEL_NAME = "tiny"
 
 
 # Folders whose tests share a vLLM, and what they are called together.
-_TOGETHER = {"api": "gate", "conformance": "gate", "fuzz": "gate", "engine": "engine", "vision": "vision"}
+_TOGETHER = {
+    "api": "gate",
+    "conformance": "gate",
+    "fuzz": "gate",
+    "engine": "engine",
+    "vision": "vision",
+    "families": "families",
+}
 
 
 class _ByFolder(LoadScopeScheduling):

@@ -31,6 +31,13 @@ FAMILIES = {
     "qwen2_vl": "qwen:QwenAdapter",
     "qwen2_5_vl": "qwen:Qwen25Adapter",
     "qwen3_vl": "qwen:Qwen3Adapter",
+    "llava_next": "llava_next:LlavaNextAdapter",
+    "llava_onevision": "llava_next:LlavaOnevisionAdapter",
+    "internvl": "internvl:InternVLAdapter",
+    "idefics3": "idefics3:Idefics3Adapter",
+    "smolvlm": "idefics3:SmolVLMAdapter",
+    "pixtral": "pixtral:PixtralAdapter",
+    "mistral3": "pixtral:Mistral3Adapter",
 }
 
 #: Why others are not.
@@ -54,6 +61,11 @@ def family_of(model: str) -> Family:
             f"Models of type {kind} are not supported{reason}. Supported are: {', '.join(FAMILIES)}.",
             code="unsupported_model",
         )
+    return adapter_class(kind)
+
+
+def adapter_class(kind: str) -> Family:
+    """The adapter of an entry of `FAMILIES`."""
     module, _, name = FAMILIES[kind].partition(":")
     family: Family = getattr(import_module(f"service.vision.{module}"), name)
     return family
