@@ -61,8 +61,8 @@ class Image(_Part):
     canvas_height: Size
     """Height of the encoder's input, in pixels."""
     resize_norm: Annotated[float, Field(gt=0.0)] | None
-    """Operator norm (l2) of the map from the uploaded image to the encoder's input, with `stacked_tiles` an upper
-    bound on it; null if unknown."""
+    """Operator norm (l2) of the map from the uploaded image to the encoder's input, or an upper bound on it
+    where the space is `stacked_tiles`; null if unknown."""
 
 
 class Model(_Part):

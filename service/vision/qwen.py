@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: one canvas of the image's own shape, cut into patches by the processor."""
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: one canvas, in about the image's own shape."""
 
 from __future__ import annotations
 

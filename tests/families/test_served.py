@@ -132,7 +132,7 @@ def test_smoothed_and_certified(served: Served) -> None:
 
 
 def test_mixed_sizes_at_once(served: Served) -> None:
-    """32 requests of different sizes, with one or two images, leave the engine alive, each with its answer."""
+    """32 requests, of different sizes and with one or two images, leave the engine alive."""
     sizes = [(64, 64), (40, 120), (150, 90), (200, 200), (33, 57)]
 
     def one(number: int) -> Json:

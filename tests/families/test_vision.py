@@ -1,0 +1,128 @@
+"""Every family's vision part against its whole model in transformers, without vLLM."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText
+
+from service.errors import SmoothgateError, Unacceptable
+from service.vision import DecodedImage, VisionAdapter, load
+from service.vision.families import FAMILIES, REFUSED
+from service.vision.shared import SharedAdapter
+from tests.families.checkpoints import BUILDERS
+from tests.families.pictures import picture
+
+SIZES = [(40, 50), (64, 64), (31, 97), (200, 133), (240, 320)]
+
+
+@pytest.fixture(scope="module", params=BUILDERS)
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path: Path = tmp_path_factory.mktemp(request.param) / request.param
+    BUILDERS[request.param](path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def adapter(checkpoint: Path) -> SharedAdapter:
+    adapter = load(str(checkpoint), device="cpu", dtype=torch.float32)
+    assert isinstance(adapter, SharedAdapter)
+    assert adapter.family == checkpoint.name
+    return adapter
+
+
+def decoded(height: int, width: int, seed: int = 0) -> DecodedImage:
+    return DecodedImage(picture(height, width, seed), "PNG", "")
+
+
+@torch.no_grad()
+def received(checkpoint: Path, adapter: SharedAdapter, image: DecodedImage) -> torch.Tensor:
+    """What the language model of the whole model gets at the places of the visual tokens."""
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    inputs = adapter.processor(
+        images=[Image.fromarray(image.pixels)],
+        text=[adapter.image_token],
+        return_tensors="pt",
+        add_special_tokens=False,
+    )
+    seen: dict[str, Any] = {}
+    language = getattr(model.model, "language_model", None) or model.model.text_model
+    language.register_forward_pre_hook(lambda module, args, named: seen.update(named), with_kwargs=True)
+    model(**inputs)
+    token = adapter.processor.tokenizer.convert_tokens_to_ids(adapter.visual_token())
+    tokens = seen["inputs_embeds"][inputs["input_ids"] == token]
+    return torch.cat([tokens, *(seen.get("deepstack_visual_embeds") or [])], -1)
+
+
+def test_tokens_are_those_of_the_whole_model(checkpoint: Path, adapter: SharedAdapter) -> None:
+    for size in SIZES:
+        image = decoded(*size)
+        canvas, native = adapter.canvas(image), adapter.canvas_native(image)
+        tokens = adapter.tokens(native[None], canvas.layout)[0]
+        assert adapter.prompt(*size).tokens == len(tokens)
+        torch.testing.assert_close(tokens, received(checkpoint, adapter, image), atol=2e-4, rtol=1e-4)
+        # The processor rounds to 8 bits after each resize.
+        assert canvas.x.shape == native.shape
+        assert float((canvas.x - native).abs().mean()) < 0.5 / 255
+
+
+def test_a_batch_is_as_good_as_a_loop_and_has_gradients(adapter: SharedAdapter) -> None:
+    canvas = adapter.canvas(decoded(200, 133))
+    noise = torch.randn((3, *canvas.x.shape), generator=torch.Generator().manual_seed(0))
+    z = (canvas.x + 0.1 * noise).requires_grad_()
+    together = adapter.tokens(z, canvas.layout)
+    alone = torch.cat([adapter.tokens(each[None], canvas.layout) for each in z])
+    torch.testing.assert_close(together, alone, atol=2e-4, rtol=1e-4)
+    (gradient,) = torch.autograd.grad(together.square().sum(), z)
+    assert gradient.flatten(1).any(1).all()
+
+
+def test_a_full_canvas_needs_no_layout(adapter: VisionAdapter) -> None:
+    for size in SIZES:
+        full = adapter.canvas(decoded(*adapter.full_size(*size)))
+        torch.testing.assert_close(adapter.tokens(full.x[None]), adapter.tokens(full.x[None], full.layout))
+
+
+def test_the_norm_bounds_what_a_change_of_the_upload_does(adapter: SharedAdapter) -> None:
+    """Power iteration finds the change of the greatest effect, which must not exceed the stated norm."""
+    height, width = 90, 70
+    bound = adapter.canvas(decoded(height, width)).upload_norm
+    maps = adapter.maps(height, width)
+    change = np.random.default_rng(0).normal(size=(height, width, 3)).astype(np.float32)
+    for _ in range(30):
+        change /= np.linalg.norm(change)
+        pieces = [each.linear(change) for each in maps]
+        gain = float(torch.linalg.norm(adapter.assemble([torch.from_numpy(each) for each in pieces])))
+        assert gain <= bound
+        change = sum(
+            np.stack([each.rows.T @ colour @ each.columns for colour in piece], -1)
+            for each, piece in zip(maps, pieces, strict=True)
+        )
+    assert gain > 0.8 * bound  # a bound, but not an idle one
+
+
+def test_every_family_is_in_the_table(adapter: VisionAdapter) -> None:
+    assert set(BUILDERS) | {"llava"} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("kind", [*REFUSED, "never_heard_of"])
+def test_others_are_refused_with_the_list(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(SmoothgateError, match="Supported are: llava, qwen2_vl") as caught:
+        load(str(tmp_path), device="cpu", dtype=torch.float32)
+    assert caught.value.code == "unsupported_model"
+    assert kind in str(caught.value)
+    assert REFUSED.get(kind, "") in str(caught.value)
+
+
+def test_qwen_refuses_what_its_processor_does(tmp_path: Path) -> None:
+    BUILDERS["qwen2_vl"](tmp_path)
+    adapter = load(str(tmp_path), device="cpu", dtype=torch.float32)
+    with pytest.raises(Unacceptable, match="aspect ratio"):
+        adapter.canvas(decoded(1, 300))
