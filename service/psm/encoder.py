@@ -85,9 +85,9 @@ class UnitEncoder:
         if height is None or z.shape[2] == height:
             return self.psm.purifier(z, sigma)  # type: ignore[no-any-return]
         batch, colours, _, width = z.shape
-        tiles = z.view(batch, colours, -1, height, width).transpose(1, 2)
+        tiles = z.reshape(batch, colours, -1, height, width).transpose(1, 2)
         pure: Tensor = self.psm.purifier(tiles.flatten(0, 1), sigma.repeat_interleave(tiles.shape[1]))
-        return pure.view(tiles.shape).transpose(1, 2).flatten(2, 3)
+        return pure.reshape(tiles.shape).transpose(1, 2).flatten(2, 3)
 
     def clean(self, x: Tensor) -> Tensor:
         """Unit features (B, T * D) float32 of canvases (B, 3, H, W) as h alone sees them."""

@@ -13,6 +13,12 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from service.errors import SmoothgateError, Unacceptable
+from service.psm.calibration import calibrate
+from service.psm.checkpoint import PSM
+from service.psm.encoder import UnitEncoder
+from service.psm.mapper import ResidualMapper, ResidualMapperConfig
+from service.psm.pictures import clean_tokens
+from service.psm.purifier import LightUNet, LightUNetConfig
 from service.vision import DecodedImage, VisionAdapter, load
 from service.vision.families import FAMILIES, REFUSED
 from service.vision.shared import SharedAdapter
@@ -105,6 +111,32 @@ def test_the_norm_bounds_what_a_change_of_the_upload_does(adapter: SharedAdapter
             for each, piece in zip(maps, pieces, strict=True)
         )
     assert gain > 0.8 * bound  # a bound, but not an idle one
+
+
+def test_calibration_and_psm_take_any_canvas(adapter: SharedAdapter) -> None:
+    torch.manual_seed(0)
+    sizes = [SIZES[seed % len(SIZES)] for seed in range(16)]
+    pictures = (decoded(*size, seed) for seed, size in enumerate(sizes))
+    calibration = calibrate(clean_tokens(adapter, pictures), None, adapter.digest, per_channel=True)
+    assert calibration.mu.shape == (1, adapter.hidden_size)
+    purifier = LightUNet(LightUNetConfig(width=16, core_width=24, heads=2, noise_width=16))
+    config = ResidualMapperConfig(adapter.hidden_size, adapter.token_grid, width=16, heads=2, noise_width=8)
+    psm = PSM(purifier, ResidualMapper(config), model_digest=adapter.digest, training={})
+    for parameter in psm.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    encoder = UnitEncoder(adapter, calibration, psm.eval().requires_grad_(False))
+    sigma = torch.tensor([0.1])
+    for size in SIZES:
+        canvas = adapter.canvas(decoded(*size))
+        (unit,) = encoder.units(canvas.x[None], sigma, canvas.layout)
+        assert float(unit.norm()) == pytest.approx(1, abs=1e-5)
+        assert encoder.served_tokens(unit).shape == (adapter.prompt(*size).tokens, adapter.hidden_size)
+        height = adapter.tile_height
+        if height is not None:  # the purifier sees one tile at a time
+            pure = encoder.purified(canvas.x[None], sigma)[:, :, height : 2 * height]
+            tile = canvas.x[None, :, height : 2 * height]
+            if tile.numel():
+                torch.testing.assert_close(pure, psm.purifier(tile, sigma), atol=1e-5, rtol=1e-4)
 
 
 def test_every_family_is_in_the_table(adapter: VisionAdapter) -> None:
