@@ -91,9 +91,8 @@ def difference(served: Served, *seeds: tuple[int, int, int]) -> float:
         assert ours["usage"]["prompt_tokens"] == length
         assert chosen(ours) == [f"token_id:{each}" for each in ids]
         values, best = logs.topk(5)
-        expected = {
-            f"token_id:{each}": value for each, value in zip(best.tolist(), values.tolist(), strict=True)
-        }
+        names = [f"token_id:{each}" for each in best.tolist()]
+        expected = dict(zip(names, values.tolist(), strict=True))
     return max(abs(value - expected[token]) for token, value in steps(ours)[0].items())
 
 
