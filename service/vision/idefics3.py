@@ -27,14 +27,13 @@ class Idefics3Adapter(SharedAdapter):
 
     def prepare(self) -> None:  # noqa: D102
         self._filter = filter_of(self.images)
+        self._longest = self.edge("longest_edge")
         self.tile_height = self._side = int(self.images.max_image_size["longest_edge"])
 
     def maps(self, height: int, width: int) -> Sequence[LinearResize]:  # noqa: D102
         source, side = (height, width), (self._side, self._side)
         # It reads the shape alone.
-        first = get_resize_output_image_size(
-            torch.empty(3, height, width, device="meta"), self.images.size["longest_edge"]
-        )
+        first = get_resize_output_image_size(torch.empty(3, height, width, device="meta"), self._longest)
         if not self.images.do_image_splitting:
             return [LinearResize.to(source, first, side, filter_=self._filter)]
         whole = self._whole(*first)

@@ -25,7 +25,7 @@ class InternVLAdapter(SharedAdapter):
 
     def prepare(self) -> None:  # noqa: D102
         self._filter = filter_of(self.images)
-        height, width = self.images.size["height"], self.images.size["width"]
+        height, width = self.edge("height"), self.edge("width")
         if height != width:
             raise unsupported(f"its tiles are not square but {height} x {width}")
         self.tile_height = self._side = height

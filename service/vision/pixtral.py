@@ -23,7 +23,7 @@ class PixtralAdapter(SharedAdapter):
 
     def prepare(self) -> None:  # noqa: D102
         self._filter = filter_of(self.images)
-        self._longest = int(self.images.size["longest_edge"])
+        self._longest = self.edge("longest_edge")
         self._patch = int(self.processor.patch_size * self.processor.spatial_merge_size)
 
     def maps(self, height: int, width: int) -> Sequence[LinearResize]:  # noqa: D102

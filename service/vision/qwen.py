@@ -25,6 +25,7 @@ class QwenAdapter(SharedAdapter):
 
     def prepare(self) -> None:  # noqa: D102
         self._filter = filter_of(self.images)
+        self._fewest, self._most = self.edge("shortest_edge"), self.edge("longest_edge")  # areas, in fact
         self._patch = self.images.patch_size
         self._merge = self.images.merge_size
 
@@ -34,14 +35,13 @@ class QwenAdapter(SharedAdapter):
         Raises:
             Unacceptable: the image is more than 200 times as long as wide.
         """
-        size = self.images.size
         try:
             target = smart_resize(
                 height,
                 width,
                 factor=self._patch * self._merge,
-                min_pixels=size["shortest_edge"],
-                max_pixels=size["longest_edge"],
+                min_pixels=self._fewest,
+                max_pixels=self._most,
             )
         except ValueError as error:
             raise Unacceptable(f"This model does not take such an image: {error}.") from None

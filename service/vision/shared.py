@@ -136,6 +136,17 @@ class SharedAdapter(ABC):
             SmoothgateError: code `unsupported_model`.
         """
 
+    def edge(self, name: str) -> int:
+        """A length of the image processor's `size`, in pixels.
+
+        Raises:
+            SmoothgateError: code `unsupported_model`: it has none of that name.
+        """
+        length = dict(self.images.size).get(name)
+        if not length:
+            raise unsupported(f"the size of its image processor has no {name}")
+        return int(length)
+
     @abstractmethod
     def maps(self, height: int, width: int) -> Sequence[LinearResize]:
         """What the processor makes of an image of this size, as linear maps, in the order of the canvas."""

@@ -208,6 +208,7 @@ def test_what_h_does_not_cover_is_refused(copy: Path) -> None:
         ({"vision_feature_layer": 3}, "it has 2 layers"),
         ({"vision_config": {"image_size": 40}}, "32 x 32 pixels, its vision tower takes 40 x 40"),
         ({"vision_config": {"model_type": "dinov2"}}, "vision tower dinov2 is none of"),
+        ({"vision_config": {"model_type": "pixtral"}}, "has no longest_edge"),
     ):
         edit(config, **changes)
         assert reason in refusal(copy)
