@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test bench soak fuzz results results-quick lint format clean
+.PHONY: help lock serve test bench soak fuzz results results-quick screenshots lint format clean
 
 help:  ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ results: $(VENV)/.$(ENGINE)-dev  ## Attack every defence in docs/plans/results.t
 results-quick: $(VENV)/.$(ENGINE)-dev  ## The same in small, in minutes: that it works, not what holds.
 	@$(BIN)/smoothgate evaluate docs/plans/results-quick.toml --output runs/results-quick
 
+screenshots: $(VENV)/.$(ENGINE)-dev  ## Take the README's pictures of the playground again (needs chromium).
+	@$(BIN)/python -m tests.playground.screenshots docs/img
+
 lint: $(VENV)/.$(ENGINE)-dev  ## Run ruff, mypy and import-linter.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -49,6 +52,9 @@ lint: $(VENV)/.$(ENGINE)-dev  ## Run ruff, mypy and import-linter.
 format: $(VENV)/.$(ENGINE)-dev  ## Rewrite the sources as ruff wants them.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+lock: $(VENV)/.cpu-dev  ## Write the versions that the images install, those of this environment.
+	@$(BIN)/python docker/lock.py
 
 clean:  ## Remove the environment and all caches.
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

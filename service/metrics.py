@@ -87,3 +87,12 @@ CANARIES = Counter("smoothgate_canaries_total", "Canaries by how they ended: ok,
 CANARY_SCORE = Gauge("smoothgate_canary_score", "Mean score of the latest canary.")
 ENGINE_UP = Gauge("smoothgate_engine_up", "1 while vLLM answers its health check.")
 ENGINE_RESTARTS = Counter("smoothgate_engine_restarts_total", "How often our own vLLM was started again.")
+
+# Prometheus sees no increase from nothing to one: what an alert asks about is there from the start, at 0.
+for _counter, _values in (
+    (CERTIFICATES, ("certified", "abstained", "vacuous")),
+    (CANARIES, ("ok", "drift", "failed")),
+    (REFUSALS, ("invalid_api_key", "requests_per_minute", "too_many_requests", "draining")),
+):
+    for _value in _values:
+        _counter.labels(_value)

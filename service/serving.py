@@ -16,14 +16,16 @@ from prometheus_client import start_http_server
 from rich.console import Console
 
 from service import tracing
-from service.api.app import create_app
 from service.api.examples import SAMPLE
 from service.api.runtime import Runtime
 from service.demo import bundled
 from service.errors import SmoothgateError
+from service.playground.app import create_app
 from service.settings import Settings
 
 _POLL_SECONDS = 0.5
+# Longer than balancers keep theirs (60 s is usual): no request is sent into a connection that we are closing.
+KEEP_ALIVE_SECONDS = 75
 # After the draining: for connections to close.
 _LAST_SECONDS = 2
 
@@ -47,6 +49,7 @@ def serve(settings: Settings, console: Console) -> bool:
         log_config=None,
         access_log=False,
         ws="none",  # there is no route for one; uvicorn's own refusal would not be ours
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_LAST_SECONDS,
     )
     server = DrainingServer(config, runtime)
@@ -138,9 +141,10 @@ async def _announce(runtime: Runtime, listening: Callable[[], bool], console: Co
                 )
             await asyncio.sleep(_POLL_SECONDS)
     url = f"http://{runtime.settings.host}:{runtime.settings.port}"
+    page = f"playground: {url}/, " if runtime.settings.has_playground else ""
     sample = _shown(bundled("samples") / SAMPLE)
     console.print(
-        f"\n[bold]{runtime.model_name}[/bold] answers at [bold]{url}[/bold]  (documentation: {url}/docs)\n",
+        f"\n[bold]{runtime.model_name}[/bold] answers at [bold]{url}[/bold]  ({page}docs: {url}/docs)\n",
         soft_wrap=True,
     )
     console.print("Try it:\n")

@@ -32,6 +32,7 @@ SECTIONS = {
     "max_images": "Limits",
     "url_hosts": "Pictures by URL",
     "canary_seconds": "Health",
+    "playground": "Playground",
 }
 
 
@@ -251,6 +252,27 @@ class Settings(BaseSettings):
         0.1, gt=0, lt=1, description="How far a canary's score may be from the calibrated one."
     )
 
+    playground: bool | None = Field(
+        None, description="Whether `GET /` is the playground. Unset: with the bundled demo model."
+    )
+    laboratory: bool | None = Field(
+        None,
+        description="Whether the playground of the demo model lets people attack it: one attack at a time, "
+        "on a core of its own. Unset: where there are no `ACCOUNTS`.",
+    )
+
+    @property
+    def has_playground(self) -> bool:
+        """Whether the page is served."""
+        return self.model is None if self.playground is None else self.playground
+
+    @property
+    def has_laboratory(self) -> bool:
+        """Whether the demo model may be attacked there."""
+        if self.laboratory is not None:
+            return self.laboratory
+        return self.has_playground and self.model is None and self.accounts is None
+
     @field_validator("engine_args", "retired_keys", "url_hosts", mode="before")
     @classmethod
     def _shell_words(cls, value: Any) -> Any:
@@ -282,6 +304,8 @@ class Settings(BaseSettings):
                 f"host {self.host} can be reached from elsewhere: set accounts, or anonymous if another part "
                 "keeps strangers out"
             )
+        if self.laboratory and not (self.has_playground and self.model is None):
+            raise ValueError("laboratory needs the playground and the bundled demo model")
         if self.degrade and self.degrade[0] >= self.n_certify:
             raise ValueError(f"degrade {self.degrade[0]} is not below n_certify {self.n_certify}")
         if not self.sigma_min <= self.sigma <= self.sigma_max:

@@ -28,6 +28,8 @@ _TOGETHER = {
     "api": "gate",
     "conformance": "gate",
     "fuzz": "gate",
+    "playground": "gate",
+    "deploy": "deploy",
     "engine": "engine",
     "vision": "vision",
     "families": "families",

@@ -16,8 +16,8 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from service.api.app import create_app
 from service.api.runtime import Runtime
+from service.playground.app import create_app
 from service.settings import Settings
 from service.smoothing.cache import ResultCache
 from service.smoothing.smoother import Smoother

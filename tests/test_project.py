@@ -6,12 +6,10 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-import yaml
 
 from service import settings
 
 ROOT = Path(__file__).parent.parent
-MANIFESTS = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / "deploy/base").glob("*.yaml")}
 
 
 def test_every_variable_that_is_mentioned_is_a_setting():
@@ -38,26 +36,3 @@ def test_torch_is_the_version_that_the_engine_pins(file: str):
         line.split(";")[0].strip() for line in requirements if line.startswith("torch==") and "+cpu" in line
     }
     assert re.findall(r"\btorch==?([\d.]+\+cpu)", (ROOT / file).read_text()) == [pin.removeprefix("torch==")]
-
-
-def test_the_deployment_sets_valid_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.chdir(tmp_path)
-    for literal in MANIFESTS["kustomization"]["configMapGenerator"][0]["literals"]:
-        monkeypatch.setenv(*literal.split("=", 1))
-    deployed = settings.Settings()
-    pod = MANIFESTS["deployment"]["spec"]["template"]["spec"]
-    assert deployed.host == "0.0.0.0"
-    assert pod["containers"][0]["ports"] == [
-        {"name": "http", "containerPort": deployed.port},
-        {"name": "metrics", "containerPort": deployed.metrics_port},
-    ]
-    (mount,) = (each for each in pod["containers"][0]["volumeMounts"] if each["name"] == "accounts")
-    assert deployed.accounts is not None
-    assert str(deployed.accounts.parent) == mount["mountPath"]
-    assert pod["terminationGracePeriodSeconds"] > deployed.shutdown_timeout_seconds
-
-
-def test_kubernetes_does_not_overwrite_the_port():
-    """A Service named smoothgate would set SMOOTHGATE_PORT to `tcp://...` in every pod of its namespace."""
-    assert MANIFESTS["service"]["metadata"]["name"] == "smoothgate"
-    assert MANIFESTS["deployment"]["spec"]["template"]["spec"]["enableServiceLinks"] is False

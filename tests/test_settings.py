@@ -103,6 +103,8 @@ def test_a_value_out_of_bounds_is_refused_by_name(name: str, value: str, monkeyp
         ({"sigma_min": 0.75}, "sigma 0.5 is not within"),
         ({"host": "0.0.0.0"}, "can be reached from elsewhere"),
         ({"host": "gate.example"}, "can be reached from elsewhere"),
+        ({"laboratory": True, "model": "other"}, "laboratory needs the playground"),
+        ({"laboratory": True, "playground": False}, "laboratory needs the playground"),
         ({"degrade": (1024,)}, "is not below n_certify 1024"),
         ({"n_select": 100, "n_certify": 900, "max_samples": 999}, "exceed max_samples 999"),
     ],
@@ -117,3 +119,22 @@ def test_contradicting_values_are_refused(values: dict[str, object], reason: str
 )
 def test_strangers_are_let_in_only_on_loopback_or_where_that_is_said(values: dict[str, object]):
     assert Settings(**values).accounts is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("values", "page", "attacks"),
+    [
+        ({}, True, True),
+        ({"playground": False}, False, False),
+        ({"model": "other"}, False, False),
+        ({"model": "other", "playground": True}, True, False),
+        ({"accounts": "accounts.json"}, True, False),
+        ({"accounts": "accounts.json", "laboratory": True}, True, True),
+        ({"laboratory": False}, True, False),
+    ],
+)
+def test_the_page_comes_with_the_demo_model_and_attacks_only_without_accounts(
+    values: dict[str, object], page: bool, attacks: bool
+):
+    settings = Settings(**values)  # type: ignore[arg-type]
+    assert (settings.has_playground, settings.has_laboratory) == (page, attacks)

@@ -1,6 +1,6 @@
 """Who is let in, before a body is read: API keys, their limits, and the limits of the service itself.
 
-Every path asks for a key but those listed here.
+Every path asks for a key but those listed here, and those of a page that is served beside (`playground`).
 """
 
 from __future__ import annotations
@@ -136,17 +136,26 @@ class Access:
         gatekeeper: who decides.
         in_flight: requests under way.
         max_requests: of these.
+        public: paths that ask for no key.
     """
 
-    def __init__(self, app: ASGIApp, gatekeeper: Gatekeeper, in_flight: InFlight, max_requests: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        gatekeeper: Gatekeeper,
+        in_flight: InFlight,
+        max_requests: int,
+        public: frozenset[str] = OPEN,
+    ) -> None:
         self._app = app
         self._gatekeeper = gatekeeper
         self._in_flight = in_flight
         self._max_requests = max_requests
+        self._public = public
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
-        if scope["type"] != "http" or scope["path"] in OPEN:
+        if scope["type"] != "http" or scope["path"] in self._public:
             await self._app(scope, receive, send)
             return
         try:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import __version__
@@ -27,8 +27,16 @@ picture.
 """
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The service as an ASGI application; `app.state.runtime` holds what runs behind it."""
+def create_app(
+    settings: Settings, routers: Sequence[APIRouter] = (), public: Collection[str] = ()
+) -> FastAPI:
+    """The service as an ASGI application; `app.state.runtime` holds what runs behind it.
+
+    Args:
+        settings: of the process.
+        routers: further routes.
+        public: paths of these that ask for no key.
+    """
     runtime = Runtime(settings)
 
     @asynccontextmanager
@@ -48,7 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.runtime = runtime
     errors.install(app)
-    for router in (chat.router, certify.router, completions.router, health.router):
+    for router in (chat.router, certify.router, completions.router, health.router, *routers):
         app.include_router(router)
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, seconds=settings.body_timeout_seconds)
@@ -57,6 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
         gatekeeper=runtime.gatekeeper,
         in_flight=runtime.in_flight,
         max_requests=settings.max_requests,
+        public=OPEN.union(public),
     )
     app.add_middleware(Context, in_flight=runtime.in_flight)
     _complete_schema(app, asks_for_keys=settings.accounts is not None)

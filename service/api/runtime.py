@@ -188,7 +188,7 @@ class Runtime:
         s = self.settings
         disable_progress_bar()
         encoders = [
-            UnitEncoder.load(load(self.model, device=device, dtype=self.dtype), self._psm_folder())
+            UnitEncoder.load(load(self.model, device=device, dtype=self.dtype), self.psm_folder())
             for device in self.devices
         ]
         encoder = encoders[0]
@@ -220,7 +220,8 @@ class Runtime:
         )
         return Smoother(encoder, sampler, self.model_name, cache_bytes=s.cache_mib * 2**20)
 
-    def _psm_folder(self) -> Path:
+    def psm_folder(self) -> Path:
+        """Where purifier, mapper and calibration are; SmoothgateError where none are known."""
         if self.settings.psm is not None:
             return self.settings.psm
         if self.settings.model is not None:

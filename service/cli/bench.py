@@ -203,3 +203,75 @@ def bench_soak(
     write(json_file, figures)
     if figures["lost_count"] or (memory is not None and memory["growth"] > _MOST_GROWTH):
         raise typer.Exit(1)
+
+
+@app.command("scaling")
+def bench_scaling(
+    seed: Annotated[int, typer.Option(help="Seed of the simulated requests.")] = 0,
+    json_file: Json = None,
+) -> None:
+    """Estimates: what a certified answer costs on GPUs, and gates and vLLMs under a simulated rush."""
+    from service.benchmark.scaling import run
+
+    figures = run(seed)
+    costs = Table(
+        *(
+            "model",
+            "GPU",
+            "GFLOP / sample",
+            "samples / s",
+            "GPU s to certify",
+            "GPU s to answer",
+            "answers / s",
+        ),
+        title=f"Estimates from operation counts, {figures['samples']} samples per picture",
+    )
+    for row in figures["costs"]:
+        costs.add_row(
+            row["model"],
+            row["gpu"],
+            f"{row['sample_gflop']:.0f}",
+            f"{row['samples_per_second']:.0f}",
+            f"{row['certify_seconds']:.2f}",
+            f"{row['answer_seconds']:.3f}",
+            f"{row['answers_per_second']:.1f}",
+        )
+    console.print(costs)
+    titles = {
+        "gates": "Simulated rush: gates, LLaVA-1.5-7B on H100",
+        "early": "The same, stopping early",
+        "signals": "The same, by what gates are scaled",
+    }
+    for name, title in titles.items():
+        table = Table(
+            *("requests / s", "signal", "queue / gate", "busy", "gates", "most", "p50", "p99", "p99 of all"),
+            "refused",
+            title=title,
+        )
+        for row in figures[name]:
+            table.add_row(
+                f"{row['rate']:g}",
+                row["signal"],
+                f"{row['threshold']:g} s",
+                f"{row['needed']:.1f}",
+                f"{row['gates']:.1f}",
+                str(row["most"]),
+                *(f"{row[key]:.1f} s" for key in ("p50", "p99", "worst")),
+                f"{row['refused']:.1%}",
+            )
+        console.print(table)
+    table = Table(
+        *("requests / s", "vLLMs", "sequences", "p99 wait", "p50 answer", "embeddings"),
+        title="vLLMs behind them",
+    )
+    for row in figures["engines"]:
+        table.add_row(
+            f"{row['rate']:g}",
+            str(row["engines"]),
+            str(row["sequences"]),
+            f"{row['wait_p99']:.1f} s",
+            f"{row['answer_p50']:.1f} s",
+            f"{row['embedding_gbit']:.2f} Gbit/s",
+        )
+    console.print(table)
+    write(json_file, figures)

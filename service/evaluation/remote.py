@@ -120,20 +120,34 @@ class Running:
     pid: int
 
 
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
 @contextmanager
-def running(log: Path, settings: Mapping[str, str] | None = None) -> Iterator[Running]:
+def running(
+    log: Path,
+    settings: Mapping[str, str] | None = None,
+    *,
+    port: int | None = None,
+    until: str = "/health/ready",
+) -> Iterator[Running]:
     """`smoothgate serve` as a process of its own, with the settings of this one's environment.
 
     Args:
         log: gets what it says.
         settings: environment variables beside those.
+        port: it listens on; None: a free one.
+        until: the path whose good answer is waited for.
 
     Raises:
         SmoothgateError: code `no_service`: it did not come up.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = port or free_port()
     url = f"http://127.0.0.1:{port}"
     environment = os.environ | {"SMOOTHGATE_HOST": "127.0.0.1", "SMOOTHGATE_PORT": str(port)}
     environment |= settings or {}
@@ -141,7 +155,7 @@ def running(log: Path, settings: Mapping[str, str] | None = None) -> Iterator[Ru
     with log.open("w") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)  # noqa: S603
     try:
-        _wait(url, process, log)
+        _wait(url + until, process, log)
         yield Running(url, process.pid)
     finally:
         process.terminate()
@@ -156,7 +170,7 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         with suppress(httpx.TransportError):
-            if httpx.get(f"{url}/health/ready").is_success:
+            if httpx.get(url).is_success:
                 return
         time.sleep(0.5)
     raise SmoothgateError(f"The service did not come up; {log} says why.", code="no_service")

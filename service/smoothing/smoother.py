@@ -7,6 +7,7 @@ import time
 from collections.abc import Hashable
 from datetime import UTC, datetime
 
+import torch
 from torch import Tensor
 
 from service import metrics
@@ -212,6 +213,22 @@ class Smoothed:
         """Selection and certification scores, in the order drawn; after `certificate`."""
         evidence = self._job.evidence.result()
         return evidence.selection_scores, evidence.rule.scores.tolist()
+
+    @property
+    def seed(self) -> int:
+        """Of the noise."""
+        return self._job.seed
+
+    @property
+    def canvas(self) -> Tensor:
+        """(3, H, W) float32 on the CPU."""
+        return self._canvas.x
+
+    def copy(self, number: int) -> Tensor:
+        """(3, H, W) float32 on the CPU: the canvas with the noise of sample `number`, not clipped."""
+        out = torch.empty((1, *self.canvas.shape))
+        self._smoother.sampler.noise.fill(out, [(self.seed, number)])
+        return self.canvas + self._job.terms.sigma * out[0]
 
     def cancel(self) -> None:
         """The client has left: draw nothing more."""

@@ -1,0 +1,1 @@
+"""The page at `GET /`: asks, shows a certificate as a picture, and lets people attack the demo model."""

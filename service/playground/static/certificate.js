@@ -1,0 +1,186 @@
+// The certificate as a picture, in words, and as what it is: signed JSON.
+
+import { Refused, get, post } from "./api.js";
+import { LEGEND, boundChart, scoreChart } from "./charts.js";
+import { $, make, number } from "./dom.js";
+import { verify } from "./verify.js";
+
+const MEANING = {
+  certified: "The bound says something here: it lies above what unrelated pictures have.",
+  abstained: "The bound says something, but less than was asked for.",
+  vacuous: "Nothing is proved: the bound is not above what unrelated pictures have.",
+};
+
+let shown = 0;
+
+/**
+ * Show the certificates of a conversation, the newest picture first.
+ *
+ * @param pictures data URIs in the order of the certificates.
+ * @param smoothing what they were asked with.
+ */
+export function show(certificates, pictures, smoothing) {
+  const body = $("certificate-body");
+  $("certificate-empty").hidden = true;
+  body.hidden = false;
+  body.replaceChildren();
+  const place = make("div");
+  if (certificates.length > 1) {
+    const select = make("select", { id: "which" });
+    certificates.forEach((_, i) => select.append(new Option(`picture ${i + 1} of ${certificates.length}`, i)));
+    select.value = certificates.length - 1;
+    select.addEventListener("change", () => one(place, Number(select.value), certificates, pictures, smoothing));
+    body.append(make("label", { className: "which" }, "Of ", select));
+  }
+  body.append(place);
+  one(place, certificates.length - 1, certificates, pictures, smoothing);
+}
+
+function one(place, index, certificates, pictures, smoothing) {
+  const certificate = certificates[index];
+  const badge = $("outcome");
+  badge.hidden = false;
+  badge.textContent = certificate.outcome;
+  badge.className = `badge ${certificate.outcome}`;
+  const samples = make("div", { className: "samples-seen" }, make("p", { className: "hint" }, "Reading the samples behind it …"));
+  place.replaceChildren(
+    make("p", { className: "lead" }, sentence(certificate)),
+    make("p", { className: "hint" }, MEANING[certificate.outcome]),
+    make("figure", {}, boundChart(certificate), legend(), table(certificate)),
+    facts(certificate),
+    coverage(certificate, pictures[index]),
+    samples,
+    document_(certificate),
+  );
+  const turn = ++shown;
+  look(certificate, index, pictures, smoothing).then(
+    (nodes) => { if (turn === shown) samples.replaceChildren(...nodes); },
+    (error) => {
+      if (!(error instanceof Refused)) throw error;
+      if (turn === shown) samples.replaceChildren(make("p", { className: "hint" }, `The samples cannot be shown: ${error.message}`));
+    },
+  );
+}
+
+function sentence(c) {
+  const best = c.bounds.find((each) => each.eps >= 0.5 && each.fcsb > 0) ?? c.bounds[0];
+  const confidence = Number((100 * (1 - c.alpha)).toFixed(3));
+  if (best.fcsb <= 0) return `Not even at a distance of ${best.eps} is a cosine above 0 proved.`;
+  return `With ${confidence} % confidence, any picture within ${best.eps} of this one looks to the model like it does: `
+    + `their features have a cosine of at least ${best.fcsb.toFixed(2)}.`;
+}
+
+function legend() {
+  return make("figcaption", { className: "legend" },
+    ...LEGEND.map(([name, words]) => make("span", {}, make("i", { className: `key ${name}` }), words)));
+}
+
+function table(c) {
+  const rows = c.bounds.map((b) => make("tr", {},
+    ...[b.eps, b.layer_cake, b.mean].map((value) => make("td", {}, number(value, value === b.eps ? 2 : 3)))));
+  return make("table", { className: "bounds" },
+    make("thead", {}, make("tr", {}, ...["eps", "layer-cake", "mean"].map((each) => make("th", { scope: "col" }, each)))),
+    make("tbody", {}, ...rows));
+}
+
+function facts(c) {
+  const items = [
+    ["Certified radius", `${number(c.radius.value)} for a cosine of ${c.radius.cosine_threshold}`],
+    ["Noise", `sigma ${c.noise.sigma}, ${c.noise.n_select} copies for the answer, ${c.noise.n_certify} for the proof`],
+    ["Score", `${number(c.score_estimate, 4)}, proved ${number(c.score_lower, 4)}`],
+    ["Unrelated pictures", `cosine ${number(c.chance.mean)}, 95 % below ${number(c.chance.p95)}`],
+    ["Answers begin to change", c.flip_point === null ? "not measured for this model" : `near a cosine of ${number(c.flip_point)}`],
+  ];
+  return make("dl", { className: "facts" }, ...items.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
+}
+
+/** How large a change the radius covers, in the pixels of the picture as it was sent. */
+function coverage(c, picture) {
+  const radius = c.radius.upload;
+  const { width, height } = c.image;
+  const heading = make("h3", {}, "How large a change is covered");
+  if (radius === null) {
+    return make("div", {}, heading, make("p", {}, c.radius.value === null
+      ? "None: not even the picture itself has a proved cosine above the threshold."
+      : "For this picture that is known at the encoder's input alone."));
+  }
+  const repainted = radius ** 2 / 3;
+  const everywhere = radius / Math.sqrt(3 * width * height) * 255;
+  const overlay = make("canvas", { width: 144, height: 144, role: "img",
+    "aria-label": `The picture with a square of ${repainted.toFixed(1)} pixels on it` });
+  const image = new Image();
+  image.addEventListener("load", () => {
+    const context = overlay.getContext("2d");
+    const scale = Math.min(144 / image.width, 144 / image.height);
+    context.drawImage(image, (144 - image.width * scale) / 2, (144 - image.height * scale) / 2, image.width * scale, image.height * scale);
+    const side = Math.sqrt(repainted) * scale;
+    context.fillStyle = "#ff2fb3";
+    context.fillRect(72 - side / 2, 72 - side / 2, side, side);
+    // A few pixels are hard to find.
+    context.strokeStyle = "#ff2fb3";
+    context.lineWidth = 2;
+    context.beginPath();
+    context.arc(72, 72, side + 9, 0, 2 * Math.PI);
+    context.stroke();
+  });
+  image.src = picture;
+  return make("div", {}, heading,
+    make("div", { className: "coverage" }, overlay,
+      make("p", {}, `Radius ${radius.toFixed(2)} in the ${width} × ${height} pixels that you sent. That is any `
+        + `${repainted.toFixed(1)} pixels turned from black to white (the pink square in the ring, to scale), or every pixel moved by `
+        + `${everywhere.toFixed(1)} of 255 levels, or anything else of that l2 size.`)));
+}
+
+async function look(certificate, index, pictures, smoothing) {
+  const { pictures: found } = await post("/v1/playground/look", { images: pictures, smoothing });
+  const seen = found[index];
+  const views = [["as the encoder gets it", seen.canvas], [`with noise, sigma ${certificate.noise.sigma}`, seen.noisy], ["purified", seen.purified]];
+  return [
+    make("h3", {}, "One of the noisy copies"),
+    make("div", { className: "views" }, ...views.filter(([, uri]) => uri).map(([words, uri]) =>
+      make("figure", {}, make("img", { src: uri, alt: `The picture ${words}`, className: "pixels" }), make("figcaption", {}, words)))),
+    make("h3", {}, "How the copies scored"),
+    make("p", { className: "hint" }, seen.seed === certificate.noise.seed
+      ? "A score of 1: exactly the served direction; 0.5: unrelated. These are the samples of this certificate."
+      : "A score of 1: exactly the served direction; 0.5: unrelated. Drawn again, with other noise than the certificate's."),
+    scoreChart(seen.scores, certificate.score_lower),
+  ];
+}
+
+function document_(certificate) {
+  const text = make("textarea", { id: "raw", value: JSON.stringify(certificate, null, 2), rows: 14, spellcheck: false, "aria-label": "Certificate as JSON" });
+  const result = make("p", { id: "verified", className: "verified", role: "status" });
+  const button = (id, words, act) => {
+    const made = make("button", { type: "button", id }, words);
+    made.addEventListener("click", act);
+    return made;
+  };
+  const check = async () => {
+    result.className = "verified";
+    result.textContent = "Checking …";
+    try {
+      const key = await verify(JSON.parse(text.value), await get("/.well-known/jwks.json"));
+      result.classList.add("good");
+      result.textContent = `✓ Signed by this service, and unchanged (key ${key}).`;
+    } catch (error) {
+      result.classList.add("bad");
+      result.textContent = `✗ Refused. ${error instanceof SyntaxError ? "This is no JSON." : error.message}`;
+    }
+  };
+  const copy = async () => {
+    await navigator.clipboard.writeText(text.value).then(
+      () => { result.textContent = "Copied."; },
+      () => { text.select(); result.textContent = "Press Ctrl+C: this page may not copy by itself."; },
+    );
+  };
+  const download = () => {
+    const link = make("a", { href: URL.createObjectURL(new Blob([text.value], { type: "application/json" })), download: "certificate.json" });
+    link.click();
+    URL.revokeObjectURL(link.href);
+  };
+  return make("div", { className: "document" },
+    make("div", { className: "row" }, button("verify", "Verify signature", check), button("copy", "Copy", copy), button("download", "Download", download)),
+    result,
+    make("details", {}, make("summary", {}, "The certificate itself"),
+      make("p", { className: "hint" }, "Change a figure and verify again: it is refused."), text));
+}

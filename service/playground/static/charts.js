@@ -1,0 +1,107 @@
+// Charts in SVG: the bound against distance, and the scores of the samples.
+
+import { draw } from "./dom.js";
+
+const WIDTH = 440, HEIGHT = 250;
+const LEFT = 62, RIGHT = 12, TOP = 14, BOTTOM = 44;
+
+function frame(title, [x0, x1], [y0, y1], xTicks, yTicks, xLabel, yLabel) {
+  const x = (value) => LEFT + (value - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT);
+  const y = (value) => HEIGHT - BOTTOM - (value - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM);
+  const chart = draw("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "chart", role: "img", "aria-label": title });
+  const text = (content, attributes) => {
+    const element = draw("text", attributes);
+    element.textContent = content;
+    return element;
+  };
+  for (const value of yTicks) {
+    chart.append(
+      draw("line", { x1: LEFT, x2: WIDTH - RIGHT, y1: y(value), y2: y(value), class: "grid" }),
+      text(String(value), { x: LEFT - 7, y: y(value) + 4, class: "tick", "text-anchor": "end" }),
+    );
+  }
+  for (const value of xTicks) {
+    chart.append(text(String(value), { x: x(value), y: HEIGHT - BOTTOM + 16, class: "tick", "text-anchor": "middle" }));
+  }
+  chart.append(
+    text(xLabel, { x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 8, class: "label", "text-anchor": "middle" }),
+    text(yLabel, { x: 10, y: (TOP + HEIGHT - BOTTOM) / 2, class: "label", "text-anchor": "middle",
+      transform: `rotate(-90 10 ${(TOP + HEIGHT - BOTTOM) / 2})` }),
+  );
+  return { chart, x, y, text };
+}
+
+function ticks(from, to, about = 5) {
+  const raw = (to - from) / about;
+  const power = 10 ** Math.floor(Math.log10(raw));
+  const step = [1, 2, 2.5, 5, 10].map((each) => each * power).find((each) => each >= raw);
+  const found = [];
+  for (let value = Math.ceil(from / step) * step; value <= to + step / 1e6; value += step) found.push(Number(value.toFixed(6)));
+  return found;
+}
+
+/** FCSB against eps: both bounds, what to hold them against, and the certified radius. */
+export function boundChart(certificate) {
+  const points = certificate.curve.length > 1 ? certificate.curve : certificate.bounds;
+  const last = Math.max(points[points.length - 1].eps, certificate.bounds[0].eps, 0.05);
+  const { chart, x, y, text } = frame(
+    `The bound on the cosine falls with distance and reaches 0 at ${last.toFixed(2)}.`,
+    [0, last], [0, 1], ticks(0, last), [0, 0.25, 0.5, 0.75, 1],
+    "how far a picture may be away, eps (l2)", "cosine, at least");
+  const line = (name, value) => {
+    const shown = points.filter((point) => value(point) >= 0);
+    chart.append(draw("polyline", { points: shown.map((p) => `${x(p.eps).toFixed(1)},${y(value(p)).toFixed(1)}`).join(" "), class: `line ${name}` }));
+  };
+  const level = (name, value, words) => {
+    if (value === null || value <= 0) return;
+    chart.append(
+      draw("line", { x1: LEFT, x2: WIDTH - RIGHT, y1: y(value), y2: y(value), class: `level ${name}` }),
+      text(words, { x: LEFT + 5, y: y(value) - 4, class: "note" }),
+    );
+  };
+  level("flip", certificate.flip_point, "answers begin to change");
+  level("threshold", certificate.radius.cosine_threshold, "threshold");
+  level("chance", certificate.chance.p95, "unrelated pictures");
+  if (certificate.target) level("policy", certificate.target.cosine, "wanted");
+  line("paper", (point) => point.mean);
+  line("layers", (point) => point.layer_cake);
+  const radius = certificate.radius.value;
+  if (radius !== null) {
+    const height = y(certificate.radius.cosine_threshold);
+    chart.append(
+      draw("line", { x1: x(radius), x2: x(radius), y1: height, y2: HEIGHT - BOTTOM, class: "radius" }),
+      draw("circle", { cx: x(radius), cy: height, r: 4.5, class: "radius" }),
+    );
+  }
+  return chart;
+}
+
+/** How the samples scored, as a histogram. */
+export function scoreChart(scores, lower) {
+  const least = Math.min(...scores, lower);
+  const from = Math.max(0, Math.floor(least * 50) / 50);
+  const count = 32;
+  const bins = new Array(count).fill(0);
+  for (const score of scores) bins[Math.min(count - 1, Math.floor((score - from) / (1 - from || 1) * count))] += 1;
+  const most = Math.max(...bins);
+  const { chart, x, y, text } = frame(
+    `Scores of ${scores.length} samples, from ${least.toFixed(3)} to ${Math.max(...scores).toFixed(3)}.`,
+    [from, 1], [0, most], ticks(from, 1), ticks(0, most, 4).filter(Number.isInteger), "score of a noisy copy", "copies");
+  bins.forEach((size, bin) => {
+    const begin = from + bin * (1 - from) / count;
+    const width = x(begin + (1 - from) / count) - x(begin);
+    if (size) chart.append(draw("rect", { x: x(begin) + 0.5, y: y(size), width: Math.max(width - 1, 1), height: y(0) - y(size), class: "bar" }));
+  });
+  chart.append(
+    draw("line", { x1: x(lower), x2: x(lower), y1: TOP, y2: y(0), class: "level threshold" }),
+    text("proved mean", { x: x(lower) - 4, y: TOP + 10, class: "note", "text-anchor": "end" }),
+  );
+  return chart;
+}
+
+/** What the lines of `boundChart` are. */
+export const LEGEND = [
+  ["layers", "layer-cake bound"],
+  ["paper", "the paper's mean bound"],
+  ["mark", "certified radius"],
+];

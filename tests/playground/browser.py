@@ -1,0 +1,92 @@
+"""Debian's Chromium, driven by Playwright, and what the tests do with the page in it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+MISSING = "needs Chromium (Debian: apt-get install chromium)"
+#: Long enough for two loaded cores, in milliseconds.
+PATIENCE = 120_000
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """A headless browser; it must be closed before anything in this thread runs an event loop of its own."""
+    assert CHROMIUM is not None, MISSING
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextmanager
+def opened(browser: Browser, url: str, **options: Any) -> Iterator[Page]:
+    """The page in a window of its own, started; an error in its scripts, or one that the policy stopped, is a
+    failure.
+    """
+    options = {"viewport": {"width": 1400, "height": 1000}} | options
+    context = browser.new_context(**options)
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on(
+        "console", lambda message: wrong.append(message.text) if "Content Security" in message.text else None
+    )
+    try:
+        page.goto(url)
+        page.wait_for_selector("body[data-started]")
+        yield page
+        assert not wrong
+    finally:
+        context.close()
+
+
+def choose(page: Page, sample: str) -> None:
+    """A bundled sample as the picture."""
+    page.get_by_label(f"Sample: {sample}").click()
+    page.wait_for_selector("#board-hint", state="hidden")
+
+
+def draw(page: Page, *points: tuple[float, float]) -> None:
+    """One stroke on the drawing area, through points in shares of its size."""
+    box = page.locator("#canvas").bounding_box()
+    assert box is not None
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*place, steps=12)
+    page.mouse.up()
+
+
+def ask(page: Page, question: str) -> str:
+    """The whole answer to a question."""
+    before = page.locator(".theirs").count()
+    page.fill("#question", question)
+    page.click("#send")
+    page.wait_for_selector("#stop", state="hidden")
+    answer = page.locator(".theirs").nth(before)
+    return answer.locator("span").inner_text()
+
+
+def fewer(page: Page) -> None:
+    """The smallest budget: enough for a certificate, quick enough for a test."""
+    page.evaluate("document.querySelector('#budget').selectedIndex = 1")
+
+
+def attack(page: Page, target: int) -> None:
+    """The attack as the page offers it, to its end."""
+    page.select_option("#attack-target", str(target))
+    page.click("#attack-start")
+    page.wait_for_selector("#attack-stop", state="hidden")
+    said = page.locator("#attack-result").inner_text()
+    assert page.locator("#defended .judgement").count(), said

@@ -1,0 +1,172 @@
+"""What the page asks of the service, and who may see it."""
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from playwright.sync_api import Browser
+
+from service import accounts
+from service.playground.app import create_app
+from service.playground.page import POLICY
+from service.settings import Settings
+from tests.gate import FEW, Gate, data_uri
+from tests.playground.browser import CHROMIUM, MISSING, chromium
+
+pytestmark = pytest.mark.engine
+ATTACK: dict[str, Any] = {"target": 3, "smoothing": FEW}
+
+
+def _events(gate: Gate, **fields: Any) -> Iterator[dict[str, Any]]:
+    body = ATTACK | {"image": data_uri("seven.png")} | fields
+    with gate.http.stream("POST", "/v1/playground/attack", json=body) as response:
+        assert response.status_code == 200, response.read()
+        for line in response.iter_lines():
+            if line and line != "data: [DONE]":
+                yield json.loads(line.removeprefix("data: "))
+
+
+def test_the_page_has_a_policy_and_no_script_or_style_in_it(gate: Gate) -> None:
+    page = gate.http.get("/")
+    assert page.status_code == 200
+    assert page.headers["content-security-policy"] == POLICY
+    assert "unsafe" not in POLICY
+    assert "<style" not in page.text
+    assert " style=" not in page.text
+    assert page.text.count("<script") == page.text.count('<script type="module" src=')
+    for name in ("main.js", "style.css", "samples/seven.png", "vendor/tweetnacl/LICENSE"):
+        assert gate.http.get(f"/playground/{name}").status_code == 200
+    for name in ("../settings.py", "%2e%2e/page.py", "nothing.js"):
+        assert gate.http.get(f"/playground/{name}").status_code == 404
+
+
+def test_what_is_behind_a_certificate_is_its_own_samples(gate: Gate) -> None:
+    body = {"images": [data_uri("seven.png")], "smoothing": FEW}
+    (certificate,) = gate.http.post("/v1/certify", json=body).json()["certificates"]
+    (seen,) = gate.http.post("/v1/playground/look", json=body).json()["pictures"]
+    assert int(seen["seed"], 16) == int(certificate["noise"]["seed"], 16)
+    assert len(seen["scores"]) == certificate["noise"]["n_certify"]
+    assert sum(seen["scores"]) / len(seen["scores"]) == pytest.approx(certificate["score_estimate"], abs=1e-4)
+    assert len({seen["canvas"], seen["noisy"], seen["purified"]}) == 3
+    refused = gate.http.post("/v1/playground/look", json={"images": []})
+    assert refused.status_code == 400
+    assert set(refused.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_an_attack_stays_within_its_ball_and_is_computed_anew(gate: Gate) -> None:
+    found = [{e["stage"]: e for e in _events(gate, eps=8 / 255)} for _ in range(2)]
+    for events in found:
+        assert set(events) == {"crafting", "crafted", "undefended", "defended"}
+        assert 7 / 255 < events["crafted"]["linf"] <= 8 / 255 + 1e-6
+        assert len(events["defended"]["certificates"]) == 2
+    assert found[0]["crafted"]["attacked"] != found[1]["crafted"]["attacked"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"eps": 0.9}, {"target": 10}, {"norm": "l1"}, {"smoothing": {"mode": "off"}}, {"image": "data:,x"}],
+)
+def test_an_attack_that_is_not_offered_is_refused(gate: Gate, fields: dict[str, Any]) -> None:
+    body = ATTACK | {"image": data_uri("seven.png")} | fields
+    refused = gate.http.post("/v1/playground/attack", json=body)
+    assert refused.status_code in (400, 422)
+    assert set(refused.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_one_attack_runs_at_a_time_and_ends_when_nobody_watches(gate: Gate) -> None:
+    first = _events(gate, method="adaptive")
+    next(first)
+    busy = gate.http.post("/v1/playground/attack", json=ATTACK | {"image": data_uri("seven.png")})
+    assert (busy.status_code, busy.json()["error"]["code"]) == (429, "laboratory_busy")
+    assert int(busy.headers["retry-after"]) >= 1
+    first.close()
+    end = time.monotonic() + 30
+    while gate.http.post("/v1/playground/attack", json=ATTACK | {"image": "x"}).status_code == 429:
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def _serve(settings: Settings) -> Iterator[str]:
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    config = uvicorn.Config(create_app(settings), log_config=None, ws="none")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.1)
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server.should_exit = True
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+ELSEWHERE: dict[str, Any] = {"_env_file": None, "engine_url": "http://127.0.0.1:9"}
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> str:
+    account, key = accounts.new("alice", requests_per_minute=None, samples_per_minute=None)
+    accounts.save(tmp_path / "accounts.json", [account])
+    return key
+
+
+@pytest.fixture
+def closed(tmp_path: Path, key: str) -> Iterator[str]:
+    """A service with accounts; its engine is elsewhere and does not answer."""
+    yield from _serve(Settings(accounts=tmp_path / "accounts.json", **ELSEWHERE))
+
+
+@pytest.fixture
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None and "CI" not in os.environ:
+        pytest.skip(MISSING)
+    with chromium() as found:
+        yield found
+
+
+def test_a_key_is_asked_for_once_and_kept_in_the_tab(closed: str, key: str, browser: Browser) -> None:
+    context = browser.new_context()
+    context.set_default_timeout(60_000)
+    page = context.new_page()
+    page.goto(closed)
+    page.wait_for_selector("#key-dialog[open]")
+    page.fill("#key", key)
+    page.click("#key-form .primary")
+    page.wait_for_selector("body[data-started]")
+    assert page.evaluate("Object.values(sessionStorage)") == [key]
+    assert page.evaluate("localStorage.length") == 0
+    page.reload()
+    page.wait_for_selector("body[data-started]")
+    assert page.locator("#key-dialog[open]").count() == 0
+    assert page.locator("#laboratory").is_hidden(), "no attacks where there are accounts"
+    context.close()
+
+
+def test_only_what_holds_no_secret_is_open(closed: str, key: str) -> None:
+    with httpx.Client(base_url=closed) as http:
+        for path in ("/", "/playground/main.js", "/playground/samples/seven.png"):
+            assert http.get(path).status_code == 200
+            assert key not in http.get(path).text
+        for path in ("/v1/playground", "/playground/nothing.js", "/metrics"):
+            assert http.get(path).status_code == 401, path
+        assert http.post("/v1/playground/look", json={}).status_code == 401
+        assert http.post("/v1/playground/attack", json={}).status_code == 401
+        there = http.get("/v1/playground", headers={"Authorization": f"Bearer {key}"})
+        assert there.json()["laboratory"] is None
+
+
+def test_it_can_be_switched_off() -> None:
+    for url in _serve(Settings(playground=False, **ELSEWHERE)):
+        with httpx.Client(base_url=url) as http:
+            assert http.get("/").status_code == 404
+            assert http.get("/v1/playground").status_code == 404
