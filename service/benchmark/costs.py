@@ -105,12 +105,13 @@ class Model:
 
     def psm(self) -> float:
         """Operations of the light purifier and the mapper for one canvas, by torch's own counter."""
-        with torch.device("meta"):
-            purifier = LightUNet(LightUNetConfig())
-            mapper = ResidualMapper(ResidualMapperConfig(self.language.width, (self.grid, self.grid)))
-            canvas, sigma = torch.empty(1, 3, self.side, self.side), torch.empty(1)
-            tokens = torch.empty(1, self.tokens, self.language.width)
-            return counted(lambda: purifier(canvas, sigma)) + counted(lambda: mapper(tokens, sigma))
+        meta = torch.device("meta")
+        purifier = LightUNet(LightUNetConfig()).to(meta)
+        mapper = ResidualMapper(ResidualMapperConfig(self.language.width, (self.grid, self.grid))).to(meta)
+        canvas = torch.empty(1, 3, self.side, self.side, device=meta)
+        sigma = torch.empty(1, device=meta)
+        tokens = torch.empty(1, self.tokens, self.language.width, device=meta)
+        return counted(lambda: purifier(canvas, sigma)) + counted(lambda: mapper(tokens, sigma))
 
 
 def counted(work: Callable[[], object]) -> float:
@@ -175,6 +176,7 @@ class Cost:
         sequences: how many fit.
         answers_per_second: of one vLLM.
         sequence_seconds: how long one answer takes then.
+        answers_per_gpu_hour: answers with their certificates, of GPUs that never wait.
     """
 
     model: str
@@ -186,6 +188,7 @@ class Cost:
     sequences: int
     answers_per_second: float
     sequence_seconds: float
+    answers_per_gpu_hour: float
 
 
 def cost(model: Model, gpu: GPU, samples: int) -> Cost:
@@ -201,14 +204,16 @@ def cost(model: Model, gpu: GPU, samples: int) -> Cost:
     arithmetic = sequences * (model.language.flops(1, model.context) + head) / flops
     step = max(read / (gpu.bandwidth * 1e12 * BANDWIDTH), arithmetic)
     answer = prefill + ANSWERED * step / sequences
+    certify = samples * sample / flops
     return Cost(
         model=model.name,
         gpu=gpu.name,
         sample_gflop=sample / 1e9,
         samples_per_second=flops / sample,
-        certify_seconds=samples * sample / flops,
+        certify_seconds=certify,
         answer_seconds=answer,
         sequences=sequences,
         answers_per_second=1.0 / answer,
         sequence_seconds=sequences * answer,
+        answers_per_gpu_hour=3600.0 / (certify + answer),
     )

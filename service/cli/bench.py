@@ -223,6 +223,7 @@ def bench_scaling(
             "GPU s to certify",
             "GPU s to answer",
             "answers / s",
+            "both / GPU h",
         ),
         title=f"Estimates from operation counts, {figures['samples']} samples per picture",
     )
@@ -235,6 +236,7 @@ def bench_scaling(
             f"{row['certify_seconds']:.2f}",
             f"{row['answer_seconds']:.3f}",
             f"{row['answers_per_second']:.1f}",
+            f"{row['answers_per_gpu_hour']:.0f}",
         )
     console.print(costs)
     titles = {

@@ -211,7 +211,11 @@ def test_sigterm_under_load_loses_no_request(served: Served) -> None:
 
     with ThreadPoolExecutor(24) as pool:
         asked = [pool.submit(one, number) for number in range(24)]
-        time.sleep(1.5)
+        # On a busy machine it takes a while until all of them are in.
+        end = time.monotonic() + 60
+        while sum(each.done() for each in asked) + _in_flight(served) < len(asked):
+            assert time.monotonic() < end
+            time.sleep(0.1)
         started = time.monotonic()
         served.process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
@@ -230,6 +234,12 @@ def test_sigterm_under_load_loses_no_request(served: Served) -> None:
         assert status == 200 or json.loads(text)["error"]["code"] == "draining"
     assert {text for _, text in answers[::4]} <= {"data: [DONE]"}
     assert not [pid for pid in children if Path(f"/proc/{pid}").exists() and _alive(pid)]
+
+
+def _in_flight(served: Served) -> float:
+    name = "smoothgate_requests_in_flight "
+    (line,) = (line for line in httpx.get(served.metrics).text.splitlines() if line.startswith(name))
+    return float(line.removeprefix(name))
 
 
 def _alive(pid: int) -> bool:

@@ -1,5 +1,7 @@
 """The estimates of `smoothgate bench scaling`: counted right, and simulated with the deployed numbers."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,33 @@ def test_the_simulation_has_the_numbers_that_are_deployed():
         "Pods": (1, scaling.SHRINK_PERIOD),
     }
     assert behaviour["scaleDown"]["stabilizationWindowSeconds"] == scaling.STAY
+
+
+def test_places_in_vllm_are_waited_for_as_erlang_says():
+    places, answer, rate = 4, 2.0, 1.39
+    small = replace(
+        costs.cost(costs.llava(), costs.GPUS[-1], 100),
+        sequences=places,
+        sequence_seconds=answer,
+        answers_per_second=places / answer,
+    )
+    run = scaling.engines(rate, small, 0.0, requests=400_000)
+    assert run.engines == 1
+    load = rate * answer
+    full = load**places / math.factorial(places) / (1.0 - load / places)
+    waits = full / (full + sum(load**n / math.factorial(n) for n in range(places)))
+    # M/M/c: P(wait > t) = waits * exp(-(places / answer - rate) * t).
+    assert run.wait_p99 == pytest.approx(math.log(waits / 0.01) / (places / answer - rate), rel=0.1)
+    assert run.answer_p50 == pytest.approx(math.log(2.0) * answer, rel=0.05)
+
+
+def test_a_certified_answer_costs_its_certificate_and_its_answer():
+    for model in (costs.llava(), costs.qwen()):
+        for gpu in costs.GPUS:
+            one = costs.cost(model, gpu, scaling.SAMPLES)
+            assert one.certify_seconds == pytest.approx(scaling.SAMPLES / one.samples_per_second)
+            both = one.certify_seconds + 1.0 / one.answers_per_second
+            assert one.answers_per_gpu_hour * both == pytest.approx(3600.0)
 
 
 def test_more_memory_is_more_sequences_and_no_gpu_answers_faster_than_it_reads():
