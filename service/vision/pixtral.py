@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers.models.pixtral.image_processing_pixtral import get_resize_output_image_size
 
 from service.vision.adapter import Layout, Way
-from service.vision.preprocessing import filter_of
+from service.vision.preprocessing import filter_of, unsupported
 from service.vision.resize import LinearResize
 from service.vision.shared import SharedAdapter
 
@@ -24,7 +24,10 @@ class PixtralAdapter(SharedAdapter):
     def prepare(self) -> None:  # noqa: D102
         self._filter = filter_of(self.images)
         self._longest = self.edge("longest_edge")
-        self._patch = int(self.processor.patch_size * self.processor.spatial_merge_size)
+        patch, merge = self.processor.patch_size, self.processor.spatial_merge_size
+        if not isinstance(patch, int) or not isinstance(merge, int):
+            raise unsupported(f"its processor has patch_size {patch} and spatial_merge_size {merge}")
+        self._patch = patch * merge
 
     def maps(self, height: int, width: int) -> Sequence[LinearResize]:  # noqa: D102
         # It reads the shape alone.
