@@ -133,7 +133,9 @@ class Settings(BaseSettings):
     engine_max_model_len: int | None = Field(
         None, ge=1, description="Context length of our own vLLM in tokens. Unset: as the checkpoint says."
     )
-    engine_kv_cache_gib: int = Field(1, ge=1, description="Key/value cache of our own vLLM on a CPU, in GiB.")
+    engine_kv_cache_gib: float = Field(
+        1.0, gt=0, description="Key/value cache of our own vLLM on a CPU, in GiB."
+    )
     engine_start_timeout_seconds: float = Field(
         600.0,
         gt=0,

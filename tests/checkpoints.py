@@ -26,6 +26,7 @@ from transformers import (
 
 from service.demo.checkpoint import name_as_published
 
+MODEL_NAME = "tiny"
 IMAGE_TOKEN = "<image>"
 HIDDEN_SIZE = 64
 IMAGE_SIZE = 32

@@ -113,11 +113,12 @@ async def _own_pictures(runtime: Runtime) -> AsyncIterator[httpx.AsyncClient]:
             served_model_name=runtime.model_name,
             dtype=str(runtime.dtype).removeprefix("torch."),
             max_model_len=None,
+            kv_cache_gib=1,
             drain_seconds=0,
             on_cpu=on_cpu,
         )
         command[command.index('{"image":0}')] = '{"image":1}'
-        environment = vllm_environment(runtime.model, Path(folder), kv_cache_gib=1, on_cpu=on_cpu)
+        environment = vllm_environment(runtime.model, Path(folder), on_cpu=on_cpu)
         process = await EngineProcess.spawn(command, environment)
         try:
             async with _over(path) as client:

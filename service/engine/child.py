@@ -60,7 +60,7 @@ class LocalEngine:
         served_model_name: str,
         dtype: str = "auto",
         max_model_len: int | None = None,
-        kv_cache_gib: int = 1,
+        kv_cache_gib: float = 1,
         extra_args: Sequence[str] = (),
         read_timeout: float = 60.0,
         start_timeout: float = 600.0,
@@ -85,6 +85,7 @@ class LocalEngine:
             served_model_name=served_model_name,
             dtype=dtype,
             max_model_len=max_model_len,
+            kv_cache_gib=kv_cache_gib,
             drain_seconds=drain_seconds,
             tracing_url=tracing_url,
             media_limits=media_limits,
@@ -93,7 +94,7 @@ class LocalEngine:
             extra=extra_args,
         )
         self._served_model_name = served_model_name
-        self._environment = vllm_environment(model, self._folder, kv_cache_gib=kv_cache_gib, on_cpu=on_cpu)
+        self._environment = vllm_environment(model, self._folder, on_cpu=on_cpu)
         self._start_timeout = start_timeout
         self._drain_seconds = drain_seconds
         self._backoff = backoff

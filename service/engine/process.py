@@ -47,6 +47,7 @@ def vllm_command(
     served_model_name: str,
     dtype: str,
     max_model_len: int | None,
+    kv_cache_gib: float,
     drain_seconds: float,
     tracing_url: str | None = None,
     media_limits: Mapping[str, int] | None = None,
@@ -83,11 +84,11 @@ def vllm_command(
     if max_model_len is not None:
         command += ["--max-model-len", str(max_model_len)]
     if on_cpu:
-        command += ["--enforce-eager"]
+        command += ["--enforce-eager", "--kv-cache-memory-bytes", str(round(kv_cache_gib * 2**30))]
     return command
 
 
-def vllm_environment(model: str, scratch: Path, *, kv_cache_gib: int, on_cpu: bool) -> dict[str, str]:
+def vllm_environment(model: str, scratch: Path, *, on_cpu: bool) -> dict[str, str]:
     """The environment of vLLM: ours without our own settings, which hold secrets."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("SMOOTHGATE_")}
     path = [str(CHILD_SITE), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -106,7 +107,6 @@ def vllm_environment(model: str, scratch: Path, *, kv_cache_gib: int, on_cpu: bo
     if Path(model).exists():
         environment["HF_HUB_OFFLINE"] = "1"
     if on_cpu:
-        environment["VLLM_CPU_KVCACHE_SPACE"] = str(kv_cache_gib)
         # vLLM's samplers are compiled on first use, with the system's C++ compiler: half a minute within a
         # request that asks for log-probabilities, and the end of the engine where there is no compiler.
         environment["TORCH_COMPILE_DISABLE"] = "1"

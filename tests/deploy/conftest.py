@@ -8,7 +8,7 @@ from tests.deploy.prometheus import Prometheus, scraping
 from tests.deploy.stack import Gate, Stack, Vllm, started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Two gates in front of one vLLM, ready."""
     folder = tmp_path_factory.mktemp("stack")
@@ -18,7 +18,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield Stack(vllm, (one, two))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def prometheus(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """It scrapes the stack."""
     with scraping(stack, tmp_path_factory.mktemp("prometheus")) as started:

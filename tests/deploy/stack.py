@@ -25,6 +25,7 @@ from service.engine.process import vllm_command, vllm_environment
 from service.evaluation.remote import free_port, running
 from service.settings import PREFIX
 from tests import processes
+from tests.conftest import KV_CACHE_GIB
 
 ROOT = Path(__file__).parent.parent.parent
 START_SECONDS = 600
@@ -107,17 +108,25 @@ def stopped(*pids: int) -> Iterator[None]:
 
 
 @dataclass
-class Vllm:
-    """A vLLM on the demo model that is nobody's child, as in the topology `split`."""
+class _Part:
+    """A server that can be ended and started again on the same port; its log is in the folder."""
 
     folder: Path
-    port: int = field(default_factory=free_port)
-    pid: int = 0
-    _stack: ExitStack = field(default_factory=ExitStack)
+    port: int = field(default_factory=free_port, kw_only=True)
+    pid: int = field(default=0, kw_only=True)
+    _stack: ExitStack = field(default_factory=ExitStack, kw_only=True)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    def stop(self) -> None:
+        """SIGTERM, and wait until it has gone."""
+        self._stack.close()
+
+
+class Vllm(_Part):
+    """A vLLM on the demo model that is nobody's child, as in the topology `split`."""
 
     def start(self) -> None:
         model = str(bundled("model"))
@@ -127,6 +136,7 @@ class Vllm:
             served_model_name=DEMO_NAME,
             dtype="float32",
             max_model_len=None,
+            kv_cache_gib=KV_CACHE_GIB,
             drain_seconds=0,
             on_cpu=True,
         )
@@ -135,45 +145,29 @@ class Vllm:
         log = self.folder / "vllm.log"
         # Not pytest's: vLLM makes sockets there, and their paths must be short.
         scratch = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="vllm-"))
-        environment = vllm_environment(model, Path(scratch), kv_cache_gib=1, on_cpu=True)
+        environment = vllm_environment(model, Path(scratch), on_cpu=True)
         self.pid = self._stack.enter_context(process(command, log, environment))
         wait_until(lambda: answers(f"{self.url}/health"), START_SECONDS, lambda: log.read_text()[-3000:])
 
-    def stop(self) -> None:
-        self._stack.close()
-
 
 @dataclass
-class Gate:
-    """A service that can be ended and started again on the same ports.
+class Gate(_Part):
+    """A service.
 
     Attributes:
-        folder: of its log.
         settings: beside those of all gates.
         until: see `running`.
     """
 
-    folder: Path
     settings: dict[str, str]
     until: str = "/health/ready"
-    port: int = field(default_factory=free_port)
     metrics_port: int = field(default_factory=free_port)
-    pid: int = 0
-    _stack: ExitStack = field(default_factory=ExitStack)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
         settings = _GATE | {"METRICS_PORT": str(self.metrics_port)} | self.settings
         named = {PREFIX + name: value for name, value in settings.items()}
         log = self.folder / f"gate-{self.port}.log"
         self.pid = self._stack.enter_context(running(log, named, port=self.port, until=self.until)).pid
-
-    def stop(self) -> None:
-        """SIGTERM, and wait until it has gone."""
-        self._stack.close()
 
 
 @contextmanager

@@ -8,6 +8,11 @@ import pytest
 import pytest_asyncio
 import structlog
 
+from service.engine import LocalEngine
+from tests import checkpoints, processes
+from tests.checkpoints import MODEL_NAME
+from tests.conftest import KV_CACHE_GIB
+
 Respond = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 Serve = Callable[[Respond], Awaitable[Path]]
 
@@ -56,3 +61,36 @@ async def serve(short_path: Path) -> AsyncIterator[Serve]:
     yield begin
     for server in servers:
         server.close()
+
+
+@pytest.fixture(scope="package")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random LLaVA with a CLIP tower."""
+    return checkpoints.build(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
+async def shared_engine(tiny_checkpoint: Path) -> AsyncIterator[LocalEngine]:
+    """A real vLLM on the tiny checkpoint. Tests may kill it, so they take it through `engine`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CXX", "/bin/false")  # a container need not have a compiler
+        engine = LocalEngine(
+            str(tiny_checkpoint),
+            served_model_name=MODEL_NAME,
+            dtype="float32",
+            max_model_len=checkpoints.CONTEXT,
+            kv_cache_gib=KV_CACHE_GIB,
+        )
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.stop()
+    assert not processes.mentioning(str(engine.socket))
+    assert not engine.socket.parent.exists()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def engine(shared_engine: LocalEngine) -> LocalEngine:
+    await shared_engine.wait_ready()
+    return shared_engine

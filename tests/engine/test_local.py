@@ -21,8 +21,7 @@ from service.engine import (
 from service.errors import EngineFailed, NotReady, RequestError, UnknownModel
 from service.vision import Prompt
 from tests import processes
-from tests.checkpoints import HIDDEN_SIZE, IMAGE_TOKEN, TOKENS_PER_IMAGE
-from tests.conftest import MODEL_NAME
+from tests.checkpoints import HIDDEN_SIZE, IMAGE_TOKEN, MODEL_NAME, TOKENS_PER_IMAGE
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]

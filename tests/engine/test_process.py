@@ -13,6 +13,7 @@ def command(**changes: Any) -> list[str]:
         "served_model_name": "name",
         "dtype": "float32",
         "max_model_len": 64,
+        "kv_cache_gib": 0.5,
         "drain_seconds": 20,
         "on_cpu": True,
     }
@@ -24,8 +25,8 @@ def test_the_command_takes_embeddings_and_no_pixels() -> None:
     assert '--enable-mm-embeds --limit-mm-per-prompt {"image":0}' in line
     assert "--uds /s/v.sock" in line
     assert "--tensor-parallel-size 2" in line
-    assert line.endswith("--max-model-len 64 --enforce-eager")
-    assert "--enforce-eager" not in command(on_cpu=False)
+    assert line.endswith("--max-model-len 64 --enforce-eager --kv-cache-memory-bytes 536870912")
+    assert not {"--enforce-eager", "--kv-cache-memory-bytes"} & set(command(on_cpu=False))
 
 
 @pytest.mark.parametrize(
@@ -49,17 +50,15 @@ def test_the_child_sees_none_of_our_own_settings(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("HOME", "/home/someone")
     monkeypatch.setenv("PYTHONPATH", "elsewhere")
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    environment = vllm_environment(str(tmp_path), tmp_path, kv_cache_gib=3, on_cpu=True)
+    environment = vllm_environment(str(tmp_path), tmp_path, on_cpu=True)
     assert "SMOOTHGATE_SIGNING_KEY" not in environment
     assert environment["HOME"] == "/home/someone"
     assert environment["PYTHONPATH"].endswith("child_site:elsewhere")
-    assert environment["VLLM_CPU_KVCACHE_SPACE"] == "3"
     assert float(environment["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"]) > KEEPALIVE_SECONDS
     assert environment["TORCH_COMPILE_DISABLE"] == "1"
     assert environment["HF_HUB_OFFLINE"] == "1"
-    hub = vllm_environment("someone/a-model", tmp_path, kv_cache_gib=3, on_cpu=False)
+    hub = vllm_environment("someone/a-model", tmp_path, on_cpu=False)
     assert "HF_HUB_OFFLINE" not in hub
-    assert "VLLM_CPU_KVCACHE_SPACE" not in hub
     assert "TORCH_COMPILE_DISABLE" not in hub
 
 

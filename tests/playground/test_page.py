@@ -41,15 +41,28 @@ def test_a_drawn_digit_is_read_and_certified_and_asked_about_again(gate: Gate, b
         assert ask(page, "What color is the background?") == "The background is blue."
 
 
+def verified(page: Page) -> dict[str, Any]:
+    """The certificate of an answer, as the page shows it, after a check that it passed."""
+    fewer(page)
+    choose(page, "seven")
+    ask(page, "What digit is shown?")
+    page.click("#verify")
+    page.wait_for_selector("#verified.good")
+    page.click("text=The certificate itself")
+    certificate: dict[str, Any] = json.loads(page.input_value("#raw"))
+    return certificate
+
+
+def forged(certificate: dict[str, Any]) -> dict[str, Any]:
+    """The same with another signature."""
+    head, body, signature = certificate["jws"].split(".")
+    other = ("A" if signature[0] != "A" else "B") + signature[1:]
+    return certificate | {"jws": f"{head}.{body}.{other}"}
+
+
 def test_a_signature_is_checked_and_a_changed_certificate_refused(gate: Gate, browser: Browser) -> None:
     with opened(browser, gate.url) as page:
-        fewer(page)
-        choose(page, "seven")
-        ask(page, "What digit is shown?")
-        page.click("#verify")
-        page.wait_for_selector("#verified.good")
-        page.click("text=The certificate itself")
-        told: dict[str, Any] = json.loads(page.input_value("#raw"))
+        told = verified(page)
 
         def refusal(changed: dict[str, Any]) -> str:
             page.fill("#raw", json.dumps(changed))
@@ -59,9 +72,7 @@ def test_a_signature_is_checked_and_a_changed_certificate_refused(gate: Gate, br
 
         radius = told["radius"] | {"value": told["radius"]["value"] + 1}
         assert "radius.value was changed" in refusal(told | {"radius": radius})
-        head, body, signature = told["jws"].split(".")
-        other = ("A" if signature[0] != "A" else "B") + signature[1:]
-        assert "does not fit" in refusal(told | {"jws": f"{head}.{body}.{other}"})
+        assert "does not fit" in refusal(forged(told))
         page.fill("#raw", json.dumps(told))
         page.click("#verify")
         page.wait_for_selector("#verified.good")
@@ -70,16 +81,8 @@ def test_a_signature_is_checked_and_a_changed_certificate_refused(gate: Gate, br
 def test_where_the_browser_knows_no_ed25519_the_page_checks_by_itself(gate: Gate, browser: Browser) -> None:
     with opened(browser, gate.url) as page:
         page.evaluate("Object.defineProperty(window, 'crypto', { value: {} })")
-        fewer(page)
-        choose(page, "seven")
-        ask(page, "What digit is shown?")
-        page.click("#verify")
-        page.wait_for_selector("#verified.good")
-        page.click("text=The certificate itself")
-        told = json.loads(page.input_value("#raw"))
-        head, body, signature = told["jws"].split(".")
-        told["jws"] = f"{head}.{body}.{('A' if signature[0] != 'A' else 'B') + signature[1:]}"
-        page.fill("#raw", json.dumps(told))
+        told = verified(page)
+        page.fill("#raw", json.dumps(forged(told)))
         page.click("#verify")
         page.wait_for_selector("#verified.bad")
 

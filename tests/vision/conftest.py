@@ -14,13 +14,14 @@ import pytest
 
 import service  # repairs the imports of transformers, which tests here import first
 from tests import checkpoints
+from tests.conftest import KV_CACHE_GIB
 
 START_SECONDS = 480  # 35 on a free machine, far more on a loaded one
 SOCKET = "v.sock"
 TOWERS = ("clip", "siglip")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def native_engines() -> Iterator[dict[str, tuple[Path, httpx.Client]]]:
     """Per tower a checkpoint and a vLLM that takes pixels too, which the service's own never does."""
     with tempfile.TemporaryDirectory(prefix="gate") as name:
@@ -44,11 +45,11 @@ def _start(path: Path) -> subprocess.Popen[bytes]:
     command += ["--served-model-name", "tiny", "--uds", str(path / SOCKET), "--dtype", "float32"]
     command += ["--enforce-eager", "--enable-mm-embeds", "--limit-mm-per-prompt", '{"image": 2}']
     command += ["--max-model-len", "512", "--max-num-seqs", "4"]
+    command += ["--kv-cache-memory-bytes", str(round(KV_CACHE_GIB * 2**30))]
     environment = {
         **os.environ,
         "PYTHONPATH": str(Path(service.__file__).parent / "compat" / "child_site"),
         "HF_HUB_OFFLINE": "1",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": "1",
         "VLLM_NO_USAGE_STATS": "1",
