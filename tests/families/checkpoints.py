@@ -8,7 +8,7 @@ from typing import Any
 
 import service  # noqa: F401  # repairs the imports of transformers
 from service.demo.checkpoint import name_as_published
-from tests.checkpoints import randomise, tokenizer_of
+from tests.checkpoints import build, randomise, tokenizer_of
 
 CONTEXT = 2048
 HIDDEN = 64
@@ -25,6 +25,12 @@ def builder(name: str) -> Callable[[Builder], Builder]:
         return build
 
     return enter
+
+
+@builder("llava")
+def llava(path: Path) -> None:
+    """The one that most tests use."""
+    build(path)
 
 
 def template(image: str) -> str:

@@ -1,4 +1,6 @@
-"""Every family's vision part against its whole model in transformers, without vLLM."""
+"""Every family's vision part against its whole model in transformers, without vLLM; LLaVA-1.5's
+has tests of its own (`tests/vision`).
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,14 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from service.errors import SmoothgateError, Unacceptable
+from service.evaluation.psm import FolderSubjects, Sampling, run
 from service.psm.calibration import calibrate
 from service.psm.checkpoint import PSM
 from service.psm.encoder import UnitEncoder
 from service.psm.mapper import ResidualMapper, ResidualMapperConfig
-from service.psm.pictures import clean_tokens
+from service.psm.pictures import FolderPictures, clean_tokens, list_pictures, read_pictures
 from service.psm.purifier import LightUNet, LightUNetConfig
+from service.psm.training import Recipe, Trainer
 from service.vision import DecodedImage, VisionAdapter, load
 from service.vision.families import FAMILIES, REFUSED
 from service.vision.shared import SharedAdapter
@@ -28,7 +32,7 @@ from tests.families.pictures import picture
 SIZES = [(40, 50), (64, 64), (31, 97), (200, 133), (240, 320)]
 
 
-@pytest.fixture(scope="module", params=BUILDERS)
+@pytest.fixture(scope="module", params=[name for name in BUILDERS if name != "llava"])
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path: Path = tmp_path_factory.mktemp(request.param) / request.param
     BUILDERS[request.param](path)
@@ -139,8 +143,30 @@ def test_calibration_and_psm_take_any_canvas(adapter: SharedAdapter) -> None:
                 torch.testing.assert_close(pure, psm.purifier(tile, sigma), atol=1e-5, rtol=1e-4)
 
 
-def test_every_family_is_in_the_table(adapter: VisionAdapter) -> None:
-    assert set(BUILDERS) | {"llava"} == set(FAMILIES)
+def test_a_psm_is_trained_and_scored_on_pictures_of_any_size(adapter: SharedAdapter, tmp_path: Path) -> None:
+    """Through every stage, on files; far too little to learn anything."""
+    for number in range(10):
+        Image.fromarray(picture(*SIZES[number % len(SIZES)], number)).save(tmp_path / f"{number}.png")
+    paths = list_pictures(tmp_path)
+    features = clean_tokens(adapter, read_pictures(paths, []))
+    calibration = calibrate(features, None, adapter.digest, per_channel=True)
+    once = dict.fromkeys(["denoise", "purifier", "mapper", "joint", "served", "adversarial"], 1)
+    recipe = Recipe(batch=4, **{f"{stage}_steps": steps for stage, steps in once.items()})
+    pictures = FolderPictures(adapter, paths, seed=0)
+
+    def trainer(name: str) -> Trainer:
+        return Trainer(adapter, calibration, pictures, pictures, recipe, tmp_path / name)
+
+    torch.manual_seed(0)
+    purifier = LightUNet(LightUNetConfig(width=16, core_width=24, heads=2, noise_width=16))
+    encoder = UnitEncoder(adapter, calibration, trainer("tuned").tune(trainer("first").run(purifier)))
+    sampling = Sampling(sigmas=(0.25,), eps=(0.1,), n_select=4, n_certify=8, alpha=0.01, seed=0)
+    (row,) = run(encoder, ("both",), FolderSubjects(adapter, tmp_path, 4), sampling)["rows"]
+    assert -1 <= row["fcsb"]["0.1"] <= row["score"] <= 1
+
+
+def test_every_family_has_a_checkpoint() -> None:
+    assert set(BUILDERS) == set(FAMILIES)
 
 
 @pytest.mark.parametrize("kind", [*REFUSED, "never_heard_of"])
