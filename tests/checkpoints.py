@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
 from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
@@ -53,7 +54,7 @@ _CORPUS = [
 
 def build(path: Path, tower: Literal["clip", "siglip"] = "clip", seed: int = 0) -> Path:
     """Write a checkpoint that transformers and vLLM both load, and return its path."""
-    tokenizer = _tokenizer()
+    tokenizer = tokenizer_of(IMAGE_TOKEN, chat_template=CHAT_TEMPLATE)
     text = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=HIDDEN_SIZE,
@@ -85,15 +86,8 @@ def build(path: Path, tower: Literal["clip", "siglip"] = "clip", seed: int = 0) 
         vision_feature_select_strategy="default" if clip else "full",
         tie_word_embeddings=False,
     )
-    generator = torch.Generator().manual_seed(seed)
     model = LlavaForConditionalGeneration(config).float()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" in name:
-                parameter.fill_(1.0 if name.endswith("weight") else 0.0)
-            else:
-                fan_in = parameter[0].numel() if parameter.ndim > 1 else 25
-                parameter.normal_(0.0, 1.5 * fan_in**-0.5, generator=generator)
+    randomise(model, seed)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.save_pretrained(path)
     name_as_published(path)
@@ -113,8 +107,21 @@ def build(path: Path, tower: Literal["clip", "siglip"] = "clip", seed: int = 0) 
     return path
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
-    special = ["<pad>", "<s>", "</s>", IMAGE_TOKEN]
+@torch.no_grad()
+def randomise(model: nn.Module, seed: int) -> None:
+    """Draw all weights anew, larger than usual."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            parameter.fill_(1.0 if name.endswith("weight") else 0.0)
+        else:
+            fan_in = parameter[0].numel() if parameter.ndim > 1 else 25
+            parameter.normal_(0.0, 1.5 * fan_in**-0.5, generator=generator)
+
+
+def tokenizer_of(*placeholders: str, chat_template: str, **named: str) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer that knows these placeholders; `named` are attributes that processors read."""
+    special = ["<pad>", "<s>", "</s>", *placeholders]
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -130,7 +137,8 @@ def _tokenizer() -> PreTrainedTokenizerFast:
         bos_token="<s>",
         eos_token="</s>",
         pad_token="<pad>",
-        additional_special_tokens=[IMAGE_TOKEN],
+        additional_special_tokens=list(placeholders),
+        **named,
     )
-    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.chat_template = chat_template
     return tokenizer

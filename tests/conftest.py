@@ -29,6 +29,7 @@ _TOGETHER = {
     "deploy": "deploy",
     "engine": "engine",
     "vision": "vision",
+    "families": "families",
 }
 
 

@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -75,6 +76,13 @@ class Gate:
 @pytest.fixture(scope="session")
 def shared_gate() -> Iterator[Gate]:
     settings = Settings(_env_file=None, allow_smoothing_off=True, engine_max_model_len=1024)
+    with opened(settings) as gate:
+        yield gate
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[Gate]:
+    """A service, started and in the end stopped."""
     app = create_app(settings)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))

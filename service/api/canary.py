@@ -17,7 +17,7 @@ from torch import Tensor
 
 from service import metrics
 from service.demo import bundled
-from service.engine import image_part
+from service.engine import image_parts
 from service.errors import SmoothgateError
 from service.smoothing.plan import Plan
 from service.smoothing.smoother import Smoother
@@ -109,13 +109,11 @@ class Canary:
 
     async def _ask(self, smoother: Smoother, tokens: Tensor) -> None:
         adapter = smoother.encoder.adapter
-        part: dict[str, Any] = image_part(
-            tokens,
-            tokens_per_image=adapter.tokens_per_image,
-            hidden_size=adapter.hidden_size,
-            dtype=self._runtime.dtype,
+        prompt = await asyncio.to_thread(adapter.prompt, self._picture.height, self._picture.width)
+        parts: list[dict[str, Any]] = image_parts(
+            tokens, prompt, hidden_size=adapter.hidden_size, dtype=self._runtime.dtype
         )
-        content = [part, {"type": "text", "text": "What is shown?"}]
+        content = [*parts, {"type": "text", "text": "What is shown?"}]
         body = {
             "model": self._runtime.model_name,
             "messages": [{"role": "user", "content": content}],

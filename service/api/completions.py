@@ -106,7 +106,7 @@ async def _prepared(runtime: Runtime, account: Account | None, body: Json) -> tu
         )
     prepared = await prepare(runtime, account, messages, slots, options)
     smoother = runtime.require_ready()
-    rest: Json = neutralise(body, [smoother.encoder.adapter.image_token])
+    rest: Json = neutralise(body, smoother.encoder.adapter.placeholders)
     return prepared, rest | {"model": runtime.model_name, "messages": prepared.messages}
 
 

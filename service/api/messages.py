@@ -132,10 +132,11 @@ async def image_bytes(slot: Slot, fetcher: Fetcher | None, *, max_bytes: int) ->
 
 
 def with_images_replaced(
-    messages: Sequence[Message], slots: Sequence[Slot], parts: Sequence[Message]
+    messages: Sequence[Message], slots: Sequence[Slot], parts: Sequence[Sequence[Message]]
 ) -> list[Message]:
-    """A copy of the messages in which each image part is the given one."""
+    """A copy of the messages in which the given parts stand for each image."""
     replaced = copy.deepcopy(list(messages))
-    for slot, part in zip(slots, parts, strict=True):
-        replaced[slot.message]["content"][slot.part] = part
+    # From the last one on, since the places after an image move.
+    for slot, several in reversed(list(zip(slots, parts, strict=True))):
+        replaced[slot.message]["content"][slot.part : slot.part + 1] = several
     return replaced

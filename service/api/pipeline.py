@@ -16,7 +16,7 @@ from service.api.messages import Message, Slot, image_bytes, with_images_replace
 from service.api.runtime import Runtime
 from service.api.schemas import IssuedCertificate, SmoothingOptions
 from service.engine import ChatStream
-from service.engine.payload import image_part, neutralise_messages
+from service.engine.payload import image_parts, neutralise_messages
 from service.errors import PolicyNotMet, RequestTimedOut, SmoothgateError, TooLarge, Unacceptable
 from service.smoothing.plan import Plan
 from service.smoothing.smoother import Smoothed, Smoother
@@ -213,7 +213,7 @@ async def prepare(
     smoother = runtime.require_ready()
     stages = Stages()
     adapter = smoother.encoder.adapter
-    cleaned = neutralise_messages(messages, [adapter.image_token])
+    cleaned = neutralise_messages(messages, adapter.placeholders)
     if not slots:
         return Prepared(cleaned, stages)
     raw = options.mode == "off"
@@ -229,25 +229,25 @@ async def prepare(
             _require_few(runtime, slots)
             images = await decode_images(runtime, slots)
             stages.decode = stages.now()
-            canvases = [await asyncio.to_thread(adapter.canvas_native, image) for image in images]
-            tokens = [await asyncio.to_thread(smoother.encoder.raw_tokens, x) for x in canvases]
+            tokens = [await asyncio.to_thread(smoother.encoder.raw_tokens, image) for image in images]
         else:
             prepared.smoothed = await smooth(runtime, account, slots, options, stages)
             prepared.issuing = _issue_beside(runtime, prepared.smoothed, stages)
             with tracing.stage("select"):
-                tokens = [await image.tokens() for image in prepared.smoothed]
+                tokens = [await each.tokens() for each in prepared.smoothed]
+                images = [each.image for each in prepared.smoothed]
             plan = prepared.smoothed[0].plan
             if plan.enforce:
                 _require_certified(plan, await prepared.certificates())
         stages.select = stages.now()
         parts = [
-            image_part(
+            image_parts(
                 t,
-                tokens_per_image=adapter.tokens_per_image,
+                await asyncio.to_thread(adapter.prompt, image.height, image.width),
                 hidden_size=adapter.hidden_size,
                 dtype=runtime.dtype,
             )
-            for t in tokens
+            for t, image in zip(tokens, images, strict=True)
         ]
         prepared.messages = with_images_replaced(cleaned, slots, parts)
     except BaseException:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import structlog
 import torch
 from transformers.utils.logging import disable_progress_bar
@@ -28,7 +30,7 @@ from service.settings import Settings
 from service.smoothing.sampler import Place, Sampler
 from service.smoothing.smoother import Smoother
 from service.smoothing.tuning import tune
-from service.vision import load
+from service.vision import DecodedImage, family_of, load
 
 log = structlog.get_logger("runtime")
 
@@ -37,6 +39,8 @@ _WATCH_SECONDS = 1.0
 _DECODERS = 4
 # Batches take well under a second: so long without one, and something hangs.
 _STALL_SECONDS = 30.0
+# What a canvas that depends on the image is tuned for.
+_TYPICAL = DecodedImage(np.zeros((448, 448, 3), np.uint8), "PNG", "")
 # The noise that an encoder stands without a PSM (docs/psm.md).
 _BARE_SIGMA = 0.1
 
@@ -52,6 +56,7 @@ class Runtime:
         self.settings = settings
         self.model = settings.model or str(bundled("model"))
         default = Path(self.model).name if settings.model else DEMO_NAME
+        self.family = family_of(self.model)
         self.model_name = settings.served_model_name or default
         self.devices = [torch.device(name) for name in _device(settings.device).split(",")]
         self.dtype = _dtype(settings.dtype, self.devices[0])
@@ -166,6 +171,11 @@ class Runtime:
             start_timeout=s.engine_start_timeout_seconds,
             drain_seconds=s.shutdown_timeout_seconds,
             tracing_url=s.tracing_url,
+            # A limit above 0 is that of the images of a request.
+            media_limits={
+                kind: s.max_images if limit else 0 for kind, limit in self.family.engine_limits.items()
+            },
+            prompt_embeds=self.family.way == "prompt_embeds",
             on_change=self._engine_changed,
         )
 
@@ -187,7 +197,8 @@ class Runtime:
                 "no PSM: few encoders stand this much noise without one; see `smoothgate psm train`",
                 sigma=s.sigma,
             )
-        device, shape = self.devices[0], encoder.adapter.canvas_shape
+        device, adapter = self.devices[0], encoder.adapter
+        shape = adapter.canvas_shape or adapter.canvas(_TYPICAL).x.shape
         tuned = tune(encoder.units, shape, device, threads=s.threads, batch_size=s.batch_size)
         places = [
             Place(each.units, place, tuned.threads)
@@ -201,7 +212,12 @@ class Runtime:
             dtype=str(self.dtype),
             **asdict(tuned),
         )
-        sampler = Sampler(places, tuned.batch_size, len(self.devices) * tuned.samples_per_second)
+        sampler = Sampler(
+            places,
+            tuned.batch_size,
+            len(self.devices) * tuned.samples_per_second,
+            None if adapter.canvas_shape is not None else math.prod(shape),
+        )
         return Smoother(encoder, sampler, self.model_name, cache_bytes=s.cache_mib * 2**20)
 
     def psm_folder(self) -> Path:

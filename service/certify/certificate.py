@@ -32,6 +32,9 @@ ASSUMPTIONS: tuple[str, ...] = (
     "It speaks of the features that the language model received, not of the answer that the model gave.",
 )
 
+#: What the noise is added to.
+Space = Literal["encoder_input", "stacked_tiles"]
+
 Cosine = Annotated[float, Field(ge=-1.0, le=1.0)]
 Probability = Annotated[float, Field(gt=0.0, lt=1.0)]
 Score = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -58,7 +61,8 @@ class Image(_Part):
     canvas_height: Size
     """Height of the encoder's input, in pixels."""
     resize_norm: Annotated[float, Field(gt=0.0)] | None
-    """Operator norm (l2) of the map from the uploaded image to the encoder's input; null if unknown."""
+    """Operator norm (l2) of the map from the uploaded image to the encoder's input, or an upper bound on it
+    where the space is `stacked_tiles`; null if unknown."""
 
 
 class Model(_Part):
@@ -167,8 +171,10 @@ class Certificate(_Part):
     """The noise."""
     norm: Literal["l2"] = "l2"
     """Norm of all distances."""
-    space: Literal["encoder_input"] = "encoder_input"
-    """Where distances are measured: the encoder's input, pixels in [0, 1], resized but not normalised."""
+    space: Space = "encoder_input"
+    """Where noise is added and distances are measured, pixels in [0, 1], resized but not normalised:
+    `encoder_input`, the resized image; `stacked_tiles`, its tiles and its thumbnail, which show the image
+    twice and get noise of their own."""
     alpha: Probability
     """Probability, over the noise, that a bound here is wrong: this image's share of the request's."""
     stop_reason: StopReason
@@ -211,6 +217,7 @@ class Certificate(_Part):
         model: Model,
         noise: Noise,
         chance: Chance,
+        space: Space = "encoder_input",
         flip_point: float | None = None,
         cached: bool = False,
     ) -> Certificate:
@@ -230,6 +237,7 @@ class Certificate(_Part):
             image=image,
             model=model,
             noise=noise,
+            space=space,
             alpha=terms.alpha,
             stop_reason=stop_reason,
             score_estimate=statement.score_estimate,

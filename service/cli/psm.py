@@ -242,7 +242,8 @@ def calibrate(
             if twins is not None:
                 other_paths = [twins / path.relative_to(images) for path in paths]
                 others = clean_tokens(adapter, read_pictures(other_paths, unreadable))
-            result = measure(features, others, adapter.digest)
+            per_channel = adapter.token_grid is None
+            result = measure(features, others, adapter.digest, per_channel=per_channel)
             pictures = FolderPictures(adapter, paths, seed)
         result = _measure_scores(adapter, output, result, pictures, sigma, seed)
     say_unreadable(unreadable)
@@ -408,9 +409,12 @@ def _calibration(
         if known.figures.model_digest == adapter.digest:
             return known
     training, _ = split_pictures(list_pictures(images))
-    some = training[:: max(1, len(training) // 2000)]
+    # Where the centre is per channel, every token of a picture is a sample of it.
+    most = 2000 if adapter.token_grid is not None else 256
+    some = training[:: max(1, len(training) // most)]
     console.print(f"Measuring centre and scale on {len(some)} pictures")
-    return calibrate(clean_tokens(adapter, read_pictures(some, unreadable)), None, adapter.digest)
+    features = clean_tokens(adapter, read_pictures(some, unreadable))
+    return calibrate(features, None, adapter.digest, per_channel=adapter.token_grid is None)
 
 
 def _measure_scores(

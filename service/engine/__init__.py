@@ -4,7 +4,7 @@ from typing import Protocol
 
 from service.engine.child import LocalEngine
 from service.engine.client import ChatStream, EngineClient
-from service.engine.payload import image_part, neutralise, neutralise_messages
+from service.engine.payload import image_parts, neutralise, neutralise_messages
 from service.engine.remote import RemoteEngine
 from service.engine.status import EngineState, EngineStatus
 
@@ -16,7 +16,7 @@ __all__ = [
     "EngineStatus",
     "LocalEngine",
     "RemoteEngine",
-    "image_part",
+    "image_parts",
     "neutralise",
     "neutralise_messages",
 ]

@@ -8,7 +8,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +41,8 @@ class LocalEngine:
         start_timeout: seconds after which a child that is not ready is killed and started again.
         drain_seconds: how long `stop` lets requests in flight finish.
         tracing_url: OTLP/HTTP collector for vLLM's spans, or None.
+        media_limits: media of each kind per prompt; None: no image. The service sends no pixels in any case.
+        prompt_embeds: whether prompts may hold embeddings in place of text.
         backoff: first and longest pause before a restart, in seconds; it doubles with every failure in a row.
         healthy_seconds: a run that was ready for so long ends the row.
         health_interval, health_timeout: how often the child is asked for its health, and how long it may
@@ -64,6 +66,8 @@ class LocalEngine:
         start_timeout: float = 600.0,
         drain_seconds: float = 20.0,
         tracing_url: str | None = None,
+        media_limits: Mapping[str, int] | None = None,
+        prompt_embeds: bool = False,
         backoff: tuple[float, float] = (1.0, 60.0),
         healthy_seconds: float = 60.0,
         health_interval: float = 5.0,
@@ -84,6 +88,8 @@ class LocalEngine:
             kv_cache_gib=kv_cache_gib,
             drain_seconds=drain_seconds,
             tracing_url=tracing_url,
+            media_limits=media_limits,
+            prompt_embeds=prompt_embeds,
             on_cpu=on_cpu,
             extra=extra_args,
         )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -30,6 +31,8 @@ RESERVED_ARGUMENTS = (
     "--limit-mm-per-prompt",
     "--enable-mm-embeds",
     "--no-enable-mm-embeds",
+    "--enable-prompt-embeds",
+    "--no-enable-prompt-embeds",
 )
 
 LONGEST_LINE = 1 << 20
@@ -47,10 +50,18 @@ def vllm_command(
     kv_cache_gib: float,
     drain_seconds: float,
     tracing_url: str | None = None,
+    media_limits: Mapping[str, int] | None = None,
+    prompt_embeds: bool = False,
     on_cpu: bool,
     extra: Sequence[str] = (),
 ) -> list[str]:
     """The command line of vLLM: on a Unix socket, taking embeddings and no pixels.
+
+    Args:
+        model, socket, served_model_name, dtype, max_model_len, drain_seconds, tracing_url: see `LocalEngine`.
+        media_limits, prompt_embeds: see `LocalEngine`.
+        on_cpu: whether there is no GPU.
+        extra: further arguments.
 
     Raises:
         ValueError: `extra` holds an argument that is not the operator's to choose.
@@ -63,7 +74,10 @@ def vllm_command(
     command = [sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server", *extra]
     command += ["--model", model, "--served-model-name", served_model_name, "--dtype", dtype]
     command += ["--uds", str(socket), "--disable-uvicorn-access-log"]
-    command += ["--enable-mm-embeds", "--limit-mm-per-prompt", '{"image":0}']
+    limits = json.dumps(dict(media_limits or {"image": 0}), separators=(",", ":"))
+    command += ["--enable-mm-embeds", "--limit-mm-per-prompt", limits]
+    if prompt_embeds:
+        command += ["--enable-prompt-embeds"]
     command += ["--shutdown-timeout", str(round(drain_seconds))]
     if tracing_url is not None:
         command += ["--otlp-traces-endpoint", tracing_url.rstrip("/") + TRACES_PATH]

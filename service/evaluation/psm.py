@@ -22,7 +22,7 @@ from service.evaluation.threads import one_core_each
 from service.progress import progress
 from service.psm.checkpoint import PSM, Identity
 from service.psm.encoder import UnitEncoder
-from service.psm.pictures import list_pictures, read_pictures
+from service.psm.pictures import list_pictures, read_pictures, stacked_canvases
 from service.smoothing.job import scores_against, select
 from service.training import seeded
 from service.vision import VisionAdapter
@@ -59,6 +59,8 @@ class Subjects(Protocol):
 class FolderSubjects:
     """n pictures of a folder, evenly spaced, less those that cannot be read; no task, no twins.
 
+    Where the canvas depends on the image, all are cropped and resized to the size of the first.
+
     Raises:
         SmoothgateError: code `no_pictures`: there is none, or none can be read.
     """
@@ -67,10 +69,10 @@ class FolderSubjects:
         paths = list_pictures(folder)
         spaced = paths[:: max(1, len(paths) // n)][:n]
         self.unreadable: list[Path] = []
-        canvases = [adapter.canvas(picture).x for picture in read_pictures(spaced, self.unreadable)]
-        if not canvases:
+        pictures = list(read_pictures(spaced, self.unreadable))
+        if not pictures:
             raise SmoothgateError(f"None of the pictures in {folder} can be read.", code="no_pictures")
-        self.canvases = torch.stack(canvases)
+        self.canvases = stacked_canvases(adapter, pictures)
         self.twins = self.canvases[:0]
 
     def accuracy(self, tokens: Tensor) -> dict[str, float]:

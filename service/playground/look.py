@@ -57,7 +57,7 @@ def _seen(encoder: UnitEncoder, image: Smoothed) -> dict[str, Any]:
     noisy = image.copy(0)
     device = encoder.adapter.device
     sigma = torch.tensor([image.plan.sigma], device=device)
-    purified = encoder.psm.purifier(noisy[None].to(device), sigma)[0].float().cpu()
+    purified = encoder.purified(noisy[None].to(device), sigma)[0].float().cpu()
     _, certification = image.scores()
     return {
         "seed": f"{image.seed:032x}",

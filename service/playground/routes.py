@@ -22,7 +22,7 @@ from service.api.messages import Slot
 from service.api.pipeline import Stages, cancel, decode_images, issue, smooth
 from service.api.request import account_of, measured, request_id, runtime_of
 from service.api.runtime import Runtime
-from service.engine import image_part
+from service.engine import image_parts
 from service.errors import EngineFailed
 from service.playground.attack import QUESTION, AttackRequest, Step, rounded
 from service.playground.laboratory import Laboratory
@@ -79,7 +79,10 @@ async def _events(
                         attacked = step
             yield sse.event(_pictures(clean, attacked))
             seen = [await laboratory.undefended(x) for x in (clean, attacked)]
-        answers = [await _answer(runtime, each.tokens, identifier) for each in seen]
+        answers = [
+            await _answer(runtime, x, each.tokens, identifier)
+            for x, each in zip((clean, attacked), seen, strict=True)
+        ]
         cosine = float(seen[0].features @ seen[1].features)
         yield sse.event(
             {"stage": "undefended", "clean": answers[0], "attacked": answers[1], "cosine": cosine}
@@ -135,7 +138,10 @@ async def _defended(
     smoothed = await smooth(runtime, account, slots, options, stages)
     try:
         directions = [await image.direction() for image in smoothed]
-        answers = [await _answer(runtime, smoother.encoder.served_tokens(t), identifier) for t in directions]
+        answers = [
+            await _answer(runtime, x, smoother.encoder.served_tokens(t), identifier)
+            for x, t in zip((clean, attacked), directions, strict=True)
+        ]
         certificates = await issue(runtime, smoothed, stages)
     finally:
         cancel(smoothed)
@@ -150,18 +156,14 @@ async def _defended(
     }
 
 
-async def _answer(runtime: Runtime, tokens: Tensor, identifier: str) -> str:
-    """What the engine says to the question about visual tokens (T, D)."""
+async def _answer(runtime: Runtime, x: Tensor, tokens: Tensor, identifier: str) -> str:
+    """What the engine says to the question about visual tokens (T, D) of a canvas (3, H, W)."""
     adapter = runtime.require_ready().encoder.adapter
-    part = image_part(
-        tokens,
-        tokens_per_image=adapter.tokens_per_image,
-        hidden_size=adapter.hidden_size,
-        dtype=runtime.dtype,
-    )
+    prompt = await asyncio.to_thread(adapter.prompt, *x.shape[1:])
+    parts = image_parts(tokens, prompt, hidden_size=adapter.hidden_size, dtype=runtime.dtype)
     body: Json = {
         "model": runtime.model_name,
-        "messages": [{"role": "user", "content": [part, {"type": "text", "text": QUESTION}]}],
+        "messages": [{"role": "user", "content": [*parts, {"type": "text", "text": QUESTION}]}],
         "max_tokens": 40,
         "temperature": 0,
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -31,7 +32,8 @@ class Figures:
     """What calibration measured, beside the centre.
 
     Attributes:
-        rho: mean l2 norm of the centred clean feature: the length at which directions are served.
+        rho: mean l2 norm of the centred clean feature: the length at which directions are served. Where the
+            centre is per channel, of one token: root mean square over the tokens of an image.
         chance_mean, chance_p95: cosine of the clean features of two unrelated images, mean and 95th
             percentile.
         twin_mean: cosine between an image and its twin with another answer, or None without twins.
@@ -55,7 +57,11 @@ class Figures:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
-    """Centre `mu` (T, D) float32 and the figures measured with it."""
+    """Centre `mu` float32 and the figures measured with it.
+
+    (T, D): for each token, where all images have the same. (1, D): for each channel, where images have more
+    or fewer tokens.
+    """
 
     mu: Tensor
     figures: Figures
@@ -65,6 +71,10 @@ class Calibration:
         """sha256 over centre and figures."""
         facts = json.dumps(asdict(self.figures), sort_keys=True).encode()
         return hashlib.sha256(facts + self.mu.contiguous().numpy().tobytes()).hexdigest()
+
+    def length(self, tokens: int) -> float:
+        """The length at which the direction of that many tokens is served."""
+        return self.figures.rho * math.sqrt(tokens / len(self.mu))
 
     def with_scores(self, scores: dict[str, float], psm_digest: str | None) -> Calibration:
         """The same with other scores."""
@@ -101,27 +111,34 @@ class Calibration:
 
 
 @torch.no_grad()
-def calibrate(features: Iterable[Tensor], twins: Iterable[Tensor] | None, model_digest: str) -> Calibration:
+def calibrate(
+    features: Iterable[Tensor],
+    twins: Iterable[Tensor] | None,
+    model_digest: str,
+    *,
+    per_channel: bool = False,
+) -> Calibration:
     """Measure a model on clean images.
 
     Args:
         features: visual tokens (B, T, D) of unrelated images, batch by batch.
         twins: tokens of the same images with another answer, in the same order, or None.
         model_digest: of the vision part.
+        per_channel: whether the centre is that of each channel alone. T may then differ from batch to batch;
+            images are compared with those of their own batch.
 
     Raises:
         SmoothgateError: code `too_few_images`: fewer than eight images.
     """
+    if per_channel:
+        others = None if twins is None else [batch.float().cpu() for batch in twins]
+        return _calibrate_channels([batch.float().cpu() for batch in features], others, model_digest)
     tokens = torch.cat([batch.float().cpu() for batch in features])
-    if len(tokens) < _FEWEST_IMAGES:
-        raise SmoothgateError(
-            f"Calibration takes at least {_FEWEST_IMAGES} images, not {len(tokens)}.", code="too_few_images"
-        )
+    _require_enough(len(tokens))
     mu = tokens.mean(0)
     centred = (tokens - mu).flatten(1)
     unit = F.normalize(centred, dim=1)
-    # Every image against the next few: pairs enough for a percentile without an n x n table.
-    pairs = torch.cat([(unit * unit.roll(shift, 0)).sum(1) for shift in range(1, min(6, len(unit) // 2 + 1))])
+    pairs = _pairs(unit)
     twin_mean = None
     if twins is not None:
         other = F.normalize((torch.cat([batch.float().cpu() for batch in twins]) - mu).flatten(1), dim=1)
@@ -133,11 +150,58 @@ def calibrate(features: Iterable[Tensor], twins: Iterable[Tensor] | None, model_
             chance_mean=float(pairs.mean()),
             chance_p95=float(pairs.quantile(0.95)),
             twin_mean=twin_mean,
-            flip_point=None if twin_mean is None else ((1 + twin_mean) / 2) ** 0.5,
+            flip_point=_flip_point(twin_mean),
             images=len(tokens),
             model_digest=model_digest,
         ),
     )
+
+
+def _calibrate_channels(
+    batches: Sequence[Tensor], twins: Sequence[Tensor] | None, model_digest: str
+) -> Calibration:
+    images = sum(len(batch) for batch in batches)
+    _require_enough(images)
+    mu = torch.cat([batch.mean(1) for batch in batches]).mean(0, keepdim=True)
+    centred = [(batch - mu).flatten(1) for batch in batches]
+    squares = torch.cat(
+        [(each.square().sum(1) / len(batch[0])) for each, batch in zip(centred, batches, strict=True)]
+    )
+    units = [F.normalize(each, dim=1) for each in centred]
+    pairs = torch.cat([_pairs(each) for each in units if len(each) > 1])
+    twin_mean = None
+    if twins is not None:
+        others = [F.normalize((batch - mu).flatten(1), dim=1) for batch in twins]
+        cosines = [(unit * other).sum(1) for unit, other in zip(units, others, strict=True)]
+        twin_mean = float(torch.cat(cosines).mean())
+    return Calibration(
+        mu,
+        Figures(
+            rho=float(squares.sqrt().mean()),
+            chance_mean=float(pairs.mean()),
+            chance_p95=float(pairs.quantile(0.95)),
+            twin_mean=twin_mean,
+            flip_point=_flip_point(twin_mean),
+            images=images,
+            model_digest=model_digest,
+        ),
+    )
+
+
+def _flip_point(twin_mean: float | None) -> float | None:
+    return None if twin_mean is None else ((1 + twin_mean) / 2) ** 0.5
+
+
+def _require_enough(images: int) -> None:
+    if images < _FEWEST_IMAGES:
+        raise SmoothgateError(
+            f"Calibration takes at least {_FEWEST_IMAGES} images, not {images}.", code="too_few_images"
+        )
+
+
+def _pairs(unit: Tensor) -> Tensor:
+    """Cosines of every image with the next few: enough for a percentile without an n x n table."""
+    return torch.cat([(unit * unit.roll(shift, 0)).sum(1) for shift in range(1, min(6, len(unit) // 2 + 1))])
 
 
 @torch.no_grad()

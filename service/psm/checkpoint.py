@@ -35,7 +35,8 @@ class Identity(nn.Module):
 
 
 def _residual(config: dict[str, Any]) -> ResidualMapper:
-    return ResidualMapper(ResidualMapperConfig(**{**config, "grid": tuple(config["grid"])}))
+    grid = config["grid"]
+    return ResidualMapper(ResidualMapperConfig(**{**config, "grid": None if grid is None else tuple(grid)}))
 
 
 def _diffusion(config: dict[str, Any]) -> nn.Module:

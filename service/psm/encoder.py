@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 from service.errors import SmoothgateError
 from service.psm.calibration import Calibration
 from service.psm.checkpoint import PSM
-from service.vision import VisionAdapter
+from service.vision import DecodedImage, Layout, VisionAdapter
 
 
 class UnitEncoder:
@@ -29,7 +29,7 @@ class UnitEncoder:
     """
 
     def __init__(self, adapter: VisionAdapter, calibration: Calibration, psm: PSM | None = None) -> None:
-        shape = (adapter.tokens_per_image, adapter.hidden_size)
+        shape = (adapter.tokens_per_image or 1, adapter.hidden_size)
         if tuple(calibration.mu.shape) != shape or calibration.figures.model_digest != adapter.digest:
             raise SmoothgateError(
                 "The calibration was made for another model: run `smoothgate psm calibrate` on this one.",
@@ -71,18 +71,23 @@ class UnitEncoder:
             parts.append(self.psm_digest)
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
-    @property
-    def feature_size(self) -> int:
-        """T * D."""
-        return self._mu.numel()
-
-    def units(self, z: Tensor, sigma: Tensor) -> Tensor:
+    def units(self, z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         """Noisy canvases (B, 3, H, W) and the sigma (B,) of their noise -> unit features (B, T * D) float32.
 
         Differentiable in z.
         """
-        tokens = self.adapter.tokens(self.psm.purifier(z, sigma)).float()
+        tokens = self.adapter.tokens(self.purified(z, sigma), layout).float()
         return self.unit(self.psm.mapper(tokens, sigma))
+
+    def purified(self, z: Tensor, sigma: Tensor) -> Tensor:
+        """P of noisy canvases (B, 3, H, W) and their sigma (B,): each tile for itself."""
+        height = self.adapter.tile_height
+        if height is None or z.shape[2] == height:
+            return self.psm.purifier(z, sigma)  # type: ignore[no-any-return]
+        batch, colours, _, width = z.shape
+        tiles = z.reshape(batch, colours, -1, height, width).transpose(1, 2)
+        pure: Tensor = self.psm.purifier(tiles.flatten(0, 1), sigma.repeat_interleave(tiles.shape[1]))
+        return pure.reshape(tiles.shape).transpose(1, 2).flatten(2, 3)
 
     def clean(self, x: Tensor) -> Tensor:
         """Unit features (B, T * D) float32 of canvases (B, 3, H, W) as h alone sees them."""
@@ -96,7 +101,9 @@ class UnitEncoder:
         """`mu + rho * t` as visual tokens (B, T, D) float32, for unit directions t (B, T * D).
         Differentiable.
         """
-        return self._mu + self.calibration.figures.rho * directions.to(self._mu).view(-1, *self._mu.shape)
+        tokens = directions.to(self._mu).view(len(directions), -1, self._mu.shape[1])
+        served: Tensor = self._mu + self.calibration.length(tokens.shape[1]) * tokens
+        return served
 
     @torch.no_grad()
     def served_tokens(self, direction: Tensor) -> Tensor:
@@ -104,6 +111,8 @@ class UnitEncoder:
         return self.served(direction[None])[0].cpu()
 
     @torch.no_grad()
-    def raw_tokens(self, x: Tensor) -> Tensor:
-        """h(x) of one clean canvas (3, H, W): tokens (T, D) float32 on the CPU, not smoothed."""
-        return self.adapter.tokens(x[None].to(self.adapter.device))[0].float().cpu()
+    def raw_tokens(self, image: DecodedImage) -> Tensor:
+        """h of an image as vLLM itself would see it: tokens (T, D) float32 on the CPU, not smoothed."""
+        layout = self.adapter.canvas(image).layout
+        x = self.adapter.canvas_native(image)[None].to(self.adapter.device)
+        return self.adapter.tokens(x, layout)[0].float().cpu()

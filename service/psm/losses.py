@@ -97,14 +97,14 @@ def detail_weight(sigma: Tensor) -> Tensor:
     return (2 - 4 * sigma).clamp(0.0, 1.0)
 
 
-def whitening(batches: Iterable[Tensor], shape: tuple[int, int]) -> Tensor:
+def whitening(batches: Iterable[Tensor], width: int) -> Tensor:
     """(D, D): principal directions of the channels of clean unit features, each over its spread.
 
     Args:
         batches: clean unit features (N, T * D) each, of some hundred pictures in all.
-        shape: (T, D).
+        width: D.
     """
-    moments = [(t.T @ t).double() / len(t) for t in (units.view(-1, shape[1]) for units in batches)]
+    moments = [(t.T @ t).double() / len(t) for t in (units.view(-1, width) for units in batches)]
     spread: Tensor
     directions: Tensor
     spread, directions = torch.linalg.eigh(torch.stack(moments).mean(0))

@@ -19,7 +19,8 @@ class ResidualMapperConfig:
 
     Attributes:
         hidden_size: D, the width of the tokens.
-        grid: (rows, columns) of the patches that the tokens stand for.
+        grid: (rows, columns) of the patches that the tokens stand for; None where images differ in it: the
+            mapper then knows of no places and mixes tokens by attention alone.
         width: channels inside.
         depth: blocks of attention, depthwise convolution and MLP.
         heads: of the attentions.
@@ -27,7 +28,7 @@ class ResidualMapperConfig:
     """
 
     hidden_size: int
-    grid: tuple[int, int]
+    grid: tuple[int, int] | None
     width: int = 160
     depth: int = 1
     heads: int = 5
@@ -51,12 +52,13 @@ class ResidualMapper(nn.Module):
         self.register_buffer("std", torch.ones(c.hidden_size))
         self.level = NoiseLevel(c.noise_width)
         self.inwards = nn.Linear(c.hidden_size, c.width)
-        self.place = nn.Parameter(torch.zeros(c.grid[0] * c.grid[1], c.width))
+        if c.grid is not None:
+            self.place = nn.Parameter(torch.zeros(c.grid[0] * c.grid[1], c.width))
         self.blocks = nn.ModuleList(
             nn.ModuleList(
                 [
                     Attention(c.width, c.heads, c.noise_width),
-                    _GridMixing(c.width, c.grid, c.noise_width),
+                    *([] if c.grid is None else [_GridMixing(c.width, c.grid, c.noise_width)]),
                     MLP(c.width, c.noise_width),
                 ]
             )
@@ -71,7 +73,9 @@ class ResidualMapper(nn.Module):
         """Tokens (B, T, D) of noisy canvases and their sigma (B,) -> tokens (B, T, D)."""
         level = self.level(sigma)
         x = self.inwards(((tokens - self.mean) / self.std).to(self.inwards.weight.dtype))
-        x = torch.cat([x[:, : -len(self.place)], x[:, -len(self.place) :] + self.place[-x.shape[1] :]], 1)
+        if self.config.grid is not None:
+            cells = len(self.place)
+            x = torch.cat([x[:, :-cells], x[:, -cells:] + self.place[-x.shape[1] :]], 1)
         for block in self.blocks:
             for layer in block:  # type: ignore[attr-defined]
                 x = layer(x, level)

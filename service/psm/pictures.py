@@ -5,9 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from service.errors import RequestError, SmoothgateError
@@ -41,19 +45,34 @@ def read_pictures(paths: list[Path], unreadable: list[Path]) -> Iterator[Decoded
             unreadable.append(path)
 
 
+def stacked_canvases(adapter: VisionAdapter, pictures: Sequence[DecodedImage]) -> Tensor:
+    """Canvases (N, 3, H, W) of pictures.
+
+    Where the canvas depends on the image, all are cropped and resized to the size of the first.
+    """
+    return torch.stack([adapter.canvas(picture).x for picture in _alike(adapter, pictures)])
+
+
+def _alike(adapter: VisionAdapter, pictures: Sequence[DecodedImage]) -> Sequence[DecodedImage]:
+    if adapter.canvas_shape is not None:
+        return pictures
+    height, width = adapter.full_size(pictures[0].height, pictures[0].width)
+    return [_fitted(picture, height, width) for picture in pictures]
+
+
+def _fitted(picture: DecodedImage, height: int, width: int) -> DecodedImage:
+    image = ImageOps.fit(Image.fromarray(picture.pixels), (width, height), Image.Resampling.BICUBIC)
+    return replace(picture, pixels=np.asarray(image))
+
+
 @torch.no_grad()
 def clean_tokens(
-    adapter: VisionAdapter, pictures: Iterator[DecodedImage], batch: int = 32
+    adapter: VisionAdapter, pictures: Iterator[DecodedImage], batch: int | None = None
 ) -> Iterator[Tensor]:
-    """h of the canvases of pictures: tokens (B, T, D), batch by batch."""
-    canvases: list[Tensor] = []
-    for picture in pictures:
-        canvases.append(adapter.canvas(picture).x)
-        if len(canvases) == batch:
-            yield adapter.tokens(torch.stack(canvases).to(adapter.device))
-            canvases = []
-    if canvases:
-        yield adapter.tokens(torch.stack(canvases).to(adapter.device))
+    """h of the canvases of pictures: tokens (B, T, D), batch by batch; see `stacked_canvases`."""
+    size = batch or (32 if adapter.canvas_shape is not None else 8)
+    while chosen := list(islice(pictures, size)):
+        yield adapter.tokens(stacked_canvases(adapter, chosen).to(adapter.device))
 
 
 class FolderPictures:
@@ -74,30 +93,34 @@ class FolderPictures:
         self._paths = paths
         self._seed = seed
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="pictures")
-        self._ahead: dict[tuple[int, int], list[Future[Tensor]]] = {}
+        self._ahead: dict[tuple[int, int], Future[Tensor]] = {}
         self._lock = threading.Lock()
 
     def __call__(self, batch: int, n: int) -> Tensor:
-        """Canvases (n, 3, H, W) of a batch.
+        """Canvases (n, 3, H, W) of a batch; see `stacked_canvases`.
 
         Raises:
             SmoothgateError: code `no_pictures`: none can be read.
         """
         waiting = self._ahead.pop((batch, n), None) or self._submit(batch, n)
         self._ahead = {(batch + 1, n): self._submit(batch + 1, n)}
-        return torch.stack([each.result() for each in waiting])
+        return waiting.result()
 
-    def _submit(self, batch: int, n: int) -> list[Future[Tensor]]:
+    def _submit(self, batch: int, n: int) -> Future[Tensor]:
         chosen = torch.randint(len(self._paths), (n,), generator=seeded(self._seed, batch)).tolist()
-        return [self._pool.submit(self._canvas, index) for index in chosen]
+        pictures = [self._pool.submit(self._picture, index) for index in chosen]
+        # Last in the pool's queue, so that whoever it waits for is under way.
+        return self._pool.submit(
+            lambda: stacked_canvases(self._adapter, [each.result() for each in pictures])
+        )
 
-    def _canvas(self, index: int) -> Tensor:
+    def _picture(self, index: int) -> DecodedImage:
         for path in (self._paths[(index + step) % len(self._paths)] for step in range(len(self._paths))):
             with self._lock:
                 if path in self.unreadable:
                     continue
             try:
-                return self._adapter.canvas(decode(path.read_bytes(), max_pixels=_LARGEST)).x
+                return decode(path.read_bytes(), max_pixels=_LARGEST)
             except (OSError, RequestError):
                 with self._lock:
                     self.unreadable.add(path)

@@ -201,7 +201,7 @@ class Trainer:
 
         def denoise(noisy: _Noisy) -> tuple[Tensor, dict[str, Tensor]]:
             with self._autocast():
-                purified = purifier(noisy.z, noisy.sigma)
+                purified = encoder.purified(noisy.z, noisy.sigma)
             diff = losses.diffusion(purified, noisy.x, noisy.sigma)
             squared = losses.mse(purified, noisy.x)
             return diff + r.lambda_mse * squared, {"diff": diff, "mse": squared}
@@ -210,7 +210,7 @@ class Trainer:
             with torch.no_grad():
                 clean = encoder.clean(noisy.pictures).repeat(2, 1)
             with self._autocast():
-                purified = purifier(noisy.z, noisy.sigma)
+                purified = encoder.purified(noisy.z, noisy.sigma)
                 units = encoder.unit(self.adapter.tokens(purified).float())
             diff = losses.diffusion(purified, noisy.x, noisy.sigma)
             squared = losses.mse(purified, noisy.x)
@@ -238,7 +238,7 @@ class Trainer:
                 once = self._tokens(noisy.pictures)
                 clean = once.repeat(2, 1, 1)
                 with self._autocast():
-                    tokens = self._tokens(psm.purifier(noisy.z, noisy.sigma))
+                    tokens = self._tokens(encoder.purified(noisy.z, noisy.sigma))
             with self._autocast():
                 mapped = mapper(tokens, noisy.sigma)
                 kept = mapper(once, noisy.sigma[: len(once)] / 100)
@@ -284,7 +284,7 @@ class Trainer:
             if attacked:
                 z = z + self._perturbations(encoder, noisy, clean[: len(once)]).repeat(2, 1, 1, 1)
             with self._autocast():
-                purified = psm.purifier(z, noisy.sigma)
+                purified = encoder.purified(z, noisy.sigma)
                 units = encoder.unit(psm.mapper(self._tokens(purified), noisy.sigma))
                 kept = psm.mapper(once, noisy.sigma[: len(once)] / 100)
             diff = losses.diffusion(purified, noisy.x, noisy.sigma)
@@ -312,7 +312,7 @@ class Trainer:
     @torch.no_grad()
     def _whitening(self, encoder: UnitEncoder) -> Tensor:
         some = (encoder.clean(self.pictures(i, self.recipe.batch).to(self.adapter.device)) for i in range(8))
-        return losses.whitening(some, (self.adapter.tokens_per_image, self.adapter.hidden_size))
+        return losses.whitening(some, self.adapter.hidden_size)
 
     def _schedule(self, steps: int, muon: float, adam: float, decay: float) -> Schedule:
         r = self.recipe

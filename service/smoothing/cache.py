@@ -38,7 +38,7 @@ def key_of(encoder_digest: str, job: Job) -> Key:
     """The key of a job: encoder (weights, calibration, PSM), canvas, terms, numbers of samples."""
     x = job.x.contiguous().numpy()
     pixels = hashlib.sha256(x.tobytes()).digest()
-    return (encoder_digest, x.shape, pixels, job.terms, job.n_select, job.budget)
+    return (encoder_digest, job.form, pixels, job.terms, job.n_select, job.budget)
 
 
 class ResultCache:

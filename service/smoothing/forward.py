@@ -19,8 +19,9 @@ from service.smoothing import noise
 from service.smoothing.job import Job, Scores
 from service.smoothing.queue import Slice
 
-#: Noisy canvases (B, 3, H, W) and the sigma (B,) of their noise -> unit features (B, T * D) float32.
-Units = Callable[[Tensor, Tensor], Tensor]
+#: Noisy canvases (B, 3, H, W) and the sigma (B,) of their noise, and their layout where they have one -> unit
+#: features (B, T * D) float32.
+Units = Callable[..., Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +59,23 @@ class Forward:
         units: the encoder, on `device`.
         device: where.
         batch_size: rows of a batch where its shape must not change, as on CUDA; else the most there are.
+        one_shape: whether all canvases have the same; where not, nothing is compiled.
 
     Attributes:
         noise: what it draws from.
         depth: batches that may be under way at a time.
     """
 
-    def __init__(self, units: Units, device: torch.device, batch_size: int) -> None:
+    def __init__(
+        self, units: Units, device: torch.device, batch_size: int, *, one_shape: bool = True
+    ) -> None:
         self.device = device
         self.noise = noise.fastest(device)
         self._on_cuda = device.type == "cuda"
         self.depth = 2 if self._on_cuda else 1
-        self._rows = batch_size if self._on_cuda else None
+        self._rows = batch_size if self._on_cuda and one_shape else None
         self._units = units
-        if self._on_cuda:
+        if self._on_cuda and one_shape:
             self._units = torch.compile(units, mode="reduce-overhead", dynamic=False)
 
     @torch.inference_mode()
@@ -118,4 +122,5 @@ class Forward:
             pin_memory=self._on_cuda,
         ).to(self.device, non_blocking=True)
         with torch.autocast("cuda", torch.bfloat16, enabled=self._on_cuda):
-            return self._units(z, levels).float()
+            layout = batch[0].job.layout
+            return (self._units(z, levels, layout) if layout else self._units(z, levels)).float()

@@ -17,6 +17,7 @@ from torch import Tensor
 from service.certify.statement import Terms
 from service.certify.stopping import StoppingRule, StopReason
 from service.errors import Unacceptable
+from service.vision import Layout
 
 # The sum of unit vectors below which no direction can be told from rounding.
 _SHORTEST = 1e-3
@@ -49,6 +50,7 @@ class Job:
         budget: most certification samples, at least 1.
         deadline: `time.monotonic()` after which nothing more is drawn once t is known, or None.
         request: the same for all images of one request, which share its turns; None: a request of its own.
+        layout: of the canvas.
 
     Attributes:
         direction: future of t, a unit vector (T * D) float32 on the CPU.
@@ -68,8 +70,10 @@ class Job:
         budget: int,
         deadline: float | None = None,
         request: Hashable = None,
+        layout: Layout = (),
     ) -> None:
         self.x = x
+        self.layout = layout
         self.terms = terms
         self.seed = seed
         self.n_select = n_select
@@ -89,6 +93,11 @@ class Job:
         self._directions: dict[torch.device, Tensor] = {}
         self._selection_scores: list[float] = []
         self._rule: StoppingRule | None = None
+
+    @property
+    def form(self) -> Hashable:
+        """What the samples of one batch have in common."""
+        return self.x.shape, self.layout
 
     @property
     def remaining(self) -> int:

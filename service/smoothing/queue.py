@@ -42,10 +42,19 @@ class Queue:
         smallest: samples below which a batch is not made smaller for that; `batch_size` where every batch
             costs the same.
         departed: called with the samples that were not drawn, of a job whose client has left.
+        values: of a canvas that `batch_size` was chosen for; None: all have the same size.
     """
 
-    def __init__(self, batch_size: int, workers: int, smallest: int, departed: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        batch_size: int,
+        workers: int,
+        smallest: int,
+        departed: Callable[[int], None],
+        values: int | None = None,
+    ) -> None:
         self.batch_size = batch_size
+        self._values = values
         self._workers = workers
         self._smallest = min(smallest, batch_size)
         self._departed = departed
@@ -115,17 +124,20 @@ class Queue:
         self._turn += 1
         selecting = [job for job in waiting if job.selecting] if self._turn % _FAIR_EVERY else []
         first = min(selecting or waiting, key=lambda job: self._clocks[job.request])
-        waiting = [job for job in waiting if job.x.shape == first.x.shape]
-        selecting = [job for job in selecting if job.x.shape == first.x.shape]
-        room = self._room(sum(job.available(device) for job in waiting))
+        waiting = [job for job in waiting if job.form == first.form]
+        selecting = [job for job in selecting if job.form == first.form]
+        room = self._room(sum(job.available(device) for job in waiting), first.x.numel())
         counts: dict[Job, int] = {}
         for jobs in (selecting, waiting):
             room -= self._share(jobs, room, device, counts)
         return [Slice(job, job.packed - count, count) for job, count in counts.items()]
 
-    def _room(self, available: int) -> int:
+    def _room(self, available: int, values: int) -> int:
+        most = self.batch_size
+        if self._values is not None:  # of larger canvases fewer, so that a batch needs no more memory
+            most = min(most, max(1, most * self._values // values))
         spread = -(-available // self._workers)
-        return min(self.batch_size, max(spread, self._smallest))
+        return min(most, max(spread, self._smallest))
 
     def _share(self, jobs: Sequence[Job], room: int, device: torch.device, counts: dict[Job, int]) -> int:
         """Give up to `room` samples to jobs, by their requests' clocks; returns how many."""

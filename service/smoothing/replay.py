@@ -14,6 +14,7 @@ from service.certify.stopping import StoppingRule
 from service.psm.encoder import UnitEncoder
 from service.smoothing import noise
 from service.smoothing.job import scores_against, select
+from service.vision import Canvas
 
 _BATCH = 32
 
@@ -28,18 +29,19 @@ class Replay:
 
 
 @torch.inference_mode()
-def replay(encoder: UnitEncoder, x: Tensor, certificate: Certificate) -> Replay:
+def replay(encoder: UnitEncoder, canvas: Canvas, certificate: Certificate) -> Replay:
     """Repeat the sampling of a certificate.
 
     Args:
         encoder: of the model that the certificate names.
-        x: (3, H, W) float32, the canvas of its image.
+        canvas: of its image.
         certificate: with seed, sigma, numbers of samples and terms.
 
     Raises:
         ValueError: its noise is from a generator that is not known here.
     """
     recorded = certificate.noise
+    x = canvas.x
     seed = int(recorded.seed, 16)
     generator = noise.named(recorded.generator)
     device = encoder.adapter.device
@@ -50,7 +52,7 @@ def replay(encoder: UnitEncoder, x: Tensor, certificate: Certificate) -> Replay:
             z = torch.empty((len(numbers), *x.shape))
             generator.fill(z, [(seed, index) for index in numbers])
             levels = torch.full((len(z),), recorded.sigma, device=device)
-            yield encoder.units(z.mul_(recorded.sigma).add_(x).to(device), levels)
+            yield encoder.units(z.mul_(recorded.sigma).add_(x).to(device), levels, canvas.layout)
 
     t, selection_scores = select(units(0, recorded.n_select))
     scores: list[float] = []

@@ -55,19 +55,26 @@ class Sampler:
         places: one thread works at each; all on devices of one type.
         batch_size: noisy forwards per batch.
         rate: noisy forwards per second to expect before any were drawn.
+        values: of a canvas that `batch_size` was chosen for; None: all have the same size.
     """
 
-    def __init__(self, places: Sequence[Place], batch_size: int, rate: float = 100.0) -> None:
+    def __init__(
+        self, places: Sequence[Place], batch_size: int, rate: float = 100.0, values: int | None = None
+    ) -> None:
         self.batch_size = batch_size
         self.samples_per_second = rate
         self._places = places
-        self._forwards = [Forward(place.units, place.device, batch_size) for place in places]
-        static = places[0].device.type == "cuda"
+        one_shape = values is None
+        self._forwards = [
+            Forward(place.units, place.device, batch_size, one_shape=one_shape) for place in places
+        ]
+        static = places[0].device.type == "cuda" and one_shape
         self._queue = Queue(
             batch_size,
             len(places),
             batch_size if static else _SMALLEST_SHARE,
             metrics.SAMPLES_DROPPED.inc,
+            values,
         )
         self._threads: list[threading.Thread | None] = [None] * len(places)
         self._closing = False

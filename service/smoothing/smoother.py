@@ -20,6 +20,10 @@ from service.smoothing.job import Job
 from service.smoothing.plan import Plan
 from service.smoothing.sampler import Sampler
 from service.vision import Canvas, DecodedImage
+from service.vision.adapter import Space
+
+# As certificates call them.
+_SPACES: dict[Space, parts.Space] = {"canvas": "encoder_input", "stacked_tiles": "stacked_tiles"}
 
 
 class Smoother:
@@ -82,6 +86,7 @@ class Smoother:
             budget=plan.n_certify,
             deadline=deadline,
             request=request,
+            layout=canvas.layout,
         )
         if fresh or not self._cache.max_bytes:
             self.sampler.submit(job)
@@ -115,6 +120,7 @@ class Smoother:
         return Certificate.of(
             evidence.rule.statement(),
             stop_reason=evidence.reason,
+            space=_SPACES[self.encoder.adapter.space],
             time=datetime.now(UTC),
             image=parts.Image(
                 sha256=image.sha256,
@@ -154,7 +160,7 @@ class Smoothed:
         cached: bool = False,
     ) -> None:
         self._smoother = smoother
-        self._image = image
+        self.image = image
         self._canvas = canvas
         self._job = job
         self.plan = plan
@@ -183,7 +189,7 @@ class Smoothed:
         await asyncio.wrap_future(self._job.evidence)
         made = await asyncio.to_thread(
             self._smoother.certificate,
-            self._image,
+            self.image,
             self._canvas,
             self._job,
             self.plan,

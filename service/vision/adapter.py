@@ -1,16 +1,24 @@
-"""What the service asks of a model family's vision part, and the choice of the family."""
+"""What the service asks of a model family's vision part."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig
 
-from service.errors import SmoothgateError
 from service.vision.images import DecodedImage
+
+#: What of an image decides about its tokens beside the shape of its canvas; mostly nothing.
+Layout = tuple[int, ...]
+
+#: Where the noise is added: the resized image, or its tiles and its thumbnail, which overlap.
+Space = Literal["canvas", "stacked_tiles"]
+
+#: How visual tokens are handed to vLLM: as the embeddings of an image, or as pieces of an embedded prompt.
+Way = Literal["image_embeds", "prompt_embeds"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -18,13 +26,36 @@ class Canvas:
     """An image where the noise is added and the radii are measured.
 
     Attributes:
-        x: (3, H, W) float32 in [0, 1], on the CPU.
-        upload_norm: l2 operator norm of the way from the upload's decoded pixels in [0, 1] to x. What holds
-            within r of x holds for all uploads of the same size within `r / upload_norm`.
+        x: (3, H, W) float32 in [0, 1], on the CPU; tiles stand below each other.
+        upload_norm: l2 operator norm of the way from the upload's decoded pixels in [0, 1] to x, or a bound
+            on it where x holds the image more than once. What holds within r of x holds for all uploads of
+            the same size within `r / upload_norm`.
+        layout: see `Layout`.
     """
 
     x: Tensor
     upload_norm: float
+    layout: Layout = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What stands for one image in the language model's prompt.
+
+    Attributes:
+        way: how the visual tokens go to vLLM.
+        runs: in order, either a text or a number of visual tokens.
+        grid: (frames, rows, columns) of patches, for models that place tokens in space; else None.
+    """
+
+    way: Way
+    runs: tuple[str | int, ...]
+    grid: tuple[int, int, int] | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Visual tokens in all."""
+        return sum(run for run in self.runs if isinstance(run, int))
 
 
 class VisionAdapter(Protocol):
@@ -32,11 +63,16 @@ class VisionAdapter(Protocol):
 
     Attributes:
         family: name of the model family.
-        image_token: the literal placeholder that stands for an image in the model's prompts.
-        canvas_shape: (3, H, W) of every canvas.
-        token_grid: (rows, columns) of the patches.
-        tokens_per_image: T. More or fewer than the grid where the class token is kept or a patch dropped.
-        hidden_size: D, the width of the language model.
+        way: how its visual tokens go to vLLM.
+        space: what its canvases are.
+        engine_limits: what vLLM is told of media per prompt. Its limits hold for pixels; embeddings pass a 0.
+        placeholders: texts that the model's tokenizer takes for a part of an image.
+        canvas_shape: (3, H, W) of every canvas; None where it depends on the image.
+        tile_height: rows of one tile of a canvas; None where it is not made of tiles.
+        token_grid: (rows, columns) of the patches; None where they depend on the image.
+        tokens_per_image: T; more or fewer than the grid where the class token is kept or a patch dropped;
+            None where it depends on the image.
+        hidden_size: D, the width of what the language model takes.
         dtype, device: where and in what h is computed.
         digest: sha256 hex over weights, configuration and preprocessing that determine h, whatever the dtype.
     """
@@ -44,13 +80,21 @@ class VisionAdapter(Protocol):
     @property
     def family(self) -> str: ...  # noqa: D102
     @property
-    def image_token(self) -> str: ...  # noqa: D102
+    def way(self) -> Way: ...  # noqa: D102
     @property
-    def canvas_shape(self) -> tuple[int, int, int]: ...  # noqa: D102
+    def space(self) -> Space: ...  # noqa: D102
     @property
-    def token_grid(self) -> tuple[int, int]: ...  # noqa: D102
+    def engine_limits(self) -> Mapping[str, int]: ...  # noqa: D102
     @property
-    def tokens_per_image(self) -> int: ...  # noqa: D102
+    def placeholders(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def canvas_shape(self) -> tuple[int, int, int] | None: ...  # noqa: D102
+    @property
+    def tile_height(self) -> int | None: ...  # noqa: D102
+    @property
+    def token_grid(self) -> tuple[int, int] | None: ...  # noqa: D102
+    @property
+    def tokens_per_image(self) -> int | None: ...  # noqa: D102
     @property
     def hidden_size(self) -> int: ...  # noqa: D102
     @property
@@ -68,24 +112,17 @@ class VisionAdapter(Protocol):
         """(3, H, W) float32 in [0, 1] by the checkpoint's own 8-bit processor: what vLLM itself would see."""
         ...
 
-    def tokens(self, x: Tensor) -> Tensor:
-        """h: (B, 3, H, W) of any real values -> (B, T, D) in `dtype`. Differentiable in x."""
+    def prompt(self, height: int, width: int) -> Prompt:
+        """What stands for an image of this size in the prompt."""
         ...
 
+    def full_size(self, height: int, width: int) -> tuple[int, int]:
+        """An image size near this one whose images `tokens` takes without their layout."""
+        ...
 
-def load(model: str, *, device: torch.device | str, dtype: torch.dtype) -> VisionAdapter:
-    """Load the vision part of a checkpoint, given as a directory or a Hugging Face id.
+    def tokens(self, x: Tensor, layout: Layout = ()) -> Tensor:
+        """h: (B, 3, H, W) of any real values -> (B, T, D) in `dtype`. Differentiable in x.
 
-    Raises:
-        SmoothgateError: code `unsupported_model`; the family or one of its settings is not supported.
-    """
-    from service.vision.llava import LlavaAdapter
-
-    families = {LlavaAdapter.family: LlavaAdapter}
-    family = PretrainedConfig.get_config_dict(model)[0].get("model_type")
-    if family not in families:
-        raise SmoothgateError(
-            f"Models of type {family} are not supported, only: {', '.join(families)}.",
-            code="unsupported_model",
-        )
-    return families[family].load(model, device=torch.device(device), dtype=dtype)
+        Without a layout, that of an image which fills its canvas.
+        """
+        ...

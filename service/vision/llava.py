@@ -6,11 +6,8 @@ features are used, as in vLLM.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
@@ -18,9 +15,10 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, LlavaConfig
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector, LlavaPreTrainedModel
 
-from service.vision.adapter import Canvas
+from service.vision.adapter import Canvas, Layout, Prompt, Space, Way
 from service.vision.images import DecodedImage
 from service.vision.preprocessing import Preprocessing, from_processor, unsupported
+from service.vision.shared import digest
 
 # The towers, and how many class tokens each puts before the patches.
 _CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
@@ -50,7 +48,11 @@ class _VisionPart(LlavaPreTrainedModel):  # type: ignore[misc]
 class LlavaAdapter:
     """The `VisionAdapter` of LLaVA checkpoints in the format of transformers."""
 
-    family = "llava"
+    family: ClassVar[str] = "llava"
+    way: ClassVar[Way] = "image_embeds"
+    space: ClassVar[Space] = "canvas"
+    engine_limits: ClassVar[dict[str, int]] = {"image": 0}
+    tile_height = None
 
     def __init__(
         self,
@@ -63,7 +65,7 @@ class LlavaAdapter:
     ) -> None:
         vision = part.config.vision_config
         side = vision.image_size // vision.patch_size
-        self.image_token = image_token
+        self.placeholders = (image_token,)
         self.canvas_shape = (3, *settings.canvas)
         self.token_grid = (side, side)
         self.tokens_per_image = side**2 + _CLASS_TOKENS[vision.model_type] - part.drop_first
@@ -106,7 +108,15 @@ class LlavaAdapter:
         pixels: Tensor = inputs["pixel_values"][0]
         return pixels
 
-    def tokens(self, x: Tensor) -> Tensor:
+    def prompt(self, height: int, width: int) -> Prompt:
+        """As `VisionAdapter.prompt`: the same for every size."""
+        return Prompt(self.way, (self.tokens_per_image,))
+
+    def full_size(self, height: int, width: int) -> tuple[int, int]:
+        """As `VisionAdapter.full_size`: any."""
+        return height, width
+
+    def tokens(self, x: Tensor, layout: Layout = ()) -> Tensor:
         """h: (B, 3, H, W) of any real values -> (B, T, D) in `dtype`. Differentiable in x.
 
         Normalises in the dtype of x; then tower, feature selection and projector in `dtype`.
@@ -146,9 +156,4 @@ def _digest(part: _VisionPart, settings: Preprocessing) -> str:
         "projector": config.projector_hidden_act,
         "preprocessing": asdict(settings),
     }
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    weights: Mapping[str, Tensor] = part.state_dict()
-    for name, weight in sorted(weights.items()):
-        digest.update(f"{name} {list(weight.shape)}\n".encode())
-        digest.update(weight.float().cpu().contiguous().numpy().data)
-    return digest.hexdigest()
+    return digest(facts, part.state_dict())

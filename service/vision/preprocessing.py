@@ -56,11 +56,7 @@ def from_processor(processor: Any) -> Preprocessing:
     base = name.removesuffix("Fast").removesuffix("Pil")
     if base not in _PROCESSORS:
         raise unsupported(f"its image processor {name} is none of {', '.join(_PROCESSORS)}")
-    for step in ("do_resize", "do_rescale", "do_normalize"):
-        if not getattr(processor, step):
-            raise unsupported(f"{step} is off")
-    if abs(processor.rescale_factor * 255 - 1) > 1e-6:
-        raise unsupported(f"rescale_factor is {processor.rescale_factor}, not 1/255")
+    require_rescaled(processor)
     if processor.do_pad and base != "LlavaImageProcessor":
         raise unsupported(f"do_pad is on for {name}")
 
@@ -80,9 +76,7 @@ def from_processor(processor: Any) -> Preprocessing:
     if processor.do_pad and crop is not None and (crop[0] > resize[0] or crop[1] > resize[-1]):
         raise unsupported("do_pad is on and crop_size is larger than size: the border has two colours")
 
-    filter_ = _filter_name(processor.resample)
-    if filter_ not in FILTERS:
-        raise unsupported(f"resample is {filter_}, none of {', '.join(FILTERS)}")
+    filter_ = filter_of(processor)
     red, green, blue = processor.image_mean
     # LlavaImageProcessor pads the 8-bit image, hence truncates the mean to 8 bits.
     background = (int(red * 255) / 255, int(green * 255) / 255, int(blue * 255) / 255)
@@ -117,6 +111,31 @@ def _plan(settings: Preprocessing, height: int, width: int) -> LinearResize:
 def _keeping_aspect(shortest_edge: int, height: int, width: int) -> tuple[int, int]:
     longest_edge = int(shortest_edge * max(height, width) / min(height, width))
     return (shortest_edge, longest_edge) if height <= width else (longest_edge, shortest_edge)
+
+
+def require_rescaled(processor: Any) -> None:
+    """Refuse an image processor that does not resize, scale to [0, 1] and normalise.
+
+    Raises:
+        SmoothgateError: code `unsupported_model`.
+    """
+    for step in ("do_resize", "do_rescale", "do_normalize"):
+        if not getattr(processor, step):
+            raise unsupported(f"{step} is off")
+    if abs(processor.rescale_factor * 255 - 1) > 1e-6:
+        raise unsupported(f"rescale_factor is {processor.rescale_factor}, not 1/255")
+
+
+def filter_of(processor: Any) -> str:
+    """The kernel that an image processor resizes with, one of `FILTERS`.
+
+    Raises:
+        SmoothgateError: code `unsupported_model`: another one.
+    """
+    name = _filter_name(processor.resample)
+    if name not in FILTERS:
+        raise unsupported(f"resample is {name}, none of {', '.join(FILTERS)}")
+    return name
 
 
 def _filter_name(resample: Any) -> str:

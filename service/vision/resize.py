@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -121,6 +122,32 @@ class LinearResize:
         constant = np.multiply.outer(np.asarray(background), 1 - covered)
         norm = spectral_norm(rows) * spectral_norm(columns)
         return cls(rows, columns, constant.astype(np.float32), norm)
+
+    @classmethod
+    def to(
+        cls,
+        source: tuple[int, int],
+        *sizes: tuple[int, int],
+        filter_: str,
+        window: tuple[int, int] | None = None,
+    ) -> LinearResize:
+        """One resize after another, from `source` (height, width) to the last of `sizes`, then centred on a
+        black canvas of size `window`, if there is one.
+        """
+        axes = []
+        for axis in (0, 1):
+            matrix: Matrix | None = None
+            lengths = [source[axis], *(size[axis] for size in sizes)]
+            for number, (before, after) in enumerate(pairwise(lengths), 1):
+                start, length = 0, after
+                if window is not None and number == len(sizes):
+                    length = window[axis]
+                    start = -((length - after) // 2)
+                step = resize_matrix(before, after, filter_, start, length)
+                matrix = step if matrix is None else sparse.csr_array(step @ matrix)
+            assert matrix is not None  # noqa: S101
+            axes.append(matrix)
+        return cls.on(axes[0], axes[1], (0.0, 0.0, 0.0))
 
     def apply(self, pixels: npt.NDArray[np.uint8]) -> Float32:
         """(H, W, 3) uint8 -> canvas (3, h, w) float32, clamped to [0, 1]."""

@@ -10,8 +10,16 @@ import pytest
 import torch
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from service.engine import ChatStream, EngineClient, EngineState, LocalEngine, image_part, neutralise_messages
+from service.engine import (
+    ChatStream,
+    EngineClient,
+    EngineState,
+    LocalEngine,
+    image_parts,
+    neutralise_messages,
+)
 from service.errors import EngineFailed, NotReady, RequestError, UnknownModel
+from service.vision import Prompt
 from tests import processes
 from tests.checkpoints import HIDDEN_SIZE, IMAGE_TOKEN, MODEL_NAME, TOKENS_PER_IMAGE
 from tests.waiting import eventually
@@ -27,7 +35,9 @@ def tokens() -> torch.Tensor:
 
 
 def image(tensor: torch.Tensor) -> Json:
-    return image_part(tensor, tokens_per_image=TOKENS_PER_IMAGE, hidden_size=HIDDEN_SIZE, dtype=torch.float32)
+    prompt = Prompt("image_embeds", (TOKENS_PER_IMAGE,))
+    (part,) = image_parts(tensor, prompt, hidden_size=HIDDEN_SIZE, dtype=torch.float32)
+    return part
 
 
 def text(value: str) -> Json:

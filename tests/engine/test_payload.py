@@ -5,15 +5,17 @@ from typing import Any
 import pytest
 import torch
 
-from service.engine import image_part, neutralise, neutralise_messages
+from service.engine import image_parts, neutralise, neutralise_messages
 from service.engine.payload import TEXT_KEYS
 from service.errors import SmoothgateError
+from service.vision import Prompt
 
 IMAGE = ["<image>"]
 
 
 def part(tokens: torch.Tensor, dtype: torch.dtype = torch.float32) -> dict[str, str]:
-    return image_part(tokens, tokens_per_image=4, hidden_size=3, dtype=dtype)
+    (part,) = image_parts(tokens, Prompt("image_embeds", (4,)), hidden_size=3, dtype=dtype)
+    return part
 
 
 def test_what_goes_over_is_the_tensor_and_no_more() -> None:

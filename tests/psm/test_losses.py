@@ -71,7 +71,7 @@ def test_whitened_channels_have_spread_1_in_every_direction() -> None:
     gen = torch.Generator().manual_seed(0)
     mix = torch.randn(6, 6, generator=gen) * torch.tensor([10.0, 5, 2, 1, 0.7, 0.5])
     units = (torch.randn(4000, 6, generator=gen) @ mix.T).view(400, 60)
-    white = (units.view(-1, 6) @ losses.whitening(units.split(100), (10, 6))).double()
+    white = (units.view(-1, 6) @ losses.whitening(units.split(100), 6)).double()
     moment = white.T @ white / len(white)
     torch.testing.assert_close(moment, torch.diag(moment.diag()), atol=1e-3, rtol=0)
     # Directions of less than a hundredth of the mean spread count as rounding, so they get less than 1.
@@ -83,7 +83,7 @@ def test_detail_sees_a_faint_direction_that_rb_hardly_sees() -> None:
     gen = torch.Generator().manual_seed(0)
     units = (torch.randn(32, 10, 2, generator=gen) * torch.tensor([1.0, 0.2])).repeat(2, 1, 1)
     clean = F.normalize(units.flatten(1), dim=1)
-    whitening = losses.whitening([clean], (10, 2))
+    whitening = losses.whitening([clean], 2)
     wrong = (units * torch.tensor([1.0, 0.0])).flatten(1)
     wrong = F.normalize(wrong, dim=1)
     assert float(losses.rb(wrong, clean)) < 0.04

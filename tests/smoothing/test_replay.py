@@ -112,7 +112,7 @@ def test_single_samples_replay_what_batches_drew(
     certificate: Certificate, picture: bytes, encoder: UnitEncoder
 ) -> None:
     canvas = encoder.adapter.canvas(decode(picture, max_pixels=10**6))
-    again = replay(encoder, canvas.x, certificate)
+    again = replay(encoder, canvas, certificate)
     assert len(again.certification_scores) == 100
     assert again.statement.score_estimate == pytest.approx(certificate.score_estimate, abs=1e-5)
 

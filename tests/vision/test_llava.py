@@ -67,7 +67,8 @@ def noisy(adapter: VisionAdapter, count: int = 3) -> torch.Tensor:
 
 def test_what_it_says_of_itself(adapter: VisionAdapter) -> None:
     assert adapter.family == "llava"
-    assert adapter.image_token == checkpoints.IMAGE_TOKEN
+    assert adapter.placeholders == (checkpoints.IMAGE_TOKEN,)
+    assert adapter.prompt(50, 70).runs == (checkpoints.TOKENS_PER_IMAGE,)
     assert adapter.canvas_shape == (3, checkpoints.IMAGE_SIZE, checkpoints.IMAGE_SIZE)
     assert adapter.token_grid == (4, 4)
     assert adapter.tokens_per_image == checkpoints.TOKENS_PER_IMAGE
@@ -194,7 +195,8 @@ def refusal(path: Path) -> str:
 
 def test_unknown_families_are_refused_with_the_list(copy: Path) -> None:
     edit(copy / "config.json", model_type="a-model-of-tomorrow")
-    assert "a-model-of-tomorrow are not supported, only: llava" in refusal(copy)
+    message = refusal(copy)
+    assert "a-model-of-tomorrow are not supported. Supported are: llava, qwen2_vl" in message
 
 
 def test_what_h_does_not_cover_is_refused(copy: Path) -> None:
@@ -205,7 +207,8 @@ def test_what_h_does_not_cover_is_refused(copy: Path) -> None:
         ({"vision_feature_layer": -3}, "it has 2 layers"),
         ({"vision_feature_layer": 3}, "it has 2 layers"),
         ({"vision_config": {"image_size": 40}}, "32 x 32 pixels, its vision tower takes 40 x 40"),
-        ({"vision_config": {"model_type": "pixtral"}}, "vision tower pixtral is none of"),
+        ({"vision_config": {"model_type": "dinov2"}}, "vision tower dinov2 is none of"),
+        ({"vision_config": {"model_type": "pixtral"}}, "has no longest_edge"),
     ):
         edit(config, **changes)
         assert reason in refusal(copy)

@@ -1,0 +1,91 @@
+"""One service per family, with a vLLM of its own, one after another."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+
+from service.psm.calibration import calibrate
+from service.settings import Settings
+from service.vision import DecodedImage, VisionAdapter, load
+from tests.families import checkpoints
+from tests.families.pictures import picture
+from tests.gate import Gate, opened
+
+#: Families whose image path in vLLM takes embeddings too; others are held against transformers' `generate`.
+AGAINST_VLLM = ("llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_next", "llava_onevision", "internvl")
+SIGMA = 0.1
+
+
+@dataclass(frozen=True)
+class Served:
+    """A family's tiny checkpoint, served."""
+
+    name: str
+    path: Path
+    gate: Gate
+    engine: httpx.Client
+    """Straight to vLLM, past the service."""
+
+    @property
+    def adapter(self) -> VisionAdapter:
+        return self.gate.smoother.encoder.adapter
+
+
+def _calibrated(path: Path, folder: Path) -> None:
+    adapter = load(str(path), device="cpu", dtype=torch.float32)
+    size = (64, 96)
+    canvases = [adapter.canvas(DecodedImage(picture(*size, seed), "PNG", "")) for seed in range(16)]
+    with torch.no_grad():
+        tokens = adapter.tokens(torch.stack([each.x for each in canvases]), canvases[0].layout)
+    per_channel = adapter.token_grid is None
+    folder.mkdir()
+    calibrate([tokens], None, adapter.digest, per_channel=per_channel).save(folder)
+
+
+@contextmanager
+def _opened(name: str, folder: Path) -> Iterator[Served]:
+    path, psm = folder / "model", folder / "psm"
+    checkpoints.BUILDERS[name](path)
+    _calibrated(path, psm)
+    settings = Settings(
+        _env_file=None,
+        model=str(path),
+        psm=psm,
+        served_model_name=name,
+        allow_smoothing_off=True,
+        engine_max_model_len=checkpoints.CONTEXT,
+        engine_args=("--max-num-seqs", "8"),
+        sigma=SIGMA,
+        eps=(0.05,),
+        dtype="float32",
+        canary_seconds=0,
+    )
+    with opened(settings) as gate:
+        gate.wait_ready(600)
+        transport = httpx.HTTPTransport(uds=str(gate.runtime.engine.socket))
+        with httpx.Client(transport=transport, base_url="http://engine", timeout=120) as engine:
+            yield Served(name, path, gate, engine)
+
+
+@pytest.fixture(scope="module", params=checkpoints.BUILDERS)
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp(request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CXX", "/bin/false")
+        if request.param in AGAINST_VLLM:
+            _allow_pixels(patch, request.param)
+        with _opened(request.param, folder) as served:
+            yield served
+
+
+def _allow_pixels(patch: pytest.MonkeyPatch, name: str) -> None:
+    """In the engine, for the sake of the comparison; the service's own limit is 0 where the family allows."""
+    from service.vision import families
+
+    limits = families.adapter_class(name).engine_limits
+    patch.setattr(families.adapter_class(name), "engine_limits", limits | {"image": 1})
