@@ -33,7 +33,7 @@ fuzz: $(VENV)/.$(ENGINE)-dev  ## Send 20,000 mutated requests, check every answe
 
 results: $(VENV)/.$(ENGINE)-dev  ## Attack every defence in docs/plans/results.toml: hours; goes on where it stopped.
 	@test -e runs/tuned/psm.json || $(BIN)/smoothgate psm tune --output runs/tuned
-	@test -e runs/fare/psm/psm.json || $(BIN)/smoothgate demo harden fare --output runs/fare
+	@test -e runs/fare/psm/psm.json || $(BIN)/smoothgate demo harden fare --tower docs/results/fare.safetensors --output runs/fare
 	@test -e runs/tecoa/psm/psm.json || $(BIN)/smoothgate demo harden tecoa --output runs/tecoa
 	@$(BIN)/smoothgate evaluate docs/plans/results.toml --output runs/results --json runs/results.json
 

@@ -84,6 +84,10 @@ def demo_harden(
     eps: Annotated[float, typer.Option(min=0, help="l_inf radius of the attacks, in 255ths.")] = 8.0,
     steps: Annotated[int, typer.Option(min=1, help="Updates of the weights.")] = 2000,
     seed: Annotated[int, typer.Option(help="Seed of pictures and attacks.")] = 1,
+    tower: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Weights of a tower trained before."),
+    ] = None,
 ) -> None:
     """Train an adversarially robust vision tower, to compare smoothing with (needs the extra `dev`)."""
     from service.evaluation.hardening import Hardening
@@ -94,7 +98,11 @@ def demo_harden(
             raise MalformedRequest(f"{method} is neither fare nor tecoa.")
         folder = output or Path("runs") / method
         schedule = Schedule(steps=steps, muon_lr=0.002, adam_lr=3e-4, decay=0.7)
-        Hardening("fare" if method == "fare" else "tecoa", eps / 255, seed).run(folder, schedule)
+        hardening = Hardening("fare" if method == "fare" else "tecoa", eps / 255, seed)
+        if tower is not None:
+            hardening.take(tower, folder)
+        else:
+            hardening.run(folder, schedule)
     console.print(f"Wrote {folder}/model and {folder}/psm")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from service.demo import bundled, scenes
@@ -57,9 +58,18 @@ class Hardening:
         self._digits = load_digits("train")
 
     def run(self, folder: Path, schedule: Schedule) -> None:
-        """Train, and write `model` and `psm` (the bundled PSM and a new calibration) into a folder."""
+        """Train; write the tower into a folder (`tower.safetensors`) and the rest as `take` does."""
         tower = self.model.model.vision_tower
         train(self.method, tower, self.loss, schedule, folder / "work", samples=_BATCH)
+        save_file(tower.state_dict(), folder / "tower.safetensors")
+        self._write(folder)
+
+    def take(self, tower: Path, folder: Path) -> None:
+        """Write `model` and `psm` (the bundled PSM and a new calibration) for a tower that `run` wrote."""
+        self.model.model.vision_tower.load_state_dict(load_file(tower))
+        self._write(folder)
+
+    def _write(self, folder: Path) -> None:
         save(self.model.eval(), self.answerer.processor.tokenizer, folder / "model")
         adapter = load(str(folder / "model"), device="cpu", dtype=torch.float32)
         psm = PSM.load(bundled("psm"))

@@ -26,4 +26,7 @@ def test_a_tower_is_hardened_and_can_be_loaded(method: Method, tmp_path: Path) -
     assert changed
     assert all(name.startswith("vision_tower.") for name in changed)
     adapter = load(str(tmp_path / "model"), device="cpu", dtype=torch.float32)
+    Hardening(method, 8 / 255, 1).take(tmp_path / "tower.safetensors", tmp_path / "again")
+    again = load(str(tmp_path / "again" / "model"), device="cpu", dtype=torch.float32)
+    assert again.digest == adapter.digest
     assert UnitEncoder.load(adapter, tmp_path / "psm").psm_digest is not None
