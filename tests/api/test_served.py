@@ -26,7 +26,7 @@ from tests.gate import FEW, data_uri
 
 pytestmark = pytest.mark.engine
 
-SHUTDOWN_SECONDS = 20
+SHUTDOWN_SECONDS = 60  # idle cores need five
 
 
 class Collector:
@@ -188,7 +188,7 @@ def _completion(**more: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": content}], "smoothing": FEW} | more
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_sigterm_under_load_loses_no_request(served: Served) -> None:
     """All that were taken finish or get an error, new ones get 503, and it ends in time, with all of its
     processes.
