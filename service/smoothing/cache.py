@@ -15,6 +15,9 @@ from torch import Tensor
 
 from service.smoothing.job import Evidence, Job
 
+# The score itself, and its part in the evidence for three bounds.
+_SCORE_BYTES = 32
+
 #: Everything that determines a result but the noise.
 Key = tuple[object, ...]
 
@@ -29,9 +32,9 @@ class Result:
 
     @property
     def size(self) -> int:
-        """Bytes, near enough: of the direction and the scores."""
+        """Bytes, near enough: of the direction, and of the scores with what the stopping rule keeps of each."""
         scores = self.evidence.rule.n + len(self.evidence.selection_scores)
-        return self.direction.numel() * self.direction.element_size() + 8 * scores
+        return self.direction.numel() * self.direction.element_size() + _SCORE_BYTES * scores
 
 
 def key_of(encoder_digest: str, job: Job) -> Key:

@@ -63,7 +63,7 @@ def test_another_encoder_has_another_key() -> None:
 
 def test_the_one_asked_for_longest_ago_makes_room() -> None:
     cache = ResultCache(2 * result(0).size)
-    assert result(0).size == 250 * 4 + 110 * 8
+    assert result(0).size == 250 * 4 + 110 * 32
     for seed in (1, 2):
         cache.put(("k", seed), result(seed))
     assert cache.get(("k", 1)) is not None
