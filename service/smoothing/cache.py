@@ -32,7 +32,7 @@ class Result:
 
     @property
     def size(self) -> int:
-        """Bytes, near enough: of the direction, and of the scores with what the stopping rule keeps of each."""
+        """Bytes, near enough: of the direction and the scores, with what the stopping rule keeps of each."""
         scores = self.evidence.rule.n + len(self.evidence.selection_scores)
         return self.direction.numel() * self.direction.element_size() + _SCORE_BYTES * scores
 
