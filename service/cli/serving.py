@@ -11,7 +11,6 @@ from pydantic import ValidationError
 
 from service import __version__, logs
 from service.cli.common import console, errors, failures
-from service.compat.malloc import share_arenas
 from service.settings import Settings, render_env_example, render_markdown
 
 
@@ -26,7 +25,6 @@ def serve() -> None:
     """Start the service; settings come from the environment and `.env` (`smoothgate settings`)."""
     # Read when torch is first imported: threads that wait by spinning would take vLLM's cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    share_arenas()
     from service.serving import serve as run
 
     settings = _settings()
