@@ -91,6 +91,8 @@ def vllm_command(
 def vllm_environment(model: str, scratch: Path, *, on_cpu: bool) -> dict[str, str]:
     """The environment of vLLM: ours without our own settings, which hold secrets."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("SMOOTHGATE_")}
+    # vLLM would take it before the argument that `vllm_command` gives.
+    environment.pop("VLLM_CPU_KVCACHE_SPACE", None)
     path = [str(CHILD_SITE), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment |= {
         "PYTHONPATH": os.pathsep.join(path),

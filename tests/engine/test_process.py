@@ -47,11 +47,12 @@ def test_what_the_service_sets_cannot_be_set_from_outside(argument: str) -> None
 
 def test_the_child_sees_none_of_our_own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SMOOTHGATE_SIGNING_KEY", "secret")
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "40")
     monkeypatch.setenv("HOME", "/home/someone")
     monkeypatch.setenv("PYTHONPATH", "elsewhere")
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     environment = vllm_environment(str(tmp_path), tmp_path, on_cpu=True)
-    assert "SMOOTHGATE_SIGNING_KEY" not in environment
+    assert not {"SMOOTHGATE_SIGNING_KEY", "VLLM_CPU_KVCACHE_SPACE"} & set(environment)
     assert environment["HOME"] == "/home/someone"
     assert environment["PYTHONPATH"].endswith("child_site:elsewhere")
     assert float(environment["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"]) > KEEPALIVE_SECONDS
