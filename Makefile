@@ -5,6 +5,9 @@ VENV   ?= .venv
 ENGINE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)
 BIN    := $(VENV)/bin
 
+# Of glibc: with an arena for each of the many threads, resident memory takes long to come to rest (docs/operations.md).
+export MALLOC_ARENA_MAX ?= 2
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help lock serve test bench soak fuzz results results-quick screenshots lint format clean
@@ -32,9 +35,8 @@ fuzz: $(VENV)/.$(ENGINE)-dev  ## Send 20,000 mutated requests, check every answe
 	@$(BIN)/python -m tests.fuzz --json runs/fuzz.json
 
 results: $(VENV)/.$(ENGINE)-dev  ## Attack every defence in docs/plans/results.toml: hours; goes on where it stopped.
-	@test -e runs/tuned/psm.json || $(BIN)/smoothgate psm tune --output runs/tuned
 	@test -e runs/fare/psm/psm.json || $(BIN)/smoothgate demo harden fare --tower docs/results/fare.safetensors --output runs/fare
-	@test -e runs/tecoa/psm/psm.json || $(BIN)/smoothgate demo harden tecoa --output runs/tecoa
+	@test -e runs/tecoa/psm/psm.json || $(BIN)/smoothgate demo harden tecoa --tower docs/results/tecoa.safetensors --output runs/tecoa
 	@$(BIN)/smoothgate evaluate docs/plans/results.toml --output runs/results --json runs/results.json
 
 results-quick: $(VENV)/.$(ENGINE)-dev  ## The same in small, in minutes: that it works, not what holds.
