@@ -179,8 +179,9 @@ class Evaluation:
         file = self.folder / "results.jsonl"
         if not file.exists():
             return []
-        whole = [text for text in file.read_text().splitlines(keepends=True) if text.endswith("\n")]
-        file.write_text("".join(whole))
+        *whole, cut_off = file.read_text().split("\n")
+        if cut_off:
+            file.write_text("".join(f"{text}\n" for text in whole))
         cells = {cell.key: self.made_of(cell) for cell in self.plan.cells()}
         found = [json.loads(text) for text in whole]
         order = {key: place for place, key in enumerate(cells)}
