@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markdown import Markdown
 
 from service.cli.common import Json, console, failures, write
+
+if TYPE_CHECKING:
+    from service.evaluation.robustness import Evaluation
 
 
 def evaluate(
@@ -21,6 +24,9 @@ def evaluate(
         str | None,
         typer.Option(help="Service that black-box attacks ask; left out: `serve` is started for them."),
     ] = None,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Attack nothing: report what there is so far.")
+    ] = False,
     json_file: Json = None,
 ) -> None:
     """Attack the demo model, defended in several ways, and report what held (needs the extra `dev`)."""
@@ -28,26 +34,32 @@ def evaluate(
 
     from service.evaluation import report
     from service.evaluation.plan import load_plan
-    from service.evaluation.remote import running
     from service.evaluation.robustness import Evaluation
-    from service.progress import progress
 
     disable_progress_bar()
     with failures():
         wanted = load_plan(plan)
         evaluation = Evaluation(wanted, output)
-        total = sum(wanted.size(cell) for cell in wanted.cells())
-        with ExitStack() as stack:
-            evaluation.url = url
-            if url is None and evaluation.asks_service():
-                console.print("Starting the service that black-box attacks ask.")
-                evaluation.url = stack.enter_context(running(output / "service.log")).url
-            bar = stack.enter_context(progress(console=console))
-            task = bar.add_task("", total=total)
-            evaluation.run(lambda cell, count: bar.update(task, description=cell.key, advance=count))
+        if not report_only:
+            _run(evaluation, url)
     flip = evaluation.base.calibration.figures.flip_point
     rows = report.summarise(evaluation.lines(), wanted, flip)
     report.write(output, plan.stem, rows, evaluation.gallery())
     console.print(Markdown(report.markdown(rows)))
     console.print(f"Wrote {output / 'report.html'}")
     write(json_file, {"plan": wanted.model_dump(mode="json"), "flip_point": flip, "rows": rows})
+
+
+def _run(evaluation: Evaluation, url: str | None) -> None:
+    from service.evaluation.remote import running
+    from service.progress import progress
+
+    with ExitStack() as stack:
+        evaluation.url = url
+        if url is None and evaluation.asks_service():
+            console.print("Starting the service that black-box attacks ask.")
+            evaluation.url = stack.enter_context(running(evaluation.folder / "service.log")).url
+        bar = stack.enter_context(progress(console=console))
+        total = sum(evaluation.plan.size(cell) for cell in evaluation.plan.cells())
+        task = bar.add_task("", total=total)
+        evaluation.run(lambda cell, count: bar.update(task, description=cell.key, advance=count))

@@ -91,14 +91,17 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     parts.append(
         _table(
             "Clean",
-            ["defence", *questions],
-            [[row["defence"], *(f"{row['accuracy'][q]:.1%}" for q in questions)] for row in clean],
+            ["defence", "n", *questions],
+            [
+                [row["defence"], str(row["n"]), *(f"{row['accuracy'][q]:.1%}" for q in questions)]
+                for row in clean
+            ],
         )
     )
     certified = [row for row in clean if "fcsb" in row]
     if certified:
         radii = list(certified[0]["fcsb"])
-        heads = ["defence", *(f"FCSB {r}" for r in radii), *(f"certified accuracy {r}" for r in radii)]
+        heads = ["defence", "n", *(f"FCSB {r}" for r in radii), *(f"certified accuracy {r}" for r in radii)]
         parts.append(
             _table(
                 "Certified, clean pictures",
@@ -106,6 +109,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
                 [
                     [
                         row["defence"],
+                        str(row["n"]),
                         *(f"{row['fcsb'][r]:.3f}" for r in radii),
                         *(f"{row.get('certified_accuracy', {}).get(r, float('nan')):.1%}" for r in radii),
                     ]

@@ -193,11 +193,7 @@ class Evaluation:
         x = self.scenes.canvases[list(numbers)]
         if cell.attack is None:
             return x
-        source = cell
-        if cell.attack.setting == "transferred":
-            source = Cell(Defence(name="undefended", parts="none"), cell.attack, cell.norm, cell.eps)
-        name = f"{self.made_of(source)}-{numbers[0]:05d}-{numbers[-1]:05d}.safetensors"
-        file = self.folder / "pictures" / name
+        source, file = self._crafted(cell, numbers)
         if file.exists():
             stored: Tensor = load_file(file)["pictures"]
             return stored
@@ -209,20 +205,31 @@ class Evaluation:
         partial.replace(file)
         return found
 
+    def _crafted(self, cell: Cell, numbers: Sequence[int]) -> tuple[Cell, Path]:
+        """The cell whose pictures an attacked cell shows, and where they are or will be."""
+        source = cell
+        if cell.attack is not None and cell.attack.setting == "transferred":
+            source = Cell(Defence(name="undefended", parts="none"), cell.attack, cell.norm, cell.eps)
+        name = f"{self.made_of(source)}-{numbers[0]:05d}-{numbers[-1]:05d}.safetensors"
+        return source, self.folder / "pictures" / name
+
     def _batches(self, cell: Cell) -> Iterator[range]:
         size = self.plan.size(cell)
         for first in range(0, size, self.plan.batch):
             yield range(first, min(first + self.plan.batch, size))
 
     def gallery(self) -> list[tuple[str, bytes]]:
-        """The first picture of every attacked cell of a smoothed defence: clean, attacked, the difference
-        five times enlarged, and the attacked one with noise and purified; as PNG.
+        """The first picture of every attacked cell of a smoothed defence, as far as they have been crafted:
+        clean, attacked, the difference five times enlarged, and the attacked one with noise and purified; as
+        PNG.
         """
         found = []
         for cell in self.plan.cells():
             if cell.attack is None or cell.defence.parts != "both":
                 continue
             numbers = next(self._batches(cell))
+            if not self._crafted(cell, numbers)[1].exists():
+                continue
             x, attacked = self.scenes.canvases[0], self.pictures(cell, numbers)[0]
             gen = seeded(self._seed(cell, 0), 5)
             noisy = attacked + self.plan.sigma * torch.randn(attacked.shape, generator=gen)

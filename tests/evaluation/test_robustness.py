@@ -83,6 +83,10 @@ def test_the_command_attacks_reports_and_resumes(
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     whole = (output / "results.jsonl").read_text()
     (output / "results.jsonl").write_text("".join(whole.splitlines(keepends=True)[:8])[:-20])
+    so_far = CliRunner().invoke(app, [*command, "--report-only"])
+    assert so_far.exit_code == 0, so_far.output
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert [row["n"] for row in rows] == [3, 3, 1], "what is there, and nothing is added"
     again = CliRunner().invoke(app, command)
     assert again.exit_code == 0, again.output
     torch.set_num_threads(count)
