@@ -38,6 +38,7 @@ results: $(VENV)/.$(ENGINE)-dev  ## Attack every defence in docs/plans/results.t
 	@test -e runs/fare/psm/psm.json || $(BIN)/smoothgate demo harden fare --tower docs/results/fare.safetensors --output runs/fare
 	@test -e runs/tecoa/psm/psm.json || $(BIN)/smoothgate demo harden tecoa --tower docs/results/tecoa.safetensors --output runs/tecoa
 	@$(BIN)/smoothgate evaluate docs/plans/results.toml --output runs/results --json runs/results.json
+	@$(BIN)/smoothgate evaluate docs/plans/results-sigma-075.toml --output runs/results-sigma-075
 
 results-quick: $(VENV)/.$(ENGINE)-dev  ## The same in small, in minutes: that it works, not what holds.
 	@$(BIN)/smoothgate evaluate docs/plans/results-quick.toml --output runs/results-quick

@@ -20,7 +20,7 @@ def test_every_variable_that_is_mentioned_is_a_setting():
     mentioned = {
         (name, path.relative_to(ROOT).as_posix())
         for path in files
-        if path.suffix not in {".png", ".safetensors"}
+        if path.suffix not in {".png", ".safetensors", ".gz"}
         for name in re.findall(rf"\b{settings.PREFIX}\w+", path.read_text())
     }
     assert {file for _, file in mentioned} >= {"docker/Dockerfile.cpu", "deploy/base/kustomization.yaml"}

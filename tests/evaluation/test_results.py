@@ -12,7 +12,8 @@ from service.evaluation.plan import load_plan
 from service.evaluation.remote import RemoteModel
 from service.evaluation.robustness import Evaluation
 
-PLANS = Path(__file__).parents[2] / "docs" / "plans"
+DOCS = Path(__file__).parents[2] / "docs"
+PLANS = DOCS / "plans"
 
 
 @pytest.mark.engine
@@ -61,3 +62,11 @@ def test_a_service_with_another_psm_is_not_attacked(tmp_path: Path, monkeypatch:
     with pytest.raises(SmoothgateError) as caught:
         evaluation.pictures(cell, range(1))
     assert caught.value.code == "other_service"
+
+
+def test_what_the_page_quotes_is_in_the_tables() -> None:
+    tables = {line for file in (DOCS / "results").glob("*.md") for line in file.read_text().splitlines()}
+    names = tuple(f"| {defence.name} |" for defence in load_plan(PLANS / "results.toml").defences)
+    quoted = [line for line in (DOCS / "results.md").read_text().splitlines() if line.startswith(names)]
+    assert len(quoted) > 20
+    assert not {*quoted} - tables
