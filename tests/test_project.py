@@ -37,3 +37,9 @@ def test_torch_is_the_version_that_the_engine_pins(file: str):
         line.split(";")[0].strip() for line in requirements if line.startswith("torch==") and "+cpu" in line
     }
     assert re.findall(r"\btorch==?([\d.]+\+cpu)", (ROOT / file).read_text()) == [pin.removeprefix("torch==")]
+
+
+def test_the_service_is_started_with_the_same_arenas_everywhere():
+    files = ["Makefile", "docker/Dockerfile.cpu", "docker/Dockerfile.cuda", "docs/operations.md"]
+    found = [re.findall(r"MALLOC_ARENA_MAX *\??= *(\d+)", (ROOT / file).read_text()) for file in files]
+    assert found == [["2"]] * len(files)

@@ -42,12 +42,11 @@ def evaluate(
         evaluation = Evaluation(wanted, output)
         if not report_only:
             _run(evaluation, url)
-    flip = evaluation.base.calibration.figures.flip_point
-    rows = report.summarise(evaluation.lines(), wanted, flip)
+    rows = report.summarise(evaluation.lines(), wanted, evaluation.flip_points())
     report.write(output, plan.stem, rows, evaluation.gallery())
     console.print(Markdown(report.markdown(rows)))
     console.print(f"Wrote {output / 'report.html'}")
-    write(json_file, {"plan": wanted.model_dump(mode="json"), "flip_point": flip, "rows": rows})
+    write(json_file, {"plan": wanted.model_dump(mode="json"), "rows": rows})
 
 
 def _run(evaluation: Evaluation, url: str | None) -> None:

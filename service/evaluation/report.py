@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,15 +41,15 @@ class Share:
         return f"{self.value:.1%} ({low:.1%} to {high:.1%})"
 
 
-def summarise(lines: Lines, plan: Plan, flip_point: float | None) -> list[dict[str, Any]]:
-    """A row per cell, in the order of the lines.
+def summarise(lines: Lines, plan: Plan, flip_points: Mapping[str, float | None]) -> list[dict[str, Any]]:
+    """A row per cell, in the order of the lines; `flip_points` are those of the defences, by name.
 
     Returns:
         Rows of `defence`, `attack`, `setting`, `question` (whose answer is attacked), `norm`, `eps`, `n`;
         `accuracy` (question -> share right), `accuracy_interval`, `hits` (share of the attacker's answers to
         the question attacked), `hits_interval`, `cosine` (mean FCS), `l2` (mean), `contradictions` (count);
-        clean rows of smoothed defences also `fcsb` (radius -> mean) and `certified_accuracy` (radius -> share
-        with a right answer and a bound above the flip point).
+        clean rows of smoothed defences also `fcsb` (radius -> mean), `flip_point` and `certified_accuracy`
+        (radius -> share with a right answer and a bound above it).
     """
     cells: dict[str, list[dict[str, Any]]] = {}
     for line in lines:
@@ -74,6 +74,7 @@ def summarise(lines: Lines, plan: Plan, flip_point: float | None) -> list[dict[s
         if first["attack"] == "clean" and first["bound"] is not None:
             radii = [f"{eps:g}" for eps in plan.radii]
             row["fcsb"] = {eps: sum(line["bound"][eps] for line in found) / n for eps in radii}
+            flip_point = row["flip_point"] = flip_points[first["defence"]]
             if flip_point is not None:
                 row["certified_accuracy"] = {
                     eps: sum(line["right"]["digit"] and line["bound"][eps] > flip_point for line in found) / n
@@ -101,7 +102,8 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     certified = [row for row in clean if "fcsb" in row]
     if certified:
         radii = list(certified[0]["fcsb"])
-        heads = ["defence", "n", *(f"FCSB {r}" for r in radii), *(f"certified accuracy {r}" for r in radii)]
+        heads = ["defence", "n", *(f"FCSB {r}" for r in radii), "flip point"]
+        heads += [f"certified accuracy {r}" for r in radii]
         parts.append(
             _table(
                 "Certified, clean pictures",
@@ -111,6 +113,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
                         row["defence"],
                         str(row["n"]),
                         *(f"{row['fcsb'][r]:.3f}" for r in radii),
+                        "-" if row["flip_point"] is None else f"{row['flip_point']:.3f}",
                         *(f"{row.get('certified_accuracy', {}).get(r, float('nan')):.1%}" for r in radii),
                     ]
                     for row in certified

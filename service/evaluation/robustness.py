@@ -124,6 +124,11 @@ class Evaluation:
         answerer: Answerer = self._own.answerer
         return answerer
 
+    def flip_points(self) -> dict[str, float | None]:
+        """Of each defence, by name: near which cosine answers change, where that was measured."""
+        encoders = {defence.name: self._encoder(defence) for defence in self.plan.defences}
+        return {name: encoder.calibration.figures.flip_point for name, encoder in encoders.items()}
+
     def asks_service(self) -> bool:
         """Whether what is left to do needs `url`."""
         done = Counter(line["key"] for line in self.lines())
@@ -146,7 +151,11 @@ class Evaluation:
         number.
         """
         done = {(line["key"], line["index"]) for line in self.lines()}
-        with self._threads() as pool, (self.folder / "results.jsonl").open("a") as out:
+        file = self.folder / "results.jsonl"
+        if file.exists():
+            text = file.read_text()
+            file.write_text(text[: text.rfind("\n") + 1])
+        with self._threads() as pool, file.open("a") as out:
             work = []
             for cell in self.plan.cells():
                 for numbers in self._batches(cell):
@@ -179,9 +188,7 @@ class Evaluation:
         file = self.folder / "results.jsonl"
         if not file.exists():
             return []
-        *whole, cut_off = file.read_text().split("\n")
-        if cut_off:
-            file.write_text("".join(f"{text}\n" for text in whole))
+        whole = file.read_text().split("\n")[:-1]
         cells = {cell.key: self.made_of(cell) for cell in self.plan.cells()}
         found = [json.loads(text) for text in whole]
         order = {key: place for place, key in enumerate(cells)}

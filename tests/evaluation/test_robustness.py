@@ -68,25 +68,24 @@ def test_the_command_attacks_reports_and_resumes(
     assert "data:image/png" in page
     assert not re.search(r"(src|href)=\"http|@import|url\(http", page), "nothing comes from outside"
 
-    # Another plan in the same folder takes over what is the same in both, and nothing else; reading leaves
-    # whole lines alone, since a run may be adding to them.
+    # Another plan in the same folder takes over what is the same in both, and nothing else.
     wanted = load_plan(plan)
-    written = (output / "results.jsonl").stat().st_mtime_ns
     assert len(Evaluation(wanted, output).lines()) == len(lines)
     assert len(Evaluation(wanted.model_copy(update={"attacks": ()}), output).lines()) == 2 * 3
     assert not Evaluation(wanted.model_copy(update={"sigma": 0.25}), output).lines()
-    assert (output / "results.jsonl").stat().st_mtime_ns == written
 
     # Cut off in the middle of a line, the second of a batch of two: what is missing is done again, by more
     # threads, with the same result.
     count = torch.get_num_threads()
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     whole = (output / "results.jsonl").read_text()
-    (output / "results.jsonl").write_text("".join(whole.splitlines(keepends=True)[:8])[:-20])
+    cut_off = "".join(whole.splitlines(keepends=True)[:8])[:-20]
+    (output / "results.jsonl").write_text(cut_off)
     so_far = CliRunner().invoke(app, [*command, "--report-only"])
     assert so_far.exit_code == 0, so_far.output
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
     assert [row["n"] for row in rows] == [3, 3, 1], "what is there, and nothing is added"
+    assert (output / "results.jsonl").read_text() == cut_off, "another run may be in the middle of that line"
     again = CliRunner().invoke(app, command)
     assert again.exit_code == 0, again.output
     torch.set_num_threads(count)
@@ -145,9 +144,9 @@ def test_shares_come_with_the_exact_interval() -> None:
 
 
 def test_certified_accuracy_needs_a_right_answer_and_a_bound_above_the_flip_point() -> None:
-    def line(right: bool, bound: float) -> dict[str, object]:
+    def line(right: bool, bound: float, defence: str = "d") -> dict[str, object]:
         clean = {
-            "defence": "d",
+            "defence": defence,
             "attack": "clean",
             "setting": "clean",
             "question": "digit",
@@ -155,11 +154,12 @@ def test_certified_accuracy_needs_a_right_answer_and_a_bound_above_the_flip_poin
             "eps": 0.0,
         }
         told = {"right": {"digit": right}, "hit": False, "cosine": 1.0, "l2": 0.0, "contradicted": False}
-        return clean | told | {"norm": None, "eps": 0.0, "key": "d, clean", "bound": {"0.25": bound}}
+        return clean | told | {"key": f"{defence}, clean", "bound": {"0.25": bound}}
 
     plan = Plan(defences=(), attacks=(), radii=(0.25,))
     lines = [line(True, 0.9), line(True, 0.6), line(False, 0.9), line(True, 0.8)]
-    (row,) = summarise(lines, plan, 0.7)
+    row, other = summarise([*lines, line(True, 0.8, "e")], plan, {"d": 0.7, "e": 0.85})
+    assert other["certified_accuracy"] == {"0.25": 0.0}, "each defence has its own"
     assert row["certified_accuracy"] == {"0.25": 0.5}
     assert row["fcsb"]["0.25"] == pytest.approx(0.8)
     assert row["accuracy"]["digit"] == 0.75
