@@ -181,8 +181,8 @@ def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> s
 
 
 def plots(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """SVG by name: right answers and the attacker's against eps, and certified accuracy (needs
-    matplotlib).
+    """SVG by name: right answers and the attacker's against eps with their 95 % intervals, and certified
+    accuracy (needs matplotlib).
     """
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -199,8 +199,11 @@ def plots(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
             if defence in clean:
                 points = [clean[defence], *points]
             at = [row["eps"] * scale for row in points]
-            left.plot(at, [row["accuracy"][question] for row in points], "o-", label=defence)
-            right.plot(at, [row["hits"] for row in points], "o-", label=defence)
+            right_answers = [
+                (row["accuracy"][question], row["accuracy_interval"][question]) for row in points
+            ]
+            _with_bars(left, at, right_answers, defence)
+            _with_bars(right, at, [(row["hits"], row["hits_interval"]) for row in points], defence)
         unit = "l_inf, 255ths" if norm == "linf" else "l2"
         left.set(title="right answers", xlabel=unit, ylim=(-0.03, 1.03))
         right.set(title="attacker's answers", xlabel=unit, ylim=(-0.03, 1.03))
@@ -223,6 +226,16 @@ def plots(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
         panel.legend(fontsize="small")
         found["certified accuracy"] = _svg(figure)
     return found
+
+
+def _with_bars(
+    panel: Any, at: Sequence[float], shares: Sequence[tuple[float, Sequence[float]]], label: str
+) -> None:
+    """Draw shares and their intervals."""
+    values = [value for value, _ in shares]
+    below = [value - low for value, (low, _) in shares]
+    above = [high - value for value, (_, high) in shares]
+    panel.errorbar(at, values, [below, above], fmt="o-", capsize=3, elinewidth=1, label=label)
 
 
 def _svg(figure: Any) -> str:
