@@ -34,11 +34,13 @@ fuzz: $(VENV)/.$(ENGINE)-dev  ## Send 20,000 mutated requests, check every answe
 	@mkdir -p runs
 	@$(BIN)/python -m tests.fuzz --json runs/fuzz.json
 
-results: $(VENV)/.$(ENGINE)-dev  ## Attack every defence in docs/plans/results.toml: hours; goes on where it stopped.
+results: $(VENV)/.$(ENGINE)-dev  ## Attack every defence, by docs/plans: hours; goes on where it stopped.
 	@test -e runs/fare/psm/psm.json || $(BIN)/smoothgate demo harden fare --tower docs/results/fare.safetensors --output runs/fare
 	@test -e runs/tecoa/psm/psm.json || $(BIN)/smoothgate demo harden tecoa --tower docs/results/tecoa.safetensors --output runs/tecoa
 	@$(BIN)/smoothgate evaluate docs/plans/results.toml --output runs/results --json runs/results.json
+	@$(BIN)/smoothgate evaluate docs/plans/results-square.toml --output runs/results-square
 	@$(BIN)/smoothgate evaluate docs/plans/results-sigma-075.toml --output runs/results-sigma-075
+	@$(BIN)/smoothgate evaluate docs/plans/results-sigma-025.toml --output runs/results-sigma-025
 
 results-quick: $(VENV)/.$(ENGINE)-dev  ## The same in small, in minutes: that it works, not what holds.
 	@$(BIN)/smoothgate evaluate docs/plans/results-quick.toml --output runs/results-quick

@@ -1,5 +1,6 @@
 """`make results-quick`, with the real service under a black-box attack."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from service.cli import app
 from service.errors import SmoothgateError
 from service.evaluation.plan import load_plan
 from service.evaluation.remote import RemoteModel
+from service.evaluation.report import markdown, summarise
 from service.evaluation.robustness import Evaluation
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -34,9 +36,9 @@ def test_the_quick_plan_runs_through_and_asks_the_service(tmp_path: Path) -> Non
     assert "Finished server process" in (output / "service.log").read_text()
 
 
-def test_the_long_plan_can_be_read() -> None:
-    plan = load_plan(PLANS / "results.toml")
-    assert plan.n >= 200
+@pytest.mark.parametrize("name", ["results", "results-square", "results-sigma-025", "results-sigma-075"])
+def test_the_long_plans_can_be_read(name: str) -> None:
+    plan = load_plan(PLANS / f"{name}.toml")
     assert plan.steps >= 40
     assert plan.draws >= 16
 
@@ -70,3 +72,23 @@ def test_what_the_page_quotes_is_in_the_tables() -> None:
     quoted = [line for line in (DOCS / "results.md").read_text().splitlines() if line.startswith(names)]
     assert len(quoted) > 20
     assert not {*quoted} - tables
+
+
+def test_the_published_tables_are_of_what_is_bundled(tmp_path: Path) -> None:
+    """Whoever changes the bundled model or PSM has to attack it anew."""
+    plan = load_plan(PLANS / "results.toml")
+    assert plan.n >= 200
+    bundled = tuple(defence for defence in plan.defences if defence.model is None)
+    names = {defence.name for defence in bundled}
+    attacks = tuple(
+        attack.model_copy(update={"defences": tuple(name for name in attack.defences if name in names)})
+        for attack in plan.attacks
+    )
+    plan = plan.model_copy(update={"defences": bundled, "attacks": attacks})
+    lines = gzip.decompress((DOCS / "results" / "results.jsonl.gz").read_bytes())
+    (tmp_path / "results.jsonl").write_bytes(lines)
+    evaluation = Evaluation(plan, tmp_path)
+    rows = summarise(evaluation.lines(), plan, evaluation.flip_points())
+    assert [row["n"] for row in rows] == [plan.size(cell) for cell in plan.cells()]
+    published = (DOCS / "results" / "table.md").read_text().splitlines()
+    assert not {*markdown(rows).splitlines()} - {*published}
