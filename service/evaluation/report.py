@@ -114,7 +114,10 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
                         str(row["n"]),
                         *(f"{row['fcsb'][r]:.3f}" for r in radii),
                         "-" if row["flip_point"] is None else f"{row['flip_point']:.3f}",
-                        *(f"{row.get('certified_accuracy', {}).get(r, float('nan')):.1%}" for r in radii),
+                        *(
+                            f"{row['certified_accuracy'][r]:.1%}" if "certified_accuracy" in row else "-"
+                            for r in radii
+                        ),
                     ]
                     for row in certified
                 ],

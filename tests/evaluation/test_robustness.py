@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from service.cli import app
 from service.evaluation.attacks.square import square
 from service.evaluation.plan import Plan, load_plan
-from service.evaluation.report import Share, summarise
+from service.evaluation.report import Share, markdown, summarise
 from service.evaluation.robustness import Evaluation
 
 PLAN = """
@@ -163,6 +163,8 @@ def test_certified_accuracy_needs_a_right_answer_and_a_bound_above_the_flip_poin
     assert row["certified_accuracy"] == {"0.25": 0.5}
     assert row["fcsb"]["0.25"] == pytest.approx(0.8)
     assert row["accuracy"]["digit"] == 0.75
+    unmeasured = markdown(summarise([line(True, 0.9)], plan, {"d": None}))
+    assert "| d | 1 | 0.900 | - | - |" in unmeasured
 
 
 def test_square_needs_scores_alone_and_stays_within_the_ball() -> None:
