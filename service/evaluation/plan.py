@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +114,10 @@ class Plan(_Strict):
         """Pictures of a cell."""
         attacked = cell.attack.n if cell.attack else None
         return min(limit for limit in (self.n, cell.defence.n, attacked) if limit is not None)
+
+    def seed_of(self, cell: Cell, number: int) -> int:
+        """Of a picture in a cell; of the cell that crafts it, where the attack is transferred."""
+        return int(hashlib.sha256(f"{self.seed} {cell.key} {number}".encode()).hexdigest()[:10], 16)
 
 
 @dataclass(frozen=True, slots=True)

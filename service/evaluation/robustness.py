@@ -21,15 +21,11 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from service.certify.betting import betting
-from service.certify.fcsb import Point
-from service.certify.statement import Terms, certify
 from service.demo import bundled
 from service.demo.chat import ONE_PICTURE
 from service.demo.evaluate import Answerer, answers, to_picture
@@ -38,21 +34,18 @@ from service.errors import SmoothgateError
 from service.evaluation.attacks import objectives
 from service.evaluation.attacks.pgd import Loss, pgd
 from service.evaluation.attacks.square import square
+from service.evaluation.certificates import CleanPictures
 from service.evaluation.plan import Cell, Defence, Plan
 from service.evaluation.psm import restricted
 from service.evaluation.remote import RemoteModel
 from service.evaluation.threads import one_core_each
 from service.evaluation.victims import Smoothed, Undefended, Victim
 from service.psm.encoder import UnitEncoder
-from service.smoothing.job import scores_against
 from service.training import seeded
 from service.vision import load
 
-_CHUNK = 128
 # What the service draws beside: the fewest that its policy takes are 45.
 _SERVICE_CERTIFY = 64
-# An attack may leave a picture as it is; certificates are of radii above 0.
-_TINY = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +103,9 @@ class Evaluation:
         self._model = model or bundled("model")
         self._psm = psm or bundled("psm")
         self._encoders: dict[tuple[str, str, str], UnitEncoder] = {}
-        self._features: dict[tuple[str, int], Tensor] = {}
-        self._scores: dict[tuple[str, int], _Scores] = {}
         self.base = self._encoder(Defence(name="none", parts="none"))
         self.scenes = DigitScenes(self.base.adapter, plan.n, plan.n, plan.seed)
+        self.clean = CleanPictures(plan, self.scenes.canvases, lambda d: self._victim(d, plan.n_select))
         self._own = threading.local()
         self._own.answerer = Answerer(self._model)
         folder.mkdir(parents=True, exist_ok=True)
@@ -238,7 +230,7 @@ class Evaluation:
             if not self._crafted(cell, numbers)[1].exists():
                 continue
             x, attacked = self.scenes.canvases[0], self.pictures(cell, numbers)[0]
-            gen = seeded(self._seed(cell, 0), 5)
+            gen = seeded(self.plan.seed_of(cell, 0), 5)
             noisy = attacked + self.plan.sigma * torch.randn(attacked.shape, generator=gen)
             purifier = self._encoder(cell.defence).psm.purifier
             with torch.inference_mode():
@@ -260,7 +252,7 @@ class Evaluation:
         many = self._victim(cell.defence, self.plan.n_select)
         features, tokens = [], []
         for number, picture in zip(numbers, pictures, strict=True):
-            gen = seeded(self._seed(cell, number), 1)
+            gen = seeded(self.plan.seed_of(cell, number), 1)
             with torch.inference_mode():
                 seen = many.see(picture[None], gen)
             features.append(seen.features[0])
@@ -270,7 +262,7 @@ class Evaluation:
             x, twin = self.scenes.facts[number], self.scenes.twin_facts[number]
             delta = pictures[row] - self.scenes.canvases[number]
             l2 = float(delta.norm())
-            bound, contradicted = self._held_against(cell, pictures[row], l2, number)
+            bound, contradicted = self.clean.held_against(cell, pictures[row], l2, number)
             line = Line(
                 defence=cell.defence.name,
                 attack=cell.attack.name if cell.attack else "clean",
@@ -279,11 +271,11 @@ class Evaluation:
                 norm=cell.norm,
                 eps=cell.eps,
                 index=number,
-                seed=self._seed(cell, number),
+                seed=self.plan.seed_of(cell, number),
                 given={name: each[row] for name, each in given.items()},
                 right={q.name: given[q.name][row] == q.answer(x) for q in ONE_PICTURE},
                 hit=given[cell.question.name][row] == cell.question.answer(twin),
-                cosine=float(features[row] @ self._feature(cell.defence, number)),
+                cosine=float(features[row] @ self.clean.feature(cell.defence, number)),
                 l2=l2,
                 linf=float(delta.abs().max()),
                 bound=bound,
@@ -292,56 +284,10 @@ class Evaluation:
             found.append(line)
         return found
 
-    def _held_against(
-        self, cell: Cell, picture: Tensor, l2: float, number: int
-    ) -> tuple[dict[str, float] | None, bool]:
-        """The certified bound, and whether the attacked picture refutes it."""
-        plan = self.plan
-        victim = self._victim(cell.defence, plan.n_select)
-        if not isinstance(victim, Smoothed):
-            return None, False
-        if cell.attack is None:
-            points = self._clean_scores(cell.defence, victim, number).bounds(plan, plan.radii)
-            return {f"{p.eps:g}": p.value for p in points}, False
-        # So far off, no scores give a bound that says anything; the rest need not draw theirs.
-        best = _Scores([1.0] * plan.n_select, [1.0] * plan.n_certify)
-        if best.bounds(plan, (max(l2, _TINY),))[0].value <= 0:
-            return None, False
-        (point,) = self._clean_scores(cell.defence, victim, number).bounds(plan, (max(l2, _TINY),))
-        if point.value <= 0:
-            return {f"{l2:.6g}": point.value}, False
-        gen = seeded(self._seed(cell, number), 2)
-        direction = self._feature(cell.defence, number)
-        scores = _scores(victim, picture, direction, plan.n_check, gen)
-        upper = 2 * (1 - betting(1 - np.asarray(scores), plan.alpha)) - 1
-        return {f"{l2:.6g}": point.value}, upper < point.value
-
-    def _feature(self, defence: Defence, number: int) -> Tensor:
-        """Of the clean picture, as this defence serves it."""
-        key = (defence.name, number)
-        if key not in self._features:
-            victim = self._victim(defence, self.plan.n_select)
-            gen = seeded(self._seed(Cell(defence, None), number), 1)
-            with torch.inference_mode():
-                self._features[key] = victim.see(self.scenes.canvases[number][None], gen).features[0]
-        return self._features[key]
-
-    def _clean_scores(self, defence: Defence, victim: Smoothed, number: int) -> _Scores:
-        """Fresh scores of the clean picture against its own feature."""
-        key = (defence.name, number)
-        if key not in self._scores:
-            x, direction = self.scenes.canvases[number], self._feature(defence, number)
-            seed = self._seed(Cell(defence, None), number)
-            self._scores[key] = _Scores(
-                _scores(victim, x, direction, self.plan.n_select, seeded(seed, 3)),
-                _scores(victim, x, direction, self.plan.n_certify, seeded(seed, 4)),
-            )
-        return self._scores[key]
-
     def _craft(self, cell: Cell, victim: Victim, x: Tensor, numbers: Sequence[int]) -> Tensor:
         attack, norm, plan = cell.attack, cell.norm, self.plan
         assert attack is not None and norm is not None  # noqa: S101, PT018
-        gen = seeded(self._seed(cell, numbers[0]), 0)
+        gen = seeded(self.plan.seed_of(cell, numbers[0]), 0)
         if attack.setting == "service":
             right = [cell.question.answer(self.scenes.facts[i]) for i in numbers]
             with self._service(cell) as remote:
@@ -395,32 +341,6 @@ class Evaluation:
     def _victim(self, defence: Defence, draws: int) -> Victim:
         encoder = self._encoder(defence)
         return Undefended(encoder) if defence.parts == "none" else Smoothed(encoder, self.plan.sigma, draws)
-
-    def _seed(self, cell: Cell, number: int) -> int:
-        """Of a picture in a cell; for transferred attacks the crafting is the same for all defences."""
-        return int(_digest(f"{self.plan.seed} {cell.key} {number}")[:10], 16)
-
-
-@dataclass(frozen=True, slots=True)
-class _Scores:
-    """Of the noise samples of a clean picture: those that choose how to certify, and those that do."""
-
-    selection: list[float]
-    certification: list[float]
-
-    def bounds(self, plan: Plan, radii: tuple[float, ...]) -> tuple[Point, ...]:
-        """FCSB at l2 radii."""
-        terms = Terms(sigma=plan.sigma, alpha=plan.alpha, eps=radii)
-        return certify(terms, self.selection, self.certification).points
-
-
-def _scores(victim: Smoothed, x: Tensor, t: Tensor, n: int, gen: torch.Generator) -> list[float]:
-    found: list[float] = []
-    for first in range(0, n, _CHUNK):
-        with torch.inference_mode():
-            units = victim.units(x[None], min(_CHUNK, n - first), gen)
-        found += scores_against(t, units).tolist()
-    return found
 
 
 def _digest(text: str) -> str:

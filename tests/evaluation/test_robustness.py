@@ -98,9 +98,9 @@ def test_an_attack_that_leaves_the_ball_would_refute_the_certificate(plan: Path,
     evaluation = Evaluation(wanted, tmp_path / "out")
     cell = next(cell for cell in wanted.cells() if cell.attack and cell.defence.parts == "both")
     twin = evaluation.scenes.twins[0]
-    assert evaluation._held_against(cell, twin, 0.05, 0)[1]
+    assert evaluation.clean.held_against(cell, twin, 0.05, 0)[1]
     honest = float((twin - evaluation.scenes.canvases[0]).norm())
-    assert not evaluation._held_against(cell, twin, honest, 0)[1]
+    assert not evaluation.clean.held_against(cell, twin, honest, 0)[1]
 
 
 TWIN = "{name = 'a', parts = 'none'}"
