@@ -106,6 +106,34 @@ def demo_harden(
     console.print(f"Wrote {folder}/model and {folder}/psm")
 
 
+@app.command("tune")
+def demo_tune(
+    psm: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Folder of the PSM; left out: bundled.")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder that gets the tuned PSM.")] = Path("runs/demo-tuned"),
+    steps: Annotated[int, typer.Option(min=1, help="Updates of the weights.")] = 3000,
+    seed: Annotated[int, typer.Option(help="Seed of pictures, noise and attacks.")] = 1,
+) -> None:
+    """Fine-tune purifier and mapper on attacked answers: our extension, not the paper's (needs `dev`)."""
+    from service.cli.psm import measure_scores
+    from service.demo import bundled
+    from service.demo.stream import scene_pictures
+    from service.evaluation.tuning import AnswerTuning
+    from service.training import Schedule
+
+    with failures():
+        encoder = load_encoder(None, psm or bundled("psm"))
+        calibration = encoder.calibration
+        tuning = AnswerTuning(encoder, seed)
+        tuning.run(output / "work", Schedule(steps=steps, muon_lr=5e-4, adam_lr=1e-4, decay=0.6))
+        encoder.psm.save(output)
+        sigmas = [float(sigma) for sigma in calibration.figures.scores]
+        held_out = scene_pictures(seed + 11, augment=False)
+        measure_scores(encoder.adapter, output, calibration, held_out, sigmas, seed)
+    console.print(f"Wrote {output}; its digest is {encoder.psm.digest}")
+
+
 @app.command("samples")
 def demo_samples(
     output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("runs/demo/samples"),

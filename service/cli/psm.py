@@ -143,7 +143,7 @@ def train(
         )
         psm = trainer.run(_purifier(purifier), mapper=mapper is MapperChoice.RESIDUAL)
         psm.save(output)
-        _measure_scores(adapter, output, calibration, held_out, sigma, seed)
+        measure_scores(adapter, output, calibration, held_out, sigma, seed)
     _say_skipped(training, held_out, skipped)
     console.print(f"Wrote {output}; its digest is {psm.digest}")
 
@@ -195,7 +195,7 @@ def tune(
         )
         tuned = trainer.tune(encoder.psm)
         tuned.save(output)
-        _measure_scores(encoder.adapter, output, calibration, held_out, sigmas, seed)
+        measure_scores(encoder.adapter, output, calibration, held_out, sigmas, seed)
     _say_skipped(training, held_out)
     console.print(f"Wrote {output}; its digest is {tuned.digest}")
 
@@ -245,7 +245,7 @@ def calibrate(
             per_channel = adapter.token_grid is None
             result = measure(features, others, adapter.digest, per_channel=per_channel)
             pictures = FolderPictures(adapter, paths, seed)
-        result = _measure_scores(adapter, output, result, pictures, sigma, seed)
+        result = measure_scores(adapter, output, result, pictures, sigma, seed)
     say_unreadable(unreadable)
     table = Table(title=f"Calibration of {model or 'the demo model'}", show_header=False)
     figures = dataclasses.asdict(result.figures)
@@ -417,7 +417,7 @@ def _calibration(
     return calibrate(features, None, adapter.digest, per_channel=adapter.token_grid is None)
 
 
-def _measure_scores(
+def measure_scores(
     adapter: VisionAdapter,
     folder: Path,
     calibration: Calibration,

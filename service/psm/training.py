@@ -29,7 +29,8 @@ from service.vision import VisionAdapter
 Pictures = Callable[[int, int], Tensor]
 
 _HELD_OUT_BATCHES = 4
-_MUON = r"\.(first|second|to_qkv|out)\.weight$"
+#: Names of the matrices and kernels of a PSM that Muon trains.
+MUON = r"\.(first|second|to_qkv|out)\.weight$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,7 +339,7 @@ class Trainer:
             step,
             schedule,
             self.folder,
-            muon=_MUON,
+            muon=MUON,
             held_out=HeldOut(measure, r.held_out_every, r.patience),
             samples=r.batch,
             save_every=self.save_every,

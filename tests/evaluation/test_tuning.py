@@ -1,0 +1,72 @@
+"""Fine-tuning of the PSM on answers, a few steps: it learns, and the model stays as it is."""
+
+from pathlib import Path
+
+import torch
+
+from service.demo import bundled
+from service.demo.chat import ONE_PICTURE
+from service.evaluation.tuning import AnswerTuning
+from service.psm.checkpoint import PSM
+from service.psm.encoder import UnitEncoder
+from service.training import Schedule, seeded
+from service.vision import load
+
+
+def tuning() -> AnswerTuning:
+    adapter = load(str(bundled("model")), device="cpu", dtype=torch.float32)
+    return AnswerTuning(UnitEncoder.load(adapter, bundled("psm")), seed=1)
+
+
+def losses(mine: AnswerTuning) -> float:
+    """Of the first three batches."""
+    return sum(float(mine.loss(batch)[0].detach()) for batch in range(3))
+
+
+def test_purifier_and_mapper_learn_and_the_model_does_not(tmp_path: Path) -> None:
+    mine = tuning()
+    encoder = mine.encoder
+    digests = encoder.adapter.digest, encoder.psm.digest
+    language = {name: p.clone() for name, p in mine.answerer.model.named_parameters()}
+    # The same batches, with the same attacks' seeds, before and after having been trained on.
+    before = losses(mine)
+    mine.run(tmp_path, Schedule(steps=3, muon_lr=0.002, adam_lr=4e-4, warmup=1))
+    assert losses(mine) < before
+    assert encoder.psm.digest != digests[1]
+    assert load(str(bundled("model")), device="cpu", dtype=torch.float32).digest == digests[0]
+    assert all(torch.equal(language[name], p) for name, p in mine.answerer.model.named_parameters())
+    encoder.psm.save(tmp_path / "psm")
+    saved = PSM.load(tmp_path / "psm")
+    assert saved.digest == encoder.psm.digest
+    assert saved.training_facts["tuned_on_answers"]["from"] == digests[1]
+    assert "recipe" in saved.training_facts, "what came before is not forgotten"
+
+
+def test_an_attack_costs_the_right_answer_some_likelihood() -> None:
+    mine = tuning()
+    gen = seeded(5, 0)
+    x, facts = mine._scenes(gen)
+    for first, second in zip(facts[::2], facts[1::2], strict=True):
+        assert first.digit != second.digit
+        assert (first.ink, first.background, first.pattern) == (
+            second.ink,
+            second.background,
+            second.pattern,
+        )
+    question = ONE_PICTURE[0]
+    right = [question.answer(each) for each in facts]
+    sigma, everyone = torch.full((len(x),), 0.5), torch.ones(len(x), dtype=torch.bool)
+    attacked = mine._attack(x, sigma, everyone, question, right, gen)
+    assert float((attacked - x).abs().max()) > 0
+    assert 0 <= float(attacked.min()) <= float(attacked.max()) <= 1
+    levels = sigma.repeat(2)
+
+    def wrong(z: torch.Tensor) -> float:
+        noise = torch.randn(2 * len(z), *z.shape[1:], generator=seeded(6, 0))
+        with torch.inference_mode():
+            units = mine.encoder.units(z.repeat(2, 1, 1, 1) + 0.5 * noise, levels)
+            return float(
+                mine.answerer.cross_entropy(question.phrasings[0], right, mine._served(units)).mean()
+            )
+
+    assert wrong(attacked) > wrong(x)
