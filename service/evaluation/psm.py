@@ -227,14 +227,14 @@ class _Row:
 
 
 def restricted(encoder: UnitEncoder, part: str) -> UnitEncoder:
-    """The same encoder with some parts of its PSM, a key of `PARTS`."""
+    """The same encoder with some parts of its PSM, a key of `PARTS`, and without the scores of the whole."""
     purifier, mapper = PARTS[part]
     psm = PSM(
         encoder.psm.purifier if purifier else Identity(),
         encoder.psm.mapper if mapper else Identity(),
         model_digest=encoder.psm.model_digest,
     )
-    return UnitEncoder(encoder.adapter, encoder.calibration, psm)
+    return UnitEncoder(encoder.adapter, encoder.calibration.with_scores({}, None), psm)
 
 
 def _cosines(units: Tensor, twins: Tensor) -> dict[str, float | None]:

@@ -335,7 +335,9 @@ class Evaluation:
         key = (model, psm, defence.parts)
         if key not in self._encoders:
             encoder = UnitEncoder.load(load(model, device="cpu", dtype=torch.float32), Path(psm))
-            self._encoders[key] = encoder if defence.parts == "none" else restricted(encoder, defence.parts)
+            # What a PSM is and scores does not decide about a defence that does without it.
+            used = "identity" if defence.parts == "none" else defence.parts
+            self._encoders[key] = restricted(encoder, used)
         return self._encoders[key]
 
     def _victim(self, defence: Defence, draws: int) -> Victim:
