@@ -5,6 +5,7 @@ resume.
 from __future__ import annotations
 
 import csv
+import json
 import math
 import re
 from collections.abc import Callable, Iterable
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from service.errors import SmoothgateError
 from service.progress import progress
 
 _LOG_EVERY = 25
@@ -103,6 +105,23 @@ class HeldOut:
 
 
 Loss = Callable[[int], tuple[Tensor, dict[str, float]]]
+
+
+def claim(folder: Path, facts: dict[str, Any]) -> None:
+    """Write into a folder what a run in it is made of, before its first step.
+
+    Raises:
+        SmoothgateError: code `other_recipe`: the folder holds a run that is made of something else.
+    """
+    note, text = folder / "recipe.json", json.dumps(facts, indent=2) + "\n"
+    if note.exists() and note.read_text() != text:
+        raise SmoothgateError(
+            f"{folder} holds a run with another model, start or recipe: resume it with the same options, or "
+            "name another folder.",
+            code="other_recipe",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    note.write_text(text)
 
 
 def train(

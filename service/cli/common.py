@@ -14,7 +14,9 @@ from typer.core import TyperCommand
 from service.errors import MalformedRequest, SmoothgateError
 
 if TYPE_CHECKING:
+    from service.psm.calibration import Calibration
     from service.psm.encoder import UnitEncoder
+    from service.psm.training import Pictures
     from service.vision import VisionAdapter
 
 console = Console()
@@ -100,3 +102,23 @@ def load_encoder(model: str | None, psm: Path | None, device: str = "cpu") -> Un
     if model is not None and psm is None:
         raise MalformedRequest("--model needs --psm, the folder of its calibration.")
     return UnitEncoder.load(load_adapter(model, device), psm or bundled("psm"))
+
+
+def measure_scores(
+    adapter: VisionAdapter,
+    folder: Path,
+    calibration: Calibration,
+    pictures: Pictures,
+    sigmas: list[float],
+    seed: int,
+) -> Calibration:
+    """Score the PSM in a folder on 64 pictures, and write the calibration with the scores beside it."""
+    from service.psm.calibration import robustness_scores
+    from service.psm.checkpoint import PSM
+    from service.psm.encoder import UnitEncoder
+
+    encoder = UnitEncoder(adapter, calibration, PSM.load(folder))
+    x = pictures(0, 64).to(adapter.device)
+    scored = calibration.with_scores(robustness_scores(encoder.units, x, sigmas, seed), encoder.psm_digest)
+    scored.save(folder)
+    return scored

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from service.cli.common import Json, console, errors, failures, load_encoder, write
+from service.cli.common import Json, console, errors, failures, load_encoder, measure_scores, write
 from service.errors import MalformedRequest
 
 app = typer.Typer(no_args_is_help=True, help="The bundled demo model.")
@@ -116,7 +116,6 @@ def demo_tune(
     seed: Annotated[int, typer.Option(help="Seed of pictures, noise and attacks.")] = 1,
 ) -> None:
     """Fine-tune purifier and mapper on attacked answers: our extension, not the paper's (needs `dev`)."""
-    from service.cli.psm import measure_scores
     from service.demo import bundled
     from service.demo.stream import scene_pictures
     from service.evaluation.tuning import AnswerTuning

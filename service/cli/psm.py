@@ -20,6 +20,7 @@ from service.cli.common import (
     failures,
     load_adapter,
     load_encoder,
+    measure_scores,
     say_unreadable,
     write,
 )
@@ -415,23 +416,3 @@ def _calibration(
     console.print(f"Measuring centre and scale on {len(some)} pictures")
     features = clean_tokens(adapter, read_pictures(some, unreadable))
     return calibrate(features, None, adapter.digest, per_channel=adapter.token_grid is None)
-
-
-def measure_scores(
-    adapter: VisionAdapter,
-    folder: Path,
-    calibration: Calibration,
-    pictures: Pictures,
-    sigmas: list[float],
-    seed: int,
-) -> Calibration:
-    """Score the PSM in a folder on 64 pictures, and write the calibration with the scores beside it."""
-    from service.psm.calibration import robustness_scores
-    from service.psm.checkpoint import PSM
-    from service.psm.encoder import UnitEncoder
-
-    encoder = UnitEncoder(adapter, calibration, PSM.load(folder))
-    x = pictures(0, 64).to(adapter.device)
-    scored = calibration.with_scores(robustness_scores(encoder.units, x, sigmas, seed), encoder.psm_digest)
-    scored.save(folder)
-    return scored

@@ -116,7 +116,7 @@ class Plan(_Strict):
         return min(limit for limit in (self.n, cell.defence.n, attacked) if limit is not None)
 
     def seed_of(self, cell: Cell, number: int) -> int:
-        """Of a picture in a cell; of the cell that crafts it, where the attack is transferred."""
+        """Of what is random about a picture in a cell; transferred attacks are crafted in their own."""
         return int(hashlib.sha256(f"{self.seed} {cell.key} {number}".encode()).hexdigest()[:10], 16)
 
 

@@ -18,26 +18,22 @@ from service.demo import bundled, scenes
 from service.demo.chat import ONE_PICTURE, Facts, Question
 from service.demo.evaluate import Answerer
 from service.demo.scenes import load_digits
+from service.errors import SmoothgateError
 from service.evaluation.attacks.pgd import Norm, pgd
 from service.psm import losses
+from service.psm.adversarial import L2, L_INF, LEAST_SIGMA, SHARE_CLEAN, SHARE_L_INF
 from service.psm.encoder import UnitEncoder
 from service.psm.mapper import ResidualMapper
-from service.psm.training import MUON
-from service.training import Schedule, seeded, train
+from service.psm.training import MUON, Recipe
+from service.training import Schedule, claim, seeded, train
 
 _PICTURES = 16
 _GREY = 4
 _PGD_STEPS = 3
-_SHARE_L_INF = 0.65
-_L_INF = (4 / 255, 20 / 255)
-_L2 = (0.3, 2.5)
-# The rest of the pictures is attacked; a part of them towards another answer, the others away from the right.
-_SHARE_CLEAN, _SHARE_TARGETED = 0.3, 0.5
-# Below, noise cannot drown an attack of these radii.
-_LEAST_SIGMA = 0.4
+# Of the attacked pictures; the others are pushed away from the right answer.
+_SHARE_TARGETED = 0.5
 # Of the answers, attacked and not; one that is hopelessly wrong counts no further.
 _ATTACKED, _UNATTACKED, _HOPELESS = 1.5, 0.5, 12.0
-_LAMBDA_RB, _LAMBDA_MSE, _LAMBDA_ID = 4.0, 0.002, 0.05
 
 
 class AnswerTuning:
@@ -54,10 +50,20 @@ class AnswerTuning:
         self.answerer = Answerer(bundled("model"))
         self.answerer.model.requires_grad_(False)
         self._digits = load_digits("train")
+        self._recipe = Recipe()
 
     def run(self, folder: Path, schedule: Schedule, save_every: int = 100) -> None:
-        """Train, with checkpoints in a folder; a run that finds its own goes on where it stopped."""
-        psm, start = self.encoder.psm, self.encoder.psm.digest
+        """Train, with checkpoints in a folder; a run that finds its own goes on where it stopped.
+
+        Raises:
+            SmoothgateError: code `nothing_to_train`: the PSM has no weights; `other_recipe`: the folder holds
+                a run from another PSM, or with another seed or schedule.
+        """
+        psm = self.encoder.psm
+        if psm.is_identity:
+            raise SmoothgateError("This PSM has no weights that could be tuned.", code="nothing_to_train")
+        facts = {"from": psm.digest, "seed": self.seed, **asdict(schedule)}
+        claim(folder, facts)
         psm.train().requires_grad_(True)
         train(
             "answers",
@@ -71,7 +77,7 @@ class AnswerTuning:
             save_every=save_every,
         )
         psm.eval().requires_grad_(False)
-        psm.training_facts |= {"tuned_on_answers": {"from": start, "seed": self.seed, **asdict(schedule)}}
+        psm.training_facts |= {"tuned_on_answers": facts}
 
     def loss(self, batch: int) -> tuple[Tensor, dict[str, float]]:
         """Of one batch of fresh scenes, each beside its twin: the same scene, another digit."""
@@ -81,7 +87,7 @@ class AnswerTuning:
         question = ONE_PICTURE[batch // 2 % len(ONE_PICTURE)] if batch % 2 else ONE_PICTURE[0]
         right = [question.answer(each) for each in facts]
         sigma = self._levels(gen)
-        attacked = (torch.rand(len(x), generator=gen) > _SHARE_CLEAN) & (sigma >= _LEAST_SIGMA)
+        attacked = (torch.rand(len(x), generator=gen) > SHARE_CLEAN) & (sigma >= LEAST_SIGMA)
         shown = x.clone()
         if attacked.any():
             shown[attacked] = self._attack(x, sigma, attacked, question, right, gen)
@@ -99,13 +105,13 @@ class AnswerTuning:
         diff = losses.diffusion(purified, canvases, levels)
         rb = losses.rb(units, clean, losses.served_fidelity(levels))
         same = losses.consistency(units, losses.served_steadiness(sigma))
-        total = (
-            answers.mean() + diff + _LAMBDA_MSE * losses.mse(purified, canvases) + _LAMBDA_RB * (rb + same)
-        )
+        r = self._recipe
+        total = answers.mean() + diff + r.lambda_mse * losses.mse(purified, canvases)
+        total = total + r.lambda_rb * (rb + r.lambda_joint_consistency * same)
         mapper = encoder.psm.mapper
         if isinstance(mapper, ResidualMapper):
             kept = losses.identity(mapper(once, sigma / 100), once, mapper.std)
-            total = total + _LAMBDA_RB * _LAMBDA_ID * kept
+            total = total + r.lambda_rb * r.lambda_id * kept
         figures = {"answers": answers.mean(), "diff": diff, "rb": rb, "consistency": same}
         return total, {name: float(value.detach()) for name, value in figures.items()}
 
@@ -125,8 +131,8 @@ class AnswerTuning:
         aimed &= torch.tensor([right[row] != right[row ^ 1] for row in rows])
         wanted = [right[row ^ 1] if aim else right[row] for row, aim in zip(rows, aimed, strict=True)]
         sign = torch.where(aimed, 1.0, -1.0)
-        norm: Norm = "linf" if torch.rand((), generator=gen) < _SHARE_L_INF else "l2"
-        low, high = _L_INF if norm == "linf" else _L2
+        norm: Norm = "linf" if torch.rand((), generator=gen) < SHARE_L_INF else "l2"
+        low, high = L_INF if norm == "linf" else L2
         eps = low + (high - low) * float(torch.rand((), generator=gen))
 
         def gain(z: Tensor) -> Tensor:

@@ -9,14 +9,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-_L_INF = (4 / 255, 20 / 255)
-_L2 = (0.3, 2.5)
-_SHARE_L_INF = 0.65
-_SHARE_CLEAN = 0.3
+L_INF = (4 / 255, 20 / 255)
+L2 = (0.3, 2.5)
+SHARE_L_INF = 0.65
+SHARE_CLEAN = 0.3
 _SHARE_AWAY = 0.4
 _SHARE_NEIGHBOUR = 0.4  # the rest is pushed towards the most similar one
 # Below, noise cannot drown an attack of these radii, and learning to resist it costs faint details.
-_LEAST_SIGMA = 0.4
+LEAST_SIGMA = 0.4
 
 
 def perturb(
@@ -52,8 +52,8 @@ def perturb(
     def uniform(low: float, high: float) -> Tensor:
         return (low + (high - low) * torch.rand(shape, generator=gen)).to(x)
 
-    is_inf = uniform(0, 1) < _SHARE_L_INF
-    radius = torch.where(is_inf, uniform(*_L_INF), uniform(*_L2)) * (uniform(0, 1) > _SHARE_CLEAN)
+    is_inf = uniform(0, 1) < SHARE_L_INF
+    radius = torch.where(is_inf, uniform(*L_INF), uniform(*L2)) * (uniform(0, 1) > SHARE_CLEAN)
     choice = uniform(0, 1).flatten(1)
     start = torch.randn(x.shape, generator=gen).to(x) / x[0].numel() ** 0.5
     likeness = (clean @ clean.T).fill_diagonal_(-torch.inf)
@@ -61,7 +61,7 @@ def perturb(
     other = torch.where(choice < _SHARE_AWAY + _SHARE_NEIGHBOUR, clean[neighbour], clean[likeness.argmax(1)])
     aim = torch.where(choice < _SHARE_AWAY, -clean, other)
 
-    chosen = (sigma >= _LEAST_SIGMA) & (radius.flatten() > 0)
+    chosen = (sigma >= LEAST_SIGMA) & (radius.flatten() > 0)
     if not chosen.any():
         return x
     found = x.clone()

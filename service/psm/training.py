@@ -7,7 +7,6 @@ one.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from service.psm.calibration import Calibration
 from service.psm.checkpoint import PSM, Identity
 from service.psm.encoder import UnitEncoder
 from service.psm.mapper import ResidualMapper, ResidualMapperConfig
-from service.training import HeldOut, Schedule, seeded, train
+from service.training import HeldOut, Schedule, claim, seeded, train
 from service.vision import VisionAdapter
 
 #: (number of a batch, pictures in it) -> canvases (n, 3, H, W) in [0, 1]; a function of its arguments alone.
@@ -180,16 +179,7 @@ class Trainer:
         return psm.eval().requires_grad_(False)
 
     def _claim_folder(self, start: dict[str, str]) -> None:
-        facts = {"model": self.adapter.digest, **start, **asdict(self.recipe)}
-        note, text = self.folder / "recipe.json", json.dumps(facts, indent=2) + "\n"
-        if note.exists() and note.read_text() != text:
-            raise SmoothgateError(
-                f"{self.folder} holds a run with another model, purifier or recipe: resume it with the same "
-                "options, or name another folder.",
-                code="other_recipe",
-            )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        note.write_text(text)
+        claim(self.folder, {"model": self.adapter.digest, **start, **asdict(self.recipe)})
 
     @staticmethod
     def _has_weights(network: nn.Module) -> bool:

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from service.demo import bundled
 from service.demo.chat import ONE_PICTURE
+from service.errors import SmoothgateError
 from service.evaluation.tuning import AnswerTuning
+from service.psm.calibration import Calibration
 from service.psm.checkpoint import PSM
 from service.psm.encoder import UnitEncoder
 from service.training import Schedule, seeded
@@ -26,20 +29,31 @@ def losses(mine: AnswerTuning) -> float:
 def test_purifier_and_mapper_learn_and_the_model_does_not(tmp_path: Path) -> None:
     mine = tuning()
     encoder = mine.encoder
-    digests = encoder.adapter.digest, encoder.psm.digest
+    start = encoder.psm.digest
+    x = mine._scenes(seeded(4, 0))[0]
+    tokens = encoder.adapter.tokens(x).detach()
     language = {name: p.clone() for name, p in mine.answerer.model.named_parameters()}
     # The same batches, with the same attacks' seeds, before and after having been trained on.
     before = losses(mine)
     mine.run(tmp_path, Schedule(steps=3, muon_lr=0.002, adam_lr=4e-4, warmup=1))
     assert losses(mine) < before
-    assert encoder.psm.digest != digests[1]
-    assert load(str(bundled("model")), device="cpu", dtype=torch.float32).digest == digests[0]
+    assert encoder.psm.digest != start
+    assert torch.equal(encoder.adapter.tokens(x), tokens)
     assert all(torch.equal(language[name], p) for name, p in mine.answerer.model.named_parameters())
     encoder.psm.save(tmp_path / "psm")
     saved = PSM.load(tmp_path / "psm")
     assert saved.digest == encoder.psm.digest
-    assert saved.training_facts["tuned_on_answers"]["from"] == digests[1]
+    assert saved.training_facts["tuned_on_answers"]["from"] == start
     assert "recipe" in saved.training_facts, "what came before is not forgotten"
+    with pytest.raises(SmoothgateError, match="another model, start or recipe"):
+        mine.run(tmp_path, Schedule(steps=3, muon_lr=0.002, adam_lr=4e-4, warmup=1))
+
+
+def test_a_psm_without_weights_is_refused(tmp_path: Path) -> None:
+    adapter = load(str(bundled("model")), device="cpu", dtype=torch.float32)
+    bare = AnswerTuning(UnitEncoder(adapter, Calibration.load(bundled("psm"))), seed=1)
+    with pytest.raises(SmoothgateError, match="no weights"):
+        bare.run(tmp_path, Schedule(steps=1, muon_lr=0.002, adam_lr=4e-4))
 
 
 def test_an_attack_costs_the_right_answer_some_likelihood() -> None:

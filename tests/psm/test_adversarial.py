@@ -26,7 +26,7 @@ def attacked(sigma: float) -> tuple[Tensor, Tensor, Tensor]:
 def test_perturbations_stay_within_their_radii_and_some_pictures_stay_clean(
     share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adversarial, "_SHARE_L_INF", share)
+    monkeypatch.setattr(adversarial, "SHARE_L_INF", share)
     _, _, delta = attacked(0.5)
     largest, length = delta.abs().flatten(1).amax(1), delta.flatten(1).norm(dim=1)
     assert 0.2 < float((length == 0).float().mean()) < 0.4
