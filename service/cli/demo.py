@@ -88,9 +88,14 @@ def demo_harden(
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="Weights of a tower trained before."),
     ] = None,
+    psm: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="PSM that goes with it; left out: bundled."),
+    ] = None,
 ) -> None:
     """Train an adversarially robust vision tower, to compare smoothing with (needs the extra `dev`)."""
-    from service.evaluation.hardening import Hardening
+    from service.demo import bundled
+    from service.evaluation.hardening import Hardening, Method
     from service.training import Schedule
 
     with failures():
@@ -98,7 +103,8 @@ def demo_harden(
             raise MalformedRequest(f"{method} is neither fare nor tecoa.")
         folder = output or Path("runs") / method
         schedule = Schedule(steps=steps, muon_lr=0.002, adam_lr=3e-4, decay=0.7)
-        hardening = Hardening("fare" if method == "fare" else "tecoa", eps / 255, seed)
+        how: Method = "fare" if method == "fare" else "tecoa"
+        hardening = Hardening(how, eps / 255, seed, psm or bundled("psm"))
         if tower is not None:
             hardening.take(tower, folder)
         else:

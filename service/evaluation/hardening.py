@@ -44,12 +44,14 @@ class Hardening:
         method: which.
         eps: l_inf radius of the attacks, pixels in [0, 1].
         seed: of pictures and attacks.
+        psm: folder of the PSM that goes with the tower.
     """
 
-    def __init__(self, method: Method, eps: float, seed: int) -> None:
+    def __init__(self, method: Method, eps: float, seed: int, psm: Path) -> None:
         self.method = method
         self.eps = eps
         self.seed = seed
+        self.psm = psm
         self.answerer = Answerer(bundled("model"))
         self.original: VisionAdapter = load(str(bundled("model")), device="cpu", dtype=torch.float32)
         self.model: Any = self.answerer.model
@@ -65,14 +67,14 @@ class Hardening:
         self._write(folder)
 
     def take(self, tower: Path, folder: Path) -> None:
-        """Write `model` and `psm` (the bundled PSM and a new calibration) for a tower that `run` wrote."""
+        """Write `model` and `psm` (that PSM and a new calibration) for a tower that `run` wrote."""
         self.model.model.vision_tower.load_state_dict(load_file(tower))
         self._write(folder)
 
     def _write(self, folder: Path) -> None:
         save(self.model.eval(), self.answerer.processor.tokenizer, folder / "model")
         adapter = load(str(folder / "model"), device="cpu", dtype=torch.float32)
-        psm = PSM.load(bundled("psm"))
+        psm = PSM.load(self.psm)
         psm.model_digest = adapter.digest
         psm.save(folder / "psm")
         calibrate_scenes(adapter, self.seed).save(folder / "psm")

@@ -15,7 +15,7 @@ from service.vision import load
 
 @pytest.mark.parametrize("method", ["fare", "tecoa"])
 def test_a_tower_is_hardened_and_can_be_loaded(method: Method, tmp_path: Path) -> None:
-    hardening = Hardening(method, 8 / 255, 1)
+    hardening = Hardening(method, 8 / 255, 1, bundled("psm"))
     before = hardening.loss(10_000)[1]["attacked"]
     hardening.run(tmp_path, Schedule(steps=6, muon_lr=0.002, adam_lr=3e-4, warmup=2))
     assert hardening.loss(10_000)[1]["attacked"] < before
@@ -26,7 +26,7 @@ def test_a_tower_is_hardened_and_can_be_loaded(method: Method, tmp_path: Path) -
     assert changed
     assert all(name.startswith("vision_tower.") for name in changed)
     adapter = load(str(tmp_path / "model"), device="cpu", dtype=torch.float32)
-    Hardening(method, 8 / 255, 1).take(tmp_path / "tower.safetensors", tmp_path / "again")
+    Hardening(method, 8 / 255, 1, bundled("psm")).take(tmp_path / "tower.safetensors", tmp_path / "again")
     again = load(str(tmp_path / "again" / "model"), device="cpu", dtype=torch.float32)
     assert again.digest == adapter.digest
     assert UnitEncoder.load(adapter, tmp_path / "psm").psm_digest is not None
