@@ -35,8 +35,10 @@ fuzz: $(VENV)/.$(ENGINE)-dev  ## Send 20,000 mutated requests, check every answe
 	@$(BIN)/python -m tests.fuzz --json runs/fuzz.json
 
 results: $(VENV)/.$(ENGINE)-dev  ## Attack every defence, by docs/plans: hours; goes on where it stopped.
-	@test -e runs/fare/psm/psm.json || $(BIN)/smoothgate demo harden fare --tower docs/results/fare.safetensors --output runs/fare
-	@test -e runs/tecoa/psm/psm.json || $(BIN)/smoothgate demo harden tecoa --tower docs/results/tecoa.safetensors --output runs/tecoa
+	@test -e runs/fare/psm/psm.json || $(BIN)/smoothgate demo harden fare --tower docs/results/fare.safetensors \
+		--psm docs/results/untuned --output runs/fare
+	@test -e runs/tecoa/psm/psm.json || $(BIN)/smoothgate demo harden tecoa --tower docs/results/tecoa.safetensors \
+		--psm docs/results/untuned --output runs/tecoa
 	@$(BIN)/smoothgate evaluate docs/plans/results.toml --output runs/results --json runs/results.json
 	@$(BIN)/smoothgate evaluate docs/plans/results-square.toml --output runs/results-square
 	@$(BIN)/smoothgate evaluate docs/plans/results-sigma-075.toml --output runs/results-sigma-075
