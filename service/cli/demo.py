@@ -95,7 +95,7 @@ def demo_harden(
 ) -> None:
     """Train an adversarially robust vision tower, to compare smoothing with (needs the extra `dev`)."""
     from service.demo import bundled
-    from service.evaluation.hardening import Hardening, Method
+    from service.evaluation.hardening import Hardening
     from service.training import Schedule
 
     with failures():
@@ -103,8 +103,7 @@ def demo_harden(
             raise MalformedRequest(f"{method} is neither fare nor tecoa.")
         folder = output or Path("runs") / method
         schedule = Schedule(steps=steps, muon_lr=0.002, adam_lr=3e-4, decay=0.7)
-        how: Method = "fare" if method == "fare" else "tecoa"
-        hardening = Hardening(how, eps / 255, seed, psm or bundled("psm"))
+        hardening = Hardening("fare" if method == "fare" else "tecoa", eps / 255, seed, psm or bundled("psm"))
         if tower is not None:
             hardening.take(tower, folder)
         else:

@@ -12,6 +12,8 @@ from service.psm.encoder import UnitEncoder
 from service.training import Schedule
 from service.vision import load
 
+UNTUNED = Path(__file__).parents[2] / "docs" / "results" / "untuned"
+
 
 @pytest.mark.parametrize("method", ["fare", "tecoa"])
 def test_a_tower_is_hardened_and_can_be_loaded(method: Method, tmp_path: Path) -> None:
@@ -26,7 +28,10 @@ def test_a_tower_is_hardened_and_can_be_loaded(method: Method, tmp_path: Path) -
     assert changed
     assert all(name.startswith("vision_tower.") for name in changed)
     adapter = load(str(tmp_path / "model"), device="cpu", dtype=torch.float32)
-    Hardening(method, 8 / 255, 1, bundled("psm")).take(tmp_path / "tower.safetensors", tmp_path / "again")
+    Hardening(method, 8 / 255, 1, UNTUNED).take(tmp_path / "tower.safetensors", tmp_path / "again")
     again = load(str(tmp_path / "again" / "model"), device="cpu", dtype=torch.float32)
     assert again.digest == adapter.digest
-    assert UnitEncoder.load(adapter, tmp_path / "psm").psm_digest is not None
+    for psm, folder in ((bundled("psm"), tmp_path / "psm"), (UNTUNED, tmp_path / "again" / "psm")):
+        weights, given = load_file(folder / "psm.safetensors"), load_file(psm / "psm.safetensors")
+        assert all(torch.equal(weights[name], given[name]) for name in given)
+        assert UnitEncoder.load(adapter, folder).psm_digest is not None
