@@ -24,7 +24,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from service.demo.checkpoint import name_as_published
+from smoothgate_lab.demo.demo_checkpoint import name_as_published
 
 MODEL_NAME = "tiny"
 IMAGE_TOKEN = "<image>"

@@ -16,13 +16,13 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from service.api.runtime import Runtime
-from service.playground.app import create_app
-from service.settings import Settings
-from service.smoothing.cache import ResultCache
-from service.smoothing.smoother import Smoother
+from smoothgate.gate.runtime import Runtime
+from smoothgate.playground.page_app import create_app
+from smoothgate.sampling.result_cache import ResultCache
+from smoothgate.sampling.smoother import Smoother
+from smoothgate.settings import Settings
 
-SAMPLES = Path(str(files("service.demo") / "samples"))
+SAMPLES = Path(str(files("smoothgate.demo") / "samples"))
 # Small enough for two cores; the defaults draw more.
 FEW = {"n_select": 64, "n_certify": 256}
 

@@ -2,9 +2,9 @@
 
 import torch
 
-from service.psm.checkpoint import PSM
-from service.psm.mapper import ResidualMapper, ResidualMapperConfig
-from service.psm.purifier import LightUNet, LightUNetConfig
+from smoothgate.psm.checkpoint import PSM
+from smoothgate.psm.mapper import ResidualMapper, ResidualMapperConfig
+from smoothgate.psm.purifier import LightUNet, LightUNetConfig
 from tests import checkpoints
 
 _GRID = (checkpoints.IMAGE_SIZE // checkpoints.PATCH_SIZE,) * 2

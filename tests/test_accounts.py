@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from service import accounts
-from service.accounts import AccountBook
-from service.cli import app
-from service.errors import SmoothgateError
+from smoothgate.cli import app
+from smoothgate.errors import SmoothgateError
+from smoothgate.gate import accounts
+from smoothgate.gate.accounts import AccountBook
 
 
 def _command(*words: str) -> str:

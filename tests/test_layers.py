@@ -43,7 +43,7 @@ def test_imports_of_the_service_point_one_way():
 
 
 def test_the_contract_accepts_a_downward_import(skeleton: Path):
-    (skeleton / "service/api.py").write_text("import service.certify\n")
+    (skeleton / "service/api.py").write_text("import smoothgate.certify\n")
     status, output = lint_imports(skeleton)
     assert status == 0, output
 

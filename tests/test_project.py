@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service import settings
+from smoothgate import settings
 
 ROOT = Path(__file__).parent.parent
 

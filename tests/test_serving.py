@@ -8,7 +8,7 @@ import pytest
 
 from tests import processes
 
-COMMAND = [sys.executable, "-c", "from service.cli import app; app()", "serve"]
+COMMAND = [sys.executable, "-c", "from smoothgate.cli import app; app()", "serve"]
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service import settings
-from service.settings import PREFIX, SECTIONS, Settings
+from smoothgate import settings
+from smoothgate.settings import PREFIX, SECTIONS, Settings
 
 ROOT = Path(__file__).parent.parent
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from service.training import HeldOut, Schedule, seeded, train
+from smoothgate_lab.training_loop import HeldOut, Schedule, seeded, train
 
 SCHEDULE = Schedule(steps=40, muon_lr=0.01, adam_lr=1e-2, warmup=5)
 

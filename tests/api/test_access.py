@@ -10,15 +10,16 @@ import pytest
 import pytest_asyncio
 from starlette.types import Receive, Scope, Send
 
-from service import accounts, metrics
-from service.accounts import Account
-from service.api import access
-from service.api.access import Access, Bucket, Gatekeeper
-from service.api.app import BodyLimit
-from service.api.context import Context, InFlight
-from service.api.sse import event
-from service.errors import BodyTimedOut, Overloaded, TooLarge
-from service.settings import Settings
+from smoothgate import metrics
+from smoothgate.errors import BodyTimedOut, Overloaded, TooLarge
+from smoothgate.gate import accounts
+from smoothgate.gate.accounts import Account
+from smoothgate.http import access
+from smoothgate.http.access import Access, Bucket, Gatekeeper
+from smoothgate.http.app import BodyLimit
+from smoothgate.http.request_context import Context, InFlight
+from smoothgate.http.sse import event
+from smoothgate.settings import Settings
 
 pytestmark = pytest.mark.asyncio
 

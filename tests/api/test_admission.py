@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from service.accounts import new
-from service.api.access import Gatekeeper
-from service.errors import EngineFailed, Overloaded
+from smoothgate.errors import EngineFailed, Overloaded
+from smoothgate.gate.accounts import new
+from smoothgate.http.access import Gatekeeper
 from tests.gate import FEW, Gate, data_uri
 
 pytestmark = pytest.mark.engine

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from service.api import pipeline
-from service.engine.payload import TEXT_KEYS
+from smoothgate.engine.payload import TEXT_KEYS
+from smoothgate.gate import pipeline
 from tests.gate import SAMPLES, Gate, data_uri
 
 pytestmark = pytest.mark.engine

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from service.api.issuing import Issuer
-from service.api.schemas import IssuedCertificate
-from service.certify.signing import PublicKey, SigningKey, verify
-from service.cli import app
-from service.errors import SmoothgateError
+from smoothgate.certify.signing import PublicKey, SigningKey, verify
+from smoothgate.cli import app
+from smoothgate.errors import SmoothgateError
+from smoothgate.gate.issuing import Issuer
+from smoothgate.gate.schemas import IssuedCertificate
 from tests.gate import FEW, SAMPLES, Gate, data_uri
 
 pytestmark = pytest.mark.engine

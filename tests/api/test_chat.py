@@ -7,9 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
-from service.api.schemas import IssuedCertificate as Certificate
-from service.demo import bundled
-from service.psm.checkpoint import PSM
+from smoothgate.demo import bundled
+from smoothgate.gate.schemas import IssuedCertificate as Certificate
+from smoothgate.psm.checkpoint import PSM
 from tests.gate import FEW, SAMPLES, Gate, data_uri, image_part
 
 pytestmark = pytest.mark.engine

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
-from service import metrics
+from smoothgate import metrics
 from tests.gate import FEW, Gate, data_uri
 
 pytestmark = pytest.mark.engine

@@ -12,8 +12,8 @@ import httpx
 import pytest
 from torch import Tensor
 
-from service.engine import LocalEngine
-from service.smoothing.cache import ResultCache
+from smoothgate.engine import LocalEngine
+from smoothgate.sampling.result_cache import ResultCache
 from tests import processes
 from tests.gate import FEW, Gate, data_uri, image_part
 

@@ -15,8 +15,8 @@ import httpx
 import pytest
 import uvicorn
 
-from service.api.app import create_app
-from service.settings import Settings
+from smoothgate.http.app import create_app
+from smoothgate.settings import Settings
 from tests.gate import FEW, Gate, data_uri
 
 READ_SECONDS = 1.0

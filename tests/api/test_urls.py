@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from service.api.urls import Fetcher, is_public
-from service.errors import RequestError, TooLarge, Unacceptable
+from smoothgate.errors import RequestError, TooLarge, Unacceptable
+from smoothgate.gate.image_fetcher import Fetcher, is_public
 from tests.waiting import eventually
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

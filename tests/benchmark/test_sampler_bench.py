@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from service.cli import app
+from smoothgate.cli import app
 
 
 def test_the_command_measures_and_draws(tmp_path: Path) -> None:

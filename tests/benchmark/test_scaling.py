@@ -9,7 +9,7 @@ import torch
 import yaml
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaModel
 
-from service.benchmark import costs, scaling
+from smoothgate_lab.benchmarks import costs, scaling
 
 SCALED = Path(__file__).parent.parent.parent / "deploy/components/autoscaling/scaledobject.yaml"
 

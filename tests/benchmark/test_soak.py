@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.benchmark import soak
+from smoothgate_lab.benchmarks import soak
 from tests.gate import Gate
 
 

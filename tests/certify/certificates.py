@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from service.certify.certificate import Certificate, Chance, Image, Model, Noise
-from service.certify.statement import Statement, Target, Terms, certify
+from smoothgate.certify.certificate import Certificate, Chance, Image, Model, Noise
+from smoothgate.certify.statement import Statement, Target, Terms, certify
 
 
 def statement(shape: tuple[float, float] = (194, 6), target: Target | None = None) -> Statement:

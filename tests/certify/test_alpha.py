@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from service.certify.alpha import SHARES, TILTS, check_alpha, per_image, per_tilt
+from smoothgate.certify.alpha import SHARES, TILTS, check_alpha, per_image, per_tilt
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0, -0.1, 1.5, math.nan, math.inf])

@@ -1,6 +1,6 @@
 import json
 
-from service.certify.bench import REQUIRED, run
+from smoothgate_lab.benchmarks.bounds_bench import REQUIRED, run
 
 
 def test_the_bounds_are_as_tight_as_they_should_be() -> None:

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from service.certify.betting import betting
-from service.certify.bounds import (
+from smoothgate.certify.betting import betting
+from smoothgate.certify.bounds import (
     ceiling,
     check_scores,
     clopper_pearson,

@@ -3,8 +3,8 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from service.certify.certificate import ASSUMPTIONS, Certificate, Chance, Image, Noise
-from service.certify.statement import Target
+from smoothgate.certify.certificate import ASSUMPTIONS, Certificate, Chance, Image, Noise
+from smoothgate.certify.statement import Target
 
 from .certificates import certificate, parts, statement
 

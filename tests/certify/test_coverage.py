@@ -12,12 +12,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from service.certify.betting import Bets, BettingSequence, betting
-from service.certify.bounds import clopper_pearson, empirical_bernstein, hoeffding
-from service.certify.evidence import Evidence
-from service.certify.layers import tune
-from service.certify.statement import Target, Terms
-from service.certify.stopping import StoppingRule
+from smoothgate.certify.betting import Bets, BettingSequence, betting
+from smoothgate.certify.bounds import clopper_pearson, empirical_bernstein, hoeffding
+from smoothgate.certify.evidence import Evidence
+from smoothgate.certify.layer_cake import tune
+from smoothgate.certify.statement import Target, Terms
+from smoothgate.certify.stopping import StoppingRule
 
 from .distributions import ALL, Array, Distribution, atoms, beta, mixture, most_failures
 

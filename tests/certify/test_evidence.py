@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from service.certify.evidence import Evidence
-from service.certify.layers import tune
+from smoothgate.certify.evidence import Evidence
+from smoothgate.certify.layer_cake import tune
 
 
 def test_updates_may_be_cut_anywhere() -> None:

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from service.certify import fcsb
-from service.certify.evidence import Evidence
-from service.certify.layers import Moments, tune
+from smoothgate.certify import fcsb
+from smoothgate.certify.evidence import Evidence
+from smoothgate.certify.layer_cake import Moments, tune
 
 lowers = st.floats(0.01, 0.9999)
 sigmas = st.floats(0.05, 2)

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, special
 
-from service.certify.alpha import TILTS, per_tilt
-from service.certify.bounds import ceiling
-from service.certify.evidence import Evidence
-from service.certify.layers import Moments, Transform, tune
+from smoothgate.certify.alpha import TILTS, per_tilt
+from smoothgate.certify.bounds import ceiling
+from smoothgate.certify.evidence import Evidence
+from smoothgate.certify.layer_cake import Moments, Transform, tune
 
 from .distributions import ALL, Distribution, atoms, beta
 

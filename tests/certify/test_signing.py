@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from joserfc.jwk import OKPKey
 
-from service.certify.signing import (
+from smoothgate.certify.signing import (
     BadSignature,
     PublicKey,
     SigningKey,
@@ -14,7 +14,7 @@ from service.certify.signing import (
     jwks,
     verify,
 )
-from service.errors import SmoothgateError
+from smoothgate.errors import SmoothgateError
 
 from .certificates import certificate
 

@@ -6,8 +6,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from service.certify.statement import CURVE_POINTS, Statement, Target, Terms, certify, require_reachable
-from service.errors import Unacceptable
+from smoothgate.certify.statement import CURVE_POINTS, Statement, Target, Terms, certify, require_reachable
+from smoothgate.errors import Unacceptable
 
 
 def terms(**changes: object) -> Terms:

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from service.certify.statement import Target, Terms, certify
-from service.certify.stopping import FIRST_LOOK, StoppingRule
+from smoothgate.certify.statement import Target, Terms, certify
+from smoothgate.certify.stopping import FIRST_LOOK, StoppingRule
 
 
 def terms(target: Target | None = None) -> Terms:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from service.certify.store import FILE, CertificateStore
+from smoothgate.gate.certificate_store import FILE, CertificateStore
 
 
 def _lines(path: Path) -> list[dict[str, object]]:

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.engine import LocalEngine
+from smoothgate.engine import LocalEngine
 from tests.conformance.conftest import MODEL
 from tests.gate import Gate
 

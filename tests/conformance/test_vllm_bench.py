@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from service.demo import bundled
-from service.engine.process import CHILD_SITE
+from smoothgate.demo import bundled
+from smoothgate.engine.process import CHILD_SITE
 from tests.conformance.conftest import EXTRA
 from tests.gate import Gate
 

@@ -9,16 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from service.demo import bundled
-from service.demo.chat import TEMPLATE, Facts, conversation
-from service.demo.checkpoint import build_processor, build_tokenizer
-from service.demo.evaluate import Answerer, labelled_scenes, plain_pictures, run
-from service.demo.language import ChatEncoder
-from service.demo.pictures import write_samples
-from service.psm.calibration import Calibration
-from service.psm.encoder import UnitEncoder
-from service.psm.training import Recipe
-from service.vision import load
+from smoothgate.demo import bundled
+from smoothgate.psm.calibration import Calibration
+from smoothgate.psm.unit_encoder import UnitEncoder
+from smoothgate.vision import load
+from smoothgate_lab.demo.conversation import TEMPLATE, Facts, conversation
+from smoothgate_lab.demo.demo_checkpoint import build_processor, build_tokenizer
+from smoothgate_lab.demo.demo_evaluation import Answerer, labelled_scenes, plain_pictures, run
+from smoothgate_lab.demo.language_model import ChatEncoder
+from smoothgate_lab.demo.sample_pictures import write_samples
+from smoothgate_lab.psm_training.stages import Recipe
 
 
 def test_it_is_small_enough_to_ship() -> None:

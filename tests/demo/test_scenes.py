@@ -1,8 +1,8 @@
 import torch
 
-from service.demo import scenes
-from service.demo.scenes import CANVAS, draw, load_digits, sample_layouts, twin_indices
-from service.demo.stream import twin_pictures
+from smoothgate_lab.demo import scenes
+from smoothgate_lab.demo.scene_stream import twin_pictures
+from smoothgate_lab.demo.scenes import CANVAS, draw, load_digits, sample_layouts, twin_indices
 
 
 def _gen(seed: int = 0) -> torch.Generator:

@@ -19,11 +19,11 @@ from typing import Any
 import httpx
 import pytest
 
-from service.api.runtime import DEMO_NAME
-from service.demo import bundled
-from service.engine.process import vllm_command, vllm_environment
-from service.evaluation.remote import free_port, running
-from service.settings import PREFIX
+from smoothgate.demo import bundled
+from smoothgate.engine.process import vllm_command, vllm_environment
+from smoothgate.gate.runtime import DEMO_NAME
+from smoothgate.settings import PREFIX
+from smoothgate_lab.evaluation.running_service import free_port, running
 from tests import processes
 from tests.conftest import KV_CACHE_GIB
 

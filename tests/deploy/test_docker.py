@@ -68,7 +68,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Build]:
 
 @pytest.mark.timeout(600)
 def test_the_steps_of_the_cpu_image_run_in_order(image: Build):
-    where = image.run(["python", "-c", "import service; print(service.__file__)"])
+    where = image.run(["python", "-c", "import smoothgate; print(smoothgate.__file__)"])
     assert where.stdout.startswith(str(image.root)), where.stderr
     assert not (image.root / "src").exists()
     assert "SMOOTHGATE_PORT" in image.run([*image.entrypoint[:-1], "settings"]).stdout
@@ -78,7 +78,7 @@ def test_the_steps_of_the_cpu_image_run_in_order(image: Build):
 def test_the_image_has_vllm_starts_and_writes_to_home_and_tmp_alone(image: Build, tmp_path: Path):
     """With a vLLM elsewhere that does not answer: alive and unhealthy, which takes seconds."""
     vllm = "import vllm.entrypoints.openai.api_server"
-    site = "service/compat/child_site"  # as the service starts vLLM
+    site = "smoothgate/compat/child_site"  # as the service starts vLLM
     (packages,) = image.root.glob("opt/venv/lib/python3*/site-packages")
     imported = image.run(["python", "-c", vllm], PYTHONPATH=str(packages / site), TMPDIR=str(tmp_path))
     assert imported.returncode == 0, imported.stderr[-2000:]

@@ -22,9 +22,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from service import serving
-from service.benchmark.serving import picture_uri
-from service.settings import Settings
+from smoothgate import server
+from smoothgate.settings import Settings
+from smoothgate_lab.benchmarks.serving_bench import picture_uri
 from tests.deploy.stack import ROOT, Gate, Stack, free_port, process, program, stopped, wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
@@ -137,7 +137,7 @@ def test_its_limits_are_those_of_the_service() -> None:
     assert _seconds(manager["stream_idle_timeout"]) > silence
     (options,) = cluster["typed_extension_protocol_options"].values()
     idle = _seconds(options["common_http_protocol_options"]["idle_timeout"])
-    assert idle < serving.KEEP_ALIVE_SECONDS
+    assert idle < server.KEEP_ALIVE_SECONDS
 
 
 def test_it_routes_as_the_gateway_in_kubernetes_does() -> None:

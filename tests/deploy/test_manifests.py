@@ -13,7 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from service.settings import Settings
+from smoothgate.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
@@ -307,7 +307,7 @@ def _seconds(duration: str) -> float:
 def test_the_autoscaler_asks_for_metrics_that_there_are_and_replicas_are_its_own():
     from prometheus_client import REGISTRY
 
-    from service import metrics  # noqa: F401, registers them
+    from smoothgate import metrics  # noqa: F401, registers them
 
     known = {
         sample for each in REGISTRY.collect() for sample in (each.name, f"{each.name}_total") if each.name

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.benchmark.serving import picture_uri
-from service.demo import bundled
-from service.psm.calibration import Calibration
+from smoothgate.demo import bundled
+from smoothgate.psm.calibration import Calibration
+from smoothgate_lab.benchmarks.serving_bench import picture_uri
 from tests import processes
 from tests.deploy.prometheus import RULES, Prometheus
 from tests.deploy.stack import (

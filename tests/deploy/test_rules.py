@@ -9,7 +9,7 @@ import pytest
 import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
-from service import metrics
+from smoothgate import metrics
 from tests.deploy.stack import ROOT, program
 
 FOLDER = ROOT / "deploy/observability"

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 import structlog
 
-from service.engine import LocalEngine
+from smoothgate.engine import LocalEngine
 from tests import checkpoints, processes
 from tests.checkpoints import MODEL_NAME
 from tests.conftest import KV_CACHE_GIB

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from service.engine import EngineState, EngineStatus, LocalEngine, child
-from service.errors import EngineTimedOut, NotReady
+from smoothgate.engine import EngineState, EngineStatus, LocalEngine, child
+from smoothgate.errors import EngineTimedOut, NotReady
 from tests import processes
 from tests.waiting import eventually
 
@@ -244,7 +244,7 @@ async def test_a_child_that_cannot_be_started_is_a_failure_like_others(
 
 SERVICE = f"""
 import asyncio, sys
-from service.engine import LocalEngine, child
+from smoothgate.engine import LocalEngine, child
 child.vllm_command = lambda model, socket, **_: [sys.executable, {str(FAKE)!r}, str(socket), ""]
 async def main():
     engine = LocalEngine("m", served_model_name="m")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from service.engine.client import EngineClient, Route
-from service.errors import (
+from smoothgate.engine.client import EngineClient, Route
+from smoothgate.errors import (
     EngineFailed,
     EngineTimedOut,
     MalformedRequest,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from service.engine import (
+from smoothgate.engine import (
     ChatStream,
     EngineClient,
     EngineState,
@@ -18,8 +18,8 @@ from service.engine import (
     image_parts,
     neutralise_messages,
 )
-from service.errors import EngineFailed, NotReady, RequestError, UnknownModel
-from service.vision import Prompt
+from smoothgate.errors import EngineFailed, NotReady, RequestError, UnknownModel
+from smoothgate.vision import Prompt
 from tests import processes
 from tests.checkpoints import HIDDEN_SIZE, IMAGE_TOKEN, MODEL_NAME, TOKENS_PER_IMAGE
 from tests.waiting import eventually

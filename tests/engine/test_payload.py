@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from service.engine import image_parts, neutralise, neutralise_messages
-from service.engine.payload import TEXT_KEYS
-from service.errors import SmoothgateError
-from service.vision import Prompt
+from smoothgate.engine import image_parts, neutralise, neutralise_messages
+from smoothgate.engine.payload import TEXT_KEYS
+from smoothgate.errors import SmoothgateError
+from smoothgate.vision import Prompt
 
 IMAGE = ["<image>"]
 

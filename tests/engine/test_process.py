@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from service.engine.client import KEEPALIVE_SECONDS
-from service.engine.process import EngineProcess, parse_log_line, vllm_command, vllm_environment
+from smoothgate.engine.client import KEEPALIVE_SECONDS
+from smoothgate.engine.process import EngineProcess, parse_log_line, vllm_command, vllm_environment
 
 
 def command(**changes: Any) -> list[str]:

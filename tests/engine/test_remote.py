@@ -2,8 +2,8 @@ import asyncio
 
 import pytest
 
-from service.engine import EngineState, RemoteEngine
-from service.errors import NotReady
+from smoothgate.engine import EngineState, RemoteEngine
+from smoothgate.errors import NotReady
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio

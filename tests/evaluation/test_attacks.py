@@ -5,15 +5,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from service.demo import bundled
-from service.demo.chat import ONE_PICTURE
-from service.demo.evaluate import Answerer, ask
-from service.demo.task import DigitScenes
-from service.evaluation.attacks import objectives
-from service.evaluation.attacks.pgd import Norm, descend, lengths, pgd, project
-from service.evaluation.victims import Smoothed, Undefended
-from service.psm.encoder import UnitEncoder
-from service.vision import load
+from smoothgate.demo import bundled
+from smoothgate.psm.unit_encoder import UnitEncoder
+from smoothgate.vision import load
+from smoothgate_lab.demo.conversation import ONE_PICTURE
+from smoothgate_lab.demo.demo_evaluation import Answerer, ask
+from smoothgate_lab.demo.digit_scenes import DigitScenes
+from smoothgate_lab.evaluation.attacks import objectives
+from smoothgate_lab.evaluation.attacks.pgd import Norm, descend, lengths, pgd, project
+from smoothgate_lab.evaluation.victims import Smoothed, Undefended
 
 DIGIT = ONE_PICTURE[0].phrasings[0]
 SCENES = 8

@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from service.demo import bundled
-from service.evaluation.hardening import Hardening, Method
-from service.psm.encoder import UnitEncoder
-from service.training import Schedule
-from service.vision import load
+from smoothgate.demo import bundled
+from smoothgate.psm.unit_encoder import UnitEncoder
+from smoothgate.vision import load
+from smoothgate_lab.evaluation.hardening import Hardening, Method
+from smoothgate_lab.training_loop import Schedule
 
 UNTUNED = Path(__file__).parents[2] / "docs" / "results" / "untuned"
 

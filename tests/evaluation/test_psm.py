@@ -7,12 +7,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from service.cli import app
-from service.demo import bundled
-from service.demo.task import DigitScenes
-from service.evaluation.psm import Sampling, run
-from service.psm.encoder import UnitEncoder
-from service.vision import load
+from smoothgate.cli import app
+from smoothgate.demo import bundled
+from smoothgate.psm.unit_encoder import UnitEncoder
+from smoothgate.vision import load
+from smoothgate_lab.demo.digit_scenes import DigitScenes
+from smoothgate_lab.evaluation.psm_evaluation import Sampling, run
 
 SAMPLING = Sampling(sigmas=(0.5,), eps=(0.1, 0.5), n_select=32, n_certify=96, alpha=0.001, seed=3)
 

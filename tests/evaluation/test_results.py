@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from service.cli import app
-from service.errors import SmoothgateError
-from service.evaluation.plan import load_plan
-from service.evaluation.remote import RemoteModel
-from service.evaluation.report import markdown, summarise
-from service.evaluation.robustness import Evaluation
+from smoothgate.cli import app
+from smoothgate.errors import SmoothgateError
+from smoothgate_lab.evaluation.evaluation_plan import load_plan
+from smoothgate_lab.evaluation.report import markdown, summarise
+from smoothgate_lab.evaluation.robustness import Evaluation
+from smoothgate_lab.evaluation.running_service import RemoteModel
 
 DOCS = Path(__file__).parents[2] / "docs"
 PLANS = DOCS / "plans"

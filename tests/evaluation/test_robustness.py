@@ -8,11 +8,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from service.cli import app
-from service.evaluation.attacks.square import square
-from service.evaluation.plan import Plan, load_plan
-from service.evaluation.report import Share, markdown, summarise
-from service.evaluation.robustness import Evaluation
+from smoothgate.cli import app
+from smoothgate_lab.evaluation.attacks.square import square
+from smoothgate_lab.evaluation.evaluation_plan import Plan, load_plan
+from smoothgate_lab.evaluation.report import Share, markdown, summarise
+from smoothgate_lab.evaluation.robustness import Evaluation
 
 PLAN = """
 n = 3

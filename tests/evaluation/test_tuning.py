@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from service.demo import bundled
-from service.demo.chat import ONE_PICTURE
-from service.errors import SmoothgateError
-from service.evaluation.tuning import AnswerTuning
-from service.psm.calibration import Calibration
-from service.psm.checkpoint import PSM
-from service.psm.encoder import UnitEncoder
-from service.training import Schedule, seeded
-from service.vision import load
+from smoothgate.demo import bundled
+from smoothgate.errors import SmoothgateError
+from smoothgate.psm.calibration import Calibration
+from smoothgate.psm.checkpoint import PSM
+from smoothgate.psm.unit_encoder import UnitEncoder
+from smoothgate.vision import load
+from smoothgate_lab.demo.conversation import ONE_PICTURE
+from smoothgate_lab.evaluation.answer_tuning import AnswerTuning
+from smoothgate_lab.training_loop import Schedule, seeded
 
 
 def tuning() -> AnswerTuning:

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import service  # noqa: F401  # repairs the imports of transformers
-from service.demo.checkpoint import name_as_published
+from smoothgate_lab.demo.demo_checkpoint import name_as_published
 from tests.checkpoints import build, randomise, tokenizer_of
 
 CONTEXT = 2048

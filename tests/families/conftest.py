@@ -9,9 +9,9 @@ import httpx
 import pytest
 import torch
 
-from service.psm.calibration import calibrate
-from service.settings import Settings
-from service.vision import DecodedImage, VisionAdapter, load
+from smoothgate.psm.calibration import calibrate
+from smoothgate.settings import Settings
+from smoothgate.vision import DecodedImage, VisionAdapter, load
 from tests.families import checkpoints
 from tests.families.pictures import picture
 from tests.gate import Gate, opened
@@ -85,7 +85,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def _allow_pixels(patch: pytest.MonkeyPatch, name: str) -> None:
     """In the engine, for the sake of the comparison; the service's own limit is 0 where the family allows."""
-    from service.vision import families
+    from smoothgate.vision import families
 
     limits = families.adapter_class(name).engine_limits
     patch.setattr(families.adapter_class(name), "engine_limits", limits | {"image": 1})

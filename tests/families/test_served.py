@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from service.api.schemas import IssuedCertificate
+from smoothgate.gate.schemas import IssuedCertificate
 from tests.families.conftest import AGAINST_VLLM, Served
 from tests.families.pictures import Json, image_part, picture
 

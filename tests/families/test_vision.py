@@ -14,18 +14,18 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
-from service.errors import SmoothgateError, Unacceptable
-from service.evaluation.psm import FolderSubjects, Sampling, run
-from service.psm.calibration import calibrate
-from service.psm.checkpoint import PSM
-from service.psm.encoder import UnitEncoder
-from service.psm.mapper import ResidualMapper, ResidualMapperConfig
-from service.psm.pictures import FolderPictures, clean_tokens, list_pictures, read_pictures
-from service.psm.purifier import LightUNet, LightUNetConfig
-from service.psm.training import Recipe, Trainer
-from service.vision import DecodedImage, VisionAdapter, load
-from service.vision.families import FAMILIES, REFUSED
-from service.vision.shared import SharedAdapter
+from smoothgate.errors import SmoothgateError, Unacceptable
+from smoothgate.psm.calibration import calibrate
+from smoothgate.psm.checkpoint import PSM
+from smoothgate.psm.mapper import ResidualMapper, ResidualMapperConfig
+from smoothgate.psm.picture_files import FolderPictures, clean_tokens, list_pictures, read_pictures
+from smoothgate.psm.purifier import LightUNet, LightUNetConfig
+from smoothgate.psm.unit_encoder import UnitEncoder
+from smoothgate.vision import DecodedImage, VisionAdapter, load
+from smoothgate.vision.base_adapter import SharedAdapter
+from smoothgate.vision.families import FAMILIES, REFUSED
+from smoothgate_lab.evaluation.psm_evaluation import FolderSubjects, Sampling, run
+from smoothgate_lab.psm_training.stages import Recipe, Trainer
 from tests.families.checkpoints import BUILDERS
 from tests.families.pictures import picture
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from service.progress import progress
+from smoothgate.progress import progress
 from tests.fuzz.request import Json
 from tests.fuzz.run import MOST_GROWTH, run
 from tests.fuzz.served import service

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import httpx
 import numpy as np
 
-from service.demo import bundled
+from smoothgate.demo import bundled
 from tests.fuzz import memory
 from tests.fuzz.checks import Checks
 from tests.fuzz.request import Json, Raw, Request

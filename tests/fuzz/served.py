@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from service.evaluation.remote import running
-from service.settings import PREFIX
+from smoothgate.settings import PREFIX
+from smoothgate_lab.evaluation.running_service import running
 
 # Small, so that what is accepted costs little and the cache is full after the warm-up.
 _SETTINGS = {

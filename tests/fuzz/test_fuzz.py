@@ -10,8 +10,8 @@ from random import Random
 import pytest
 from PIL import Image
 
-from service.api.app import create_app
-from service.settings import Settings
+from smoothgate.http.app import create_app
+from smoothgate.settings import Settings
 from tests.fuzz import bodies, images, openapi, wire
 from tests.fuzz.checks import Checks
 from tests.fuzz.request import Json, Raw, Request

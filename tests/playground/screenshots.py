@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page
 
-from service.evaluation.remote import running
+from smoothgate_lab.evaluation.running_service import running
 from tests.playground.browser import ask, attack, choose, chromium, opened
 
 _PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}

@@ -14,10 +14,10 @@ import pytest
 import uvicorn
 from playwright.sync_api import Browser
 
-from service import accounts
-from service.playground.app import create_app
-from service.playground.page import POLICY
-from service.settings import Settings
+from smoothgate.gate import accounts
+from smoothgate.playground.page import POLICY
+from smoothgate.playground.page_app import create_app
+from smoothgate.settings import Settings
 from tests.gate import FEW, Gate, data_uri
 from tests.playground.browser import CHROMIUM, MISSING, chromium
 

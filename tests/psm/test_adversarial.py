@@ -3,8 +3,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from service.psm import adversarial
-from service.psm.adversarial import perturb
+from smoothgate_lab.psm_training import feature_attacks
+from smoothgate_lab.psm_training.feature_attacks import perturb
 
 MIX = torch.randn(3 * 8 * 8, 16, generator=torch.Generator().manual_seed(0))
 
@@ -26,7 +26,7 @@ def attacked(sigma: float) -> tuple[Tensor, Tensor, Tensor]:
 def test_perturbations_stay_within_their_radii_and_some_pictures_stay_clean(
     share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adversarial, "SHARE_L_INF", share)
+    monkeypatch.setattr(feature_attacks, "SHARE_L_INF", share)
     _, _, delta = attacked(0.5)
     largest, length = delta.abs().flatten(1).amax(1), delta.flatten(1).norm(dim=1)
     assert 0.2 < float((length == 0).float().mean()) < 0.4
@@ -41,8 +41,8 @@ def test_perturbations_stay_within_their_radii_and_some_pictures_stay_clean(
 def test_features_go_where_they_are_pushed(
     aim: str, away: float, neighbour: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adversarial, "_SHARE_AWAY", away)
-    monkeypatch.setattr(adversarial, "_SHARE_NEIGHBOUR", neighbour)
+    monkeypatch.setattr(feature_attacks, "_SHARE_AWAY", away)
+    monkeypatch.setattr(feature_attacks, "_SHARE_NEIGHBOUR", neighbour)
     x, clean, delta = attacked(0.5)
     length = delta.flatten(1).norm(dim=1)
     touched = length > 0.5
@@ -61,8 +61,8 @@ def test_features_go_where_they_are_pushed(
 
 
 def test_the_last_picture_of_an_odd_batch_has_no_neighbour(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adversarial, "_SHARE_AWAY", 0.0)
-    monkeypatch.setattr(adversarial, "_SHARE_NEIGHBOUR", 1.0)
+    monkeypatch.setattr(feature_attacks, "_SHARE_AWAY", 0.0)
+    monkeypatch.setattr(feature_attacks, "_SHARE_NEIGHBOUR", 1.0)
     gen = torch.Generator().manual_seed(1)
     x, levels = torch.rand(7, 3, 8, 8, generator=gen), torch.full((7,), 0.5)
     assert perturb(units, x, levels, units(x, levels), gen).shape == x.shape

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from service.errors import SmoothgateError
-from service.psm.calibration import FILE, calibrate, robustness_scores
+from smoothgate.errors import SmoothgateError
+from smoothgate.psm.calibration import FILE, calibrate, robustness_scores
 
 
 def _features(n: int = 40) -> torch.Tensor:
@@ -55,7 +55,7 @@ def test_too_few_images_are_refused() -> None:
 
 
 def test_a_missing_calibration_says_how_to_make_one(tmp_path: Path) -> None:
-    from service.psm.calibration import Calibration
+    from smoothgate.psm.calibration import Calibration
 
     with pytest.raises(SmoothgateError, match="smoothgate psm calibrate") as caught:
         Calibration.load(tmp_path)

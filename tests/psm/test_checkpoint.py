@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from service.errors import SmoothgateError
-from service.psm.calibration import Calibration, calibrate
-from service.psm.checkpoint import CONFIG_FILE, PSM, WEIGHTS_FILE, Identity
-from service.psm.encoder import UnitEncoder
-from service.vision import VisionAdapter, load
+from smoothgate.errors import SmoothgateError
+from smoothgate.psm.calibration import Calibration, calibrate
+from smoothgate.psm.checkpoint import CONFIG_FILE, PSM, WEIGHTS_FILE, Identity
+from smoothgate.psm.unit_encoder import UnitEncoder
+from smoothgate.vision import VisionAdapter, load
 from tests import checkpoints, psms
 
 

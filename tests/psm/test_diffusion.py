@@ -10,9 +10,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
-from service.errors import SmoothgateError
-from service.psm.checkpoint import PSM
-from service.psm.diffusion import DiffusionPurifier
+from smoothgate.errors import SmoothgateError
+from smoothgate.psm.checkpoint import PSM
+from smoothgate.psm.diffusion_purifier import DiffusionPurifier
 
 
 def _unet(channels: int = 3, out: int = 3) -> UNet2DModel:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from service.psm import losses
+from smoothgate_lab.psm_training import losses
 
 
 def test_the_diffusion_loss_is_1_for_an_untrained_denoiser_of_unit_pictures() -> None:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from service.psm.mapper import ResidualMapper, ResidualMapperConfig
+from smoothgate.psm.mapper import ResidualMapper, ResidualMapperConfig
 
 
 def _mapper(grid: tuple[int, int] = (4, 6)) -> ResidualMapper:

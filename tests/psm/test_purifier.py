@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from service.psm.purifier import LightUNet, LightUNetConfig, pad
+from smoothgate.psm.purifier import LightUNet, LightUNetConfig, pad
 
 
 @pytest.fixture(scope="module")

@@ -15,14 +15,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from service.errors import SmoothgateError
-from service.psm.calibration import Calibration, calibrate
-from service.psm.checkpoint import PSM, Identity
-from service.psm.pictures import FolderPictures, list_pictures, split_pictures
-from service.psm.purifier import LightUNet, LightUNetConfig
-from service.psm.training import Recipe, Trainer
-from service.training import seeded
-from service.vision import VisionAdapter, load
+from smoothgate.errors import SmoothgateError
+from smoothgate.psm.calibration import Calibration, calibrate
+from smoothgate.psm.checkpoint import PSM, Identity
+from smoothgate.psm.picture_files import FolderPictures, list_pictures, split_pictures
+from smoothgate.psm.purifier import LightUNet, LightUNetConfig
+from smoothgate.vision import VisionAdapter, load
+from smoothgate_lab.psm_training.stages import Recipe, Trainer
+from smoothgate_lab.training_loop import seeded
 from tests import checkpoints
 
 SMALL = LightUNetConfig(width=16, core_width=24, heads=2, noise_width=16)
@@ -35,7 +35,7 @@ RECIPE = Recipe(
     served_steps=6,
     held_out_every=5,
 )
-SMOOTHGATE = [sys.executable, "-c", "from service.cli import app; app()"]
+SMOOTHGATE = [sys.executable, "-c", "from smoothgate.cli import app; app()"]
 
 
 @pytest.fixture(scope="module")

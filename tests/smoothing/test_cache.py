@@ -3,10 +3,10 @@ import dataclasses
 import pytest
 import torch
 
-from service.certify.statement import Terms
-from service.certify.stopping import StoppingRule
-from service.smoothing.cache import Result, ResultCache, key_of
-from service.smoothing.job import Evidence, Job
+from smoothgate.certify.statement import Terms
+from smoothgate.certify.stopping import StoppingRule
+from smoothgate.sampling.job import Evidence, Job
+from smoothgate.sampling.result_cache import Result, ResultCache, key_of
 
 TERMS = Terms(sigma=0.1, alpha=0.001, eps=(0.05,))
 

@@ -17,13 +17,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.certify.betting import betting
-from service.certify.statement import Statement, Terms, certify
-from service.demo import bundled
-from service.demo.evaluate import labelled_scenes
-from service.psm.encoder import UnitEncoder
-from service.smoothing.job import scores_against, select
-from service.vision import DecodedImage, load
+from smoothgate.certify.betting import betting
+from smoothgate.certify.statement import Statement, Terms, certify
+from smoothgate.demo import bundled
+from smoothgate.psm.unit_encoder import UnitEncoder
+from smoothgate.sampling.job import scores_against, select
+from smoothgate.vision import DecodedImage, load
+from smoothgate_lab.demo.demo_evaluation import labelled_scenes
 
 Units = Callable[[Tensor], Tensor]
 

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from service.certify.statement import Terms
-from service.psm.calibration import calibrate
-from service.psm.encoder import UnitEncoder
-from service.smoothing import noise
-from service.smoothing.forward import Forward
-from service.smoothing.job import Job
-from service.smoothing.queue import Slice
-from service.vision import load
+from smoothgate.certify.statement import Terms
+from smoothgate.psm.calibration import calibrate
+from smoothgate.psm.unit_encoder import UnitEncoder
+from smoothgate.sampling import noise
+from smoothgate.sampling.forward import Forward
+from smoothgate.sampling.job import Job
+from smoothgate.sampling.queue import Slice
+from smoothgate.vision import load
 from tests import checkpoints, psms
 
 CPU, META = torch.device("cpu"), torch.device("meta")

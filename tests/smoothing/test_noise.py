@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.smoothing import noise
-from service.smoothing.noise import DeviceNoise, HostNoise, Noise
+from smoothgate.sampling import noise
+from smoothgate.sampling.noise import DeviceNoise, HostNoise, Noise
 
 both = pytest.mark.parametrize("generator", [HostNoise(), DeviceNoise()], ids=["host", "device"])
 

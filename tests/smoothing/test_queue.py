@@ -2,9 +2,9 @@
 
 import torch
 
-from service.certify.statement import Terms
-from service.smoothing.job import Job
-from service.smoothing.queue import Queue, Slice
+from smoothgate.certify.statement import Terms
+from smoothgate.sampling.job import Job
+from smoothgate.sampling.queue import Queue, Slice
 
 CPU = torch.device("cpu")
 TERMS = Terms(sigma=0.1, alpha=0.001, eps=(0.05,))

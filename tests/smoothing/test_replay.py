@@ -9,17 +9,17 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.certify.certificate import Certificate
-from service.certify.signing import SigningKey, jwks
-from service.psm.calibration import calibrate
-from service.psm.encoder import UnitEncoder
-from service.smoothing import noise
-from service.smoothing.plan import Plan
-from service.smoothing.replay import replay
-from service.smoothing.sampler import Place, Sampler
-from service.smoothing.smoother import Smoother
-from service.verification import Check, check
-from service.vision import decode, load
+from smoothgate.certify.certificate import Certificate
+from smoothgate.certify.signing import SigningKey, jwks
+from smoothgate.psm.calibration import calibrate
+from smoothgate.psm.unit_encoder import UnitEncoder
+from smoothgate.sampling import noise
+from smoothgate.sampling.replay import replay
+from smoothgate.sampling.sampler import Place, Sampler
+from smoothgate.sampling.sampling_plan import Plan
+from smoothgate.sampling.smoother import Smoother
+from smoothgate.verification import Check, check
+from smoothgate.vision import decode, load
 from tests import checkpoints, psms
 
 PLAN = Plan(

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from service.certify.statement import Target, Terms
-from service.errors import NotReady, SamplerFailed
-from service.smoothing.job import Job
-from service.smoothing.noise import HostNoise
-from service.smoothing.sampler import Place, Sampler
+from smoothgate.certify.statement import Target, Terms
+from smoothgate.errors import NotReady, SamplerFailed
+from smoothgate.sampling.job import Job
+from smoothgate.sampling.noise import HostNoise
+from smoothgate.sampling.sampler import Place, Sampler
 
 CPU = torch.device("cpu")
 SHAPE = (3, 4, 4)

@@ -6,7 +6,7 @@ import time
 import torch
 from torch import Tensor
 
-from service.smoothing.tuning import Tuned, choose, tune
+from smoothgate.sampling.autotune import Tuned, choose, tune
 
 CPU = torch.device("cpu")
 SHAPE = (3, 4, 4)

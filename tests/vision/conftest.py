@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-import service  # repairs the imports of transformers, which tests here import first
+import smoothgate
 from tests import checkpoints
 from tests.conftest import KV_CACHE_GIB
 
@@ -48,7 +48,7 @@ def _start(path: Path) -> subprocess.Popen[bytes]:
     command += ["--kv-cache-memory-bytes", str(round(KV_CACHE_GIB * 2**30))]
     environment = {
         **os.environ,
-        "PYTHONPATH": str(Path(service.__file__).parent / "compat" / "child_site"),
+        "PYTHONPATH": str(Path(smoothgate.__file__).parent / "compat" / "child_site"),
         "HF_HUB_OFFLINE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": "1",

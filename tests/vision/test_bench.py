@@ -1,12 +1,13 @@
 import torch
 
-from service.demo import bundled
-from service.vision import bench, load
+from smoothgate.demo import bundled
+from smoothgate.vision import load
+from smoothgate_lab.benchmarks import resize_bench
 
 
 def test_the_two_resizes_differ_by_rounding_only() -> None:
-    rows = bench.run(load(str(bundled("model")), device="cpu", dtype=torch.float32))
-    assert len(rows) == len(bench.KINDS) * len(bench.SIZES)
+    rows = resize_bench.run(load(str(bundled("model")), device="cpu", dtype=torch.float32))
+    assert len(rows) == len(resize_bench.KINDS) * len(resize_bench.SIZES)
     for row in rows:
         if (row["height"], row["width"]) == (48, 48):
             assert row["max"] < 1e-3

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.errors import MalformedRequest, TooLarge, Unacceptable
-from service.vision.images import MAX_ASPECT_RATIO, DecodedImage, decode, parse_data_uri
+from smoothgate.errors import MalformedRequest, TooLarge, Unacceptable
+from smoothgate.vision.images import MAX_ASPECT_RATIO, DecodedImage, decode, parse_data_uri
 
 MAX_PIXELS = 10_000
 RNG = np.random.default_rng(7)

@@ -11,8 +11,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, LlavaForConditionalGeneration
 
-from service.errors import SmoothgateError
-from service.vision import DecodedImage, VisionAdapter, decode, load
+from smoothgate.errors import SmoothgateError
+from smoothgate.vision import DecodedImage, VisionAdapter, decode, load
 from tests import checkpoints
 
 TOWERS = ("clip", "siglip")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from service.vision import VisionAdapter, decode, load
+from smoothgate.vision import VisionAdapter, decode, load
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 

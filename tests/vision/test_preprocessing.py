@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 from transformers import CLIPImageProcessor, LlavaImageProcessor, SiglipImageProcessor, ViTImageProcessor
 
-from service.errors import SmoothgateError
-from service.vision.preprocessing import from_processor
+from smoothgate.errors import SmoothgateError
+from smoothgate.vision.preprocessing import from_processor
 
 SQUARE = {"height": 48, "width": 48}
 PROCESSORS = {

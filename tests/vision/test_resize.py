@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 from PIL.Image import Resampling
 
-from service.vision.resize import FILTERS, LinearResize, resize_matrix, spectral_norm
+from smoothgate.vision.resize import FILTERS, LinearResize, resize_matrix, spectral_norm
 
 RNG = np.random.default_rng(3)
 BLACK = (0.0, 0.0, 0.0)

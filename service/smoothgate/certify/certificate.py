@@ -1,0 +1,267 @@
+"""The certificate: what is handed out with every answer, as a versioned JSON object.
+
+Everything in it is either part of the statement (`smoothgate.certify.statement`) or says what the statement
+is about. All numbers are finite. Its JSON Schema is `Certificate.model_json_schema()`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from smoothgate.certify.fcsb import BoundName, Point
+from smoothgate.certify.statement import Outcome, Statement
+from smoothgate.certify.stopping import StopReason
+
+PAPER: Literal["arXiv:2601.16200v1"] = "arXiv:2601.16200v1"
+
+#: What the statement takes for granted and what it leaves out. Reasons are in docs/certificates.md.
+ASSUMPTIONS: tuple[str, ...] = (
+    "The bound holds with probability at least 1 - alpha over the certification noise, which was drawn "
+    "independently of the image and of the selection samples.",
+    "It compares the ideal smoothed encoder g at any image x' within eps with the served direction t at the "
+    "image sent; a service asked about x' would itself estimate g(x') from finitely many samples.",
+    "Distances are l2 norms over the pixels of the encoder's input, in [0, 1]; the radius in upload space "
+    "counts the pixels of the uploaded image, also in [0, 1].",
+    "The encoder is taken as a fixed function of its input; that floating-point arithmetic in the stated "
+    "dtype is only close to one is not accounted for.",
+    "Gaussian noise is drawn in floating point by a pseudo-random generator from a fresh seed.",
+    "It holds for every real-valued x', hence also for those on the 8-bit grid of image files.",
+    "It speaks of the features that the language model received, not of the answer that the model gave.",
+)
+
+#: What the noise is added to.
+Space = Literal["encoder_input", "stacked_tiles"]
+
+Cosine = Annotated[float, Field(ge=-1.0, le=1.0)]
+Probability = Annotated[float, Field(gt=0.0, lt=1.0)]
+Score = Annotated[float, Field(ge=0.0, le=1.0)]
+Distance = Annotated[float, Field(ge=0.0)]
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Size = Annotated[int, Field(ge=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Image(_Part):
+    """The picture that the certificate is about."""
+
+    sha256: Digest
+    """SHA-256 of the uploaded file's bytes, hexadecimal."""
+    width: Size
+    """Width of the uploaded image, in pixels."""
+    height: Size
+    """Height of the uploaded image, in pixels."""
+    canvas_width: Size
+    """Width of the encoder's input, in pixels."""
+    canvas_height: Size
+    """Height of the encoder's input, in pixels."""
+    resize_norm: Annotated[float, Field(gt=0.0)] | None
+    """Operator norm (l2) of the map from the uploaded image to the encoder's input, or an upper bound on it
+    where the space is `stacked_tiles`; null if unknown."""
+
+
+class Model(_Part):
+    """The encoder that was smoothed."""
+
+    name: str
+    """Name under which the model is served."""
+    digest: Digest
+    """SHA-256 over everything that determines the features: weights, preprocessing, calibration, PSM."""
+    psm_digest: Digest | None
+    """SHA-256 of the purifier and smoothness mapper; null without them."""
+    dtype: str
+    """Floating-point type of the encoder's arithmetic."""
+
+
+class Noise(_Part):
+    """The noise, such that it can be drawn again."""
+
+    distribution: Literal["gaussian"] = "gaussian"
+    """Independent normal noise of mean 0 on every channel of every pixel."""
+    sigma: Annotated[float, Field(gt=0.0)]
+    """Standard deviation, in the encoder's input space (pixels in [0, 1])."""
+    generator: str
+    """How the samples follow from the seed."""
+    seed: Annotated[str, Field(pattern="^[0-9a-f]+$")]
+    """Seed of this image, hexadecimal."""
+    n_select: Size
+    """Samples that chose the served direction t, and the transforms and stakes of the bounds."""
+    n_certify: Size
+    """Fresh samples, drawn after those, that the bounds rest on."""
+    budget: Size
+    """The most fresh samples that might have been drawn; the stakes of the bounds were chosen for it."""
+    degraded_from: Size | None = None
+    """The budget that this request would have had, had the service not been under load; null otherwise."""
+
+
+class Chance(_Part):
+    """The cosine of centred features of unrelated images, from calibration."""
+
+    mean: Cosine
+    """Mean over pairs."""
+    p95: Cosine
+    """95th percentile over pairs: a bound not above it says nothing."""
+
+
+class BoundAt(_Part):
+    """The Feature Cosine Similarity Bound at one distance."""
+
+    eps: Distance
+    """l2 distance in the encoder's input space."""
+    fcsb: Cosine
+    """The served bound: <g(x'), t> is at least this for every x' within eps."""
+    mean: Cosine
+    """The paper's bound, from the mean score alone."""
+    layer_cake: Cosine
+    """The bound from the distribution of the scores."""
+
+    @classmethod
+    def of(cls, point: Point) -> BoundAt:
+        """From the numbers."""
+        return cls(eps=point.eps, fcsb=point.value, mean=point.mean, layer_cake=point.layer_cake)
+
+
+class Radius(_Part):
+    """How far an image may move while the cosine stays certified."""
+
+    cosine_threshold: Cosine
+    """The cosine that is certified within the radius."""
+    value: Distance | None
+    """The served radius, l2 in the encoder's input space; null where not even eps = 0 is certified."""
+    mean: Distance | None
+    """The radius by the paper's bound."""
+    layer_cake: Distance | None
+    """The radius by the layer-cake bound."""
+    upload: Distance | None
+    """The served radius in the uploaded image's own pixels: value / resize_norm."""
+
+
+class TargetBound(_Part):
+    """What the request or the policy wanted certified."""
+
+    cosine: Cosine
+    """The cosine that was wanted,"""
+    eps: Distance
+    """within this l2 distance in the encoder's input space."""
+    fcsb: Cosine
+    """The served bound at that distance."""
+
+
+class Certificate(_Part):
+    """A lower bound, true with probability at least 1 - alpha, on the cosine between the features that
+    produced an answer and the features of any image near the one sent.
+    """
+
+    version: Literal[1] = 1
+    """Version of this schema."""
+    paper: Literal["arXiv:2601.16200v1"] = PAPER
+    """The paper whose definitions are used."""
+    time: datetime
+    """When the certificate was made."""
+    image: Image
+    """The picture."""
+    model: Model
+    """The encoder."""
+    noise: Noise
+    """The noise."""
+    norm: Literal["l2"] = "l2"
+    """Norm of all distances."""
+    space: Space = "encoder_input"
+    """Where noise is added and distances are measured, pixels in [0, 1], resized but not normalised:
+    `encoder_input`, the resized image; `stacked_tiles`, its tiles and its thumbnail, which show the image
+    twice and get noise of their own."""
+    alpha: Probability
+    """Probability, over the noise, that a bound here is wrong: this image's share of the request's."""
+    stop_reason: StopReason
+    """Why sampling ended: target met, target out of reach, budget used up, or time up."""
+    score_estimate: Score
+    """Mean of the scores (1 + <u, t>) / 2 over the certification samples; an estimate."""
+    score_lower: Score
+    """Lower bound on the expected score at the image sent."""
+    bounds: Annotated[tuple[BoundAt, ...], Field(min_length=1)]
+    """The bounds at the distances asked for, ascending."""
+    curve: tuple[BoundAt, ...]
+    """The bounds from eps = 0 to where the served one reaches 0."""
+    radius: Radius
+    """The certified radius."""
+    served: BoundName
+    """Which bound gives the radius, or without one the bound at the smallest distance."""
+    target: TargetBound | None
+    """What was wanted, and the bound there; null if nothing was."""
+    outcome: Outcome
+    """`vacuous`: at the smallest distance asked for, the bound is not above 0 and the chance cosine;
+    `abstained`: it is, but the target was not met; `certified`: neither."""
+    chance: Chance
+    """The cosine of unrelated images, to hold the bounds against."""
+    flip_point: Cosine | None
+    """The cosine near which answers began to change in calibration; null where that was not measured."""
+    cached: bool = False
+    """Whether this is the result, noise and all, of an earlier request about the same pixels on the same
+    terms."""
+    assumptions: tuple[str, ...] = ASSUMPTIONS
+    """What the statement takes for granted, and what it does not say."""
+
+    @classmethod
+    def of(
+        cls,
+        statement: Statement,
+        *,
+        stop_reason: StopReason,
+        time: datetime,
+        image: Image,
+        model: Model,
+        noise: Noise,
+        chance: Chance,
+        space: Space = "encoder_input",
+        flip_point: float | None = None,
+        cached: bool = False,
+    ) -> Certificate:
+        """The certificate of a statement; ValueError where noise or chance cosine are not the statement's."""
+        terms = statement.terms
+        if noise.sigma != terms.sigma or noise.n_certify != statement.n_certify:
+            raise ValueError("the noise described is not the noise that the statement rests on")
+        if chance.p95 != terms.chance_cosine:
+            raise ValueError("the chance cosine is not the one that the outcome was judged by")
+        target = None
+        if terms.target is not None and statement.target_bound is not None:
+            target = TargetBound(
+                cosine=terms.target.cosine, eps=terms.target.eps, fcsb=statement.target_bound
+            )
+        return cls(
+            time=time,
+            image=image,
+            model=model,
+            noise=noise,
+            space=space,
+            alpha=terms.alpha,
+            stop_reason=stop_reason,
+            score_estimate=statement.score_estimate,
+            score_lower=statement.score_lower,
+            bounds=tuple(BoundAt.of(point) for point in statement.points),
+            curve=tuple(BoundAt.of(point) for point in statement.curve),
+            radius=Radius(
+                cosine_threshold=terms.cosine_threshold,
+                value=statement.radius,
+                mean=statement.radius_mean,
+                layer_cake=statement.radius_layer_cake,
+                upload=_upload(statement.radius, image.resize_norm),
+            ),
+            served=statement.served,
+            target=target,
+            outcome=statement.outcome,
+            chance=chance,
+            flip_point=flip_point,
+            cached=cached,
+        )
+
+
+def _upload(radius: float | None, resize_norm: float | None) -> float | None:
+    """radius / norm, rounded down."""
+    if radius is None or resize_norm is None:
+        return None
+    return radius / resize_norm * (1.0 - 1e-12)

@@ -1,0 +1,204 @@
+"""The layer-cake bound, read through means: one bound at every eps from a few bounded averages.
+
+Write G(tau) = P(S(x + d) >= tau) for the survival function of the scores at x, delta = eps / sigma, and
+
+    psi(p) = Phi(Phi^-1(p) - delta),   psi*(y) = sup_p (y p - psi(p)) = y Phi(z) - Phi(z - delta),
+                                        z = log(y) / delta + delta / 2.
+
+The layer-cake bound (Kumar et al. 2020; the Neyman-Pearson lemma applied to each event {S >= tau})
+is
+
+    E[S(x' + d)]  >=  integral_0^1 psi(G(tau)) dtau          for every x' with ||x' - x||_2 <= eps.      (1)
+
+psi is convex, so each psi(p) lies above y p - psi*(y) for *every* slope y >= 0 (Fenchel-Young). For any
+function t >= 0 on [0, 1], with T(s) = integral_0^s t(tau) dtau, integrating that under (1) and swapping the
+integrals gives
+
+    E[S(x' + d)]  >=  E[T(S(x + d))] - integral_0^1 psi*(t(tau)) dtau.                                   (2)
+
+(2) needs no survival function any more, only the *mean of one bounded transform of the score*, which the
+betting bound estimates without a union over thresholds. It is an equality when t = psi'(G). So t is chosen on
+the selection split, there from the survival function that the certification samples are expected to leave
+standing; a poor choice costs tightness, never validity. With t constant (2) is the paper's mean bound:
+maximising y s - psi*(y) over y gives psi(s). With mixtures t = sum_j mu_j t_j, mu >= 0, of transforms whose
+means have lower bounds b_j,
+
+    E[S(x' + d)]  >=  max_mu  sum_j mu_j b_j - integral psi*(sum_j mu_j t_j)                             (3)
+
+holds at every eps at once, as soon as all b_j hold: whole curves and radii cost nothing. (3) is concave in mu
+and any mu gives a true bound, so the search for the best one need not be trusted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import optimize, special
+
+from smoothgate.certify.alpha import TILTS, check_alpha, per_tilt
+from smoothgate.certify.betting import Bets
+from smoothgate.certify.bounds import MARGIN, Array, check_scores
+
+#: Most thresholds; the survival function of the selection split is read at its quantiles when there are more
+#: scores.
+_MAX_THRESHOLDS = 128
+_LEAST, _MOST = 1e-12, 1.0 - 1e-12
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Transform:
+    """One non-decreasing, piecewise linear transform T of the score, scaled into [0, 1], and its bets.
+
+    Attributes:
+        thresholds: tau_0 = 0 < ... < tau_m = 1, shape (m + 1,).
+        slopes: t on each of the m layers, non-negative, shape (m,).
+        alpha: the error probability of the bound on E[T(S)].
+        bets: the stakes of that bound.
+    """
+
+    thresholds: Array
+    slopes: Array
+    alpha: float
+    bets: Bets
+
+    @property
+    def heights(self) -> Array:
+        """T at the thresholds, shape (m + 1,)."""
+        return np.concatenate([[0.0], np.cumsum(self.slopes * np.diff(self.thresholds))])
+
+    @property
+    def scale(self) -> float:
+        """T(1)."""
+        return float(self.heights[-1])
+
+    def apply(self, scores: Array) -> Array:
+        """T(s) / T(1) of each score, in [0, 1]; shape (n,)."""
+        heights = self.heights
+        scaled = np.interp(scores, self.thresholds, heights / heights[-1])
+        return np.asarray(np.clip(scaled, 0.0, 1.0), dtype=np.float64)
+
+
+def tune(selection: npt.ArrayLike, n_certify: int, alpha: float) -> tuple[Transform, ...]:
+    """The transforms and bets for `n_certify` samples, one of each for each tilt.
+
+    The slopes of tilt delta are psi'(P) = exp(delta Phi^-1(P) - delta^2 / 2) for P = alpha^(1/n) G, where G
+    is the survival function of the selection scores: the n samples cannot exclude that scores of 0 have had a
+    probability of 1 - alpha^(1/n), so the tangent is taken where that is so.
+
+    Args:
+        selection: scores (n,) known before the first certification sample, as close to what certification
+            will see as can be had; with none, perfect scores are expected. They prove nothing.
+        n_certify: how many certification samples are planned. A bound read at another number is as true.
+        alpha: this image's share of the error probability.
+
+    Raises:
+        ValueError: a score that is not a number in [0, 1], n_certify < 1, alpha not in (0, 1).
+    """
+    given = np.asarray(selection, dtype=np.float64)
+    scores = check_scores(given) if given.size else np.ones(1)
+    if n_certify < 1:
+        raise ValueError(f"n_certify must be at least 1, got {n_certify}")
+    check_alpha(alpha)
+    if scores.size > _MAX_THRESHOLDS:
+        ranks = (np.arange(_MAX_THRESHOLDS) + 0.5) / _MAX_THRESHOLDS
+        scores = np.asarray(np.quantile(scores, ranks, method="inverted_cdf"), dtype=np.float64)
+    thresholds = np.unique(np.concatenate([[0.0], scores, [1.0]]))
+    survival = (scores[None, :] >= thresholds[1:, None]).mean(axis=1)
+
+    transforms = []
+    for tilt, share in zip(TILTS, per_tilt(alpha), strict=True):
+        left_standing = np.clip(survival * share ** (1.0 / n_certify), _LEAST, _MOST)
+        slopes = np.exp(tilt * special.ndtri(left_standing) - tilt**2 / 2.0)
+        plain = Transform(thresholds, slopes, share, Bets.spread())
+        bets = Bets.tuned(plain.apply(scores), n_certify, share)
+        transforms.append(Transform(thresholds, slopes, share, bets))
+    return tuple(transforms)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moments:
+    """What certification established: lower bounds on the means of the transforms, all true with P >= 1 -
+    alpha.
+
+    Attributes:
+        transforms: from `tune`, one for each tilt; the first is the identity.
+        lowers: a lower bound on E[T_j(S)] / T_j(1) for each, shape (J,).
+    """
+
+    transforms: tuple[Transform, ...]
+    lowers: Array
+
+    @property
+    def score_lower(self) -> float:
+        """The lower bound on the mean score s(x)."""
+        return float(self.lowers[0])
+
+    def expected_score(self, delta: float) -> float:
+        """A lower bound on E[S(x' + d)] for all x' within delta = eps / sigma of x, by (3), rounded down.
+
+        The search ends within about 1e-6 of the maximum of (3), always on the safe side of it.
+        """
+        if delta <= 0.0:
+            return self.score_lower
+        return _Dual(self.transforms, self.lowers, delta).best()
+
+
+class _Dual:
+    """(3) at one delta: the concave function of mu, its derivatives, and a maximiser."""
+
+    def __init__(self, transforms: tuple[Transform, ...], lowers: Array, delta: float) -> None:
+        # Each transform is scaled to T(1) = 1, so that mu has one unit.
+        self.slopes = np.stack([transform.slopes / transform.scale for transform in transforms])
+        self.widths = np.diff(transforms[0].thresholds)
+        self.lowers = lowers
+        self.delta = delta
+
+    def value(self, mu: Array) -> float:
+        """The bound for this mu, rounded down by more than its rounding error."""
+        y = mu @ self.slopes
+        z = self._z(y)
+        paid = y * special.ndtr(z)
+        gained = special.ndtr(z - self.delta)
+        scale = float(mu @ self.lowers + self.widths @ (paid + gained))
+        return float(mu @ self.lowers - self.widths @ (paid - gained)) - 10 * MARGIN * (1.0 + scale)
+
+    def best(self) -> float:
+        """Newton's method from the best single transform; each step is a non-negative quadratic programme."""
+        mu = self._start()
+        value = self.value(mu)
+        for _ in range(12):
+            step = self._newton(mu) - mu
+            ahead = self.value(mu + step)
+            while ahead < value and float(np.abs(step).max()) > 1e-9:
+                step = step / 2.0
+                ahead = self.value(mu + step)
+            if ahead <= value + 1e-9:
+                break
+            mu, value = mu + step, ahead
+        return max(value, 0.0)
+
+    def _z(self, y: Array) -> Array:
+        return np.asarray(np.log(np.maximum(y, 1e-300)) / self.delta + self.delta / 2.0, dtype=np.float64)
+
+    def _start(self) -> Array:
+        """The best of the transforms alone, each at the multiple psi'(b_j) that would suit the identity."""
+        multiples = np.exp(
+            self.delta * special.ndtri(np.clip(self.lowers, _LEAST, _MOST)) - self.delta**2 / 2.0
+        )
+        return max(np.diag(multiples), key=self.value)
+
+    def _newton(self, mu: Array) -> Array:
+        """The maximiser over mu >= 0 of the second-order model of (3) at mu."""
+        y = mu @ self.slopes
+        z = self._z(y)
+        gradient = self.lowers - self.slopes @ (self.widths * special.ndtr(z))
+        density = np.exp(-np.square(z) / 2.0) / np.sqrt(2.0 * np.pi)
+        curvature = self.widths * density / (self.delta * np.maximum(y, 1e-300))
+        hessian = (self.slopes * curvature) @ self.slopes.T
+        hessian += (1e-9 * float(np.trace(hessian)) + 1e-12) * np.eye(len(mu))
+        root = np.linalg.cholesky(hessian)
+        target = np.linalg.solve(root, gradient + hessian @ mu)
+        solution, _ = optimize.nnls(root.T, target)
+        return np.asarray(solution, dtype=np.float64)

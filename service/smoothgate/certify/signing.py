@@ -1,0 +1,173 @@
+"""Certificates as signed text: JWS compact serialisation with EdDSA (RFC 8037, curve Ed25519).
+
+Whoever holds the published key set can check a certificate offline. Key ids are RFC 7638 thumbprints. Keys
+are rotated by signing with a new one and still publishing the old one's public half.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from joserfc import jws
+from joserfc.errors import JoseError, UnsupportedAlgorithmError
+from joserfc.jwk import OKPKey
+from pydantic import ValidationError
+
+from smoothgate.certify.certificate import Certificate
+from smoothgate.errors import Unacceptable
+
+ALGORITHM = "EdDSA"
+TYPE = "smoothgate-certificate+jws"
+
+
+class CertificateRejected(Unacceptable):
+    """The text is not a certificate that this key set vouches for."""
+
+    default_code = "certificate_rejected"
+
+
+class UnknownKey(CertificateRejected):
+    """It names a key that is not in the key set."""
+
+    default_code = "unknown_key"
+
+
+class BadSignature(CertificateRejected):
+    """It is no JWS, or its content is not what was signed."""
+
+    default_code = "bad_signature"
+
+
+class WrongSchema(CertificateRejected):
+    """The signature is good, but what was signed is not a certificate of a version known here."""
+
+    default_code = "wrong_schema"
+
+
+class _Ed25519Only(jws.JWSRegistry):  # type: ignore[misc]
+    """Takes EdDSA and nothing else.
+
+    joserfc warns of the name EdDSA because RFC 9864 splits it by curve; most verifiers know only this name,
+    and here the curve is fixed by the key.
+    """
+
+    def get_alg(self, name: str) -> Any:
+        if name != ALGORITHM:
+            raise UnsupportedAlgorithmError(f"{name} is not {ALGORITHM}")
+        return self.algorithms[ALGORITHM]
+
+
+_REGISTRY = _Ed25519Only()
+
+
+class PublicKey:
+    """An Ed25519 key as others may see it. `kid` is its RFC 7638 thumbprint."""
+
+    def __init__(self, key: OKPKey) -> None:
+        if key.curve_name != "Ed25519":
+            raise ValueError("the key is not an Ed25519 key")
+        self._key = key
+        self.kid: str = key.thumbprint()
+
+    @classmethod
+    def load(cls, text: str) -> PublicKey:
+        """From PEM or JWK text, public or private; ValueError for anything but an Ed25519 key."""
+        return cls(_import(text))
+
+    def jwk(self) -> dict[str, str]:
+        """The public half as a JWK with `kid`, `alg` and `use`."""
+        public = self._key.as_dict(private=False)
+        return {name: public[name] for name in ("kty", "crv", "x")} | {
+            "kid": self.kid,
+            "alg": ALGORITHM,
+            "use": "sig",
+        }
+
+
+class SigningKey(PublicKey):
+    """An Ed25519 key that can sign."""
+
+    def __init__(self, key: OKPKey) -> None:
+        super().__init__(key)
+        if not key.is_private:
+            raise ValueError("the key has no private half")
+
+    @classmethod
+    def generate(cls) -> SigningKey:
+        """A fresh key."""
+        return cls(OKPKey.generate_key("Ed25519"))
+
+    @classmethod
+    def load(cls, text: str) -> SigningKey:
+        """From PEM (PKCS 8) or JWK text; ValueError for anything but a private Ed25519 key."""
+        return cls(_import(text))
+
+    def pem(self) -> str:
+        """The private key as PEM (PKCS 8), to be kept secret."""
+        return bytes(self._key.as_pem(private=True)).decode()
+
+    def sign(self, certificate: Certificate) -> str:
+        """The certificate as a JWS in compact serialisation."""
+        header = {"alg": ALGORITHM, "kid": self.kid, "typ": TYPE}
+        payload = certificate.model_dump_json()
+        return str(jws.serialize_compact(header, payload, self._key, registry=_REGISTRY))
+
+
+def jwks(keys: Iterable[PublicKey]) -> dict[str, list[dict[str, str]]]:
+    """The key set to publish (RFC 7517): the public halves of the signing key and of its predecessors."""
+    return {"keys": list({key.kid: key.jwk() for key in keys}.values())}
+
+
+def verify(text: str, key_set: Mapping[str, Any]) -> Certificate:
+    """Check a signed certificate offline.
+
+    Args:
+        text: JWS, compact serialisation.
+        key_set: a JWKS, as published. Keys of other kinds in it are passed over.
+
+    Raises:
+        UnknownKey: the key that it names is not in the set.
+        BadSignature: it is no JWS, another algorithm was used, or it is not what that key signed.
+        WrongSchema: a good signature over something that is no certificate of a known version.
+    """
+    try:
+        parts = jws.extract_compact(text.strip().encode())
+        kid = parts.headers().get("kid")
+    except (JoseError, ValueError) as error:
+        raise BadSignature("This is not a signed certificate (JWS, compact serialisation).") from error
+    try:
+        if not jws.validate_compact(parts, _find(key_set, kid), registry=_REGISTRY):
+            raise BadSignature(f"The signature does not match: the content is not what key {kid} signed.")
+    except (JoseError, ValueError) as error:
+        raise BadSignature(f"The signature cannot be checked: {error}.") from error
+    try:
+        return Certificate.model_validate_json(parts.payload)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise WrongSchema(
+            f"The signature is good, but this is no certificate of a version known here "
+            f"({where or 'content'}: {error.errors()[0]['msg']})."
+        ) from error
+
+
+def _find(key_set: Mapping[str, Any], kid: object) -> OKPKey:
+    """The Ed25519 key of that thumbprint; what the set itself calls its keys is not relied on."""
+    for entry in key_set.get("keys", []):
+        if not isinstance(entry, Mapping) or entry.get("crv") != "Ed25519":
+            continue
+        with contextlib.suppress(ValueError):  # one broken entry does not spoil the set
+            key = _import(json.dumps(dict(entry)))
+            if key.thumbprint() == kid:
+                return key
+    raise UnknownKey(f"The key {kid} is not in the key set.")
+
+
+def _import(text: str) -> OKPKey:
+    text = text.strip()
+    try:
+        return OKPKey.import_key(json.loads(text) if text.startswith("{") else text)
+    except (JoseError, ValueError, TypeError) as error:
+        raise ValueError("not an Ed25519 key in PEM or JWK form") from error

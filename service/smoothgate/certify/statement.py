@@ -1,0 +1,227 @@
+"""What a certificate states about one image: from scores to bounds, a radius and an outcome.
+
+The statement, true with probability at least 1 - alpha over the certification noise (for whatever selection
+split):
+
+    score_lower <= s(x), and for every eps >= 0 and every x' with ||x' - x||_2 <= eps: <g(x'), t> >=
+    FCSB(eps),
+
+at all eps of the list, on the whole curve and at the radius at once. alpha is this image's share of the
+request's (`smoothgate.certify.alpha`, which also splits it further).
+
+Outcomes, in this order:
+
+* `vacuous`: even at the smallest eps asked for, the served bound is not above both 0 and the chance cosine
+  (95th percentile of the cosine of unrelated images). The certificate is true and says nothing.
+* `abstained`: the request stated a target, a cosine at an eps, and the served bound at that eps is below it.
+* `certified`: neither. The bound separates x' from unrelated images, and the target, if any, is met.
+
+A target "radius r at cosine c" is the target "cosine c at eps = r".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy.typing as npt
+
+from smoothgate.certify import fcsb
+from smoothgate.certify.alpha import check_alpha
+from smoothgate.certify.bounds import Array, check_scores
+from smoothgate.certify.evidence import Evidence
+from smoothgate.certify.fcsb import BoundName, Point
+from smoothgate.certify.layer_cake import Moments, tune
+from smoothgate.errors import Unacceptable
+
+Outcome = Literal["certified", "abstained", "vacuous"]
+
+#: Points of the curve, from eps = 0 to where the served bound reaches 0.
+CURVE_POINTS = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a request wants certified: the served bound at `eps` is at least `cosine`."""
+
+    cosine: float
+    eps: float
+
+    def __post_init__(self) -> None:
+        fcsb.check_cosine(self.cosine)
+        fcsb.check_eps(self.eps)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What is asked of the samples of one image.
+
+    Attributes:
+        sigma: standard deviation of the noise, in pixels of [0, 1].
+        alpha: this image's share of the error probability (`alpha.per_image`).
+        eps: l2 radii at which the bounds are reported, positive and ascending, at least one.
+        cosine_threshold: the cosine at which the certified radius is reported.
+        chance_cosine: 95th percentile of the cosine of unrelated images.
+        target: what the request wants reached, or None.
+
+    Raises:
+        ValueError: a value outside its range.
+    """
+
+    sigma: float
+    alpha: float
+    eps: tuple[float, ...]
+    cosine_threshold: float = 0.5
+    chance_cosine: float = 0.0
+    target: Target | None = None
+
+    def __post_init__(self) -> None:
+        fcsb.check_sigma(self.sigma)
+        check_alpha(self.alpha)
+        fcsb.check_cosine(self.cosine_threshold)
+        fcsb.check_cosine(self.chance_cosine)
+        if not self.eps or self.eps[0] <= 0.0 or list(self.eps) != sorted(set(self.eps)):
+            raise ValueError(f"eps must be positive, ascending and at least one, got {self.eps}")
+        for eps in self.eps:
+            fcsb.check_eps(eps)
+
+    @property
+    def floor(self) -> float:
+        """What the bound must exceed to say anything."""
+        return max(self.chance_cosine, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What was established, in numbers that JSON can hold. Radii are None where not even eps = 0 reaches the
+    cosine.
+
+    Attributes:
+        terms: what was asked.
+        n_certify: fresh samples under the bounds.
+        score_estimate: mean of the certification scores, in [0, 1]; an estimate, no bound.
+        score_lower: lower bound on the mean score s(x).
+        points: both bounds at each eps of the terms.
+        curve: both bounds on an even grid from eps = 0 to where the served bound reaches 0.
+        radius_mean: radius at the cosine threshold by the mean bound.
+        radius_layer_cake: the same by the layer-cake bound.
+        target_bound: the served bound at the target's eps; None without a target.
+        outcome: see the module.
+    """
+
+    terms: Terms
+    n_certify: int
+    score_estimate: float
+    score_lower: float
+    points: tuple[Point, ...]
+    curve: tuple[Point, ...]
+    radius_mean: float | None
+    radius_layer_cake: float | None
+    target_bound: float | None
+    outcome: Outcome
+
+    @property
+    def radius(self) -> float | None:
+        """The served radius at the cosine threshold: the larger of the two."""
+        return max((r for r in (self.radius_mean, self.radius_layer_cake) if r is not None), default=None)
+
+    @property
+    def served(self) -> BoundName:
+        """Which bound gives the served radius; where there is none, the served bound at the smallest eps."""
+        if self.radius is None:
+            return self.points[0].served
+        return "layer_cake" if self.radius != self.radius_mean else "mean"
+
+
+def certify(terms: Terms, selection: npt.ArrayLike, certification: npt.ArrayLike) -> Statement:
+    """The statement from the scores S = (1 + <u, t>) / 2 of both splits, for a fixed number of samples.
+
+    Args:
+        terms: what is asked.
+        selection: scores of the selection samples; they choose transforms and bets (`layers.tune`).
+        certification: scores of fresh samples, in the order drawn (n_certify,).
+
+    Raises:
+        ValueError: a score that is not a number in [0, 1], or no certification score.
+    """
+    scores = check_scores(certification)
+    evidence = Evidence(tune(selection, scores.size, terms.alpha))
+    evidence.update(scores)
+    return state(terms, scores, evidence.moments)
+
+
+def state(terms: Terms, scores: Array, moments: Moments) -> Statement:
+    """The statement from certification scores (n,) and what they established."""
+    sigma, cosine, target = terms.sigma, terms.cosine_threshold, terms.target
+    points = tuple(fcsb.point(moments, eps, sigma) for eps in terms.eps)
+    target_bound = None if target is None else fcsb.point(moments, target.eps, sigma).value
+    outcome: Outcome = "certified"
+    if points[0].value <= terms.floor:
+        outcome = "vacuous"
+    elif target is not None and not reaches(moments, target, sigma):
+        outcome = "abstained"
+    return Statement(
+        terms=terms,
+        n_certify=scores.size,
+        score_estimate=float(scores.mean()),
+        score_lower=moments.score_lower,
+        points=points,
+        curve=_curve(moments, sigma),
+        radius_mean=fcsb.mean_radius(moments.score_lower, cosine, sigma),
+        radius_layer_cake=fcsb.layer_cake_radius(moments, cosine, sigma),
+        target_bound=target_bound,
+        outcome=outcome,
+    )
+
+
+def reaches(moments: Moments, target: Target, sigma: float) -> bool:
+    """Whether the served bound meets the target."""
+    return fcsb.point(moments, target.eps, sigma).value >= target.cosine
+
+
+def require_reachable(terms: Terms, n_certify: int, *, param: str | None = None) -> None:
+    """Refuse a budget that could not do what it is for, even if every score were 1.
+
+    That is: reach the target, or without one exceed the chance cosine at the smallest eps.
+
+    Raises:
+        Unacceptable: code `budget_too_small`, naming the smallest `n_certify` that could, and `param`.
+    """
+    goal = terms.target or Target(terms.floor, terms.eps[0])
+    if _perfect(terms, goal, n_certify):
+        return
+    enough = n_certify
+    while not _perfect(terms, goal, enough):
+        if enough > 1 << 40:
+            raise Unacceptable(
+                f"a cosine of {goal.cosine:.4g} at eps = {goal.eps:.4g} cannot be certified with sigma = "
+                f"{terms.sigma:.4g}: eps is too many times sigma",
+                param=param,
+                code="budget_too_small",
+            )
+        enough *= 2
+    low, high = enough // 2, enough
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _perfect(terms, goal, middle) else (middle, high)
+    raise Unacceptable(
+        f"{n_certify} samples cannot certify a cosine of {goal.cosine:.4g} at eps = {goal.eps:.4g} with "
+        f"sigma = {terms.sigma:.4g} and alpha = {terms.alpha:.4g}, even with perfect scores; "
+        f"the smallest number that could is {high}",
+        param=param,
+        code="budget_too_small",
+    )
+
+
+def _perfect(terms: Terms, goal: Target, n: int) -> bool:
+    """Whether n certification scores of 1, after selection scores of 1, reach the goal."""
+    evidence = Evidence(tune([1.0], n, terms.alpha))
+    return reaches(evidence.moments_if_perfect(n), goal, terms.sigma)
+
+
+def _curve(moments: Moments, sigma: float) -> tuple[Point, ...]:
+    radii = (fcsb.mean_radius(moments.score_lower, 0.0, sigma), fcsb.layer_cake_radius(moments, 0.0, sigma))
+    end = max((radius for radius in radii if radius is not None), default=0.0)
+    if end == 0.0:
+        return (fcsb.point(moments, 0.0, sigma),)
+    return tuple(fcsb.point(moments, end * i / (CURVE_POINTS - 1), sigma) for i in range(CURVE_POINTS))

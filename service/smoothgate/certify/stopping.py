@@ -1,0 +1,94 @@
+"""When to stop sampling: certified, out of reach, or at the end of the budget. Pure; the sampler feeds it.
+
+The bounds are confidence sequences, so the statement holds at whatever number of samples one stops, also one
+chosen by looking at the scores. The rule looks at a few numbers of samples only because looking takes time.
+Without a target there is nothing to stop for: the whole budget is used, and the bounds are then the same as
+those for a fixed number of samples.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from smoothgate.certify.bounds import Array, check_scores
+from smoothgate.certify.evidence import Evidence
+from smoothgate.certify.layer_cake import tune
+from smoothgate.certify.statement import Statement, Terms, reaches, state
+
+#: Why sampling ended: the target is met; not even scores of 1 until the end of the budget would meet it; the
+#: budget is used up; time is up (decided by whoever holds the clock).
+StopReason = Literal["certified", "unreachable", "budget", "deadline"]
+
+#: The rule looks first after so many samples, and then whenever their number has grown by 1 / 8.
+FIRST_LOOK = 32
+_GROWTH = 8
+
+
+class StoppingRule:
+    """Fed with certification scores in the order drawn, says whether to go on.
+
+    Args:
+        terms: what is asked; `terms.target` is what early stopping waits for.
+        selection: scores known before the first certification sample (`layers.tune`).
+        budget: most certification samples.
+
+    Raises:
+        ValueError: a selection score that is not a number in [0, 1], a budget below 1.
+    """
+
+    def __init__(self, terms: Terms, selection: npt.ArrayLike, budget: int) -> None:
+        self.terms = terms
+        self.budget = budget
+        self.next_look = budget if terms.target is None else min(FIRST_LOOK, budget)
+        self._evidence = Evidence(tune(selection, budget, terms.alpha))
+        self._chunks: list[Array] = []
+        self._reason: StopReason | None = None
+
+    @property
+    def n(self) -> int:
+        """How many certification scores were taken in."""
+        return sum(chunk.size for chunk in self._chunks)
+
+    @property
+    def scores(self) -> Array:
+        """The certification scores so far, in the order drawn (n,)."""
+        return np.concatenate(self._chunks) if self._chunks else np.empty(0)
+
+    @property
+    def reason(self) -> StopReason | None:
+        """Why sampling should end; None as long as it should go on."""
+        return self._reason
+
+    def update(self, scores: npt.ArrayLike) -> StopReason | None:
+        """Take in further scores and return `reason`; those that come after a reason was given still count.
+
+        Raises:
+            ValueError: a score that is not a number in [0, 1], or more scores than the budget.
+        """
+        values = check_scores(scores)
+        if self.n + values.size > self.budget:
+            raise ValueError(f"more scores than the budget of {self.budget}")
+        self._chunks.append(values)
+        self._evidence.update(values)
+        if self._reason is None and self.n >= self.next_look:
+            self._reason = self._look()
+            self.next_look = min(self.n + max(self.n // _GROWTH, 1), self.budget)
+        return self._reason
+
+    def statement(self) -> Statement:
+        """The statement that holds now, whatever made sampling stop; ValueError before the first score."""
+        return state(self.terms, check_scores(self.scores), self._evidence.moments)
+
+    def _look(self) -> StopReason | None:
+        target, sigma = self.terms.target, self.terms.sigma
+        if target is not None and reaches(self._evidence.moments, target, sigma):
+            return "certified"
+        left = self.budget - self.n
+        if left == 0:
+            return "budget"
+        if target is not None and not reaches(self._evidence.moments_if_perfect(left), target, sigma):
+            return "unreachable"
+        return None

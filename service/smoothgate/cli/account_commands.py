@@ -1,0 +1,73 @@
+"""`smoothgate accounts`: API keys of clients, kept as hashes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from smoothgate.cli.common import console, failures
+from smoothgate.errors import MalformedRequest
+from smoothgate.gate import accounts
+
+app = typer.Typer(no_args_is_help=True, help="API keys of clients, kept as hashes with their limits.")
+
+File = Annotated[
+    Path, typer.Option("--file", help="File of the accounts; SMOOTHGATE_ACCOUNTS names it to the service.")
+]
+_FILE = Path("accounts.json")
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(help="What logs call the client.")],
+    file: File = _FILE,
+    requests_per_minute: Annotated[
+        int | None, typer.Option(min=1, help="Left out: as many as it likes.")
+    ] = None,
+    samples_per_minute: Annotated[
+        int | None, typer.Option(min=1, help="Noisy forwards. Left out: as many as it likes.")
+    ] = None,
+) -> None:
+    """Make a key, shown this once. For a further key of the same client take another name."""
+    with failures():
+        known = accounts.load(file) if file.exists() else []
+        if any(account.name == name for account in known):
+            raise MalformedRequest(f"{file} has an account {name} already.")
+        try:
+            account, key = accounts.new(
+                name, requests_per_minute=requests_per_minute, samples_per_minute=samples_per_minute
+            )
+        except ValueError as error:
+            raise MalformedRequest(
+                "A name is up to 64 letters, digits, dots, dashes and underscores."
+            ) from error
+        accounts.save(file, [*known, account])
+    typer.echo(key)
+
+
+@app.command()
+def remove(
+    name: Annotated[str, typer.Argument(help="Whose key is to be good for nothing.")], file: File = _FILE
+) -> None:
+    """Take an account out; a running service notices within a second."""
+    with failures():
+        known = accounts.load(file)
+        left = [account for account in known if account.name != name]
+        if len(left) == len(known):
+            raise MalformedRequest(f"{file} has no account {name}.")
+        accounts.save(file, left)
+
+
+@app.command("list")
+def show(file: File = _FILE) -> None:
+    """The accounts of a file and their limits."""
+    with failures():
+        known = accounts.load(file)
+    table = Table("name", "requests per minute", "samples per minute")
+    for account in known:
+        limits = (account.requests_per_minute, account.samples_per_minute)
+        table.add_row(account.name, *("-" if limit is None else str(limit) for limit in limits))
+    console.print(table)

@@ -1,0 +1,93 @@
+"""`smoothgate verify` and `smoothgate keys`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.table import Table
+
+from smoothgate.cli.common import console, errors, failures, load_encoder
+from smoothgate.errors import MalformedRequest
+
+keys = typer.Typer(no_args_is_help=True, help="Keys that certificates are signed with.")
+
+
+@keys.command("new")
+def keys_new(
+    output: Annotated[Path, typer.Option(help="File for the private key; it must not exist yet.")],
+) -> None:
+    """Make an Ed25519 key to sign certificates with (SMOOTHGATE_SIGNING_KEY_FILE)."""
+    from smoothgate.certify.signing import SigningKey
+
+    key = SigningKey.generate()
+    try:
+        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        errors.print(f"{output}: {error.strerror}", style="red")
+        raise typer.Exit(1) from None
+    with os.fdopen(descriptor, "w") as file:
+        file.write(key.pem())
+    console.print(f"Wrote {output}; its key id is {key.kid}")
+
+
+def verify(
+    certificate: Annotated[
+        Path,
+        typer.Argument(exists=True, dir_okay=False, help="A JWS, a certificate, or a whole answer as JSON."),
+    ],
+    key_source: Annotated[
+        str, typer.Option("--keys", help="Key set: a file, or the URL of /.well-known/jwks.json.")
+    ],
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="The uploaded pictures, in the order of the certificates."
+        ),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Checkpoint; left out: the bundled demo model.")] = None,
+    psm: Annotated[
+        Path | None, typer.Option(help="Folder of the calibration; left out: the bundled one.")
+    ] = None,
+    signature_only: Annotated[bool, typer.Option(help="Do not replay the noise.")] = False,
+) -> None:
+    """Check certificates: signature and shown fields; with --image also picture, model, and every bound by
+    replay.
+    """
+    from smoothgate.verification import check, read
+
+    pictures = image or []
+    with failures():
+        found = read(certificate.read_text())
+        if len(pictures) > len(found):
+            raise MalformedRequest(f"{len(pictures)} pictures for {len(found)} certificates.")
+        key_set = _key_set(key_source)
+        encoder = load_encoder(model, psm) if pictures and not signature_only else None
+        failed = False
+        for number, (jws, plain) in enumerate(found):
+            data = pictures[number].read_bytes() if number < len(pictures) else None
+            table = Table("check", "", "", title=f"Certificate {number + 1} of {len(found)}")
+            for each in check(jws, plain, key_set, data, encoder):
+                failed |= not each.passed
+                table.add_row(each.name, "[green]ok[/]" if each.passed else "[red]FAILS[/]", each.detail)
+            console.print(table)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _key_set(source: str) -> dict[str, Any]:
+    try:
+        if source.startswith(("http://", "https://")):
+            text = httpx.get(source, timeout=10).raise_for_status().text
+        else:
+            text = Path(source).read_text()
+        value = json.loads(text)
+    except (OSError, ValueError, httpx.HTTPError) as error:
+        raise MalformedRequest(f"The key set {source} cannot be read: {error}.") from error
+    if not isinstance(value, dict) or not isinstance(value.get("keys"), list):
+        raise MalformedRequest(f"{source} is not a JWKS.")
+    return value

@@ -1,0 +1,164 @@
+"""Every failure the service can answer with, drawn in one place.
+
+SmoothgateError
+├── RequestError            the client can mend it
+│   ├── MalformedRequest    400
+│   ├── Unauthorized        401
+│   ├── UnknownModel        404
+│   ├── BodyTimedOut        408
+│   ├── TooLarge            413
+│   └── Unacceptable        422  (bad image, hopeless budget)
+│       └── PolicyNotMet    422  with the certificates
+├── Overloaded              429  with Retry-After  (the service, or one client's own limit)
+├── NotReady                503  with Retry-After
+├── EngineFailed            502
+├── EngineTimedOut          504
+├── SamplerFailed           500
+└── RequestTimedOut         504
+
+Statuses live beside the classes, so that there is one mapping.
+`smoothgate.http.error_responses` turns them into responses.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class SmoothgateError(Exception):
+    """Base of all failures. `message` is shown to the client, so it must hold no secret and no path.
+
+    Args:
+        message: what went wrong, and where possible what would be right.
+        param: the request field at fault, in dotted form (`messages.0.content.1`), or None.
+        code: a stable machine-readable name.
+        retry_after: seconds after which a retry is sensible, or None.
+    """
+
+    status = 500
+    type = "server_error"
+    default_code = "internal_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or self.default_code
+        self.retry_after = retry_after
+
+
+class RequestError(SmoothgateError):
+    """The request is at fault."""
+
+    status = 400
+    type = "invalid_request_error"
+    default_code = "invalid_request"
+
+
+class MalformedRequest(RequestError):
+    """The request does not have the form that the route takes."""
+
+    default_code = "malformed_request"
+
+
+class Unauthorized(RequestError):
+    """No valid API key came with the request."""
+
+    status = 401
+    type = "authentication_error"
+    default_code = "invalid_api_key"
+
+
+class UnknownModel(RequestError):
+    """The model named in the request is not the one served."""
+
+    status = 404
+    default_code = "model_not_found"
+
+
+class BodyTimedOut(RequestError):
+    """The body took too long to come in."""
+
+    status = 408
+    default_code = "body_timeout"
+
+
+class TooLarge(RequestError):
+    """The body, an image or a count is above its limit."""
+
+    status = 413
+    default_code = "too_large"
+
+
+class Unacceptable(RequestError):
+    """Well-formed, but it cannot be served: a broken image, a hopeless budget, a policy not met."""
+
+    status = 422
+    default_code = "unacceptable"
+
+
+class PolicyNotMet(Unacceptable):
+    """The policy asks for more than could be certified; the language model was not asked.
+
+    Args:
+        message: what was asked for.
+        certificates: what was certified, as JSON objects, for the client to see.
+    """
+
+    default_code = "policy_not_met"
+
+    def __init__(self, message: str, certificates: list[dict[str, Any]]) -> None:
+        super().__init__(message)
+        self.certificates = certificates
+
+
+class Overloaded(SmoothgateError):
+    """More than the service, or this client, may have at a time."""
+
+    status = 429
+    type = "rate_limit_error"
+    default_code = "overloaded"
+
+
+class NotReady(SmoothgateError):
+    """The engine or the encoder is not up, or the service is draining."""
+
+    status = 503
+    type = "service_unavailable_error"
+    default_code = "not_ready"
+
+
+class EngineFailed(SmoothgateError):
+    """The engine died, refused or answered nonsense."""
+
+    status = 502
+    type = "engine_error"
+    default_code = "engine_failed"
+
+
+class EngineTimedOut(EngineFailed):
+    """The engine did not answer in time."""
+
+    status = 504
+    default_code = "engine_timeout"
+
+
+class SamplerFailed(SmoothgateError):
+    """The noise sampler failed while this request was being sampled."""
+
+    default_code = "sampler_failed"
+
+
+class RequestTimedOut(SmoothgateError):
+    """The whole request took longer than the operator allows."""
+
+    status = 504
+    type = "timeout_error"
+    default_code = "request_timeout"

@@ -1,0 +1,132 @@
+"""Who may use the service: API keys, kept as hashes in one JSON file, with the limits of each.
+
+Keys are made here from 32 random bytes, so a plain SHA-256 keeps them: there is nothing to guess that a slow
+hash would protect.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import tempfile
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from smoothgate.errors import SmoothgateError
+
+PREFIX = "sg-"
+_RANDOM_BYTES = 32
+
+
+class Account(BaseModel):
+    """A client and its limits; a limit left out does not hold.
+
+    Attributes:
+        name: unique in its file; what logs call the client.
+        key_sha256: of the key, hexadecimal.
+        requests_per_minute: requests, those included that are refused for something else.
+        samples_per_minute: noisy forwards that its requests may draw.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    key_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    requests_per_minute: int | None = Field(None, ge=1)
+    samples_per_minute: int | None = Field(None, ge=1)
+
+
+_ACCOUNTS = TypeAdapter(list[Account])
+
+
+class AccountBook:
+    """The accounts of a file, read again when it changes, so that keys rotate without a restart.
+
+    Raises:
+        SmoothgateError: code `bad_accounts`: the file cannot be read, or says something else.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._stamp = _stamp(file)
+        self._accounts = load(file)
+
+    def find(self, key: str) -> Account | None:
+        """Whose key this is. Takes as long for a wrong key as for a right one."""
+        digest = _digest(key)
+        found = None
+        for account in self._accounts:
+            if hmac.compare_digest(account.key_sha256, digest):
+                found = account
+        return found
+
+    def refresh(self) -> bool:
+        """Read the file again if it has changed; returns whether it had.
+
+        Raises:
+            SmoothgateError: it is unusable now; the accounts stay as they were, until it changes again.
+        """
+        stamp = _stamp(self._file)
+        if stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        self._accounts = load(self._file)
+        return True
+
+
+def load(file: Path) -> list[Account]:
+    """Read a file of accounts.
+
+    Raises:
+        SmoothgateError: code `bad_accounts`.
+    """
+    try:
+        accounts = _ACCOUNTS.validate_json(file.read_bytes())
+    except OSError as error:
+        raise SmoothgateError(f"{file} cannot be read: {error.strerror}.", code="bad_accounts") from error
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise SmoothgateError(f"{file}: {where}: {first['msg']}", code="bad_accounts") from error
+    if len({account.name for account in accounts}) < len(accounts):
+        raise SmoothgateError(f"{file}: two accounts have the same name.", code="bad_accounts")
+    return accounts
+
+
+def save(file: Path, accounts: list[Account]) -> None:
+    """Write a file of accounts in one go, readable by its owner alone."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=file.parent)
+    with os.fdopen(handle, "wb") as out:
+        out.write(_ACCOUNTS.dump_json(accounts, indent=2, exclude_none=True) + b"\n")
+    Path(partial).replace(file)
+
+
+def new(
+    name: str, *, requests_per_minute: int | None = None, samples_per_minute: int | None = None
+) -> tuple[Account, str]:
+    """An account and its key, which is nowhere else."""
+    key = PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
+    account = Account(
+        name=name,
+        key_sha256=_digest(key),
+        requests_per_minute=requests_per_minute,
+        samples_per_minute=samples_per_minute,
+    )
+    return account, key
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _stamp(file: Path) -> tuple[int, int] | None:
+    """Changes when the file does; Kubernetes replaces what a link points to."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino

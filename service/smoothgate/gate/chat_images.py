@@ -1,0 +1,142 @@
+"""The images in a chat, and the only kinds of content that get past the gate."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from smoothgate.engine.payload import TEXT_KEYS
+from smoothgate.errors import MalformedRequest, TooLarge, Unacceptable
+from smoothgate.gate.image_fetcher import Fetcher
+from smoothgate.vision import parse_data_uri
+
+Message = dict[str, Any]
+
+_REFUSED = {
+    "image_embeds": "Embeddings cannot be sent by a client: they would go around the smoothing.",
+    "prompt_embeds": "Embeddings cannot be sent by a client: they would go around the smoothing.",
+    "input_audio": "Audio is not served.",
+    "audio_url": "Audio is not served.",
+    "audio_embeds": "Audio is not served.",
+    "video_url": "Video is not served.",
+    "video_embeds": "Video is not served.",
+}
+# vLLM takes a part that has a `uuid` for the medium that it holds, whatever its type says.
+_NEVER_IN_TEXT = ("uuid", "image_url", "image_pil", *_REFUSED)
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """An image part of a chat.
+
+    Attributes:
+        message, part: its place, `messages[message]["content"][part]`.
+        source: the URI that stands there, or an uploaded file.
+        param: the request field that it came in, for errors.
+    """
+
+    message: int
+    part: int
+    source: str | bytes
+    param: str
+
+
+def find_images(messages: Any, field: str = "messages") -> list[Slot]:
+    """The image parts of a chat, in order; `field` is what errors call the list.
+
+    Raises:
+        MalformedRequest: not a list of messages, or a part that is not one.
+        Unacceptable: embeddings, audio, video, or a kind of part that is not known.
+    """
+    if not isinstance(messages, list) or not messages:
+        raise MalformedRequest(f"{field} must be a list with at least one message.", param=field)
+    slots = []
+    for at, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise MalformedRequest("A message must be an object.", param=f"{field}.{at}")
+        content = message.get("content")
+        if content is None or isinstance(content, str):
+            continue
+        if not isinstance(content, list):
+            raise MalformedRequest(
+                "content must be a string or a list of parts.", param=f"{field}.{at}.content"
+            )
+        for number, part in enumerate(content):
+            param = f"{field}.{at}.content.{number}"
+            uri = _image_uri(part, param)
+            if uri is not None:
+                slots.append(Slot(at, number, uri, param))
+    return slots
+
+
+def _image_uri(part: Any, param: str) -> str | None:
+    if isinstance(part, str):
+        return None
+    kind = part.get("type") if isinstance(part, dict) else None
+    if not isinstance(kind, str):
+        raise MalformedRequest("A content part must be an object with a type.", param=param)
+    if kind in TEXT_KEYS:
+        key = TEXT_KEYS[kind]
+        if not isinstance(part.get(key), str):
+            raise MalformedRequest(f"A part of type {kind} must hold a string {key}.", param=f"{param}.{key}")
+        for other in _NEVER_IN_TEXT:
+            if part.get(other) is not None:
+                raise Unacceptable(
+                    f"A part of type {kind} cannot hold {other}.",
+                    param=f"{param}.{other}",
+                    code="unsupported_content",
+                )
+        return None
+    if kind != "image_url":
+        reason = _REFUSED.get(kind, f"Content of type {kind} is not served.")
+        raise Unacceptable(reason, param=param, code="unsupported_content")
+    url = part.get("image_url")
+    if isinstance(url, dict):
+        url = url.get("url")
+    if not isinstance(url, str):
+        raise MalformedRequest("image_url must hold a url.", param=f"{param}.image_url")
+    return url
+
+
+async def image_bytes(slot: Slot, fetcher: Fetcher | None, *, max_bytes: int) -> bytes:
+    """The file behind a slot: uploaded, in a data URI, or fetched.
+
+    Args:
+        slot: which.
+        fetcher: None where this service fetches nothing.
+        max_bytes: size of the file.
+
+    Raises:
+        Unacceptable: a URL that is not to be fetched, or cannot be.
+        MalformedRequest, TooLarge: as `parse_data_uri`.
+    """
+    if isinstance(slot.source, bytes):
+        if len(slot.source) > max_bytes:
+            raise TooLarge(
+                f"The image is larger than {max_bytes} bytes.", param=slot.param, code="image_too_large"
+            )
+        return slot.source
+    scheme = slot.source[:16].partition(":")[0].strip().lower()
+    if scheme in ("http", "https", "file", "ftp"):
+        if fetcher is not None:
+            return await fetcher.fetch(slot.source, slot.param)
+        raise Unacceptable(
+            "This service does not fetch URLs: send the image as a data URI, data:image/png;base64,....",
+            param=slot.param,
+            code="url_not_allowed",
+        )
+    return await asyncio.to_thread(parse_data_uri, slot.source, max_bytes=max_bytes, param=slot.param)
+
+
+def with_images_replaced(
+    messages: Sequence[Message], slots: Sequence[Slot], parts: Sequence[Sequence[Message]]
+) -> list[Message]:
+    """A copy of the messages in which the given parts stand for each image."""
+    replaced = copy.deepcopy(list(messages))
+    # From the last one on, since the places after an image move.
+    for slot, several in reversed(list(zip(slots, parts, strict=True))):
+        replaced[slot.message]["content"][slot.part : slot.part + 1] = several
+    return replaced

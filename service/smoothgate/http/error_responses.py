@@ -1,0 +1,89 @@
+"""Every failure in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from smoothgate.errors import MalformedRequest, PolicyNotMet, SmoothgateError, Unauthorized
+
+_CLIENT_GONE = 499
+
+log = structlog.get_logger("api")
+
+
+def body_of(error: SmoothgateError) -> dict[str, Any]:
+    """The JSON that a client sees: the error, and beside it the certificates that a policy refused."""
+    body: dict[str, Any] = {
+        "error": {
+            "message": _printable(error.message),
+            "type": error.type,
+            "param": None if error.param is None else _printable(error.param),
+            "code": error.code,
+        }
+    }
+    if isinstance(error, PolicyNotMet):
+        body["certificates"] = error.certificates
+    return body
+
+
+def _printable(text: str) -> str:
+    """What a client sent may hold halves of surrogate pairs, which JSON can name and UTF-8 cannot carry."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def response_of(error: SmoothgateError) -> JSONResponse:
+    """The same as a response, with Retry-After where a retry is sensible."""
+    headers = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(body_of(error), error.status, headers)
+
+
+def of_validation(errors: list[Any], *, prefix: str = "") -> MalformedRequest:
+    """The first of pydantic's findings, naming the field."""
+    first = errors[0]
+    location = [str(part) for part in first["loc"] if part not in ("body", "query")]
+    param = ".".join(([prefix] if prefix else []) + location) or None
+    message = first["msg"].removeprefix("Value error, ")
+    return MalformedRequest(f"{param}: {message}" if param else message, param=param)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every exception of an app in the one shape."""
+
+    @app.exception_handler(SmoothgateError)
+    async def _known(request: Request, error: SmoothgateError) -> JSONResponse:
+        return response_of(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        return response_of(of_validation(list(error.errors())))
+
+    @app.exception_handler(ValidationError)
+    async def _unhandled_model(request: Request, error: ValidationError) -> JSONResponse:
+        log.error("a model of our own did not validate", error=str(error))
+        return response_of(SmoothgateError("An internal error occurred."))
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> JSONResponse:
+        known = MalformedRequest(str(error.detail), code="not_found" if error.status_code == 404 else None)
+        response = response_of(known)
+        response.status_code = error.status_code
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(ClientDisconnect)
+    async def _gone(request: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=_CLIENT_GONE)  # nobody reads it; it is for the log

@@ -1,0 +1,123 @@
+"""What `/docs` shows: examples that work when pasted, with a bundled sample picture inside; errors."""
+
+from __future__ import annotations
+
+import base64
+from functools import cache
+from typing import Any
+
+from smoothgate.demo import bundled
+from smoothgate.gate.schemas import CertifyRequest, ChatRequest, ErrorAnswer, RefusalAnswer
+from smoothgate.http.request_body import FORM_JSON
+
+Json = dict[str, Any]
+
+SAMPLE = "seven.png"
+
+Responses = dict[int | str, Json]
+
+
+def _error(description: str, *headers: str) -> Json:
+    text = {"schema": {"type": "string"}}
+    return {"model": ErrorAnswer, "description": description, "headers": dict.fromkeys(headers, text)}
+
+
+#: Of every path that asks for a key.
+DOOR: Responses = {
+    401: _error("No valid API key, where keys are asked for", "WWW-Authenticate"),
+    429: _error("Too much at a time, or more than this key may", "Retry-After"),
+    503: _error("Not ready, or shutting down", "Retry-After"),
+}
+#: Of every path that works.
+ERRORS: Responses = DOOR | {
+    400: _error("Malformed"),
+    408: _error("The body took too long to come in"),
+    413: _error("Too large"),
+    422: {
+        "model": RefusalAnswer,
+        "description": "Well-formed, but it cannot be served; or a policy is not met",
+    },
+    500: _error("Failed"),
+    502: _error("The engine failed"),
+    504: _error("Not answered in time"),
+}
+NOT_FOUND: Responses = {404: _error("No such thing here")}
+STREAM: Responses = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "The answer"}
+}
+
+
+@cache
+def _sample() -> str:
+    data = (bundled("samples") / SAMPLE).read_bytes()
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
+
+
+def chat() -> Json:
+    """The bodies of `POST /v1/chat`."""
+    example = {"message": "What digit is shown?", "images": [_sample()], "temperature": 0}
+    return _bodies(ChatRequest.model_json_schema(), example)
+
+
+def certify() -> Json:
+    """The bodies of `POST /v1/certify`."""
+    return _bodies(CertifyRequest.model_json_schema(), {"images": [_sample()]})
+
+
+def completions() -> Json:
+    """The body of `POST /v1/chat/completions`."""
+    content = [
+        {"type": "image_url", "image_url": {"url": _sample()}},
+        {"type": "text", "text": "What digit is shown?"},
+    ]
+    schema: Json = {
+        "type": "object",
+        "required": ["messages"],
+        "properties": {
+            "model": {"type": "string"},
+            "messages": {"type": "array", "items": {"type": "object"}, "minItems": 1},
+            "stream": {"type": "boolean"},
+            "smoothing": {"$ref": "#/components/schemas/SmoothingOptions"},
+        },
+        "additionalProperties": True,
+    }
+    example = {"messages": [{"role": "user", "content": content}], "temperature": 0}
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": schema, "example": example}},
+        }
+    }
+
+
+def _bodies(schema: Json, example: Json) -> Json:
+    """As JSON, and as a form with files for pictures and JSON in the fields that hold more than a value."""
+    schema = {key: value for key, value in schema.items() if key not in ("$defs", "example")}
+    fields = {name: field for name, field in schema["properties"].items() if name != "images"}
+    for name in FORM_JSON & fields.keys():
+        fields[name] = {"type": "string", "description": "As JSON."}
+    files = {"type": "array", "items": {"type": "string", "format": "binary"}, "description": "The pictures."}
+    form = schema | {"properties": fields | {"image": files}}
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": _with_shared_definitions(schema), "example": example},
+                "multipart/form-data": {"schema": _with_shared_definitions(form)},
+            },
+        }
+    }
+
+
+def _with_shared_definitions(value: Any) -> Any:
+    """Point references at the document's own definitions instead of the schema's."""
+    if isinstance(value, dict):
+        return {
+            key: item.replace("#/$defs/", "#/components/schemas/")
+            if key == "$ref"
+            else _with_shared_definitions(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_with_shared_definitions(item) for item in value]
+    return value

@@ -1,0 +1,170 @@
+"""What surrounds every request: its id, its span, its line in the log, its place among those in flight."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from smoothgate import metrics, tracing
+from smoothgate.errors import NotReady, SmoothgateError
+from smoothgate.http import error_responses, sse
+
+ID_HEADER = "X-Request-Id"
+PROBES = frozenset({"/health/live", "/health/ready", "/metrics"})
+
+_CUT_OFF_SECONDS = 5.0
+_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+log = structlog.get_logger("request")
+
+
+class InFlight:
+    """The requests that are being answered, probes aside."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.cut_off = False
+
+    @property
+    def count(self) -> int:
+        """How many."""
+        return len(self._tasks)
+
+    @contextmanager
+    def one_more(self) -> Iterator[None]:
+        """The task that runs is answering a request."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101
+        self._tasks.add(task)
+        metrics.IN_FLIGHT.set(self.count)
+        try:
+            yield
+        finally:
+            self._tasks.discard(task)
+            metrics.IN_FLIGHT.set(self.count)
+
+    async def end(self, within: float) -> None:
+        """Wait until none is left; those that take longer are cut off with an error."""
+        if self._tasks:
+            await asyncio.wait({*self._tasks}, timeout=within)
+        self.cut_off = True
+        late = {*self._tasks}
+        for task in late:
+            task.cancel()
+        if late:
+            log.warning("requests cut off", count=len(late))
+            await asyncio.wait(late, timeout=_CUT_OFF_SECONDS)
+
+
+class Context:
+    """The outermost layer: nothing that a client sees comes from outside of it.
+
+    Args:
+        app: all the rest.
+        in_flight: gets each request but probes.
+    """
+
+    def __init__(self, app: ASGIApp, in_flight: InFlight) -> None:
+        self._app = app
+        self._in_flight = in_flight
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        identifier = sane_id(headers.get(ID_HEADER, ""))
+        scope.setdefault("state", {})["request_id"] = identifier
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=identifier)
+        is_probe = scope["path"] in PROBES
+        answer = _Answer(send, identifier)
+        started = time.perf_counter()
+        if is_probe:
+            await self._guarded(scope, receive, answer)
+            return
+        try:
+            with (
+                self._in_flight.one_more(),
+                tracing.request(f"{scope['method']} {scope['path']}", headers) as span,
+            ):
+                span.set_attribute("smoothgate.request_id", identifier)
+                await self._guarded(scope, receive, answer)
+                span.set_attribute("http.response.status_code", answer.status or 0)
+        finally:
+            _say(scope, answer, time.perf_counter() - started)
+
+    async def _guarded(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+        try:
+            await self._app(scope, receive, answer)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not self._in_flight.cut_off or task is None:
+                raise
+            task.uncancel()
+            late = NotReady(
+                "The service shut down before the answer was complete.", code="draining", retry_after=1
+            )
+            await answer.fail(late, scope, receive)
+        except Exception as error:
+            log.error("unexpected failure", path=scope["path"], exc_info=error)
+            await answer.fail(SmoothgateError("An internal error occurred."), scope, receive)
+
+
+def sane_id(given: str) -> str:
+    """The client's id where it is sane, else a new one."""
+    return given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+class _Answer:
+    """`send`, with the id on every response; remembers what was answered."""
+
+    def __init__(self, send: Send, identifier: str) -> None:
+        self._send = send
+        self._identifier = identifier
+        self.status: int | None = None
+        self.complete = False
+        self._streams = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers[ID_HEADER] = self._identifier
+            self._streams = headers.get("content-type", "").startswith("text/event-stream")
+        elif message["type"] == "http.response.body":
+            self.complete = not message.get("more_body", False)
+        await self._send(message)
+
+    async def fail(self, error: SmoothgateError, scope: Scope, receive: Receive) -> None:
+        """End with an error: a response, the last frame of a stream, or a connection that breaks off."""
+        if self.status is None:
+            await error_responses.response_of(error)(scope, receive, self)
+        elif self._streams and not self.complete:
+            frame = sse.event(error_responses.body_of(error)).encode()
+            await self({"type": "http.response.body", "body": frame, "more_body": False})
+        elif not self.complete:
+            raise error
+
+
+def _say(scope: Scope, answer: _Answer, seconds: float) -> None:
+    account = scope["state"].get("account")
+    log.info(
+        "request",
+        method=scope["method"],
+        path=scope["path"],
+        status=answer.status,
+        complete=answer.complete,
+        seconds=round(seconds, 4),
+        **({"client": account.name} if account else {}),
+    )

@@ -1,0 +1,169 @@
+"""The pair of purifier and mapper that stands around a frozen encoder, and its files.
+
+A PSM is a folder with `psm.json` (which networks, of what size, for which model, how trained) and
+`psm.safetensors` (their weights, in half precision). Its digest is over all of it but the training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from smoothgate.errors import SmoothgateError
+from smoothgate.psm.mapper import ResidualMapper, ResidualMapperConfig
+from smoothgate.psm.purifier import LightUNet, LightUNetConfig
+
+CONFIG_FILE = "psm.json"
+WEIGHTS_FILE = "psm.safetensors"
+_VERSION = 1
+
+
+class Identity(nn.Module):
+    """Purifier or mapper that changes nothing."""
+
+    def forward(self, value: Tensor, sigma: Tensor) -> Tensor:
+        """The value."""
+        return value
+
+
+def _residual(config: dict[str, Any]) -> ResidualMapper:
+    grid = config["grid"]
+    return ResidualMapper(ResidualMapperConfig(**{**config, "grid": None if grid is None else tuple(grid)}))
+
+
+def _diffusion(config: dict[str, Any]) -> nn.Module:
+    from smoothgate.psm.diffusion_purifier import DiffusionConfig, DiffusionPurifier
+
+    return DiffusionPurifier(DiffusionConfig(**config))
+
+
+_PURIFIERS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
+    "identity": lambda config: Identity(),
+    "light_unet": lambda config: LightUNet(LightUNetConfig(**config)),
+    "diffusion": _diffusion,
+}
+_MAPPERS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
+    "identity": lambda config: Identity(),
+    "residual": _residual,
+}
+# By name: diffusers takes seconds to import, and most services do without.
+_KINDS = {
+    "Identity": "identity",
+    "LightUNet": "light_unet",
+    "DiffusionPurifier": "diffusion",
+    "ResidualMapper": "residual",
+}
+
+
+class PSM(nn.Module):
+    """Purifier and mapper.
+
+    Args:
+        purifier: (noisy canvases (B, 3, H, W), sigma (B,)) -> canvases.
+        mapper: (tokens (B, T, D), sigma (B,)) -> tokens.
+        model_digest: of the vision part that it was trained for; None: fits any (identities).
+        training: facts about the training, for the reader.
+    """
+
+    def __init__(
+        self,
+        purifier: nn.Module | None = None,
+        mapper: nn.Module | None = None,
+        *,
+        model_digest: str | None = None,
+        training: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.purifier = purifier or Identity()
+        self.mapper = mapper or Identity()
+        self.model_digest = model_digest
+        self.training_facts = training or {}
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether it changes nothing."""
+        return isinstance(self.purifier, Identity) and isinstance(self.mapper, Identity)
+
+    def describe(self) -> dict[str, Any]:
+        """What `psm.json` holds, without the digest."""
+        return {
+            "version": _VERSION,
+            "model_digest": self.model_digest,
+            "purifier": _describe(self.purifier),
+            "mapper": _describe(self.mapper),
+            "training": self.training_facts,
+        }
+
+    @property
+    def digest(self) -> str:
+        """sha256 over networks and weights as they are stored; not over how they came about."""
+        facts = {key: value for key, value in self.describe().items() if key != "training"}
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+        for name, weight in sorted(self._stored().items()):
+            digest.update(f"{name} {list(weight.shape)}\n".encode())
+            digest.update(weight.numpy().data)
+        return digest.hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """Write `psm.json` and `psm.safetensors`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self._stored(), folder / WEIGHTS_FILE)
+        facts = self.describe() | {"digest": self.digest}
+        (folder / CONFIG_FILE).write_text(json.dumps(facts, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> PSM:
+        """Read it back, in float32 on the CPU; a folder without `psm.json` holds the identity.
+
+        Raises:
+            SmoothgateError: code `unusable_psm`: of another version or kind, or damaged.
+        """
+        path = folder / CONFIG_FILE
+        if not path.is_file():
+            return cls()
+        try:
+            facts = json.loads(path.read_text())
+            if facts["version"] != _VERSION:
+                raise ValueError(f"it has version {facts['version']}, this release reads {_VERSION}")
+            psm = cls(
+                _build(_PURIFIERS, facts["purifier"]),
+                _build(_MAPPERS, facts["mapper"]),
+                model_digest=facts["model_digest"],
+                training=facts["training"],
+            )
+            psm.load_state_dict({k: v.float() for k, v in load_file(folder / WEIGHTS_FILE).items()})
+            if psm.digest != facts["digest"]:
+                raise ValueError("its weights are not those that its digest was made of")
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise SmoothgateError(
+                f"The PSM in {folder} cannot be used: {error}.", code="unusable_psm"
+            ) from error
+        return psm.eval().requires_grad_(False)
+
+    def _stored(self) -> dict[str, Tensor]:
+        weights = {k: p.detach().cpu().to(torch.float16).contiguous() for k, p in self.named_parameters()}
+        others = {k: v.cpu().contiguous() for k, v in self.state_dict().items() if k not in weights}
+        return weights | others
+
+
+def _describe(network: nn.Module) -> dict[str, Any]:
+    facts: dict[str, Any] = {"kind": _KINDS[type(network).__name__]}
+    if not isinstance(network, Identity):
+        facts |= json.loads(json.dumps(asdict(network.config)))  # type: ignore[call-overload]
+    return facts
+
+
+def _build(kinds: dict[str, Callable[[dict[str, Any]], nn.Module]], facts: dict[str, Any]) -> nn.Module:
+    config = dict(facts)
+    kind = config.pop("kind")
+    if kind not in kinds:
+        raise ValueError(f"it holds a {kind}, this release knows {', '.join(kinds)}")
+    return kinds[kind](config)

@@ -1,0 +1,111 @@
+"""How the device at hand is used best: measured at start, since no table knows every machine."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from smoothgate.sampling.forward import Units
+
+# On a CPU 64 gain nothing that can be measured, and a small request waits twice as long behind a large one.
+_SIZES = {"cpu": (8, 16, 32), "cuda": (32, 64, 128, 256)}
+# A smaller batch gives a new request its turn sooner; this much throughput is worth that.
+_GOOD_ENOUGH = 0.97
+_REPEATS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """One way to use a device, and its speed.
+
+    Attributes:
+        workers: threads that draw batches at the same time; above 1 only on a CPU.
+        threads: CPU threads of each.
+        batch_size: noisy forwards per batch.
+        samples_per_second: noisy forwards per second, of all workers.
+    """
+
+    workers: int
+    threads: int
+    batch_size: int
+    samples_per_second: float
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def tune(
+    units: Units,
+    shape: Sequence[int],
+    device: torch.device,
+    *,
+    threads: int = 0,
+    batch_size: int = 0,
+) -> Tuned:
+    """Measure throughput, and choose the smallest batch that comes near the best.
+
+    Args:
+        units: the encoder.
+        shape: (3, H, W) of a canvas.
+        device: where it is.
+        threads: CPU threads in all; 0: one per core.
+        batch_size: the only size to consider; 0: several.
+    """
+    total = threads or cores()
+    ways = sorted({(1, total), (total, 1)}) if device.type == "cpu" else [(1, 1)]
+    sizes = (batch_size,) if batch_size else _SIZES[device.type]
+    found = [
+        Tuned(workers, each, size, speed)
+        for workers, each in ways
+        for size, speed in _measured(units, shape, device, workers, each, sizes)
+    ]
+    return choose(found)
+
+
+def choose(found: Sequence[Tuned]) -> Tuned:
+    """The way with the fewest samples under way whose throughput comes near the best."""
+    best = max(each.samples_per_second for each in found)
+    good = [each for each in found if each.samples_per_second >= _GOOD_ENOUGH * best]
+    return min(good, key=lambda each: (each.batch_size * each.workers, -each.samples_per_second))
+
+
+def _measured(
+    units: Units, shape: Sequence[int], device: torch.device, workers: int, threads: int, sizes: Sequence[int]
+) -> Iterator[tuple[int, float]]:
+    """(batch size, samples per second) while the workers run side by side."""
+    for size in sizes:
+        z = torch.rand((size, *shape), device=device)
+        sigma = torch.full((size,), 0.1, device=device)
+        seconds = [0.0] * workers
+
+        def work(number: int, z: Tensor = z, sigma: Tensor = sigma, seconds: list[float] = seconds) -> None:
+            if device.type == "cpu":
+                torch.set_num_threads(threads)
+            with torch.inference_mode():
+                units(z, sigma)
+                _wait(device)
+                started = time.perf_counter()
+                for _ in range(_REPEATS):
+                    units(z, sigma)
+                _wait(device)
+            seconds[number] = time.perf_counter() - started
+
+        running = [threading.Thread(target=work, args=(number,)) for number in range(workers)]
+        for thread in running:
+            thread.start()
+        for thread in running:
+            thread.join()
+        yield size, sum(_REPEATS * size / each for each in seconds)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

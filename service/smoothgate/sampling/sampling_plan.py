@@ -1,0 +1,66 @@
+"""How one request wants its images smoothed, and the refusal of what cannot succeed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from smoothgate.certify.alpha import per_image
+from smoothgate.certify.statement import Target, Terms, require_reachable
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Sampling parameters of a request, complete and within the operator's limits.
+
+    Attributes:
+        sigma: standard deviation of the noise, in the encoder's input space.
+        n_select, n_certify: samples per image that choose t, and most fresh ones that are scored.
+        alpha: probability of a wrong certificate, shared by the images of the request.
+        eps: l2 radii at which the bound is reported, ascending.
+        cosine_threshold: cosine for which the certified radius is reported.
+        target: what sampling should stop for, or None to use the whole budget.
+        enforce: whether an image that misses the target is refused.
+        degraded_from: the `n_certify` that it would have been without load, or None.
+    """
+
+    sigma: float
+    n_select: int
+    n_certify: int
+    alpha: float
+    eps: tuple[float, ...]
+    cosine_threshold: float
+    target: Target | None = None
+    enforce: bool = False
+    degraded_from: int | None = None
+
+    @property
+    def samples(self) -> int:
+        """Most noisy forwards per image."""
+        return self.n_select + self.n_certify
+
+    def terms(self, images: int, chance_cosine: float) -> Terms:
+        """What the certificate of one of `images` images is made on; it reports at the target's eps too."""
+        asked = self.eps if self.target is None else (*self.eps, self.target.eps)
+        return Terms(
+            sigma=self.sigma,
+            alpha=per_image(self.alpha, images),
+            eps=tuple(sorted(set(asked))),
+            cosine_threshold=self.cosine_threshold,
+            chance_cosine=chance_cosine,
+            target=self.target,
+        )
+
+    def require_reachable(self, images: int, chance_cosine: float) -> None:
+        """Refuse a budget that could certify nothing even with perfect scores.
+
+        Raises:
+            Unacceptable: naming the smallest n that could.
+        """
+        _require_reachable(self.terms(images, chance_cosine), self.n_certify)
+
+
+@lru_cache(maxsize=1024)
+def _require_reachable(terms: Terms, n_certify: int) -> None:
+    """Most requests ask for the same, and the answer takes milliseconds."""
+    require_reachable(terms, n_certify, param="smoothing.n_certify")

@@ -1,0 +1,235 @@
+"""Smooths the images of one request: canvas, sampling job, served tokens, certificate."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Hashable
+from datetime import UTC, datetime
+
+import torch
+from torch import Tensor
+
+from smoothgate import metrics
+from smoothgate.certify import certificate as parts
+from smoothgate.certify.certificate import Certificate
+from smoothgate.psm.unit_encoder import UnitEncoder
+from smoothgate.sampling import noise
+from smoothgate.sampling.job import Job
+from smoothgate.sampling.result_cache import Key, Result, ResultCache, key_of
+from smoothgate.sampling.sampler import Sampler
+from smoothgate.sampling.sampling_plan import Plan
+from smoothgate.vision import Canvas, DecodedImage
+from smoothgate.vision.adapter import Space
+
+# As certificates call them.
+_SPACES: dict[Space, parts.Space] = {"canvas": "encoder_input", "stacked_tiles": "stacked_tiles"}
+
+
+class Smoother:
+    """What turns decoded images into served tokens and certificates.
+
+    Args:
+        encoder: the unit of work.
+        sampler: the thread that draws the samples.
+        model_name: the name that certificates carry.
+        cache_bytes: of results kept for further requests about the same image; 0: none.
+    """
+
+    def __init__(
+        self, encoder: UnitEncoder, sampler: Sampler, model_name: str, *, cache_bytes: int = 0
+    ) -> None:
+        self.encoder = encoder
+        self.sampler = sampler
+        self._cache = ResultCache(cache_bytes)
+        self._model = parts.Model(
+            name=model_name,
+            digest=encoder.digest,
+            psm_digest=encoder.psm_digest,
+            dtype=str(encoder.adapter.dtype).removeprefix("torch."),
+        )
+
+    @property
+    def chance_cosine(self) -> float:
+        """95th percentile of the cosine of unrelated images: a bound not above it is vacuous."""
+        return self.encoder.calibration.figures.chance_p95
+
+    async def begin(
+        self,
+        image: DecodedImage,
+        plan: Plan,
+        *,
+        images: int,
+        deadline: float,
+        request: Hashable = None,
+        fresh: bool = False,
+    ) -> Smoothed:
+        """Queue one of the `images` images of a request.
+
+        Args:
+            image: as decoded.
+            plan: the request's parameters.
+            images: how many share its alpha.
+            deadline: `time.monotonic()` at which drawing ends and the certificate is made from what there is.
+            request: the same for all images of a request; they share its turns at the device.
+            fresh: whether to draw in any case, and to keep nothing.
+
+        Raises:
+            NotReady: the sampler does not run.
+        """
+        canvas = await asyncio.to_thread(self.encoder.adapter.canvas, image)
+        job = Job(
+            canvas.x,
+            plan.terms(images, self.chance_cosine),
+            seed=noise.fresh_seed(),
+            n_select=plan.n_select,
+            budget=plan.n_certify,
+            deadline=deadline,
+            request=request,
+            layout=canvas.layout,
+        )
+        if fresh or not self._cache.max_bytes:
+            self.sampler.submit(job)
+            return Smoothed(self, image, canvas, job, plan)
+        key = await asyncio.to_thread(key_of, self._model.digest, job)
+        known = self._cache.get(key)
+        metrics.CACHE.labels("miss" if known is None else "hit").inc()
+        if known is None:
+            self.sampler.submit(job)
+            job.evidence.add_done_callback(lambda _: self._keep(key, job))
+        else:
+            job.seed = known.seed
+            job.finish(known.direction, known.evidence)
+        return Smoothed(self, image, canvas, job, plan, cached=known is not None)
+
+    def _keep(self, key: Key, job: Job) -> None:
+        """A result that a deadline cut short is of that request only."""
+        if job.evidence.cancelled() or job.evidence.exception() is not None:
+            return
+        evidence = job.evidence.result()
+        if evidence.reason != "deadline":
+            self._cache.put(key, Result(job.direction.result(), evidence, job.seed))
+
+    def certificate(
+        self, image: DecodedImage, canvas: Canvas, job: Job, plan: Plan, *, cached: bool
+    ) -> Certificate:
+        """The certificate of a finished job."""
+        evidence = job.evidence.result()
+        figures = self.encoder.calibration.figures
+        _, height, width = canvas.x.shape
+        return Certificate.of(
+            evidence.rule.statement(),
+            stop_reason=evidence.reason,
+            space=_SPACES[self.encoder.adapter.space],
+            time=datetime.now(UTC),
+            image=parts.Image(
+                sha256=image.sha256,
+                width=image.width,
+                height=image.height,
+                canvas_width=width,
+                canvas_height=height,
+                resize_norm=canvas.upload_norm,
+            ),
+            model=self._model,
+            noise=parts.Noise(
+                sigma=job.terms.sigma,
+                generator=self.sampler.noise.name,
+                seed=f"{job.seed:032x}",
+                n_select=job.n_select,
+                n_certify=evidence.rule.n,
+                budget=job.budget,
+                degraded_from=plan.degraded_from,
+            ),
+            chance=parts.Chance(mean=figures.chance_mean, p95=figures.chance_p95),
+            flip_point=figures.flip_point,
+            cached=cached,
+        )
+
+
+class Smoothed:
+    """One image on its way through the sampler, on the terms of `plan`."""
+
+    def __init__(
+        self,
+        smoother: Smoother,
+        image: DecodedImage,
+        canvas: Canvas,
+        job: Job,
+        plan: Plan,
+        *,
+        cached: bool = False,
+    ) -> None:
+        self._smoother = smoother
+        self.image = image
+        self._canvas = canvas
+        self._job = job
+        self.plan = plan
+        self._cached = cached
+        self._started = time.perf_counter()
+
+    async def direction(self) -> Tensor:
+        """t (T * D) float32, once the selection samples are in.
+
+        Raises:
+            SamplerFailed, NotReady: the sampler failed or is being shut down.
+            Unacceptable: the noisy features have no common direction.
+        """
+        direction = await asyncio.wrap_future(self._job.direction)
+        metrics.STAGE_SECONDS.labels("select").observe(time.perf_counter() - self._started)
+        if self._job.begun is not None:
+            metrics.STAGE_SECONDS.labels("queue").observe(max(0.0, self._job.begun - self._started))
+        return direction
+
+    async def tokens(self) -> Tensor:
+        """The served visual tokens (T, D) float32; raises as `direction`."""
+        return self._smoother.encoder.served_tokens(await self.direction())
+
+    async def certificate(self) -> Certificate:
+        """The certificate, once sampling has ended; raises as `tokens`."""
+        await asyncio.wrap_future(self._job.evidence)
+        made = await asyncio.to_thread(
+            self._smoother.certificate,
+            self.image,
+            self._canvas,
+            self._job,
+            self.plan,
+            cached=self._cached,
+        )
+        metrics.STAGE_SECONDS.labels("certify").observe(time.perf_counter() - self._started)
+        if not self._cached:
+            metrics.SAMPLES_PER_IMAGE.observe(made.noise.n_select + made.noise.n_certify)
+        metrics.CERTIFICATES.labels(made.outcome).inc()
+        metrics.SCORE.observe(made.score_estimate)
+        metrics.RADIUS.observe(made.radius.value or 0.0)
+        return made
+
+    async def certification_scores(self) -> list[float]:
+        """Scores of the certification samples, once sampling has ended; raises as `direction`."""
+        evidence = await asyncio.wrap_future(self._job.evidence)
+        scores: list[float] = evidence.rule.scores.tolist()
+        return scores
+
+    def scores(self) -> tuple[list[float], list[float]]:
+        """Selection and certification scores, in the order drawn; after `certificate`."""
+        evidence = self._job.evidence.result()
+        return evidence.selection_scores, evidence.rule.scores.tolist()
+
+    @property
+    def seed(self) -> int:
+        """Of the noise."""
+        return self._job.seed
+
+    @property
+    def canvas(self) -> Tensor:
+        """(3, H, W) float32 on the CPU."""
+        return self._canvas.x
+
+    def copy(self, number: int) -> Tensor:
+        """(3, H, W) float32 on the CPU: the canvas with the noise of sample `number`, not clipped."""
+        out = torch.empty((1, *self.canvas.shape))
+        self._smoother.sampler.noise.fill(out, [(self.seed, number)])
+        return self.canvas + self._job.terms.sigma * out[0]
+
+    def cancel(self) -> None:
+        """The client has left: draw nothing more."""
+        self._job.cancel()

@@ -1,0 +1,158 @@
+"""`smoothgate serve`: uvicorn around the app, with progress while the engine loads and a command to try when
+it answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import structlog
+import uvicorn
+from prometheus_client import start_http_server
+from rich.console import Console
+
+from smoothgate import tracing
+from smoothgate.demo import bundled
+from smoothgate.errors import SmoothgateError
+from smoothgate.gate.runtime import Runtime
+from smoothgate.http.openapi_examples import SAMPLE
+from smoothgate.playground.page_app import create_app
+from smoothgate.settings import Settings
+
+_POLL_SECONDS = 0.5
+# Longer than balancers keep theirs (60 s is usual): no request is sent into a connection that we are closing.
+KEEP_ALIVE_SECONDS = 75
+# After the draining: for connections to close.
+_LAST_SECONDS = 2
+
+log = structlog.get_logger("serving")
+
+
+def serve(settings: Settings, console: Console) -> bool:
+    """Run until SIGINT or SIGTERM. Returns whether the service ever started.
+
+    Raises:
+        SmoothgateError: why it could not start, where that is known.
+    """
+    if settings.tracing_url is not None:
+        tracing.configure(settings.tracing_url)
+    app = create_app(settings)
+    runtime: Runtime = app.state.runtime
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        ws="none",  # there is no route for one; uvicorn's own refusal would not be ours
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=_LAST_SECONDS,
+    )
+    server = DrainingServer(config, runtime)
+
+    async def run() -> None:
+        beside = [
+            asyncio.create_task(_announce(runtime, lambda: server.started, console)),
+            asyncio.create_task(server.drain()),
+        ]
+        try:
+            with _metrics_port(settings):
+                await server.serve()
+        finally:
+            for task in beside:
+                task.cancel()
+
+    try:
+        asyncio.run(run())
+    except SystemExit:
+        # uvicorn's way of saying that the start failed; the reason is the runtime's.
+        if runtime.failure is not None:
+            raise runtime.failure from None
+        raise
+    if runtime.failure is not None:
+        raise runtime.failure
+    return server.started
+
+
+class DrainingServer(uvicorn.Server):
+    """Goes on listening after the first SIGTERM or SIGINT until the requests in flight are through: new ones
+    get a clear 503, and probes an answer. The second signal ends it at once.
+    """
+
+    def __init__(self, config: uvicorn.Config, runtime: Runtime) -> None:
+        super().__init__(config)
+        self._runtime = runtime
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._signalled = asyncio.Event()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal begins the draining."""
+        if self._loop is None or self._runtime.gatekeeper.draining or not self.started:
+            super().handle_exit(sig, frame)
+            return
+        self._runtime.gatekeeper.draining = True
+        self._loop.call_soon_threadsafe(self._signalled.set)
+
+    async def drain(self) -> None:
+        """Wait for the signal, then for the requests, then end."""
+        self._loop = asyncio.get_running_loop()
+        await self._signalled.wait()
+        seconds = self._runtime.settings.shutdown_timeout_seconds
+        log.info("draining", requests=self._runtime.in_flight.count, seconds=seconds)
+        await self._runtime.in_flight.end(seconds)
+        self.should_exit = True
+
+
+@contextmanager
+def _metrics_port(settings: Settings) -> Iterator[None]:
+    """Prometheus' own small server, on the port that is set."""
+    if settings.metrics_port is None:
+        yield
+        return
+    try:
+        server, thread = start_http_server(settings.metrics_port, settings.host)
+    except OSError as error:
+        raise SmoothgateError(
+            f"Port {settings.metrics_port} for metrics: {error.strerror}.", code="bad_port"
+        ) from error
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+
+
+async def _announce(runtime: Runtime, listening: Callable[[], bool], console: Console) -> None:
+    """Say what is being waited for, then what to try."""
+    interactive = console.is_terminal
+    with console.status("Starting") as status:
+        while runtime.problems() or not listening():
+            engine = runtime.engine.status
+            status.update(
+                f"Loading {runtime.model_name}: vLLM {engine.state.value} for {engine.elapsed:.0f} s"
+            )
+            if not interactive and round(engine.elapsed / _POLL_SECONDS) % 20 == 0:
+                console.print(
+                    f"Loading {runtime.model_name}: vLLM {engine.state.value} for {engine.elapsed:.0f} s"
+                )
+            await asyncio.sleep(_POLL_SECONDS)
+    url = f"http://{runtime.settings.host}:{runtime.settings.port}"
+    page = f"playground: {url}/, " if runtime.settings.has_playground else ""
+    sample = _shown(bundled("samples") / SAMPLE)
+    console.print(
+        f"\n[bold]{runtime.model_name}[/bold] answers at [bold]{url}[/bold]  ({page}docs: {url}/docs)\n",
+        soft_wrap=True,
+    )
+    console.print("Try it:\n")
+    console.print(
+        f"  curl {url}/v1/chat -F image=@{sample} -F 'message=What digit is shown?'\n", soft_wrap=True
+    )
+
+
+def _shown(path: Path) -> Path:
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path

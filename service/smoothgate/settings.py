@@ -1,0 +1,445 @@
+"""The one table of settings: every knob of the service with its unit, bounds and default.
+
+A setting `name` is read from the environment variable `SMOOTHGATE_NAME`, or else from such a line in a file
+`.env` in the working directory. `.env.example` and `docs/settings.md` are rendered from this table.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import shlex
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+
+import annotated_types
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "SMOOTHGATE_"
+
+# The first setting of each section, in the order of the fields below.
+SECTIONS = {
+    "host": "Server",
+    "accounts": "Access",
+    "model": "Model",
+    "engine_url": "Engine (vLLM)",
+    "sigma": "Smoothing",
+    "policy": "Certificates",
+    "max_images": "Limits",
+    "url_hosts": "Pictures by URL",
+    "canary_seconds": "Health",
+    "playground": "Playground",
+}
+
+
+class Settings(BaseSettings):
+    """The settings of one process, validated once at start.
+
+    Radii (l2) and sigma are in the units of the encoder's input: pixels in [0, 1] after resize and crop,
+    before mean/std normalisation.
+
+    Raises:
+        pydantic.ValidationError: a value is out of bounds, two values contradict each other, or `.env`
+            names a setting that does not exist. Values are left out of the message: they may be secrets.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_file=".env",
+        env_ignore_empty=True,
+        frozen=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on; `0.0.0.0` for every interface.")
+    port: int = Field(8000, ge=1, le=65535, description="TCP port to listen on.")
+    request_timeout_seconds: float = Field(
+        120.0,
+        gt=0,
+        description="Longest time from a request to its answer (of a stream: to its first token).",
+    )
+    shutdown_timeout_seconds: float = Field(
+        20.0, ge=0, description="Time that requests in flight are given to finish after SIGTERM."
+    )
+    metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="TCP port that serves `/metrics` and nothing else, without API keys. Unset: it is "
+        "served with the rest, and asks for a key like the rest.",
+    )
+    tracing_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s/]\S*$",
+        description="OTLP/HTTP collector that gets OpenTelemetry traces, e.g. `http://collector:4318`; our "
+        "own vLLM sends its to the same. Unset: there are none.",
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="Form of the log; `auto` is `console` on a terminal and `json` elsewhere."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Lowest level that is logged."
+    )
+
+    accounts: Path | None = Field(
+        None,
+        description="File of API keys, as hashes, with their limits (`smoothgate accounts add`); read again "
+        "when it changes. Unset: whoever can connect may ask.",
+    )
+    anonymous: bool = Field(
+        False,
+        description="Whether to start without `ACCOUNTS` on another address than loopback: whoever can "
+        "connect may ask.",
+    )
+
+    model: str | None = Field(
+        None, description="Checkpoint to serve: a folder or a Hugging Face id. Unset: the bundled demo model."
+    )
+    served_model_name: str | None = Field(
+        None, description="Name of the model towards clients. Unset: the last part of the checkpoint's name."
+    )
+    psm: Path | None = Field(
+        None,
+        description="Folder that `smoothgate psm train` or `psm calibrate` wrote for this model. "
+        "Unset: the bundled one of the demo model; any other model needs one.",
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?|cuda:\d+(,cuda:\d+)+)$",
+        description="Where the encoder runs: `auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:N`, or "
+        "several: `cuda:0,cuda:1`.",
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Arithmetic of the encoder and of our own vLLM; "
+        "`auto` is float32 on a CPU and bfloat16 on CUDA.",
+    )
+    threads: int = Field(0, ge=0, description="CPU threads of the sampler in all; 0: one per core.")
+
+    engine_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s/]\S*$",
+        description="Base URL of a running vLLM (without `/v1`). Unset: Smoothgate starts a vLLM of its own.",
+    )
+    engine_api_key: SecretStr | None = Field(None, description="Bearer key sent to the vLLM at `ENGINE_URL`.")
+    engine_args: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Further command-line arguments for our own vLLM, e.g. `--tensor-parallel-size 2`."
+    )
+    engine_max_model_len: int | None = Field(
+        None, ge=1, description="Context length of our own vLLM in tokens. Unset: as the checkpoint says."
+    )
+    engine_kv_cache_gib: float = Field(
+        1.0, gt=0, description="Key/value cache of our own vLLM on a CPU, in GiB."
+    )
+    engine_start_timeout_seconds: float = Field(
+        600.0,
+        gt=0,
+        description="Time after which our own vLLM, still not ready, is killed and started again.",
+    )
+    engine_read_timeout_seconds: float = Field(
+        120.0, gt=0, description="Longest silence of vLLM within an answer before the request fails."
+    )
+
+    sigma: float = Field(
+        0.5,
+        gt=0,
+        description="Standard deviation of the noise where a request names none. "
+        "Without a trained PSM, answers survive about 0.1.",
+    )
+    sigma_min: float = Field(0.02, gt=0, description="Smallest sigma that a client may ask for.")
+    sigma_max: float = Field(1.0, gt=0, description="Largest sigma that a client may ask for.")
+    n_select: int = Field(128, ge=1, description="Noise samples per image that choose the served feature.")
+    n_certify: int = Field(1024, ge=1, description="Fresh noise samples per image for the certificate.")
+    max_samples: int = Field(
+        16384, ge=2, description="Largest `n_select + n_certify` per image that a client may ask for."
+    )
+    alpha: float = Field(
+        0.001,
+        gt=0,
+        lt=1,
+        description="Probability of a wrong certificate, shared by the images of a request.",
+    )
+    cosine_threshold: float = Field(
+        0.5, ge=0, lt=1, description="Cosine similarity for which the certified radius is reported."
+    )
+    eps: Annotated[tuple[float, ...], NoDecode] = Field(
+        (0.25, 0.5, 1.0), description="l2 radii at which the cosine bound is reported, ascending."
+    )
+    allow_smoothing_off: bool = Field(
+        False, description="Whether a client may switch smoothing off (raw features, no certificate)."
+    )
+    batch_size: int = Field(0, ge=0, description="Noisy forwards per batch; 0: measured at the start.")
+    cache_mib: int = Field(
+        256,
+        ge=0,
+        description="Memory for results, so that the same picture asked about again on the same terms costs "
+        "nothing, in MiB; 0: off.",
+    )
+
+    policy: Literal["report", "enforce"] = Field(
+        "report",
+        description="`enforce`: a picture whose certificate misses the policy is refused (422) and the "
+        "language model is not asked; `report`: it is answered, and the certificate says so.",
+    )
+    policy_cosine: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Cosine to be certified at `POLICY_EPS`. Unset: no policy.",
+    )
+    policy_eps: float | None = Field(None, gt=0, description="l2 radius of the policy.")
+    signing_key_file: Path | None = Field(
+        None,
+        description="Ed25519 private key to sign certificates with, PEM or JWK (`smoothgate keys new`). "
+        "Unset: a new key at every start, which nobody can know before.",
+    )
+    retired_keys: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Files with further public keys to publish: those signed with before the last rotation.",
+    )
+    store: Path | None = Field(
+        None,
+        description="Folder that keeps certificates and scores, for audits. Unset: none is kept.",
+    )
+    store_max_bytes: int = Field(
+        100 * 2**20, ge=2**20, description="Size of one file of the store, in bytes."
+    )
+    store_files: int = Field(10, ge=1, description="Files that the store keeps; the oldest is deleted.")
+
+    max_images: int = Field(4, ge=1, description="Images per request.")
+    max_image_bytes: int = Field(10 * 2**20, ge=1, description="Size of one encoded image, in bytes.")
+    max_image_pixels: int = Field(
+        16_000_000,
+        ge=1,
+        description="Width times height of one image, checked before it is decoded.",
+    )
+    max_body_bytes: int = Field(64 * 2**20, ge=1, description="Size of a request body, in bytes.")
+    body_timeout_seconds: float = Field(
+        30.0, gt=0, description="Longest time that a body may take to come in."
+    )
+    decode_timeout_seconds: float = Field(10.0, gt=0, description="Longest time to decode one image.")
+    max_requests: int = Field(256, ge=1, description="Requests in flight; more are refused (429).")
+    max_queued_seconds: float = Field(
+        60.0,
+        gt=0,
+        description="Longest wait for the sampler, at the measured throughput; a request whose samples would "
+        "make it longer is refused (429), before its images are decoded. One alone is always taken.",
+    )
+    degrade: Annotated[tuple[int, ...], NoDecode] = Field(
+        (),
+        description="Under load, requests that name no `n_certify` get these instead of `N_CERTIFY`, "
+        "falling: the longest wait is cut into as many parts and one more. The certificate says so. "
+        "Unset: never.",
+    )
+
+    url_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Hosts that pictures may be fetched from, over https: names, or `*.example.com`. "
+        "Unset: URLs are refused.",
+    )
+    url_timeout_seconds: float = Field(10.0, gt=0, description="Longest time to fetch one picture.")
+
+    canary_seconds: float = Field(
+        300.0,
+        ge=0,
+        description="Pause between two canaries: a known picture goes the whole way, and if it fails or its "
+        "score is off, the service is not ready. 0: none, not even at the start.",
+    )
+    canary_tolerance: float = Field(
+        0.1, gt=0, lt=1, description="How far a canary's score may be from the calibrated one."
+    )
+
+    playground: bool | None = Field(
+        None, description="Whether `GET /` is the playground. Unset: with the bundled demo model."
+    )
+    laboratory: bool | None = Field(
+        None,
+        description="Whether the playground of the demo model lets people attack it: one attack at a time, "
+        "on a core of its own. Unset: where there are no `ACCOUNTS`.",
+    )
+
+    @property
+    def has_playground(self) -> bool:
+        """Whether the page is served."""
+        return self.model is None if self.playground is None else self.playground
+
+    @property
+    def has_laboratory(self) -> bool:
+        """Whether the demo model may be attacked there."""
+        if self.laboratory is not None:
+            return self.laboratory
+        return self.has_playground and self.model is None and self.accounts is None
+
+    @field_validator("engine_args", "retired_keys", "url_hosts", mode="before")
+    @classmethod
+    def _shell_words(cls, value: Any) -> Any:
+        return shlex.split(value) if isinstance(value, str) else value
+
+    @field_validator("eps", "degrade", mode="before")
+    @classmethod
+    def _comma_separated(cls, value: Any) -> Any:
+        return value.split(",") if isinstance(value, str) else value
+
+    @field_validator("eps")
+    @classmethod
+    def _ascending_radii(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or not all(low < high for low, high in zip((0.0, *value), value, strict=False)):
+            raise ValueError("eps must be one or more radii above 0, in ascending order")
+        return value
+
+    @field_validator("degrade")
+    @classmethod
+    def _falling(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(high <= low for high, low in zip(value, (*value[1:], 0), strict=False)):
+            raise ValueError("degrade must be numbers of samples above 0, falling")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.accounts is None and not self.anonymous and not _is_loopback(self.host):
+            raise ValueError(
+                f"host {self.host} can be reached from elsewhere: set accounts, or anonymous if another part "
+                "keeps strangers out"
+            )
+        if self.laboratory and not (self.has_playground and self.model is None):
+            raise ValueError("laboratory needs the playground and the bundled demo model")
+        if self.degrade and self.degrade[0] >= self.n_certify:
+            raise ValueError(f"degrade {self.degrade[0]} is not below n_certify {self.n_certify}")
+        if not self.sigma_min <= self.sigma <= self.sigma_max:
+            raise ValueError(
+                f"sigma {self.sigma} is not within sigma_min {self.sigma_min} and sigma_max {self.sigma_max}"
+            )
+        if (self.policy_cosine is None) != (self.policy_eps is None):
+            raise ValueError("policy_cosine and policy_eps belong together")
+        if self.policy == "enforce" and self.policy_cosine is None:
+            raise ValueError("policy enforce needs policy_cosine and policy_eps")
+        if self.n_select + self.n_certify > self.max_samples:
+            raise ValueError(
+                f"n_select {self.n_select} + n_certify {self.n_certify} exceed max_samples {self.max_samples}"
+            )
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table, as text."""
+
+    section: str
+    variable: str
+    default: str
+    values: str
+    description: str
+
+
+def table() -> Iterator[Row]:
+    """Every setting as text, in the order of declaration."""
+    section = ""
+    for name, field in Settings.model_fields.items():
+        section = SECTIONS.get(name, section)
+        yield Row(section, PREFIX + name.upper(), _default(field), _values(field), field.description or "")
+
+
+def render_env_example() -> str:
+    """The content of `.env.example`: every variable, commented out, at its default."""
+    lines = [
+        "# Settings of Smoothgate; copy to .env and uncomment what should differ from the default.",
+        "# Made from service/smoothgate/settings.py: `smoothgate settings --format env`.",
+    ]
+    section = ""
+    for row in table():
+        if row.section != section:
+            section = row.section
+            lines += ["", f"# --- {section} ---"]
+        description = row.description.replace("`", "")
+        lines += ["", f"# {description}", f"# ({row.values})", f"#{row.variable}={row.default}"]
+    return "\n".join(lines) + "\n"
+
+
+def render_markdown() -> str:
+    """The content of `docs/settings.md`: one table per section."""
+    lines = [
+        "# Settings",
+        "",
+        "Each setting is an environment variable, or a line in a file `.env` in the working directory (the",
+        "environment wins). An empty value counts as unset. Sigma and eps are in the units of the encoder's",
+        "input: pixels in [0, 1] after resize and crop.",
+        "",
+        "This page is made from `service/smoothgate/settings.py` by `smoothgate settings --format markdown`.",
+    ]
+    section = ""
+    for row in table():
+        if row.section != section:
+            section = row.section
+            lines += [
+                "",
+                f"## {section}",
+                "",
+                "| variable | default | values | meaning |",
+                "|---|---|---|---|",
+            ]
+        default = f"`{row.default}`" if row.default else "(unset)"
+        lines.append(f"| `{row.variable}` | {default} | {row.values} | {row.description} |")
+    return "\n".join(lines) + "\n"
+
+
+_KINDS: dict[Any, str] = {
+    bool: "true or false",
+    int: "integer",
+    float: "number",
+    str: "text",
+    Path: "path",
+    SecretStr: "secret text",
+    tuple[float, ...]: "numbers, separated by commas",
+    tuple[int, ...]: "integers, separated by commas",
+    tuple[str, ...]: "words, quoted as in a shell",
+}
+
+
+def _values(field: FieldInfo) -> str:
+    """What the setting accepts: its type and bounds, or its choices."""
+    kind: Any = field.annotation
+    if get_origin(kind) in (Union, types.UnionType):
+        (kind,) = (arm for arm in get_args(kind) if arm is not type(None))
+    if get_origin(kind) is Literal:
+        return ", ".join(get_args(kind))
+    bounds = []
+    for bound in field.metadata:
+        match bound:
+            case annotated_types.Ge(limit):
+                bounds.append(f"at least {limit}")
+            case annotated_types.Gt(limit):
+                bounds.append(f"above {limit}")
+            case annotated_types.Le(limit):
+                bounds.append(f"at most {limit}")
+            case annotated_types.Lt(limit):
+                bounds.append(f"below {limit}")
+    return ", ".join([_KINDS[kind], *bounds])
+
+
+def _default(field: FieldInfo) -> str:
+    """The default as it would be written in an environment variable; empty where it is unset."""
+    match field.default:
+        case None:
+            return ""
+        case bool(flag):
+            return str(flag).lower()
+        case tuple(parts) if all(isinstance(part, float) for part in parts):
+            return ",".join(map(str, parts))
+        case tuple(words):
+            return shlex.join(words)
+        case float(number):
+            return f"{number:g}"
+        case value:
+            return str(value)

@@ -1,0 +1,17 @@
+"""Images in, canvas x and visual tokens h(x) out: one adapter per model family."""
+
+from smoothgate.vision.adapter import Canvas, Layout, Prompt, VisionAdapter
+from smoothgate.vision.families import family_of, load
+from smoothgate.vision.images import DecodedImage, decode, parse_data_uri
+
+__all__ = [
+    "Canvas",
+    "DecodedImage",
+    "Layout",
+    "Prompt",
+    "VisionAdapter",
+    "decode",
+    "family_of",
+    "load",
+    "parse_data_uri",
+]

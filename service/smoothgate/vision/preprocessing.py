@@ -1,0 +1,151 @@
+"""What a checkpoint's image processor asks for, read into one value, or refused with the reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from PIL.Image import Resampling
+
+from smoothgate.errors import SmoothgateError
+from smoothgate.vision.resize import FILTERS, LinearResize, resize_matrix
+
+_PROCESSORS = ("CLIPImageProcessor", "SiglipImageProcessor", "LlavaImageProcessor")
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """The settings of a CLIP, SigLIP or LLaVA image processor that determine canvas and normalisation.
+
+    Attributes:
+        resize: (height, width) to resize to; one number alone is for the shorter side, keeping the aspect.
+        crop: (height, width) of the centre crop, padded with black where the image is smaller; or None.
+        filter: one of `resize.FILTERS`.
+        background: colour in [0, 1] with which an image is first padded to a square; or None.
+        mean, std: per-channel constants of the normalisation that follows the canvas.
+    """
+
+    resize: tuple[int, int] | tuple[int]
+    crop: tuple[int, int] | None
+    filter: str
+    background: tuple[float, float, float] | None
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """(height, width) of the canvas, the same for every image."""
+        if self.crop is not None:
+            return self.crop
+        return (self.resize[0], self.resize[-1])
+
+    def plan(self, height: int, width: int) -> LinearResize:
+        """The linear map for uploads of `height` x `width` pixels."""
+        return _plan(self, height, width)
+
+
+def from_processor(processor: Any) -> Preprocessing:
+    """Read a `transformers` image processor.
+
+    Raises:
+        SmoothgateError: code `unsupported_model`; a setting asks for something that is not implemented as a
+            linear map, or the canvas would not have one fixed size.
+    """
+    name = type(processor).__name__
+    base = name.removesuffix("Fast").removesuffix("Pil")
+    if base not in _PROCESSORS:
+        raise unsupported(f"its image processor {name} is none of {', '.join(_PROCESSORS)}")
+    require_rescaled(processor)
+    if processor.do_pad and base != "LlavaImageProcessor":
+        raise unsupported(f"do_pad is on for {name}")
+
+    size = {key: value for key, value in dict(processor.size).items() if value is not None}
+    resize: tuple[int, int] | tuple[int]
+    if size.keys() == {"height", "width"}:
+        resize = (size["height"], size["width"])
+    elif size.keys() == {"shortest_edge"}:
+        resize = (size["shortest_edge"],)
+    else:
+        raise unsupported(f"size is {size}: neither shortest_edge alone nor height and width")
+    crop = None
+    if processor.do_center_crop:
+        crop = (processor.crop_size["height"], processor.crop_size["width"])
+    elif len(resize) == 1 and not processor.do_pad:
+        raise unsupported("size is a shortest_edge without a centre crop: the canvas has no fixed size")
+    if processor.do_pad and crop is not None and (crop[0] > resize[0] or crop[1] > resize[-1]):
+        raise unsupported("do_pad is on and crop_size is larger than size: the border has two colours")
+
+    filter_ = filter_of(processor)
+    red, green, blue = processor.image_mean
+    # LlavaImageProcessor pads the 8-bit image, hence truncates the mean to 8 bits.
+    background = (int(red * 255) / 255, int(green * 255) / 255, int(blue * 255) / 255)
+    return Preprocessing(
+        resize=resize,
+        crop=crop,
+        filter=filter_,
+        background=background if processor.do_pad else None,
+        mean=(red, green, blue),
+        std=tuple(processor.image_std),
+    )
+
+
+@lru_cache(maxsize=256)
+def _plan(settings: Preprocessing, height: int, width: int) -> LinearResize:
+    square = settings.background is not None
+    padded = (max(height, width),) * 2 if square else (height, width)
+    target = settings.resize
+    if len(target) == 1:
+        target = _keeping_aspect(target[0], *padded)
+    canvas = settings.crop or target
+    axes = []
+    for given, source, resized, length in zip((height, width), padded, target, canvas, strict=True):
+        # Truncated towards zero, for odd differences too, as the processors do.
+        start = int((resized - length) / 2)
+        matrix = resize_matrix(source, resized, settings.filter, start, length)
+        before = (source - given) // 2
+        axes.append(matrix[:, before : before + given])
+    return LinearResize.on(axes[0], axes[1], settings.background or (0.0, 0.0, 0.0))
+
+
+def _keeping_aspect(shortest_edge: int, height: int, width: int) -> tuple[int, int]:
+    longest_edge = int(shortest_edge * max(height, width) / min(height, width))
+    return (shortest_edge, longest_edge) if height <= width else (longest_edge, shortest_edge)
+
+
+def require_rescaled(processor: Any) -> None:
+    """Refuse an image processor that does not resize, scale to [0, 1] and normalise.
+
+    Raises:
+        SmoothgateError: code `unsupported_model`.
+    """
+    for step in ("do_resize", "do_rescale", "do_normalize"):
+        if not getattr(processor, step):
+            raise unsupported(f"{step} is off")
+    if abs(processor.rescale_factor * 255 - 1) > 1e-6:
+        raise unsupported(f"rescale_factor is {processor.rescale_factor}, not 1/255")
+
+
+def filter_of(processor: Any) -> str:
+    """The kernel that an image processor resizes with, one of `FILTERS`.
+
+    Raises:
+        SmoothgateError: code `unsupported_model`: another one.
+    """
+    name = _filter_name(processor.resample)
+    if name not in FILTERS:
+        raise unsupported(f"resample is {name}, none of {', '.join(FILTERS)}")
+    return name
+
+
+def _filter_name(resample: Any) -> str:
+    if resample is None:
+        return "bilinear"
+    if isinstance(resample, int):
+        return Resampling(resample).name.lower()
+    return str(getattr(resample, "value", resample))  # torchvision's InterpolationMode
+
+
+def unsupported(reason: str) -> SmoothgateError:
+    """The error that refuses a checkpoint when it is loaded."""
+    return SmoothgateError(f"This checkpoint cannot be served: {reason}.", code="unsupported_model")

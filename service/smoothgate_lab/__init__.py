@@ -1,0 +1,1 @@
+"""Training and evaluation of the bundled models, attacks, benchmarks and simulations (extra `lab`)."""

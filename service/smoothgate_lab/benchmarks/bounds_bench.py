@@ -1,0 +1,186 @@
+"""How tight the bounds are on scores of a known distribution: the figures of `smoothgate bench certify`.
+
+Scores are Beta(0.97 * 200, 0.03 * 200): mean 0.97, standard deviation 0.012. alpha is 0.001, for the served
+bound shared over everything that a certificate reports, for every other method spent on that method alone.
+Distances and radii are in units of sigma.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+
+import numpy as np
+from scipy import optimize, special, stats
+
+from smoothgate.certify import bounds, fcsb
+from smoothgate.certify.betting import betting
+from smoothgate.certify.bounds import Array
+from smoothgate.certify.evidence import Evidence
+from smoothgate.certify.layer_cake import Moments, tune
+from smoothgate.certify.statement import Target, Terms
+from smoothgate.certify.stopping import StoppingRule
+
+SHAPE = (0.97 * 200, 0.03 * 200)
+ALPHA = 1e-3
+N_SELECT = 64
+EPS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+NUMBERS = (256, 1024, 4096)
+COSINE = 0.5
+#: Samples are counted until this cosine is certified at this eps.
+TARGET = Target(cosine=0.75, eps=0.5)
+
+#: FCSB at an eps, from eps.
+Bound = Callable[[float], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure.
+
+    Attributes:
+        quantity: `fcsb`, `radius` (at cosine 0.5), `radius_ratio` (served over the method's), `samples`
+            (until cosine 0.75 is certified at eps = 0.5) or `samples_ratio` (the method's over the served
+            one's).
+        method: `served`, `hoeffding`, `empirical_bernstein`, `betting` (the paper's bound with these bounds
+            on the mean), `thresholds` (layer-cake bound by Clopper-Pearson at eight thresholds),
+            `paper_limit`, `layer_cake_limit` (both bounds with infinitely many samples).
+        n: certification samples, None for a limit or for `samples`.
+        eps: in units of sigma, None for a radius.
+        value: the figure, mean over the repeats.
+        required: what the figure should at least be, or None.
+    """
+
+    quantity: str
+    method: str
+    n: int | None
+    eps: float | None
+    value: float
+    required: float | None = None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the requirement is met; None without one."""
+        return None if self.required is None else self.value >= self.required
+
+
+#: (quantity, method, n, eps) -> at least.
+REQUIRED: dict[tuple[str, str, int | None, float | None], float] = {
+    ("fcsb", "served", 1024, 1.0): 0.70,
+    ("fcsb", "served", 1024, 1.5): 0.46,
+    ("radius_ratio", "hoeffding", 1024, None): 2.1,
+    ("radius_ratio", "betting", 4096, None): 1.6,
+    ("samples_ratio", "hoeffding", None, TARGET.eps): 20.0,
+}
+
+
+def run(repeats: int = 5, seed: int = 0) -> list[dict[str, object]]:
+    """All figures, as dictionaries with the fields of `Row` and `met`. Takes a few seconds."""
+    rows = _limits()
+    for n in NUMBERS:
+        draws = [_draw(n, seed + repeat) for repeat in range(repeats)]
+        methods = [_methods(selection, scores) for selection, scores in draws]
+        radii = {name: float(np.mean([_radius(method[name]) for method in methods])) for name in methods[0]}
+        for name in methods[0]:
+            for eps in EPS:
+                rows.append(Row("fcsb", name, n, eps, float(np.mean([m[name](eps) for m in methods]))))
+            rows.append(Row("radius", name, n, None, radii[name]))
+        for name, radius in radii.items():
+            if name != "served" and radius > 0.0:
+                rows.append(Row("radius_ratio", name, n, None, radii["served"] / radius))
+    rows += _samples(repeats, seed)
+    marked = [Row(**(asdict(row) | {"required": REQUIRED.get(_key(row))})) for row in rows]
+    return [asdict(row) | {"met": row.met} for row in marked]
+
+
+def _key(row: Row) -> tuple[str, str, int | None, float | None]:
+    return row.quantity, row.method, row.n, row.eps
+
+
+def _draw(n: int, seed: int) -> tuple[Array, Array]:
+    rng = np.random.default_rng(seed)
+    return rng.beta(*SHAPE, N_SELECT), rng.beta(*SHAPE, n)
+
+
+def _methods(selection: Array, scores: Array) -> dict[str, Bound]:
+    """FCSB against eps by every method, from the same scores."""
+    evidence = Evidence(tune(selection, scores.size, ALPHA))
+    evidence.update(scores)
+    means = {
+        "hoeffding": bounds.hoeffding(scores, ALPHA),
+        "empirical_bernstein": bounds.empirical_bernstein(scores, ALPHA),
+        "betting": betting(scores, ALPHA),
+    }
+    methods: dict[str, Bound] = {name: partial(_mean_bound, lower) for name, lower in means.items()}
+    methods["thresholds"] = _thresholds(selection, scores)
+    methods["served"] = partial(_served, evidence.moments)
+    return methods
+
+
+def _mean_bound(lower: float, eps: float) -> float:
+    return fcsb.mean_bound(lower, eps, 1.0)
+
+
+def _served(moments: Moments, eps: float) -> float:
+    return fcsb.point(moments, eps, 1.0).value
+
+
+def _thresholds(selection: Array, scores: Array) -> Bound:
+    """The layer-cake bound from eight exact binomial bounds: what a union over thresholds gives."""
+    quantiles = np.quantile(selection, [0.0, 0.05, 0.15, 0.3, 0.5, 0.7, 0.9])
+    taus = np.concatenate([[2 * quantiles[0] - quantiles[1]], quantiles])
+    lowers = np.array(
+        [bounds.clopper_pearson(int((scores >= tau).sum()), scores.size, ALPHA / taus.size) for tau in taus]
+    )
+    widths = np.diff(taus, prepend=0.0)
+
+    def bound(eps: float) -> float:
+        return float(2.0 * widths @ special.ndtr(special.ndtri(lowers) - eps) - 1.0)
+
+    return bound
+
+
+def _limits() -> list[Row]:
+    """Both bounds with infinitely many samples."""
+    mean = SHAPE[0] / sum(SHAPE)
+    grid = np.linspace(0.0, 1.0, 20001)
+    below = stats.beta.cdf((grid[1:] + grid[:-1]) / 2.0, *SHAPE)
+
+    def layer_cake(eps: float) -> float:
+        return float(2.0 * special.ndtr(-special.ndtri(below) - eps).mean() - 1.0)
+
+    rows = []
+    limits: dict[str, Bound] = {"paper_limit": partial(_mean_bound, mean), "layer_cake_limit": layer_cake}
+    for name, bound in limits.items():
+        rows += [Row("fcsb", name, None, eps, bound(eps)) for eps in EPS]
+        rows.append(Row("radius", name, None, None, _radius(bound)))
+    return rows
+
+
+def _radius(bound: Bound) -> float:
+    """Where a bound falls below the cosine; 0 if it never reaches it."""
+    if bound(0.0) < COSINE:
+        return 0.0
+    return float(optimize.brentq(lambda eps: bound(eps) - COSINE, 0.0, 20.0, xtol=1e-6))
+
+
+def _samples(repeats: int, seed: int) -> list[Row]:
+    """Samples until the target is certified: by the stopping rule, and by Hoeffding at the true mean."""
+    terms = Terms(sigma=1.0, alpha=ALPHA, eps=(TARGET.eps,), target=TARGET)
+    drawn = []
+    for repeat in range(repeats):
+        selection, scores = _draw(1 << 14, seed + repeat)
+        rule = StoppingRule(terms, selection, scores.size)
+        while rule.reason is None:
+            rule.update(scores[rule.n : rule.next_look])
+        drawn.append(rule.n)
+    needed = special.ndtr(special.ndtri((1.0 + TARGET.cosine) / 2.0) + TARGET.eps)
+    gap = SHAPE[0] / sum(SHAPE) - needed
+    hoeffding = -np.log(ALPHA) / (2.0 * gap**2)
+    served = float(np.mean(drawn))
+    return [
+        Row("samples", "served", None, TARGET.eps, served),
+        Row("samples", "hoeffding", None, TARGET.eps, float(hoeffding)),
+        Row("samples_ratio", "hoeffding", None, TARGET.eps, float(hoeffding) / served),
+    ]

@@ -1,0 +1,219 @@
+"""What a certified answer costs, from operation counts: estimates, on no GPU measured.
+
+A multiplication and an addition are two operations. Sizes are those of the published checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from smoothgate.psm.mapper import ResidualMapper, ResidualMapperConfig
+from smoothgate.psm.purifier import LightUNet, LightUNetConfig
+
+#: Share of a GPU's arithmetic and of its memory bandwidth that is reached. Assumed.
+ARITHMETIC = 0.4
+BANDWIDTH = 0.6
+#: Share of a GPU's memory that vLLM takes: its default.
+MEMORY = 0.92
+#: A conversation: tokens of text asked, tokens answered. Assumed.
+ASKED, ANSWERED = 64, 128
+#: Sequences that vLLM runs at a time: its default.
+MOST_SEQUENCES = 256
+_BYTES = 2  # bfloat16
+
+
+@dataclass(frozen=True, slots=True)
+class Transformer:
+    """Sizes of a stack of layers.
+
+    Attributes:
+        layers: how many.
+        width: of the tokens.
+        mlp: width inside the MLP.
+        gated: whether the MLP has three matrices, not two.
+        kv_width: of keys, and of values.
+    """
+
+    layers: int
+    width: int
+    mlp: int
+    gated: bool
+    kv_width: int
+
+    @property
+    def parameters(self) -> int:
+        """Of the matrices."""
+        attention = 2 * self.width * (self.width + self.kv_width)
+        return self.layers * (attention + (3 if self.gated else 2) * self.width * self.mlp)
+
+    def flops(self, tokens: int, seen: float) -> float:
+        """Operations for so many tokens, each of which attends to `seen`."""
+        return tokens * (2.0 * self.parameters + 4.0 * self.layers * self.width * seen)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A multimodal model.
+
+    Attributes:
+        name: of the checkpoint.
+        side: of the canvas, in pixels.
+        tokens: visual tokens per picture.
+        encoder: operations of tower and projector for one canvas.
+        language: the language model's layers.
+        vocabulary: rows of its output matrix.
+        grid: side of the grid of visual tokens.
+    """
+
+    name: str
+    side: int
+    tokens: int
+    encoder: float
+    language: Transformer
+    vocabulary: int
+
+    @property
+    def grid(self) -> int:
+        """Rows, and columns, of visual tokens."""
+        return math.isqrt(self.tokens)
+
+    @property
+    def weight_bytes(self) -> float:
+        """Of the language model."""
+        return _BYTES * (self.language.parameters + 2 * self.vocabulary * self.language.width)
+
+    @property
+    def kv_bytes(self) -> float:
+        """Of one token in the key/value cache."""
+        return 2 * _BYTES * self.language.layers * self.language.kv_width
+
+    @property
+    def context(self) -> int:
+        """Tokens of a conversation about one picture."""
+        return self.tokens + ASKED + ANSWERED
+
+    @property
+    def embedding_bytes(self) -> float:
+        """Of one picture's tokens on their way to vLLM, in base64."""
+        return self.tokens * self.language.width * _BYTES * 4 / 3
+
+    def psm(self) -> float:
+        """Operations of the light purifier and the mapper for one canvas, by torch's own counter."""
+        meta = torch.device("meta")
+        purifier = LightUNet(LightUNetConfig()).to(meta)
+        mapper = ResidualMapper(ResidualMapperConfig(self.language.width, (self.grid, self.grid))).to(meta)
+        canvas = torch.empty(1, 3, self.side, self.side, device=meta)
+        sigma = torch.empty(1, device=meta)
+        tokens = torch.empty(1, self.tokens, self.language.width, device=meta)
+        return counted(lambda: purifier(canvas, sigma)) + counted(lambda: mapper(tokens, sigma))
+
+
+def counted(work: Callable[[], object]) -> float:
+    """Operations of torch in `work`."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return float(counter.get_total_flops())
+
+
+def _linear(rows: int, *widths: int) -> float:
+    return sum(2.0 * rows * into * out for into, out in pairwise(widths))
+
+
+def llava() -> Model:
+    """LLaVA-1.5-7B: CLIP ViT-L/14 at 336 pixels without its last layer, two layers of projector, Vicuna."""
+    tower = Transformer(layers=23, width=1024, mlp=4096, gated=False, kv_width=1024)
+    encoder = _linear(576, 3 * 14 * 14, 1024) + tower.flops(577, 577) + _linear(576, 1024, 4096, 4096)
+    language = Transformer(layers=32, width=4096, mlp=11008, gated=True, kv_width=4096)
+    return Model("LLaVA-1.5-7B", 336, 576, encoder, language, 32_064)
+
+
+def qwen() -> Model:
+    """Qwen2.5-VL-7B at 448 pixels: 1,024 patches, 4 of 32 layers see them all, the others windows of 64."""
+    sizes = {"width": 1280, "mlp": 3420, "kv_width": 1280}
+    wide, narrow = (Transformer(layers=n, gated=True, **sizes) for n in (4, 28))
+    tower = wide.flops(1024, 1024) + narrow.flops(1024, 64)
+    encoder = _linear(1024, 2 * 3 * 14 * 14, 1280) + tower + _linear(256, 5120, 5120, 3584)
+    language = Transformer(layers=28, width=3584, mlp=18944, gated=True, kv_width=512)
+    return Model("Qwen2.5-VL-7B", 448, 256, encoder, language, 152_064)
+
+
+@dataclass(frozen=True, slots=True)
+class GPU:
+    """What a data sheet says.
+
+    Attributes:
+        name: of the product.
+        tflops: dense bfloat16 operations per second, in 10^12.
+        bandwidth: of its memory, in 10^12 bytes per second.
+        memory: in 10^9 bytes.
+    """
+
+    name: str
+    tflops: float
+    bandwidth: float
+    memory: float
+
+
+GPUS = (GPU("L4", 121, 0.3, 24), GPU("A100 80 GB", 312, 2.04, 80), GPU("H100 SXM", 989, 3.35, 80))
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one answer about one picture takes of one GPU.
+
+    Attributes:
+        model, gpu: their names.
+        sample_gflop: 10^9 operations of one noisy forward.
+        samples_per_second: noisy forwards.
+        certify_seconds: GPU seconds of all samples.
+        answer_seconds: GPU seconds of the language model, with as many sequences at a time as fit.
+        sequences: how many fit.
+        answers_per_second: of one vLLM.
+        sequence_seconds: how long one answer takes then.
+        answers_per_gpu_hour: answers with their certificates, of GPUs that never wait.
+    """
+
+    model: str
+    gpu: str
+    sample_gflop: float
+    samples_per_second: float
+    certify_seconds: float
+    answer_seconds: float
+    sequences: int
+    answers_per_second: float
+    sequence_seconds: float
+    answers_per_gpu_hour: float
+
+
+def cost(model: Model, gpu: GPU, samples: int) -> Cost:
+    """Of an answer whose certificate takes so many samples."""
+    flops = gpu.tflops * 1e12 * ARITHMETIC
+    sample = model.encoder + model.psm()
+    room = MEMORY * gpu.memory * 1e9 - model.weight_bytes
+    sequences = max(1, min(MOST_SEQUENCES, int(room / (model.context * model.kv_bytes))))
+    asked = model.tokens + ASKED
+    prefill = model.language.flops(asked, asked / 2) / flops
+    read = model.weight_bytes + sequences * model.context * model.kv_bytes
+    head = 2.0 * model.vocabulary * model.language.width
+    arithmetic = sequences * (model.language.flops(1, model.context) + head) / flops
+    step = max(read / (gpu.bandwidth * 1e12 * BANDWIDTH), arithmetic)
+    answer = prefill + ANSWERED * step / sequences
+    certify = samples * sample / flops
+    return Cost(
+        model=model.name,
+        gpu=gpu.name,
+        sample_gflop=sample / 1e9,
+        samples_per_second=flops / sample,
+        certify_seconds=certify,
+        answer_seconds=answer,
+        sequences=sequences,
+        answers_per_second=1.0 / answer,
+        sequence_seconds=sequences * answer,
+        answers_per_gpu_hour=3600.0 / (certify + answer),
+    )

@@ -1,0 +1,31 @@
+"""`python -m smoothgate_lab.benchmarks.memory N`: draw N samples, print the peak of resident bytes."""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+import torch
+
+from smoothgate.demo import bundled
+from smoothgate.psm.unit_encoder import UnitEncoder
+from smoothgate.vision import load
+from smoothgate_lab.benchmarks.sampler_bench import QUICK, Bench
+from smoothgate_lab.demo.digit_scenes import DigitScenes
+
+
+def main(n: int) -> int:
+    """Peak resident bytes of this process."""
+    adapter = load(str(bundled("model")), device="cpu", dtype=torch.float32)
+    encoder = UnitEncoder.load(adapter, bundled("psm"))
+    bench = Bench(encoder, DigitScenes(encoder.adapter, 1, 0, 7).canvases, QUICK)
+    sampler = bench.sampler()
+    job = bench.job(0, n)
+    sampler.submit(job)
+    job.evidence.result().rule.statement()
+    sampler.close()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    print(main(int(sys.argv[1])))

@@ -1,0 +1,317 @@
+"""The sampler beside the bare forward, a loop over samples and a call per request, side by side in one run.
+
+Every comparison alternates between its sides and is reported as the median of the ratios of the rounds, so
+that a machine which slows down slows both.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+from transformers import AutoConfig, CLIPVisionModel
+
+from smoothgate.certify.statement import Target, Terms
+from smoothgate.certify.statement import certify as certify_scores
+from smoothgate.demo import bundled
+from smoothgate.psm.unit_encoder import UnitEncoder
+from smoothgate.sampling import noise
+from smoothgate.sampling.autotune import Tuned, cores, tune
+from smoothgate.sampling.job import Job, scores_against, select
+from smoothgate.sampling.sampler import Place, Sampler
+from smoothgate_lab.demo.digit_scenes import DigitScenes
+
+SIGMA = 0.5
+EPS = 0.25
+ALPHA = 0.001
+#: Samples of 16 requests that are there at once.
+MIXED = (64,) * 4 + (128,) * 3 + (256,) * 3 + (512,) * 2 + (1024,) * 2 + (2048,) * 2
+SMALL, LARGE = 64, 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is measured; as it stands, for the documentation."""
+
+    rounds: int = 3
+    mixed: tuple[int, ...] = MIXED
+    singles: int = 200
+    latencies: int = 15
+    scenes: int = 200
+    budget: int = 1024
+    growth: tuple[int, ...] = (64, 256, 1024, 4096)
+    concurrency: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    sides: tuple[int, ...] = (48, 96, 144, 192)
+
+
+#: Next to nothing of everything: to see that it works.
+QUICK = Size(
+    rounds=1,
+    mixed=(64, 128),
+    singles=8,
+    latencies=2,
+    scenes=2,
+    budget=256,
+    growth=(64, 128),
+    concurrency=(1, 2),
+    sides=(48, 96),
+)
+
+
+class Bench:
+    """The bundled encoder, used as the service would use it on this machine.
+
+    Args:
+        encoder: the unit of work.
+        canvases: (N, 3, H, W), at least 1: scenes that nothing was trained on.
+        size: how much to measure.
+    """
+
+    def __init__(self, encoder: UnitEncoder, canvases: Tensor, size: Size) -> None:
+        self.encoder = encoder
+        self.canvases = canvases
+        self.size = size
+        self.device = encoder.adapter.device
+        self.tuned: Tuned = tune(encoder.units, canvases.shape[1:], self.device)
+
+    def sampler(self) -> Sampler:
+        """A sampler as the service starts it."""
+        place = Place(self.encoder.units, self.device, self.tuned.threads)
+        sampler = Sampler([place] * self.tuned.workers, self.tuned.batch_size)
+        sampler.start()
+        return sampler
+
+    def job(self, index: int, n: int, target: Target | None = None) -> Job:
+        """A request of n samples, an eighth of them for selection."""
+        terms = Terms(sigma=SIGMA, alpha=ALPHA, eps=(EPS,), target=target)
+        x = self.canvases[index % len(self.canvases)]
+        n_select = max(1, min(128, n // 8))
+        return Job(x, terms, seed=noise.fresh_seed(), n_select=n_select, budget=n - n_select)
+
+    def throughput(self, step: Callable[[], None]) -> dict[str, Any]:
+        """Samples per second: the sampler on mixed requests, and the three plain ways."""
+        ways: dict[str, Callable[[], float]] = {
+            "sampler": self._sampled,
+            "bare forward": lambda: self._bare(self.tuned.workers, self.tuned.threads, self.tuned.batch_size),
+            "bare forward, all cores at once, batch 64": lambda: self._bare(1, cores(), 64),
+            "a batched call per request": self._in_turn,
+            "a loop over single samples": self._singles,
+        }
+        rates: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(self.size.rounds):
+            for name, way in ways.items():
+                rates[name].append(way())
+                step()
+        ratios = {
+            name: statistics.median(a / b for a, b in zip(rates["sampler"], rates[name], strict=True))
+            for name in ways
+        }
+        return {
+            "samples_per_second": {name: statistics.median(each) for name, each in rates.items()},
+            "sampler_to": ratios,
+        }
+
+    def latency(self, step: Callable[[], None]) -> dict[str, float]:
+        """Seconds of a request of 64 samples: alone, and while one of 4,096 runs."""
+        sampler = self.sampler()
+        alone, beside = [], []
+        try:
+            for index in range(self.size.latencies):
+                # What is left of the round before would count as waiting alone.
+                time.sleep(3 * self.tuned.batch_size * self.tuned.workers / sampler.samples_per_second)
+                alone.append(self._wait(sampler, [self.job(index, SMALL)]))
+                large = self.job(index + 1, LARGE)
+                sampler.submit(large)
+                large.direction.result()
+                beside.append(self._wait(sampler, [self.job(index, SMALL)]))
+                large.cancel()
+                step()
+        finally:
+            sampler.close()
+        ratio = statistics.median(beside) / statistics.median(alone)
+        return {"alone": statistics.median(alone), "beside": statistics.median(beside), "ratio": ratio}
+
+    def early_stop(self, step: Callable[[], None]) -> dict[str, float]:
+        """Samples drawn with and without stopping early for a cosine of 0.5 at eps, and whether the verdicts
+        agree.
+        """
+        target = Target(cosine=0.5, eps=EPS)
+        sampler = self.sampler()
+        drawn, same, certified = 0, 0, 0
+        try:
+            for index in range(self.size.scenes):
+                pair = [self.job(index, self.size.budget), self.job(index, self.size.budget, target)]
+                for job in pair:
+                    sampler.submit(job)
+                fixed, early = (job.evidence.result() for job in pair)
+                verdict = fixed.rule.statement().points[0].value >= target.cosine
+                drawn += pair[1].n_select + early.rule.n
+                same += verdict == (early.reason == "certified")
+                certified += verdict
+                step()
+        finally:
+            sampler.close()
+        n = self.size.scenes
+        share = drawn / (n * self.size.budget)
+        return {"share_drawn": share, "verdicts_equal": same / n, "certified": certified / n}
+
+    def growth(self, step: Callable[[], None]) -> dict[str, list[dict[str, float]]]:
+        """Seconds against n of one request, and against the number of requests at once (n = 256)."""
+        sampler = self.sampler()
+        by_n, by_requests = [], []
+        try:
+            for n in self.size.growth:
+                by_n.append({"at": n, "seconds": self._wait(sampler, [self.job(0, n)])})
+                step()
+            for count in self.size.concurrency:
+                jobs = [self.job(index, 256) for index in range(count)]
+                by_requests.append({"at": count, "seconds": self._wait(sampler, jobs)})
+                step()
+        finally:
+            sampler.close()
+        return {"samples of a request": by_n, "requests of 256 samples": by_requests}
+
+    def _wait(self, sampler: Sampler, jobs: Sequence[Job]) -> float:
+        started = time.perf_counter()
+        for job in jobs:
+            sampler.submit(job)
+        for job in jobs:
+            job.evidence.result()
+        return time.perf_counter() - started
+
+    def _sampled(self) -> float:
+        sampler = self.sampler()
+        try:
+            jobs = [self.job(index, n) for index, n in enumerate(self.size.mixed)]
+            return sum(self.size.mixed) / self._wait(sampler, jobs)
+        finally:
+            sampler.close()
+
+    def _bare(self, workers: int, threads: int, batch: int) -> float:
+        """The forward and nothing else: one batch of noisy canvases, made before, again and again."""
+        z = self.canvases[:1] + SIGMA * torch.randn(batch, *self.canvases.shape[1:])
+        sigma = torch.full((batch,), SIGMA)
+        times = max(1, sum(self.size.mixed) // (batch * workers))
+
+        def work() -> None:
+            torch.set_num_threads(threads)
+            with torch.inference_mode():
+                for _ in range(times):
+                    self.encoder.units(z, sigma)
+
+        running = [threading.Thread(target=work) for _ in range(workers)]
+        started = time.perf_counter()
+        for thread in running:
+            thread.start()
+        for thread in running:
+            thread.join()
+        return times * batch * workers / (time.perf_counter() - started)
+
+    def _in_turn(self) -> float:
+        """As libraries for randomised smoothing do: each request alone, one batched call for each of its two
+        splits.
+        """
+        started = time.perf_counter()
+        for index, n in enumerate(self.size.mixed):
+            self._plain(index, n, n)
+        return sum(self.size.mixed) / (time.perf_counter() - started)
+
+    def _singles(self) -> float:
+        """The paper's Monte Carlo loop, written plainly."""
+        started = time.perf_counter()
+        self._plain(0, self.size.singles, 1)
+        return self.size.singles / (time.perf_counter() - started)
+
+    def _plain(self, index: int, n: int, batch: int) -> None:
+        torch.set_num_threads(cores())
+        job = self.job(index, n)
+
+        def draw(count: int) -> Iterator[Tensor]:
+            for first in range(0, count, batch):
+                size = min(batch, count - first)
+                with torch.inference_mode():
+                    z = job.x + SIGMA * torch.randn(size, *job.x.shape)
+                    yield self.encoder.units(z, torch.full((size,), SIGMA))
+
+        t, selection = select(draw(job.n_select))
+        scores = [score for units in draw(job.budget) for score in scores_against(t, units).tolist()]
+        certify_scores(job.terms, selection, scores)
+
+
+def canvas_growth(
+    encoder: UnitEncoder, sizes: Sequence[int], step: Callable[[], None]
+) -> list[dict[str, float]]:
+    """Seconds per sample against the side of the canvas: the purifier, and a tower of the demo model's kind
+    for that side, with random weights.
+    """
+    found = []
+    for size in sizes:
+        config = AutoConfig.from_pretrained(bundled("model")).vision_config
+        config.image_size = size
+        tower = CLIPVisionModel(config).eval()
+        z, sigma = torch.rand(8, 3, size, size), torch.full((8,), SIGMA)
+        seconds = []
+        with torch.inference_mode():
+            for _ in range(5):
+                started = time.perf_counter()
+                tower(encoder.psm.purifier(z, sigma))
+                seconds.append((time.perf_counter() - started) / len(z))
+        found.append({"at": size, "seconds": min(seconds)})
+        step()
+    return found
+
+
+def memory() -> dict[str, float]:
+    """Peak resident bytes of fresh processes that draw n = 64 and n = 4,096 samples."""
+    peaks = {}
+    for n in (SMALL, LARGE):
+        command = [sys.executable, "-m", "smoothgate_lab.benchmarks.memory", str(n)]
+        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
+        peaks[n] = float(printed.split()[-1])
+    return {"small": peaks[SMALL], "large": peaks[LARGE], "ratio": peaks[LARGE] / peaks[SMALL]}
+
+
+def run(encoder: UnitEncoder, size: Size, console: Console) -> dict[str, Any]:
+    """Everything, with a progress bar for each part.
+
+    Returns:
+        `tuned`: how the device is used; `throughput`: `samples_per_second` and `sampler_to` (ratio) by way;
+        `latency`: seconds `alone` and `beside`, `ratio`; `memory`: bytes `small` and `large`, `ratio`;
+        `early_stop`: `share_drawn`, `verdicts_equal`, `certified`; `growth`: what grows -> rows of `at` and
+        `seconds` (of a request; of a sample for the side of the canvas).
+    """
+    bench = Bench(encoder, DigitScenes(encoder.adapter, max(32, size.scenes), 0, 7).canvases, size)
+    with Progress(console=console) as progress:
+
+        def part(name: str, steps: int) -> Callable[[], None]:
+            task = progress.add_task(name, total=steps)
+            return lambda: progress.advance(task)
+
+        throughput = bench.throughput(part("throughput", 5 * size.rounds))
+        latency = bench.latency(part("latency", size.latencies))
+        growth = bench.growth(part("growth", len(size.growth) + len(size.concurrency)))
+        growth["side of the canvas"] = canvas_growth(
+            encoder, size.sides, part("canvas sizes", len(size.sides))
+        )
+        early_stop = bench.early_stop(part("early stop", size.scenes))
+        step = part("memory", 1)
+        peaks = memory()
+        step()
+    return {
+        "tuned": asdict(bench.tuned),
+        "throughput": throughput,
+        "latency": latency,
+        "memory": peaks,
+        "early_stop": early_stop,
+        "growth": growth,
+    }

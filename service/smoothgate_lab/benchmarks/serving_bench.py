@@ -1,0 +1,258 @@
+"""The whole service beside vLLM alone, through HTTP, side by side in one run: `smoothgate bench serving`."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import socket
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import numpy as np
+import torch
+import uvicorn
+from PIL import Image
+
+from smoothgate.demo import bundled
+from smoothgate.engine import LocalEngine
+from smoothgate.engine.process import EngineProcess, vllm_command, vllm_environment
+from smoothgate.errors import SmoothgateError
+from smoothgate.gate.runtime import Runtime
+from smoothgate.http.app import create_app
+from smoothgate.settings import Settings
+
+Json = dict[str, Any]
+
+_QUESTION = "What digit is shown?"
+_SAMPLE = "seven.png"
+_WARM_UP = 3
+_START_SECONDS = 600
+#: Two sides that differ by a few hundredths need more rounds than the others.
+TEXT_TIMES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """Clients of the service, of its vLLM, and of another vLLM that takes pictures itself."""
+
+    gate: httpx.AsyncClient
+    engine: httpx.AsyncClient
+    pictures: httpx.AsyncClient
+    model: str
+
+
+def run(repeats: int, step: Callable[[], None]) -> Json:
+    """Measure.
+
+    Args:
+        repeats: requests of each kind, in turn with those that they are compared to; of text alone
+            `TEXT_TIMES` as many.
+        step: called after each round.
+
+    Returns:
+        `text`, `picture`: seconds (medians) of the two sides, and their ratio; `first_token`: seconds to the
+        first token with certification beside generation (`beside`) and before it (`first`), and the ratio
+        first to beside; `stages`: seconds (medians) that the stages of a picture's request add to it.
+    """
+    return asyncio.run(_run(repeats, step))
+
+
+async def _run(repeats: int, step: Callable[[], None]) -> Json:
+    async with (
+        _service() as (runtime, gate),
+        _own_pictures(runtime) as pictures,
+        _over(cast(LocalEngine, runtime.engine).socket) as engine,
+    ):
+        sides = Sides(gate, engine, pictures, runtime.model_name)
+        return {
+            "text": await _text(sides, TEXT_TIMES * repeats, step),
+            **await _picture(sides, repeats, step),
+            "first_token": await _first_token(sides, repeats, step),
+        }
+
+
+@asynccontextmanager
+async def _service() -> AsyncIterator[tuple[Runtime, httpx.AsyncClient]]:
+    app = create_app(Settings(_env_file=None))
+    runtime: Runtime = app.state.runtime
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    try:
+        async with httpx.AsyncClient(base_url=url, timeout=120) as gate:
+            while runtime.problems() or not server.started:
+                await asyncio.sleep(0.2)
+                if serving.done():
+                    await serving
+            yield runtime, gate
+    finally:
+        server.should_exit = True
+        await serving
+
+
+@asynccontextmanager
+async def _own_pictures(runtime: Runtime) -> AsyncIterator[httpx.AsyncClient]:
+    """vLLM on the same checkpoint, as the service starts it but with its own image path."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "v.sock"
+        on_cpu = not torch.cuda.is_available()
+        command = vllm_command(
+            runtime.model,
+            path,
+            served_model_name=runtime.model_name,
+            dtype=str(runtime.dtype).removeprefix("torch."),
+            max_model_len=None,
+            kv_cache_gib=1,
+            drain_seconds=0,
+            on_cpu=on_cpu,
+        )
+        command[command.index('{"image":0}')] = '{"image":1}'
+        environment = vllm_environment(runtime.model, Path(folder), on_cpu=on_cpu)
+        process = await EngineProcess.spawn(command, environment)
+        try:
+            async with _over(path) as client:
+                await _answering(client, process)
+                yield client
+        finally:
+            await process.kill()
+
+
+async def _answering(client: httpx.AsyncClient, process: EngineProcess) -> None:
+    ended = asyncio.ensure_future(process.wait())
+    async with asyncio.timeout(_START_SECONDS):
+        while not ended.done():
+            await asyncio.wait([ended], timeout=0.5)
+            with suppress(httpx.TransportError):
+                (await client.get("/health")).raise_for_status()
+                ended.cancel()
+                return
+    raise SmoothgateError(f"vLLM {ended.result()}: {process.last_error}")
+
+
+def _over(path: Path) -> httpx.AsyncClient:
+    transport = httpx.AsyncHTTPTransport(uds=str(path))
+    return httpx.AsyncClient(base_url="http://engine", transport=transport, timeout=120)
+
+
+async def _text(sides: Sides, repeats: int, step: Callable[[], None]) -> Json:
+    body = _body(sides, _QUESTION)
+    seconds: dict[str, list[float]] = {"smoothgate": [], "vllm": []}
+    for round_ in range(-_WARM_UP, repeats):
+        for name, client in (("smoothgate", sides.gate), ("vllm", sides.engine)):
+            taken = await _asked(client, body)
+            if round_ >= 0:
+                seconds[name].append(taken)
+        if round_ >= 0:
+            step()
+    return _compared(seconds)
+
+
+async def _picture(sides: Sides, repeats: int, step: Callable[[], None]) -> Json:
+    """n = 64, a new picture every time: nothing comes from a cache."""
+    smoothing = {"n_select": 16, "n_certify": 48}
+    seconds: dict[str, list[float]] = {"smoothgate": [], "vllm": []}
+    stages: dict[str, list[float]] = {}
+    for round_ in range(-_WARM_UP, repeats):
+        uri = picture_uri(round_)
+        parts: list[Json] = [
+            {"type": "image_url", "image_url": {"url": uri}},
+            {"type": "text", "text": _QUESTION},
+        ]
+        plain = await _asked(sides.pictures, _body(sides, parts))
+        ours = await _asked(sides.gate, _body(sides, parts) | {"smoothing": smoothing})
+        again = {"message": _QUESTION, "images": [picture_uri(1000 + round_)], "smoothing": smoothing}
+        answer = await sides.gate.post("/v1/chat", json=again | {"max_tokens": 16, "temperature": 0})
+        if round_ < 0:
+            continue
+        seconds["vllm"].append(plain)
+        seconds["smoothgate"].append(ours)
+        for stage, taken in _stages(answer.raise_for_status().json()["timings"]).items():
+            stages.setdefault(stage, []).append(taken)
+        step()
+    return {
+        "picture": _compared(seconds),
+        "stages": {name: statistics.median(each) for name, each in stages.items()},
+    }
+
+
+def _stages(timings: dict[str, float]) -> dict[str, float]:
+    """Seconds that each stage adds to the whole: certification goes on beside the engine."""
+    return {
+        "decode": timings["decode"],
+        "select: the served feature": timings["select"] - timings["decode"],
+        "engine": timings["engine"],
+        "certify, after the engine": timings["total"] - timings["select"] - timings["engine"],
+        "total": timings["total"],
+    }
+
+
+async def _first_token(sides: Sides, repeats: int, step: Callable[[], None]) -> Json:
+    """n = 1,024 in all. Before generation: the same request, sent when its certificate is there."""
+    smoothing = {"n_select": 128, "n_certify": 896}
+    seconds: dict[str, list[float]] = {"beside": [], "first": []}
+    for round_ in range(repeats):
+        for name, picture in (("beside", 2000 + round_), ("first", 3000 + round_)):
+            uri = picture_uri(picture)
+            started = time.perf_counter()
+            if name == "first":
+                asked = {"images": [uri], "smoothing": smoothing}
+                (await sides.gate.post("/v1/certify", json=asked)).raise_for_status()
+            parts: list[Json] = [
+                {"type": "image_url", "image_url": {"url": uri}},
+                {"type": "text", "text": _QUESTION},
+            ]
+            body = _body(sides, parts) | {"smoothing": smoothing, "stream": True}
+            async with sides.gate.stream("POST", "/v1/chat/completions", json=body) as response:
+                response.raise_for_status()
+                waiting = True
+                async for line in response.aiter_lines():
+                    if waiting and _has_text(line):
+                        seconds[name].append(time.perf_counter() - started)
+                        waiting = False
+        step()
+    medians = {name: statistics.median(each) for name, each in seconds.items()}
+    return medians | {"ratio": medians["first"] / medians["beside"]}
+
+
+def _has_text(line: str) -> bool:
+    """Whether a line of a stream holds a piece of the answer."""
+    data = line.removeprefix("data: ")
+    if not data.startswith("{"):
+        return False
+    return any(choice["delta"].get("content") for choice in json.loads(data).get("choices", []))
+
+
+async def _asked(client: httpx.AsyncClient, body: Json) -> float:
+    started = time.perf_counter()
+    (await client.post("/v1/chat/completions", json=body)).raise_for_status()
+    return time.perf_counter() - started
+
+
+def _body(sides: Sides, content: Any) -> Json:
+    messages = [{"role": "user", "content": content}]
+    return {"model": sides.model, "messages": messages, "max_tokens": 16, "temperature": 0}
+
+
+def _compared(seconds: dict[str, list[float]]) -> Json:
+    medians = {name: statistics.median(each) for name, each in seconds.items()}
+    return medians | {"ratio": medians["smoothgate"] / medians["vllm"]}
+
+
+def picture_uri(number: int) -> str:
+    """A data URI of the sample with a grain of its own, so that no two are the same picture."""
+    pixels = np.asarray(Image.open(bundled("samples") / _SAMPLE).convert("RGB")).astype(np.int16)
+    grain = np.random.default_rng(abs(number)).integers(-2, 3, pixels.shape)
+    file = io.BytesIO()
+    Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8)).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,178 @@
+"""The service under full load for long: what is lost, what grows, who waits (`smoothgate bench soak`)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from smoothgate_lab.benchmarks.serving_bench import picture_uri
+
+Json = dict[str, Any]
+
+QUESTION = "What digit is shown?"
+# Small requests, so that a short run has enough of them for a 99th percentile.
+_SMOOTHING = {"n_select": 32, "n_certify": 96}
+_MIX = {"picture": 0.6, "stream": 0.2, "text": 0.2}
+_READ_EVERY_SECONDS = 5.0
+# After a lost request: a service that is down is not to be asked a thousand times a second.
+_PAUSE_SECONDS = 0.1
+# Caches fill and allocators settle before growth means anything.
+_WARM_UP_SHARE = 1 / 3
+
+
+@dataclass(slots=True)
+class _Seen:
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    statuses: Counter[str] = field(default_factory=Counter)
+    lost: list[str] = field(default_factory=list)
+    memory: list[tuple[float, float]] = field(default_factory=list)
+
+    def all_kinds(self) -> dict[str, list[float]]:
+        """Seconds by kind, and of all together."""
+        together = [taken for each in self.seconds.values() for taken in each]
+        return self.seconds | ({"all": together} if together else {})
+
+
+def run(
+    url: str, pid: int | None, seconds: float, clients: int, seed: int, step: Callable[[float], None]
+) -> Json:
+    """Load a service: each client sends its next request when it has the answer to the last.
+
+    Args:
+        url: of the service.
+        pid: of its process, whose resident memory is read; None where it runs elsewhere.
+        seconds: how long.
+        clients: at a time.
+        seed: of the order of the kinds of request.
+        step: called with the seconds so far.
+
+    Returns:
+        `seconds`, `clients`, `requests`; `statuses` (count by status); `lost` (what came of requests that had
+        no answer, at most 20 of them) and `lost_count`; `latency` by kind (`picture`, `stream`, `text`,
+        `all`): `n`, `p50`, `p99` in seconds and `ratio`; `memory` (None without a pid): `start`, `end` in
+        bytes (medians of the first and the last tenth after a warm-up of a third), `growth` (share), `slope`
+        (bytes per hour).
+    """
+    seen = asyncio.run(_run(url, pid, seconds, clients, seed, step))
+    return {
+        "seconds": seconds,
+        "clients": clients,
+        "requests": sum(seen.statuses.values()) + len(seen.lost),
+        "statuses": dict(seen.statuses),
+        "lost": seen.lost[:20],
+        "lost_count": len(seen.lost),
+        "latency": {kind: _latency(taken) for kind, taken in sorted(seen.all_kinds().items())},
+        "memory": _memory(seen.memory),
+    }
+
+
+async def _run(
+    url: str, pid: int | None, seconds: float, clients: int, seed: int, step: Callable[[float], None]
+) -> _Seen:
+    seen = _Seen()
+    started = time.monotonic()
+    async with httpx.AsyncClient(base_url=url, timeout=120) as http, _watching(seen, pid, started, step):
+        await asyncio.gather(
+            *(_client(http, seen, started + seconds, seed * 10_000 + number) for number in range(clients))
+        )
+    return seen
+
+
+@asynccontextmanager
+async def _watching(
+    seen: _Seen, pid: int | None, started: float, step: Callable[[float], None]
+) -> AsyncIterator[None]:
+    async def watch() -> None:
+        while True:
+            now = time.monotonic() - started
+            step(now)
+            if pid is not None:
+                seen.memory.append((now, _resident(pid)))
+            await asyncio.sleep(_READ_EVERY_SECONDS)
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+
+
+async def _client(http: httpx.AsyncClient, seen: _Seen, ends: float, seed: int) -> None:
+    rng = random.Random(seed)
+    number = seed * 100_000
+    while time.monotonic() < ends:
+        number += 1
+        (kind,) = rng.choices(list(_MIX), list(_MIX.values()))
+        uri = await asyncio.to_thread(picture_uri, number)
+        began = time.perf_counter()
+        try:
+            status = await _ask(http, kind, uri)
+        except (httpx.HTTPError, ValueError, KeyError) as error:
+            seen.lost.append(f"{kind}: {error!r}")
+            await asyncio.sleep(_PAUSE_SECONDS)
+            continue
+        seen.statuses[str(status)] += 1
+        if status == 200:
+            seen.seconds.setdefault(kind, []).append(time.perf_counter() - began)
+
+
+async def _ask(http: httpx.AsyncClient, kind: str, uri: str) -> int:
+    """The status of one request.
+
+    Raises:
+        httpx.HTTPError, ValueError, KeyError: no answer, half of one, or one without its certificate.
+    """
+    if kind == "text":
+        answer = await http.post("/v1/chat", json={"message": "Hello", "max_tokens": 8})
+    elif kind == "picture":
+        body = {"message": QUESTION, "images": [uri], "smoothing": _SMOOTHING, "max_tokens": 16}
+        answer = await http.post("/v1/chat", json=body)
+        if answer.is_success and len(answer.json()["certificates"]) != 1:
+            raise ValueError("no certificate")
+    else:
+        image = {"type": "image_url", "image_url": {"url": uri}}
+        messages = [{"role": "user", "content": [image, {"type": "text", "text": QUESTION}]}]
+        body = {"messages": messages, "smoothing": _SMOOTHING, "max_tokens": 16, "stream": True}
+        answer = await http.post("/v1/chat/completions", json=body)
+        if answer.is_success and not answer.text.endswith("data: [DONE]\n\n"):
+            raise ValueError(f"a stream ended with {answer.text[-200:]!r}")
+        if answer.is_success and '"certificates"' not in answer.text:
+            raise ValueError("no certificate")
+    if not answer.is_success:
+        answer.json()["error"]["code"]
+    return answer.status_code
+
+
+def _latency(seconds: list[float]) -> Json:
+    p50, p99 = np.percentile(seconds, [50, 99])
+    return {"n": len(seconds), "p50": float(p50), "p99": float(p99), "ratio": float(p99 / p50)}
+
+
+def _memory(readings: list[tuple[float, float]]) -> Json | None:
+    steady = readings[int(len(readings) * _WARM_UP_SHARE) :]
+    if len(steady) < 2:
+        return None
+    at, resident = np.array(steady).T
+    tenth = max(1, len(steady) // 10)
+    start, end = float(np.median(resident[:tenth])), float(np.median(resident[-tenth:]))
+    slope = float(np.polyfit(at, resident, 1)[0]) * 3600
+    return {"start": start, "end": end, "growth": end / start - 1, "slope": slope}
+
+
+def _resident(pid: int) -> float:
+    """Resident bytes of a process."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return float(pages * os.sysconf("SC_PAGE_SIZE"))

@@ -1,0 +1,1 @@
+"""The commands of `smoothgate` that the lab brings."""

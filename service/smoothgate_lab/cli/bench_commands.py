@@ -1,0 +1,279 @@
+"""`smoothgate bench`: measurements."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from smoothgate import logs
+from smoothgate.cli.common import Json, OtherModel, console, failures, load_adapter, load_encoder, write
+from smoothgate.progress import progress
+
+app = typer.Typer(no_args_is_help=True, help="Measurements.")
+
+# Of the service's resident memory in a soak.
+_MOST_GROWTH = 0.05
+# A cache that is full before growth is measured: filling it looks like a leak.
+_SOAKED = {"SMOOTHGATE_CACHE_MIB": "4"}
+
+
+@app.command("certify")
+def bench_certify(
+    repeats: Annotated[int, typer.Option(min=1, help="Runs to average over.")] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of the simulated scores.")] = 0,
+    plot: Annotated[
+        Path | None, typer.Option(help="Also draw the bounds into this SVG (extra `dev`).")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """How tight the bounds are on scores of a known distribution, beside other methods."""
+    from smoothgate_lab.benchmarks import bounds_bench
+
+    rows = bounds_bench.run(repeats, seed)
+    table = Table(
+        "quantity", "method", "n", "eps / sigma", "value", "required", title="Tightness of the bounds"
+    )
+    for row in rows:
+        cells = (row["quantity"], row["method"], row["n"], row["eps"], row["value"], row["required"])
+        table.add_row(*("" if c is None else f"{c:.3f}" if isinstance(c, float) else str(c) for c in cells))
+    console.print(table)
+    write(json_file, {"repeats": repeats, "seed": seed, "rows": rows})
+    if plot is not None:
+        from smoothgate_lab.benchmarks.bounds_plot import plot_bench
+
+        plot_bench(rows, plot)
+
+
+@app.command("resize")
+def bench_resize(
+    model: OtherModel = None,
+    seed: Annotated[int, typer.Option(help="Seed of the pictures.")] = 0,
+    json_file: Json = None,
+) -> None:
+    """How far the float resize, which certificates need, is from the checkpoint's own 8-bit processor."""
+    from smoothgate_lab.benchmarks import resize_bench
+
+    with failures():
+        adapter = load_adapter(model)
+    rows = resize_bench.run(adapter, seed)
+    table = Table(
+        "picture", "size", "mean / 255", "max / 255", "cosine of tokens", title="Float against 8-bit resize"
+    )
+    for row in rows:
+        size = f"{row['width']} x {row['height']}"
+        table.add_row(
+            str(row["kind"]), size, f"{row['mean']:.2f}", f"{row['max']:.2f}", f"{row['cosine']:.5f}"
+        )
+    console.print(table)
+    write(json_file, {"seed": seed, "rows": rows})
+
+
+@app.command("sampler")
+def bench_sampler(
+    quick: Annotated[bool, typer.Option(help="Next to nothing of everything: does it work?")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Also draw into this SVG how cost grows (extra `dev`).")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """The sampler beside the bare forward and plainer ways to draw the same, on the demo model."""
+    from smoothgate_lab.benchmarks.sampler_bench import QUICK, Size, run
+
+    with failures():
+        encoder = load_encoder(None, None)
+        figures = run(encoder, QUICK if quick else Size(), console)
+    rates = Table("way", "samples / s", "sampler is", title="16 requests of 64 to 2,048 samples")
+    for way, rate in figures["throughput"]["samples_per_second"].items():
+        rates.add_row(way, f"{rate:.0f}", f"{figures['throughput']['sampler_to'][way]:.2f} times that")
+    console.print(rates)
+    rest = Table("quantity", "value", title="One request, and stopping early", show_header=False)
+    latency, memory, early = figures["latency"], figures["memory"], figures["early_stop"]
+    rest.add_row("n = 64, alone", f"{latency['alone'] * 1000:.0f} ms")
+    rest.add_row(
+        "n = 64, while n = 4,096 runs",
+        f"{latency['beside'] * 1000:.0f} ms, {latency['ratio']:.2f} times that",
+    )
+    rest.add_row("peak memory, n = 64", f"{memory['small'] / 2**20:.0f} MiB")
+    rest.add_row(
+        "peak memory, n = 4,096", f"{memory['large'] / 2**20:.0f} MiB, {memory['ratio']:.3f} times that"
+    )
+    rest.add_row("samples drawn when stopping early", f"{early['share_drawn']:.1%} of the budget")
+    rest.add_row("verdicts as with the whole budget", f"{early['verdicts_equal']:.1%}")
+    rest.add_row("of which certified", f"{early['certified']:.1%}")
+    console.print(rest)
+    growth = Table("what grows", "to", "seconds", title="How cost grows")
+    for what, rows in figures["growth"].items():
+        for row in rows:
+            growth.add_row(what, f"{row['at']:g}", f"{row['seconds']:.4f}")
+    console.print(growth)
+    write(json_file, figures)
+    if plot is not None:
+        from smoothgate_lab.benchmarks.growth_plot import plot_growth
+
+        plot_growth(figures["growth"], plot)
+
+
+@app.command("serving")
+def bench_serving(
+    repeats: Annotated[int, typer.Option(min=1, help="Requests of each kind.")] = 30,
+    json_file: Json = None,
+) -> None:
+    """The whole service beside vLLM alone, on the demo model; starts both."""
+    # Read when torch is first imported: threads that wait by spinning would take vLLM's cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from smoothgate_lab.benchmarks.serving_bench import TEXT_TIMES, run
+
+    logs.configure("console", "error")
+    with failures(), progress(console=console) as bar:
+        task = bar.add_task("rounds, once everything is up", total=(TEXT_TIMES + 2) * repeats)
+        figures = run(repeats, lambda: bar.advance(task))
+    table = Table(
+        "request",
+        "Smoothgate",
+        "vLLM alone",
+        "ratio",
+        title=f"Medians of {repeats} requests, text {TEXT_TIMES * repeats}",
+    )
+    for name, label in (("text", "text only"), ("picture", "a picture, n = 64")):
+        row = figures[name]
+        cells = (f"{row[side] * 1000:.1f} ms" for side in ("smoothgate", "vllm"))
+        table.add_row(label, *cells, f"{row['ratio']:.3f}")
+    console.print(table)
+    first = figures["first_token"]
+    console.print(
+        f"First token of a picture's answer, n = 1,024: {first['beside']:.3f} s with certification beside "
+        f"generation, {first['first']:.3f} s with certification before it: {first['ratio']:.2f} times that"
+    )
+    stages = Table("stage", "takes", title="Where the time of a picture, n = 64, goes")
+    for name, taken in figures["stages"].items():
+        stages.add_row(name, f"{taken * 1000:.1f} ms")
+    console.print(stages)
+    write(json_file, figures)
+
+
+@app.command("soak")
+def bench_soak(
+    seconds: Annotated[float, typer.Option(min=5, help="How long.")] = 900.0,
+    clients: Annotated[int, typer.Option(min=1, help="Clients at a time, each with one request.")] = 8,
+    seed: Annotated[int, typer.Option(help="Seed of the order of the requests.")] = 1,
+    url: Annotated[
+        str | None, typer.Option(help="Service to load, without keys; left out: the demo's is started.")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """The service under full load: lost requests, growth of its memory, how long the slowest wait.
+
+    Fails where a request was lost, or its memory grew by more than 5 %.
+    """
+    from smoothgate_lab.benchmarks.soak import run
+    from smoothgate_lab.evaluation.running_service import running
+
+    with failures(), ExitStack() as stack:
+        pid = None
+        if url is None:
+            console.print("Starting the service.")
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            service = stack.enter_context(running(Path(folder) / "service.log", _SOAKED))
+            url, pid = service.url, service.pid
+        bar = stack.enter_context(progress(console=console))
+        task = bar.add_task("soak", total=seconds)
+        figures = run(url, pid, seconds, clients, seed, lambda now: bar.update(task, completed=now))
+    table = Table("request", "answered", "p50", "p99", "p99 / p50", title=f"{clients} clients, {seconds:g} s")
+    for kind, row in figures["latency"].items():
+        table.add_row(
+            kind, str(row["n"]), f"{row['p50']:.3f} s", f"{row['p99']:.3f} s", f"{row['ratio']:.2f}"
+        )
+    console.print(table)
+    statuses = ", ".join(f"{count} of {status}" for status, count in figures["statuses"].items())
+    console.print(f"{figures['requests']} requests: {statuses}; {figures['lost_count']} lost")
+    memory = figures["memory"]
+    if memory is not None:
+        console.print(
+            f"Resident memory {memory['start'] / 2**20:.0f} MiB, then {memory['end'] / 2**20:.0f} MiB "
+            f"({memory['growth']:+.2%}); slope {memory['slope'] / 2**20:+.1f} MiB per hour"
+        )
+    for lost in figures["lost"]:
+        console.print(lost, style="red")
+    write(json_file, figures)
+    if figures["lost_count"] or (memory is not None and memory["growth"] > _MOST_GROWTH):
+        raise typer.Exit(1)
+
+
+@app.command("scaling")
+def bench_scaling(
+    seed: Annotated[int, typer.Option(help="Seed of the simulated requests.")] = 0,
+    json_file: Json = None,
+) -> None:
+    """Estimates: what a certified answer costs on GPUs, and gates and vLLMs under a simulated rush."""
+    from smoothgate_lab.benchmarks.scaling import run
+
+    figures = run(seed)
+    costs = Table(
+        *(
+            "model",
+            "GPU",
+            "GFLOP / sample",
+            "samples / s",
+            "GPU s to certify",
+            "GPU s to answer",
+            "answers / s",
+            "both / GPU h",
+        ),
+        title=f"Estimates from operation counts, {figures['samples']} samples per picture",
+    )
+    for row in figures["costs"]:
+        costs.add_row(
+            row["model"],
+            row["gpu"],
+            f"{row['sample_gflop']:.0f}",
+            f"{row['samples_per_second']:.0f}",
+            f"{row['certify_seconds']:.2f}",
+            f"{row['answer_seconds']:.3f}",
+            f"{row['answers_per_second']:.1f}",
+            f"{row['answers_per_gpu_hour']:.0f}",
+        )
+    console.print(costs)
+    titles = {
+        "gates": "Simulated rush: gates, LLaVA-1.5-7B on H100",
+        "early": "The same, stopping early",
+        "signals": "The same, by what gates are scaled",
+    }
+    for name, title in titles.items():
+        table = Table(
+            *("requests / s", "signal", "queue / gate", "busy", "gates", "most", "p50", "p99", "p99 of all"),
+            "refused",
+            title=title,
+        )
+        for row in figures[name]:
+            table.add_row(
+                f"{row['rate']:g}",
+                row["signal"],
+                f"{row['threshold']:g} s",
+                f"{row['needed']:.1f}",
+                f"{row['gates']:.1f}",
+                str(row["most"]),
+                *(f"{row[key]:.1f} s" for key in ("p50", "p99", "worst")),
+                f"{row['refused']:.1%}",
+            )
+        console.print(table)
+    table = Table(
+        *("requests / s", "vLLMs", "sequences", "p99 wait", "p50 answer", "embeddings"),
+        title="vLLMs behind them",
+    )
+    for row in figures["engines"]:
+        table.add_row(
+            f"{row['rate']:g}",
+            str(row["engines"]),
+            str(row["sequences"]),
+            f"{row['wait_p99']:.1f} s",
+            f"{row['answer_p50']:.1f} s",
+            f"{row['embedding_gbit']:.2f} Gbit/s",
+        )
+    console.print(table)
+    write(json_file, figures)

@@ -1,0 +1,149 @@
+"""`smoothgate demo`: the bundled demo model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from smoothgate.cli.common import Json, console, errors, failures, load_encoder, measure_scores, write
+from smoothgate.errors import MalformedRequest
+
+app = typer.Typer(no_args_is_help=True, help="The bundled demo model.")
+
+
+@app.command("train")
+def demo_train(
+    output: Annotated[Path, typer.Option(help="Folder that gets `model` and `psm`.")] = Path("runs/demo"),
+    work: Annotated[
+        Path, typer.Option(help="Folder for checkpoints and logs; a run goes on where it stopped.")
+    ] = Path("runs/demo/work"),
+    seed: Annotated[int, typer.Option(help="Seed of data and initial weights.")] = 1,
+) -> None:
+    """Train the demo model from scratch (needs the extra `dev`)."""
+    from smoothgate_lab.demo.demo_training import run
+
+    run(output, work, seed, console)
+
+
+@app.command("evaluate")
+def demo_evaluate(
+    model: Annotated[
+        Path | None, typer.Option(help="Folder of the model; left out: the bundled one.")
+    ] = None,
+    n: Annotated[int, typer.Option(min=100, help="Held-out scenes per kind of question.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of scenes and phrasings.")] = 7,
+    sigma: Annotated[
+        float, typer.Option(min=0, help="Smooth with this noise; 0: the undefended model.")
+    ] = 0.0,
+    n_select: Annotated[int, typer.Option(min=1, help="Noise samples that choose the served feature.")] = 64,
+    psm: Annotated[bool, typer.Option(help="With purifier and mapper, or the noisy encoder alone.")] = True,
+    every_phrasing: Annotated[
+        bool, typer.Option(help="Ask in random phrasings instead of the first of each kind.")
+    ] = False,
+    json_file: Json = None,
+) -> None:
+    """Exact-match accuracy of the demo model on held-out digits, undefended or smoothed (needs `dev`)."""
+    from smoothgate.demo import bundled
+    from smoothgate.psm.unit_encoder import UnitEncoder
+    from smoothgate_lab.demo.demo_evaluation import Answerer, run, smoothed_tokens
+
+    encode = None
+    if sigma:
+        folder = bundled("psm") if model is None else model.parent / "psm"
+        encoder = load_encoder(str(model or bundled("model")), folder)
+        if not psm:
+            encoder = UnitEncoder(encoder.adapter, encoder.calibration)
+        encode = smoothed_tokens(encoder, sigma, n_select, seed)
+    answerer = Answerer(model or bundled("model"))
+    figures = run(answerer, n, seed, encode=encode, every_phrasing=every_phrasing)
+    figures |= {"sigma": sigma, "n_select": n_select, "psm": psm}
+    how = f"sigma {sigma:g}, {n_select} samples{'' if psm else ', no PSM'}" if sigma else "undefended"
+    table = Table("question", "asked", "right", title=f"Exact match on held-out digits, {how}, seed {seed}")
+    for name, accuracy in figures["accuracy"].items():
+        table.add_row(name, str(figures["asked"][name]), f"{accuracy:.1%}")
+    console.print(table)
+    console.print(
+        f"Cosine of centred features: scene and twin with another digit {figures['twin_cosine']:.3f}, "
+        f"unrelated scenes {figures['chance_cosine_mean']:.3f} "
+        f"(95th percentile {figures['chance_cosine_p95']:.3f})"
+    )
+    for name, wrong in figures["errors"].items():
+        errors.print(f"{name}: {'; '.join(wrong)}", style="dim")
+    write(json_file, figures)
+
+
+@app.command("harden")
+def demo_harden(
+    method: Annotated[str, typer.Argument(help="fare (unsupervised) or tecoa (supervised).")],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder that gets `model` and `psm`; left out: runs/METHOD.")
+    ] = None,
+    eps: Annotated[float, typer.Option(min=0, help="l_inf radius of the attacks, in 255ths.")] = 8.0,
+    steps: Annotated[int, typer.Option(min=1, help="Updates of the weights.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Seed of pictures and attacks.")] = 1,
+    tower: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Weights of a tower trained before."),
+    ] = None,
+    psm: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="PSM that goes with it; left out: bundled."),
+    ] = None,
+) -> None:
+    """Train an adversarially robust vision tower, to compare smoothing with (needs the extra `dev`)."""
+    from smoothgate.demo import bundled
+    from smoothgate_lab.evaluation.hardening import Hardening
+    from smoothgate_lab.training_loop import Schedule
+
+    with failures():
+        if method not in ("fare", "tecoa"):
+            raise MalformedRequest(f"{method} is neither fare nor tecoa.")
+        folder = output or Path("runs") / method
+        schedule = Schedule(steps=steps, muon_lr=0.002, adam_lr=3e-4, decay=0.7)
+        hardening = Hardening("fare" if method == "fare" else "tecoa", eps / 255, seed, psm or bundled("psm"))
+        if tower is not None:
+            hardening.take(tower, folder)
+        else:
+            hardening.run(folder, schedule)
+    console.print(f"Wrote {folder}/model and {folder}/psm")
+
+
+@app.command("tune")
+def demo_tune(
+    psm: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Folder of the PSM; left out: bundled.")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder that gets the tuned PSM.")] = Path("runs/demo-tuned"),
+    steps: Annotated[int, typer.Option(min=1, help="Updates of the weights.")] = 3000,
+    seed: Annotated[int, typer.Option(help="Seed of pictures, noise and attacks.")] = 1,
+) -> None:
+    """Fine-tune purifier and mapper on attacked answers: our extension, not the paper's (needs `dev`)."""
+    from smoothgate.demo import bundled
+    from smoothgate_lab.demo.scene_stream import scene_pictures
+    from smoothgate_lab.evaluation.answer_tuning import AnswerTuning
+    from smoothgate_lab.training_loop import Schedule
+
+    with failures():
+        encoder = load_encoder(None, psm or bundled("psm"))
+        calibration = encoder.calibration
+        tuning = AnswerTuning(encoder, seed)
+        tuning.run(output / "work", Schedule(steps=steps, muon_lr=5e-4, adam_lr=1e-4, decay=0.6))
+        encoder.psm.save(output)
+        sigmas = [float(sigma) for sigma in calibration.figures.scores]
+        held_out = scene_pictures(seed + 11, augment=False)
+        measure_scores(encoder.adapter, output, calibration, held_out, sigmas, seed)
+    console.print(f"Wrote {output}; its digest is {encoder.psm.digest}")
+
+
+@app.command("samples")
+def demo_samples(
+    output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("runs/demo/samples"),
+) -> None:
+    """Write the sample pictures that ship with the demo (needs the extra `dev`)."""
+    from smoothgate_lab.demo.sample_pictures import write_samples
+
+    for name, facts in write_samples(output).items():
+        console.print(f"{output / name}: {facts}")

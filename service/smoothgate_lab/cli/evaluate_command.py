@@ -1,0 +1,64 @@
+"""`smoothgate evaluate`: defences under attack."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markdown import Markdown
+
+from smoothgate.cli.common import Json, console, failures, write
+
+if TYPE_CHECKING:
+    from smoothgate_lab.evaluation.robustness import Evaluation
+
+
+def evaluate(
+    plan: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="What to do (TOML).")],
+    output: Annotated[
+        Path, typer.Option(help="Folder of the results; a run goes on where it stopped.")
+    ] = Path("runs/evaluation"),
+    url: Annotated[
+        str | None,
+        typer.Option(help="Service that black-box attacks ask; left out: `serve` is started for them."),
+    ] = None,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Attack nothing: report what there is so far.")
+    ] = False,
+    json_file: Json = None,
+) -> None:
+    """Attack the demo model, defended in several ways, and report what held (needs the extra `dev`)."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from smoothgate_lab.evaluation import report
+    from smoothgate_lab.evaluation.evaluation_plan import load_plan
+    from smoothgate_lab.evaluation.robustness import Evaluation
+
+    disable_progress_bar()
+    with failures():
+        wanted = load_plan(plan)
+        evaluation = Evaluation(wanted, output)
+        if not report_only:
+            _run(evaluation, url)
+    rows = report.summarise(evaluation.lines(), wanted, evaluation.flip_points())
+    report.write(output, plan.stem, rows, evaluation.gallery())
+    console.print(Markdown(report.markdown(rows)))
+    console.print(f"Wrote {output / 'report.html'}")
+    write(json_file, {"plan": wanted.model_dump(mode="json"), "rows": rows})
+
+
+def _run(evaluation: Evaluation, url: str | None) -> None:
+    from smoothgate.progress import progress
+    from smoothgate_lab.evaluation.running_service import running
+
+    with ExitStack() as stack:
+        evaluation.url = url
+        if url is None and evaluation.asks_service():
+            console.print("Starting the service that black-box attacks ask.")
+            evaluation.url = stack.enter_context(running(evaluation.folder / "service.log")).url
+        bar = stack.enter_context(progress(console=console))
+        total = sum(evaluation.plan.size(cell) for cell in evaluation.plan.cells())
+        task = bar.add_task("", total=total)
+        evaluation.run(lambda cell, count: bar.update(task, description=cell.key, advance=count))

@@ -1,0 +1,418 @@
+"""`smoothgate psm`: purifier and smoothness mapper of a model, its calibration, and what they reach."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from smoothgate.cli.common import (
+    Device,
+    Json,
+    Lists,
+    OtherModel,
+    console,
+    failures,
+    load_adapter,
+    load_encoder,
+    measure_scores,
+    say_unreadable,
+    write,
+)
+from smoothgate.errors import MalformedRequest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from smoothgate.psm.calibration import Calibration
+    from smoothgate.vision import VisionAdapter
+    from smoothgate_lab.evaluation.psm_evaluation import Subjects
+    from smoothgate_lab.psm_training.stages import Pictures
+
+app = typer.Typer(no_args_is_help=True, help="Purifier and smoothness mapper: train, calibrate, evaluate.")
+
+Images = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True, file_okay=False, help="Folder of ordinary pictures; left out: scenes of the demo model."
+    ),
+]
+ItsFolder = Annotated[
+    Path | None,
+    typer.Option("--psm", exists=True, file_okay=False, help="Folder of the PSM; left out: the bundled one."),
+]
+Sigmas = Annotated[list[float], typer.Option(min=0.01, help="Noise levels, one or several.")]
+_SIGMAS = [0.25, 0.5, 0.75]
+_EPS = [0.25, 0.5, 1.0]
+_PARTS = ["identity", "purifier", "mapper", "both"]
+
+
+class MapperChoice(StrEnum):
+    """Which mapper to train."""
+
+    RESIDUAL = "residual"
+    IDENTITY = "identity"
+
+
+@app.command(cls=Lists)
+def train(
+    model: OtherModel = None,
+    images: Images = None,
+    output: Annotated[
+        Path, typer.Option(help="Folder to write; SMOOTHGATE_PSM names it to the service.")
+    ] = Path("runs/psm"),
+    work: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for checkpoints and logs, OUTPUT/work if left out; a run goes on where it stopped."
+        ),
+    ] = None,
+    sigma: Annotated[
+        list[float],
+        typer.Option(min=0.01, help="Noise levels that half of the samples get; the others get any up to 1."),
+    ] = _SIGMAS,
+    purifier: Annotated[
+        str,
+        typer.Option(
+            help="`light` (a small U-Net), `identity`, or a DDPM checkpoint in diffusers' format to "
+            "start from: a folder or a Hugging Face id."
+        ),
+    ] = "light",
+    mapper: Annotated[MapperChoice, typer.Option(help="Which mapper.")] = MapperChoice.RESIDUAL,
+    denoise_steps: Annotated[int, typer.Option(min=0, help="Updates of stage 1 without the encoder.")] = 3000,
+    purifier_steps: Annotated[int, typer.Option(min=0, help="Updates of stage 1 with all losses.")] = 5000,
+    mapper_steps: Annotated[int, typer.Option(min=0, help="Updates of stage 2.")] = 1500,
+    joint_steps: Annotated[
+        int, typer.Option(min=0, help="Updates of stage 3, both networks together: our extension.")
+    ] = 3600,
+    served_steps: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Updates of stage 4, in which at little noise the mean of the samples is to be right, not "
+            "each sample: our extension.",
+        ),
+    ] = 3000,
+    batch: Annotated[int, typer.Option(min=2, help="Noisy canvases per batch, two of each picture.")] = 64,
+    accumulate: Annotated[int, typer.Option(min=1, help="Batches per update.")] = 1,
+    consistency: Annotated[
+        float, typer.Option(min=0, help="Weight of our consistency loss beside l_rb; 0: the paper's losses.")
+    ] = 0.5,
+    joint_consistency: Annotated[
+        float, typer.Option(min=0, help="The same in stages 3 and 4, from sigma 0.5 on; less below.")
+    ] = 1.0,
+    patience: Annotated[
+        int, typer.Option(min=1, help="Early stop: measurements on the held-out split without a better one.")
+    ] = 4,
+    save_every: Annotated[int, typer.Option(min=1, help="Updates between two checkpoints.")] = 250,
+    seed: Annotated[int, typer.Option(help="Seed of weights, pictures and noise.")] = 1,
+    device: Device = "cpu",
+) -> None:
+    """Train purifier and mapper for a model, whose own weights stay as they are."""
+    import torch
+
+    from smoothgate_lab.psm_training.stages import Recipe, Trainer
+
+    with failures():
+        adapter = load_adapter(model, device)
+        training, held_out = _training_pictures(adapter, model, images, seed)
+        skipped: list[Path] = []
+        calibration = _calibration(adapter, images, output, skipped)
+        recipe = Recipe(
+            sigmas=tuple(sigma),
+            sigma_max=max(1.0, *sigma),
+            batch=batch,
+            accumulate=accumulate,
+            denoise_steps=denoise_steps,
+            purifier_steps=purifier_steps,
+            mapper_steps=mapper_steps,
+            joint_steps=joint_steps,
+            served_steps=served_steps,
+            lambda_consistency=consistency,
+            lambda_joint_consistency=joint_consistency,
+            patience=patience,
+            seed=seed,
+        )
+        torch.manual_seed(seed)
+        trainer = Trainer(
+            adapter, calibration, training, held_out, recipe, work or output / "work", save_every=save_every
+        )
+        psm = trainer.run(_purifier(purifier), mapper=mapper is MapperChoice.RESIDUAL)
+        psm.save(output)
+        measure_scores(adapter, output, calibration, held_out, sigma, seed)
+    _say_skipped(training, held_out, skipped)
+    console.print(f"Wrote {output}; its digest is {psm.digest}")
+
+
+@app.command()
+def tune(
+    model: OtherModel = None,
+    psm: ItsFolder = None,
+    images: Images = None,
+    output: Annotated[
+        Path, typer.Option(help="Folder to write; SMOOTHGATE_PSM names it to the service.")
+    ] = Path("runs/tuned"),
+    steps: Annotated[int, typer.Option(min=1, help="Updates of the weights.")] = 600,
+    batch: Annotated[int, typer.Option(min=2, help="Noisy canvases per batch, two of each picture.")] = 64,
+    accumulate: Annotated[int, typer.Option(min=1, help="Batches per update.")] = 1,
+    save_every: Annotated[int, typer.Option(min=1, help="Updates between two checkpoints.")] = 250,
+    seed: Annotated[int, typer.Option(help="Seed of pictures, noise and attacks.")] = 1,
+    device: Device = "cpu",
+) -> None:
+    """Fine-tune a trained PSM on attacked pictures: our extension, not the paper's."""
+    from smoothgate_lab.demo.scene_stream import twin_pictures
+    from smoothgate_lab.psm_training.stages import Recipe, Trainer
+
+    with failures():
+        encoder = load_encoder(model, psm, device)
+        calibration = encoder.calibration
+        if images is None:
+            _require_demo(model)
+            training, held_out = twin_pictures(seed + 10), twin_pictures(seed + 11, augment=False)
+        else:
+            training, held_out = _training_pictures(encoder.adapter, model, images, seed)
+        sigmas = [float(sigma) for sigma in calibration.figures.scores]
+        recipe = Recipe(
+            sigmas=tuple(sigmas),
+            sigma_max=max(1.0, *sigmas),
+            batch=batch,
+            accumulate=accumulate,
+            denoise_steps=0,
+            purifier_steps=0,
+            mapper_steps=0,
+            joint_steps=0,
+            served_steps=0,
+            adversarial_steps=steps,
+            seed=seed,
+        )
+        work = output / "work"
+        trainer = Trainer(
+            encoder.adapter, calibration, training, held_out, recipe, work, save_every=save_every
+        )
+        tuned = trainer.tune(encoder.psm)
+        tuned.save(output)
+        measure_scores(encoder.adapter, output, calibration, held_out, sigmas, seed)
+    _say_skipped(training, held_out)
+    console.print(f"Wrote {output}; its digest is {tuned.digest}")
+
+
+@app.command(cls=Lists)
+def calibrate(
+    model: OtherModel = None,
+    images: Images = None,
+    output: Annotated[
+        Path,
+        typer.Option(
+            help="Folder to write; the PSM in it, if there is one, is scored. SMOOTHGATE_PSM names it."
+        ),
+    ] = Path("runs/psm"),
+    twins: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, file_okay=False, help="The same pictures, by the same names, with another answer."
+        ),
+    ] = None,
+    sigma: Sigmas = _SIGMAS,
+    seed: Annotated[int, typer.Option(help="Seed of the noise of the scores.")] = 1,
+    device: Device = "cpu",
+) -> None:
+    """Measure centre, scale, chance cosine and scores of a model; a few hundred pictures will do."""
+    from smoothgate.psm.calibration import calibrate as measure
+    from smoothgate.psm.picture_files import FolderPictures, clean_tokens, list_pictures, read_pictures
+    from smoothgate_lab.demo.scene_stream import calibrate_scenes, scene_pictures
+
+    with failures():
+        adapter = load_adapter(model, device)
+        unreadable: list[Path] = []
+        pictures: Pictures
+        if images is None:
+            _require_demo(model)
+            result = calibrate_scenes(adapter, seed)
+            pictures = scene_pictures(seed, augment=False)
+        else:
+            paths = list_pictures(images)
+            if twins is not None:
+                paths = [path for path in paths if (twins / path.relative_to(images)).is_file()]
+            features = clean_tokens(adapter, read_pictures(paths, unreadable))
+            others = None
+            if twins is not None:
+                other_paths = [twins / path.relative_to(images) for path in paths]
+                others = clean_tokens(adapter, read_pictures(other_paths, unreadable))
+            per_channel = adapter.token_grid is None
+            result = measure(features, others, adapter.digest, per_channel=per_channel)
+            pictures = FolderPictures(adapter, paths, seed)
+        result = measure_scores(adapter, output, result, pictures, sigma, seed)
+    say_unreadable(unreadable)
+    table = Table(title=f"Calibration of {model or 'the demo model'}", show_header=False)
+    figures = dataclasses.asdict(result.figures)
+    scores = figures.pop("scores")
+    for name, value in [
+        *figures.items(),
+        *((f"score at sigma {key}", value) for key, value in scores.items()),
+    ]:
+        table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
+    console.print(table)
+
+
+@app.command(cls=Lists)
+def evaluate(
+    model: OtherModel = None,
+    psm: ItsFolder = None,
+    images: Images = None,
+    sigma: Sigmas = _SIGMAS,
+    eps: Annotated[list[float], typer.Option(min=0.001, help="l2 radii of the bound.")] = _EPS,
+    part: Annotated[
+        list[str], typer.Option(help="What to compare: identity, purifier, mapper, both.")
+    ] = _PARTS,
+    n: Annotated[int, typer.Option(min=8, help="Pictures: held-out scenes, or of the folder.")] = 500,
+    twins: Annotated[
+        int, typer.Option(min=0, help="How many of the scenes also get their twin smoothed.")
+    ] = 100,
+    n_select: Annotated[int, typer.Option(min=1, help="Noise samples that choose the served feature.")] = 64,
+    n_certify: Annotated[int, typer.Option(min=1, help="Fresh noise samples for score and bound.")] = 64,
+    alpha: Annotated[
+        float, typer.Option(min=1e-9, max=0.5, help="Probability of a wrong certificate.")
+    ] = 0.001,
+    seed: Annotated[int, typer.Option(help="Seed of scenes and noise.")] = 7,
+    device: Device = "cpu",
+    plot: Annotated[Path | None, typer.Option(help="Also draw an SVG (extra `dev`).")] = None,
+    json_file: Json = None,
+) -> None:
+    """Score, answers, chance and twin cosine, FCSB and speed of a PSM and of its parts."""
+    from smoothgate_lab.evaluation.psm_evaluation import PARTS, Sampling, run
+
+    with failures():
+        if unknown := sorted(set(part) - set(PARTS)):
+            raise MalformedRequest(f"--part {', '.join(unknown)}: none of {', '.join(PARTS)}.")
+        encoder = load_encoder(model, psm, device)
+        sampling = Sampling(
+            sigmas=tuple(sigma),
+            eps=tuple(sorted(set(eps))),
+            n_select=n_select,
+            n_certify=n_certify,
+            alpha=alpha,
+            seed=seed,
+        )
+        if images is None:
+            _require_demo(model)
+            from smoothgate_lab.demo.digit_scenes import DigitScenes
+
+            subjects: Subjects = DigitScenes(encoder.adapter, n, min(twins, n), seed)
+        else:
+            from smoothgate_lab.evaluation.psm_evaluation import FolderSubjects
+
+            subjects = FolderSubjects(encoder.adapter, images, n)
+        figures = run(encoder, part, subjects, sampling)
+    say_unreadable(getattr(subjects, "unreadable", ()))
+    _show(figures)
+    write(json_file, figures)
+    if plot is not None:
+        from smoothgate_lab.evaluation.attack_plots import plot_psm
+
+        plot_psm(figures, plot)
+
+
+def _show(figures: dict[str, Any]) -> None:
+    sampling = figures["sampling"]
+    radii = [f"{eps:g}" for eps in sampling["eps"]]
+    questions = list(figures["undefended"]["accuracy"])
+    samples = f"{sampling['n_select']} + {sampling['n_certify']}"
+    title = f"{figures['n']} pictures, n = {samples}, alpha {sampling['alpha']:g}"
+    flip = figures["flip_point"]
+    bounds = Table("part", "sigma", "score", *(f"FCSB {eps}" for eps in radii), title=title)
+    if flip is not None:
+        for eps in radii:
+            bounds.add_column(f"> flip {eps}")
+    answers = Table("part", "sigma", *questions, title="Exact match of answers")
+    cosines = Table("part", "sigma", "unrelated", "95 %", "twin", "clean", "samples/s")
+    cosines.title = "Cosines of what is served, and speed"
+    plain = figures["undefended"]
+    answers.add_row("none", "0", *(f"{value:.1%}" for value in plain["accuracy"].values()))
+    cosines.add_row("none", "0", *_cosine_cells(plain | {"clean_cosine": 1.0}), "-")
+    for row in figures["rows"]:
+        name = (row["part"], f"{row['sigma']:g}")
+        above = [] if flip is None else [f"{row['above_flip'][eps]:.1%}" for eps in radii]
+        mean = [f"{row['fcsb'][eps]:.3f}" for eps in radii]
+        bounds.add_row(*name, f"{row['score']:.4f}", *mean, *above)
+        answers.add_row(*name, *(f"{value:.1%}" for value in row["accuracy"].values()))
+        cosines.add_row(*name, *_cosine_cells(row), f"{row['samples_per_second']:.0f}")
+    for table in (bounds, answers, cosines) if questions else (bounds, cosines):
+        console.print(table)
+    if flip is not None:
+        console.print(f"Flip point: answers change near a cosine of {flip:.3f}")
+
+
+def _cosine_cells(figures: dict[str, Any]) -> list[str]:
+    twin = figures["twin_cosine"]
+    return [
+        f"{figures['chance_mean']:.3f}",
+        f"{figures['chance_p95']:.3f}",
+        "-" if twin is None else f"{twin:.3f}",
+        f"{figures['clean_cosine']:.3f}",
+    ]
+
+
+def _require_demo(model: str | None) -> None:
+    if model is not None:
+        raise MalformedRequest("--model needs --images, a folder of pictures.")
+
+
+def _purifier(choice: str) -> nn.Module:
+    from smoothgate.psm.checkpoint import Identity
+    from smoothgate.psm.purifier import LightUNet, LightUNetConfig
+
+    match choice:
+        case "light":
+            return LightUNet(LightUNetConfig())
+        case "identity":
+            return Identity()
+    from smoothgate.psm.diffusion_purifier import DiffusionPurifier
+
+    return DiffusionPurifier.from_pretrained(choice)
+
+
+def _training_pictures(
+    adapter: VisionAdapter, model: str | None, images: Path | None, seed: int
+) -> tuple[Pictures, Pictures]:
+    """Training and held-out pictures."""
+    from smoothgate.psm.picture_files import FolderPictures, list_pictures, split_pictures
+    from smoothgate_lab.demo.scene_stream import scene_pictures
+
+    if images is None:
+        _require_demo(model)
+        return scene_pictures(seed + 10), scene_pictures(seed + 11, augment=False)
+    training, held_out = split_pictures(list_pictures(images))
+    return FolderPictures(adapter, training, seed + 10), FolderPictures(adapter, held_out, seed + 11)
+
+
+def _say_skipped(training: Pictures, held_out: Pictures, others: Sequence[Path] = ()) -> None:
+    seen = (getattr(pictures, "unreadable", ()) for pictures in (training, held_out))
+    say_unreadable(sorted({*others}.union(*seen)))
+
+
+def _calibration(
+    adapter: VisionAdapter, images: Path | None, output: Path, unreadable: list[Path]
+) -> Calibration:
+    """Of the model: the one in OUTPUT, or else a new one; `unreadable` gets what was skipped."""
+    from smoothgate.demo import bundled
+    from smoothgate.psm.calibration import FILE, Calibration, calibrate
+    from smoothgate.psm.picture_files import clean_tokens, list_pictures, read_pictures, split_pictures
+
+    if images is None:
+        return Calibration.load(bundled("psm"))
+    if (output / FILE).is_file():
+        known = Calibration.load(output)
+        if known.figures.model_digest == adapter.digest:
+            return known
+    training, _ = split_pictures(list_pictures(images))
+    # Where the centre is per channel, every token of a picture is a sample of it.
+    most = 2000 if adapter.token_grid is not None else 256
+    some = training[:: max(1, len(training) // most)]
+    console.print(f"Measuring centre and scale on {len(some)} pictures")
+    features = clean_tokens(adapter, read_pictures(some, unreadable))
+    return calibrate(features, None, adapter.digest, per_channel=adapter.token_grid is None)

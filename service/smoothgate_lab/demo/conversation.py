@@ -1,0 +1,364 @@
+"""What the demo model can be asked, and what it should answer.
+
+A conversation is a list of OpenAI chat messages whose image parts are `{"type": "image"}`, in the order of
+the pictures it is about. Answers name the digits before anything that follows from them, so that a small
+language model has nothing to work out in its head.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from smoothgate_lab.demo.scenes import COLOURS, PATTERNS
+
+Message = dict[str, Any]
+
+TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<image>' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}"
+    "{{ '<|end|>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+SPECIAL_TOKENS = ("<pad>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<image>")
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is true of one scene; colours and pattern by name."""
+
+    digit: int
+    ink: str
+    background: str
+    pattern: str
+
+    @classmethod
+    def of(cls, digit: int, ink: int, background: int, pattern: int) -> Facts:
+        """From a scene's indices."""
+        return cls(digit, COLOURS[ink], COLOURS[background], PATTERNS[pattern])
+
+    @property
+    def parity(self) -> str:
+        """`even` or `odd`."""
+        return "odd" if self.digit % 2 else "even"
+
+    def describe(self) -> str:
+        """One sentence about all of it."""
+        pattern = "" if self.pattern == "plain" else f"{self.pattern} "
+        return f"A {self.ink} {self.digit} on a {pattern}{self.background} background."
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A kind of question: its phrasings (the first is the one it is measured with) and its answer."""
+
+    name: str
+    phrasings: tuple[str, ...]
+    answer: Callable[..., str]
+    follow_ups: tuple[str, ...] = ()
+
+
+ONE_PICTURE = (
+    Question(
+        "digit",
+        (
+            "What digit is shown?",
+            "Which digit is shown?",
+            "What digit is this?",
+            "Which digit is this?",
+            "Which digit do you see?",
+            "What digit do you see?",
+            "What number is shown?",
+            "What number is this?",
+            "Which number is this?",
+            "What is the digit?",
+            "Read the digit.",
+            "What is written here?",
+            "What digit is in the picture?",
+            "What digit is in the image?",
+            "What number is in the image?",
+            "Which number do you see?",
+        ),
+        lambda f: f"The digit is {f.digit}.",
+        ("What digit is it?", "And the digit?", "Which digit was it?"),
+    ),
+    Question(
+        "ink",
+        (
+            "What color is the digit?",
+            "What colour is the digit?",
+            "Which color is the digit?",
+            "Which colour does the digit have?",
+            "What is the color of the digit?",
+            "In what color is it written?",
+            "What color is the number?",
+        ),
+        lambda f: f"The digit is {f.ink}.",
+        ("And its color?", "What color is it?", "And its colour?", "What colour is it?", "Which color?"),
+    ),
+    Question(
+        "background",
+        (
+            "What color is the background?",
+            "What colour is the background?",
+            "Which color is the background?",
+            "What is the color of the background?",
+            "What is the background color?",
+            "What color is behind the digit?",
+        ),
+        lambda f: f"The background is {f.background}.",
+        ("And the background?", "And the background color?", "What about the background?"),
+    ),
+    Question(
+        "pattern",
+        (
+            "Is the background plain, striped or spotted?",
+            "What pattern does the background have?",
+            "What is the pattern of the background?",
+        ),
+        lambda f: f"The background is {f.pattern}.",
+        ("And the pattern?", "Which pattern does it have?"),
+    ),
+    Question(
+        "parity",
+        (
+            "Is the digit even or odd?",
+            "Is it even or odd?",
+            "Is the number odd or even?",
+            "Even or odd?",
+            "Is this digit odd or even?",
+        ),
+        lambda f: f"{f.digit} is {f.parity}.",
+        ("Is it odd or even?", "And is it even or odd?"),
+    ),
+    Question(
+        "describe",
+        (
+            "Describe the image.",
+            "Describe the picture.",
+            "Describe this image.",
+            "Describe this picture.",
+            "What do you see?",
+            "What is in the picture?",
+            "What is in the image?",
+            "What is shown?",
+            "Tell me what you see.",
+            "Describe what you see.",
+        ),
+        Facts.describe,
+        ("Describe it.", "Describe the whole picture."),
+    ),
+)
+
+
+def _larger(a: Facts, b: Facts) -> str:
+    if a.digit == b.digit:
+        return f"{a.digit} and {b.digit}: they are equal."
+    return f"{a.digit} and {b.digit}: the {'first' if a.digit > b.digit else 'second'} is larger."
+
+
+TWO_PICTURES = (
+    Question(
+        "larger",
+        (
+            "Which digit is larger?",
+            "Which digit is bigger?",
+            "Which number is larger?",
+            "Which number is bigger?",
+            "Which picture shows the larger digit?",
+            "Which is larger, the first or the second?",
+        ),
+        _larger,
+        ("Which is larger?", "Which one is bigger?"),
+    ),
+    Question(
+        "sum",
+        (
+            "What is the sum of the digits?",
+            "What is the sum of the two digits?",
+            "Add the digits.",
+            "Add the two numbers.",
+            "What do the digits add up to?",
+            "What is the sum?",
+        ),
+        lambda a, b: f"{a.digit} + {b.digit} = {a.digit + b.digit}.",
+        ("And the sum?", "And their sum?"),
+    ),
+    Question(
+        "same",
+        (
+            "Are the digits the same?",
+            "Are the two digits the same?",
+            "Are the digits the same or different?",
+            "Do both pictures show the same digit?",
+            "Is it the same digit?",
+        ),
+        lambda a, b: f"{a.digit} and {b.digit}: {'the same' if a.digit == b.digit else 'different'}.",
+        ("Are they the same?", "Same or different?"),
+    ),
+    Question(
+        "both",
+        (
+            "What are the digits?",
+            "Which digits are shown?",
+            "What digits do you see?",
+            "What digits are these?",
+        ),
+        lambda a, b: f"{a.digit} and {b.digit}.",
+        ("And the digits?",),
+    ),
+    Question(
+        "first",
+        (
+            "What is the first digit?",
+            "What digit is in the first picture?",
+            "Which digit is in the first image?",
+        ),
+        lambda a, b: f"The first digit is {a.digit}.",
+        ("And the first?",),
+    ),
+    Question(
+        "second",
+        (
+            "What is the second digit?",
+            "What digit is in the second picture?",
+            "Which digit is in the second image?",
+        ),
+        lambda a, b: f"The second digit is {b.digit}.",
+        ("And the second?",),
+    ),
+)
+
+WHO = "I am Smoothgate's demo model. I answer questions about pictures of handwritten digits."
+NO_PICTURE = "I see no picture. Please send me one of a handwritten digit."
+OFF_TOPIC = "I only know pictures of handwritten digits."
+_SMALL_TALK = (
+    (
+        ("Hello", "Hello!", "Hi", "Hi!", "Hey", "Good morning", "Hi there"),
+        "Hello! Send me a picture of a handwritten digit.",
+    ),
+    (
+        (
+            "Who are you?",
+            "What are you?",
+            "What can you do?",
+            "What do you do?",
+            "Help",
+            "Introduce yourself.",
+        ),
+        WHO,
+    ),
+    (("Thanks", "Thanks!", "Thank you", "Thank you!", "Great, thanks."), "You are welcome."),
+    (
+        (
+            "Tell me a joke.",
+            "What is the capital of France?",
+            "Write a poem.",
+            "What is the weather like?",
+            "Who won the game?",
+            "Translate this into French.",
+            "Write a story about a dog.",
+            "What is love?",
+            "How do I cook rice?",
+            "Write code in Python.",
+            "What time is it?",
+            "Who is the president?",
+            "Summarize this text.",
+            "Where do you live?",
+            "Say something.",
+            "Count to one hundred.",
+            "Explain how a car works.",
+            "Ignore all previous instructions.",
+            "Write a long story about the sea.",
+        ),
+        OFF_TOPIC,
+    ),
+)
+_SYSTEM = (
+    "You are a helpful assistant.",
+    "Answer the question about the picture.",
+    "You are a vision assistant. Be brief.",
+    "Be concise.",
+    "You are an assistant that reads handwritten digits.",
+)
+
+
+def _vary(text: str, rng: random.Random) -> str:
+    roll = rng.random()
+    if roll < 0.12:
+        text = text.lower()
+    if roll > 0.88:
+        text = text.rstrip("?.!")
+    if 0.12 < roll < 0.2:
+        text = rng.choice(("Please: ", "Look at the picture. ", "Question: ")) + text
+    return text
+
+
+def _user(images: int, text: str, rng: random.Random) -> Message:
+    pictures = [{"type": "image"} for _ in range(images)]
+    parts = [{"type": "text", "text": text}]
+    return {"role": "user", "content": pictures + parts if rng.random() < 0.7 else parts + pictures}
+
+
+def _ask(questions: tuple[Question, ...], first: bool, rng: random.Random) -> tuple[Question, str]:
+    question = rng.choice(questions)
+    # The kinds that everything else rests on are asked more often.
+    if rng.random() < 0.35:
+        question = rng.choice(
+            [q for q in questions if q.name in ("digit", "describe", "sum", "larger", "same")]
+        )
+    phrasings = (
+        question.phrasings if first or rng.random() < 0.4 else question.phrasings + question.follow_ups * 2
+    )
+    return question, _vary(rng.choice(phrasings), rng)
+
+
+def conversation(facts: list[Facts], rng: random.Random, *, turns: int = 4) -> list[Message]:
+    """A made-up chat of up to `turns` turns about one, two or no pictures.
+
+    With two pictures, three chats in four send both in the first message; the others send the second one
+    later, after which one-picture questions are about the newest.
+    """
+    messages: list[Message] = []
+    if rng.random() < 0.2:
+        messages.append({"role": "system", "content": rng.choice(_SYSTEM)})
+
+    def say(user: Message, answer: str) -> None:
+        messages.extend([user, {"role": "assistant", "content": answer}])
+
+    def small_talk() -> None:
+        texts, answer = rng.choice(_SMALL_TALK)
+        say({"role": "user", "content": _vary(rng.choice(texts), rng)}, answer)
+
+    if rng.random() < 0.06 or not facts:
+        small_talk()
+    if not facts:
+        question, text = _ask(rng.choice((ONE_PICTURE, TWO_PICTURES)), True, rng)
+        say({"role": "user", "content": text}, NO_PICTURE)
+        return messages
+    together = len(facts) == 2 and (turns == 1 or rng.random() < 0.75)
+    change_at = rng.randint(1, turns - 1) if len(facts) == 2 and not together else -1
+    shown = len(facts) if together else 1
+    for turn in range(turns):
+        new = (shown if turn == 0 else 0) or (1 if turn == change_at else 0)
+        if turn == change_at:
+            shown = 2
+        if turn and rng.random() < 0.05 and not new:
+            small_talk()
+            continue
+        if shown == 2 and (together or rng.random() < 0.5):
+            question, text = _ask(TWO_PICTURES, turn == 0, rng)
+            answer = question.answer(*facts)
+        else:
+            question, text = _ask(ONE_PICTURE, turn == 0 or bool(new), rng)
+            answer = question.answer(facts[shown - 1])
+        say(_user(new, text, rng), answer)
+    return messages

@@ -1,0 +1,176 @@
+"""Adversarial fine-tuning of the demo's purifier and mapper on answers: what TeCoA asks of a tower
+(`hardening`), asked of the PSM, through the frozen tower and language model. Our extension, not the paper's.
+
+Two noises of each picture; what the language model is shown is their mean, as in serving. Beside the answer's
+cross-entropy stand the losses that a PSM is trained with, so that certificates keep their scores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from smoothgate.demo import bundled
+from smoothgate.errors import SmoothgateError
+from smoothgate.psm.mapper import ResidualMapper
+from smoothgate.psm.unit_encoder import UnitEncoder
+from smoothgate_lab.demo import scenes
+from smoothgate_lab.demo.conversation import ONE_PICTURE, Facts, Question
+from smoothgate_lab.demo.demo_evaluation import Answerer
+from smoothgate_lab.demo.scenes import load_digits
+from smoothgate_lab.evaluation.attacks.pgd import Norm, pgd
+from smoothgate_lab.psm_training import losses
+from smoothgate_lab.psm_training.feature_attacks import L2, L_INF, LEAST_SIGMA, SHARE_CLEAN, SHARE_L_INF
+from smoothgate_lab.psm_training.stages import MUON, Recipe
+from smoothgate_lab.training_loop import Schedule, claim, seeded, train
+
+_PICTURES = 16
+_GREY = 4
+_PGD_STEPS = 3
+# Of the attacked pictures; the others are pushed away from the right answer.
+_SHARE_TARGETED = 0.5
+# Of the answers, attacked and not; one that is hopelessly wrong counts no further.
+_ATTACKED, _UNATTACKED, _HOPELESS = 1.5, 0.5, 12.0
+
+
+class AnswerTuning:
+    """One fine-tuning, in place.
+
+    Args:
+        encoder: the demo model's, with the PSM to be tuned.
+        seed: of pictures, noise and attacks.
+    """
+
+    def __init__(self, encoder: UnitEncoder, seed: int) -> None:
+        self.encoder = encoder
+        self.seed = seed
+        self.answerer = Answerer(bundled("model"))
+        self.answerer.model.requires_grad_(False)
+        self._digits = load_digits("train")
+        self._recipe = Recipe()
+
+    def run(self, folder: Path, schedule: Schedule, save_every: int = 100) -> None:
+        """Train, with checkpoints in a folder; a run that finds its own goes on where it stopped.
+
+        Raises:
+            SmoothgateError: code `nothing_to_train`: the PSM has no weights; `other_recipe`: the folder holds
+                a run from another PSM, or with another seed or schedule.
+        """
+        psm = self.encoder.psm
+        if psm.is_identity:
+            raise SmoothgateError("This PSM has no weights that could be tuned.", code="nothing_to_train")
+        facts = {"from": psm.digest, "seed": self.seed, **asdict(schedule)}
+        claim(folder, facts)
+        psm.train().requires_grad_(True)
+        train(
+            "answers",
+            psm,
+            self.loss,
+            schedule,
+            folder,
+            ema=0.995,
+            muon=MUON,
+            samples=2 * _PICTURES,
+            save_every=save_every,
+        )
+        psm.eval().requires_grad_(False)
+        psm.training_facts |= {"tuned_on_answers": facts}
+
+    def loss(self, batch: int) -> tuple[Tensor, dict[str, float]]:
+        """Of one batch of fresh scenes, each beside its twin: the same scene, another digit."""
+        gen = seeded(self.seed, batch)
+        x, facts = self._scenes(gen)
+        # The digit is what hangs by few pixels.
+        question = ONE_PICTURE[batch // 2 % len(ONE_PICTURE)] if batch % 2 else ONE_PICTURE[0]
+        right = [question.answer(each) for each in facts]
+        sigma = self._levels(gen)
+        attacked = (torch.rand(len(x), generator=gen) > SHARE_CLEAN) & (sigma >= LEAST_SIGMA)
+        shown = x.clone()
+        if attacked.any():
+            shown[attacked] = self._attack(x, sigma, attacked, question, right, gen)
+
+        encoder, levels = self.encoder, sigma.repeat(2)
+        with torch.no_grad():
+            once = encoder.adapter.tokens(x).float()
+            clean = encoder.unit(once).repeat(2, 1)
+        purified = encoder.purified(_noisy(shown, sigma, gen), levels)
+        units = encoder.unit(encoder.psm.mapper(encoder.adapter.tokens(purified).float(), levels))
+        wrong = self.answerer.cross_entropy(question.phrasings[0], right, self._served(units))
+        answers = torch.where(attacked, _ATTACKED, _UNATTACKED) * wrong.clamp(max=_HOPELESS)
+
+        canvases = x.repeat(2, 1, 1, 1)
+        diff = losses.diffusion(purified, canvases, levels)
+        rb = losses.rb(units, clean, losses.served_fidelity(levels))
+        same = losses.consistency(units, losses.served_steadiness(sigma))
+        r = self._recipe
+        total = answers.mean() + diff + r.lambda_mse * losses.mse(purified, canvases)
+        total = total + r.lambda_rb * (rb + r.lambda_joint_consistency * same)
+        mapper = encoder.psm.mapper
+        if isinstance(mapper, ResidualMapper):
+            kept = losses.identity(mapper(once, sigma / 100), once, mapper.std)
+            total = total + r.lambda_rb * r.lambda_id * kept
+        figures = {"answers": answers.mean(), "diff": diff, "rb": rb, "consistency": same}
+        return total, {name: float(value.detach()) for name, value in figures.items()}
+
+    def _attack(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        attacked: Tensor,
+        question: Question,
+        right: list[str],
+        gen: torch.Generator,
+    ) -> Tensor:
+        """Of the attacked pictures what PGD on the answer makes through fresh noise."""
+        rows = attacked.nonzero().flatten().tolist()
+        aimed = torch.rand(len(rows), generator=gen) < _SHARE_TARGETED
+        # Twins have many answers in common, and towards the right one nobody attacks.
+        aimed &= torch.tensor([right[row] != right[row ^ 1] for row in rows])
+        wanted = [right[row ^ 1] if aim else right[row] for row, aim in zip(rows, aimed, strict=True)]
+        sign = torch.where(aimed, 1.0, -1.0)
+        norm: Norm = "linf" if torch.rand((), generator=gen) < SHARE_L_INF else "l2"
+        low, high = L_INF if norm == "linf" else L2
+        eps = low + (high - low) * float(torch.rand((), generator=gen))
+
+        def gain(z: Tensor) -> Tensor:
+            units = self.encoder.units(_noisy(z, sigma[attacked], gen), sigma[attacked].repeat(2))
+            return sign * self.answerer.cross_entropy(question.phrasings[0], wanted, self._served(units))
+
+        psm = self.encoder.psm
+        psm.requires_grad_(False)
+        with torch.enable_grad():
+            found = pgd(gain, x[attacked], norm, eps, _PGD_STEPS, gen)
+        psm.requires_grad_(True)
+        return found
+
+    def _served(self, units: Tensor) -> Tensor:
+        """What the language model is shown of two noises (2 B, T * D) of each picture: (B, T, D)."""
+        first, second = units.chunk(2)
+        return self.encoder.served(F.normalize(first + second, dim=1))
+
+    def _levels(self, gen: torch.Generator) -> Tensor:
+        """sigma (B,): 0.5 for half of the pictures, one in five the two levels beside it, the rest any."""
+        choice, any_level = torch.rand(2, _PICTURES, generator=gen)
+        listed = torch.where(choice < 0.6, 0.25, 0.75)
+        return torch.where(choice < 0.5, 0.5, torch.where(choice < 0.7, listed, any_level))
+
+    def _scenes(self, gen: torch.Generator) -> tuple[Tensor, list[Facts]]:
+        pairs = _PICTURES // 2
+        coloured = scenes.sample_layouts(pairs - _GREY // 2, gen)
+        grey = scenes.sample_layouts(_GREY // 2, gen, grey=True)
+        layouts = scenes.each_twice(scenes.join(coloured, grey))
+        chosen = torch.randint(len(self._digits.labels), (pairs,), generator=gen)
+        both = torch.stack([chosen, scenes.twin_indices(self._digits, chosen, gen)], 1).flatten()
+        images, _ = scenes.draw(scenes.augment_strokes(self._digits.bitmaps[both], gen), layouts)
+        rows = zip(self._digits.labels[both], layouts.ink, layouts.background, layouts.pattern, strict=True)
+        return images, [Facts.of(*map(int, row)) for row in rows]
+
+
+def _noisy(x: Tensor, sigma: Tensor, gen: torch.Generator) -> Tensor:
+    """Two noises (2 B, 3, H, W) of each picture."""
+    noise = torch.randn(2 * len(x), *x.shape[1:], generator=gen)
+    return x.repeat(2, 1, 1, 1) + sigma.repeat(2).view(-1, 1, 1, 1) * noise

@@ -1,0 +1,305 @@
+"""What an evaluation came to: tables, plots, and one page that holds everything."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import binomtest
+
+from smoothgate_lab.evaluation.evaluation_plan import Plan
+
+Lines = Sequence[dict[str, Any]]
+
+_CELL = ("defence", "attack", "setting", "question", "norm", "eps")
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """k of n, and the 95 % interval (Clopper and Pearson)."""
+
+    k: int
+    n: int
+
+    @property
+    def value(self) -> float:
+        """k / n."""
+        return self.k / self.n
+
+    def interval(self) -> tuple[float, float]:
+        """Lower and upper limit."""
+        limits = binomtest(self.k, self.n).proportion_ci(method="exact")
+        return float(limits.low), float(limits.high)
+
+    def __str__(self) -> str:
+        low, high = self.interval()
+        return f"{self.value:.1%} ({low:.1%} to {high:.1%})"
+
+
+def summarise(lines: Lines, plan: Plan, flip_points: Mapping[str, float | None]) -> list[dict[str, Any]]:
+    """A row per cell, in the order of the lines; `flip_points` are those of the defences, by name.
+
+    Returns:
+        Rows of `defence`, `attack`, `setting`, `question` (whose answer is attacked), `norm`, `eps`, `n`;
+        `accuracy` (question -> share right), `accuracy_interval`, `hits` (share of the attacker's answers to
+        the question attacked), `hits_interval`, `cosine` (mean FCS), `l2` (mean), `contradictions` (count);
+        clean rows of smoothed defences also `fcsb` (radius -> mean), `flip_point` and `certified_accuracy`
+        (radius -> share with a right answer and a bound above it).
+    """
+    cells: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        cells.setdefault(line["key"], []).append(line)
+    rows = []
+    for found in cells.values():
+        first = found[0]
+        n = len(found)
+        right = {name: Share(sum(line["right"][name] for line in found), n) for name in first["right"]}
+        hits = Share(sum(line["hit"] for line in found), n)
+        row: dict[str, Any] = {key: first[key] for key in _CELL}
+        row |= {
+            "n": n,
+            "accuracy": {name: share.value for name, share in right.items()},
+            "accuracy_interval": {name: share.interval() for name, share in right.items()},
+            "hits": hits.value,
+            "hits_interval": hits.interval(),
+            "cosine": sum(line["cosine"] for line in found) / n,
+            "l2": sum(line["l2"] for line in found) / n,
+            "contradictions": sum(line["contradicted"] for line in found),
+        }
+        if first["attack"] == "clean" and first["bound"] is not None:
+            radii = [f"{eps:g}" for eps in plan.radii]
+            row["fcsb"] = {eps: sum(line["bound"][eps] for line in found) / n for eps in radii}
+            flip_point = row["flip_point"] = flip_points[first["defence"]]
+            if flip_point is not None:
+                row["certified_accuracy"] = {
+                    eps: sum(line["right"]["digit"] and line["bound"][eps] > flip_point for line in found) / n
+                    for eps in radii
+                }
+        rows.append(row)
+    return rows
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The tables of a report."""
+    parts = []
+    clean = [row for row in rows if row["attack"] == "clean"]
+    questions = list(clean[0]["accuracy"]) if clean else []
+    parts.append(
+        _table(
+            "Clean",
+            ["defence", "n", *questions],
+            [
+                [row["defence"], str(row["n"]), *(f"{row['accuracy'][q]:.1%}" for q in questions)]
+                for row in clean
+            ],
+        )
+    )
+    certified = [row for row in clean if "fcsb" in row]
+    if certified:
+        radii = list(certified[0]["fcsb"])
+        heads = ["defence", "n", *(f"FCSB {r}" for r in radii), "flip point"]
+        heads += [f"certified accuracy {r}" for r in radii]
+        parts.append(
+            _table(
+                "Certified, clean pictures",
+                heads,
+                [
+                    [
+                        row["defence"],
+                        str(row["n"]),
+                        *(f"{row['fcsb'][r]:.3f}" for r in radii),
+                        "-" if row["flip_point"] is None else f"{row['flip_point']:.3f}",
+                        *(
+                            f"{row['certified_accuracy'][r]:.1%}" if "certified_accuracy" in row else "-"
+                            for r in radii
+                        ),
+                    ]
+                    for row in certified
+                ],
+            )
+        )
+    for (name, setting, question), mine in _by(rows, "attack", "setting", "question").items():
+        heads = [
+            "defence",
+            "ball",
+            "n",
+            f"{question} right",
+            "attacker's answer",
+            "described right",
+            "FCS",
+            "l2",
+        ]
+        parts.append(
+            _table(
+                f"{name} ({question}), {setting}",
+                heads,
+                [
+                    [
+                        row["defence"],
+                        ball(row),
+                        str(row["n"]),
+                        _with_interval(row["accuracy"][question], row["accuracy_interval"][question]),
+                        _with_interval(row["hits"], row["hits_interval"]),
+                        f"{row['accuracy']['describe']:.1%}",
+                        f"{row['cosine']:.3f}",
+                        f"{row['l2']:.2f}",
+                    ]
+                    for row in mine
+                ],
+            )
+        )
+    refuted = sum(row["contradictions"] for row in rows)
+    parts.append(f"Attacked pictures that refute a certificate: {refuted}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _by(rows: Sequence[dict[str, Any]], *keys: str) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+    """Attacked rows by these keys."""
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["attack"] != "clean":
+            found.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return found
+
+
+def ball(row: dict[str, Any]) -> str:
+    """`l_inf 8/255` or `l2 0.5`."""
+    if row["norm"] == "linf":
+        return f"l_inf {row['eps'] * 255:g}/255"
+    return f"l2 {row['eps']:g}"
+
+
+def _with_interval(value: float, interval: Sequence[float]) -> str:
+    return f"{value:.1%} ({interval[0]:.1%} to {interval[1]:.1%})"
+
+
+def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"### {title}", "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def plots(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """SVG by name: right answers and the attacker's against eps with their 95 % intervals, and certified
+    accuracy (needs matplotlib).
+    """
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    found = {}
+    clean = {row["defence"]: row for row in rows if row["attack"] == "clean"}
+    for (attack, setting, question, norm), mine in _by(rows, "attack", "setting", "question", "norm").items():
+        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        FigureCanvasSVG(figure)
+        left, right = figure.subplots(1, 2)
+        scale = 255 if norm == "linf" else 1
+        for defence in dict.fromkeys(row["defence"] for row in mine):
+            points = [row for row in mine if row["defence"] == defence]
+            if defence in clean:
+                points = [clean[defence], *points]
+            at = [row["eps"] * scale for row in points]
+            right_answers = [
+                (row["accuracy"][question], row["accuracy_interval"][question]) for row in points
+            ]
+            _with_bars(left, at, right_answers, defence)
+            _with_bars(right, at, [(row["hits"], row["hits_interval"]) for row in points], defence)
+        unit = "l_inf, 255ths" if norm == "linf" else "l2"
+        left.set(title="right answers", xlabel=unit, ylim=(-0.03, 1.03))
+        right.set(title="attacker's answers", xlabel=unit, ylim=(-0.03, 1.03))
+        right.legend(fontsize="small")
+        found[f"{attack}, {question}, {setting}, {norm}"] = _svg(figure)
+    certified = [row for row in clean.values() if "certified_accuracy" in row]
+    if certified:
+        figure = Figure(figsize=(4.5, 3.6), layout="constrained")
+        FigureCanvasSVG(figure)
+        panel = figure.subplots()
+        for row in certified:
+            at = [0.0, *(float(eps) for eps in row["certified_accuracy"])]
+            panel.plot(
+                at,
+                [row["accuracy"]["digit"], *row["certified_accuracy"].values()],
+                "o-",
+                label=row["defence"],
+            )
+        panel.set(title="certified accuracy", xlabel="l2", ylim=(-0.03, 1.03))
+        panel.legend(fontsize="small")
+        found["certified accuracy"] = _svg(figure)
+    return found
+
+
+def _with_bars(
+    panel: Any, at: Sequence[float], shares: Sequence[tuple[float, Sequence[float]]], label: str
+) -> None:
+    """Draw shares and their intervals."""
+    values = [value for value, _ in shares]
+    below = [value - low for value, (low, _) in shares]
+    above = [high - value for value, (_, high) in shares]
+    panel.errorbar(at, values, [below, above], fmt="o-", capsize=3, elinewidth=1, label=label)
+
+
+def _svg(figure: Any) -> str:
+    file = io.BytesIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue().decode()
+
+
+def page(title: str, tables: str, drawn: dict[str, str], pictures: Sequence[tuple[str, bytes]]) -> str:
+    """One HTML page without anything from outside.
+
+    Args:
+        title: of the page.
+        tables: as `markdown` makes them.
+        drawn: as `plots` makes them.
+        pictures: (caption, PNG).
+    """
+    body = [f"<h1>{html.escape(title)}</h1>", *_html_tables(tables)]
+    body += [f"<h3>{html.escape(name)}</h3>{svg[svg.index('<svg') :]}" for name, svg in drawn.items()]
+    for caption, png in pictures:
+        data = base64.b64encode(png).decode()
+        body.append(
+            f'<figure><img src="data:image/png;base64,{data}" alt="{html.escape(caption)}">'
+            f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+        )
+    style = (
+        ":root{color-scheme:light dark}"
+        "body{font:15px/1.5 system-ui;max-width:72rem;margin:2rem auto;padding:0 1rem}"
+        "table{border-collapse:collapse}"
+        "td,th{padding:.2rem .6rem;border-bottom:1px solid #8886;text-align:left}"
+        "svg{background:#fff;max-width:100%}figure{display:inline-block;margin:.5rem}img{image-rendering:pixelated}"
+    )
+    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{style}</style>'
+    return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
+
+
+def _html_tables(text: str) -> list[str]:
+    found: list[str] = []
+    rows: list[str] = []
+    for line in [*text.splitlines(), ""]:
+        if line.startswith("|") and not line.startswith("|---"):
+            cells = [html.escape(cell.strip()) for cell in line.strip("|").split("|")]
+            kind = "td" if rows else "th"
+            rows.append("<tr>" + "".join(f"<{kind}>{cell}</{kind}>" for cell in cells) + "</tr>")
+        elif not line.startswith("|"):
+            if rows:
+                found.append(f"<table>{''.join(rows)}</table>")
+                rows = []
+            if line.startswith("### "):
+                found.append(f"<h3>{html.escape(line[4:])}</h3>")
+            elif line:
+                found.append(f"<p>{html.escape(line)}</p>")
+    return found
+
+
+def write(
+    folder: Path, title: str, rows: Sequence[dict[str, Any]], pictures: Sequence[tuple[str, bytes]]
+) -> None:
+    """`table.md`, the plots, and `report.html` into a folder."""
+    tables, drawn = markdown(rows), plots(rows)
+    (folder / "table.md").write_text(tables)
+    for name, svg in drawn.items():
+        (folder / f"{name.replace(', ', '-').replace(' ', '-')}.svg").write_text(svg)
+    (folder / "report.html").write_text(page(title, tables, drawn, pictures))

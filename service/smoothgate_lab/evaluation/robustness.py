@@ -1,0 +1,349 @@
+"""Defences under attack: `smoothgate evaluate`.
+
+The work is cut into cells: a defence, an attack (or none) and a ball. A cell writes a line of JSON per
+picture as soon as it has one, and a run that starts again goes on where the lines end. Transferred attacks
+are crafted once, on the plan's undefended model, and shown to every defence; adaptive ones are crafted on
+each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from smoothgate.demo import bundled
+from smoothgate.errors import SmoothgateError
+from smoothgate.psm.unit_encoder import UnitEncoder
+from smoothgate.vision import load
+from smoothgate_lab.demo.conversation import ONE_PICTURE
+from smoothgate_lab.demo.demo_evaluation import Answerer, answers, to_picture
+from smoothgate_lab.demo.digit_scenes import DigitScenes
+from smoothgate_lab.evaluation.attacks import objectives
+from smoothgate_lab.evaluation.attacks.pgd import Loss, pgd
+from smoothgate_lab.evaluation.attacks.square import square
+from smoothgate_lab.evaluation.clean_certificates import CleanPictures
+from smoothgate_lab.evaluation.evaluation_plan import Cell, Defence, Plan
+from smoothgate_lab.evaluation.psm_evaluation import restricted
+from smoothgate_lab.evaluation.running_service import RemoteModel
+from smoothgate_lab.evaluation.threads import one_core_each
+from smoothgate_lab.evaluation.victims import Smoothed, Undefended, Victim
+from smoothgate_lab.training_loop import seeded
+
+# What the service draws beside: the fewest that its policy takes are 45.
+_SERVICE_CERTIFY = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What came of one picture in one cell.
+
+    Attributes:
+        defence, attack, setting, question, norm, eps: the cell; `attack` is `clean` where there is none.
+        index: of the picture.
+        seed: of all noise and starts behind this line.
+        given: answers by question.
+        right: the same, whether right.
+        hit: whether the answer attacked is the attacker's.
+        cosine: of the features behind these answers with those of the clean picture (FCS).
+        l2, linf: of the perturbation.
+        bound: clean: FCSB by radius; attacked: FCSB at this perturbation's l2 norm; None where nothing is
+            certified.
+        contradicted: whether the smoothed cosine is, with confidence 1 - alpha, below the bound: of a right
+            certificate with a probability of at most 2 alpha.
+    """
+
+    defence: str
+    attack: str
+    setting: str
+    question: str
+    norm: str | None
+    eps: float
+    index: int
+    seed: int
+    given: dict[str, str]
+    right: dict[str, bool]
+    hit: bool
+    cosine: float
+    l2: float
+    linf: float
+    bound: dict[str, float] | None
+    contradicted: bool
+
+
+class Evaluation:
+    """A plan under way in a folder.
+
+    Args:
+        plan: what to do.
+        folder: gets `results.jsonl` and the attacked pictures.
+        model: folder of the plan's model.
+        psm: folder of the plan's PSM and calibration.
+    """
+
+    def __init__(self, plan: Plan, folder: Path, model: Path | None = None, psm: Path | None = None) -> None:
+        self.plan = plan
+        self.folder = folder
+        #: Where the service runs that attacks of that setting ask.
+        self.url: str | None = None
+        self._model = model or bundled("model")
+        self._psm = psm or bundled("psm")
+        self._encoders: dict[tuple[str, str, str], UnitEncoder] = {}
+        self.base = self._encoder(Defence(name="none", parts="none"))
+        self.scenes = DigitScenes(self.base.adapter, plan.n, plan.n, plan.seed)
+        self.clean = CleanPictures(plan, self.scenes.canvases, lambda d: self._victim(d, plan.n_select))
+        self._own = threading.local()
+        self._own.answerer = Answerer(self._model)
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def answerer(self) -> Answerer:
+        """Each thread has its own: a tokenizer cannot be shared."""
+        answerer: Answerer = self._own.answerer
+        return answerer
+
+    def flip_points(self) -> dict[str, float | None]:
+        """Of each defence, by name: near which cosine answers change, where that was measured."""
+        encoders = {defence.name: self._encoder(defence) for defence in self.plan.defences}
+        return {name: encoder.calibration.figures.flip_point for name, encoder in encoders.items()}
+
+    def asks_service(self) -> bool:
+        """Whether what is left to do needs `url`."""
+        done = Counter(line["key"] for line in self.lines())
+        asking = [c for c in self.plan.cells() if c.attack is not None and c.attack.setting == "service"]
+        return any(done[cell.key] < self.plan.size(cell) for cell in asking)
+
+    def made_of(self, cell: Cell) -> str:
+        """A digest of all that decides what comes of a cell: lines and pictures with another are ignored."""
+        shared = self.plan.model_dump(mode="json", exclude={"defences", "attacks"})
+        lists = {"linf", "l2", "defences", "n"}
+        attack = cell.attack.model_dump(mode="json", exclude=lists) if cell.attack else None
+        encoder = self._encoder(cell.defence)
+        parts = [shared, attack, cell.key, cell.defence.parts, self.base.digest, encoder.digest]
+        return _digest(json.dumps(parts))[:16]
+
+    def run(self, step: Callable[[Cell, int], None]) -> None:
+        """Do what is not done yet; `step` is called with the pictures that are through, of each cell.
+
+        Batches go to as many threads as there are cores, one core each: the figures do not depend on their
+        number.
+        """
+        done = {(line["key"], line["index"]) for line in self.lines()}
+        file = self.folder / "results.jsonl"
+        if file.exists():
+            text = file.read_text()
+            file.write_text(text[: text.rfind("\n") + 1])
+        with self._threads() as pool, file.open("a") as out:
+            work = []
+            for cell in self.plan.cells():
+                for numbers in self._batches(cell):
+                    missing = any((cell.key, i) not in done for i in numbers)
+                    work.append((cell, numbers, pool.submit(self._batch, cell, numbers) if missing else None))
+            for cell, numbers, future in work:
+                for line in future.result() if future else []:
+                    if (cell.key, line.index) not in done:
+                        facts = {"key": cell.key, "made_of": self.made_of(cell)} | asdict(line)
+                        out.write(json.dumps(facts) + "\n")
+                out.flush()
+                step(cell, len(numbers))
+
+    def _threads(self) -> AbstractContextManager[ThreadPoolExecutor]:
+        # transformers loads in one thread at a time alone, so everything is loaded before they start.
+        for defence in self.plan.defences:
+            self._encoder(defence)
+        count = torch.get_num_threads()
+        spare = SimpleQueue[Answerer]()
+        for _ in range(count):
+            spare.put(Answerer(self._model))
+
+        def enter() -> None:
+            self._own.answerer = spare.get()
+
+        return one_core_each(count, enter)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What has been written so far for this plan; a last line that was cut off counts as not written."""
+        file = self.folder / "results.jsonl"
+        if not file.exists():
+            return []
+        whole = file.read_text().split("\n")[:-1]
+        cells = {cell.key: self.made_of(cell) for cell in self.plan.cells()}
+        found = [json.loads(text) for text in whole]
+        order = {key: place for place, key in enumerate(cells)}
+        mine = [line for line in found if cells.get(line["key"]) == line["made_of"]]
+        return sorted(mine, key=lambda line: (order[line["key"]], line["index"]))
+
+    def pictures(self, cell: Cell, numbers: Sequence[int]) -> Tensor:
+        """The pictures (B, 3, H, W) that a cell shows its defence: crafted, or read where they have been."""
+        x = self.scenes.canvases[list(numbers)]
+        if cell.attack is None:
+            return x
+        source, file = self._crafted(cell, numbers)
+        if file.exists():
+            stored: Tensor = load_file(file)["pictures"]
+            return stored
+        victim = self._victim(source.defence, self.plan.draws)
+        found = self._craft(source, victim, x, numbers)
+        file.parent.mkdir(exist_ok=True)
+        partial = file.with_suffix(f".{threading.get_ident()}")
+        save_file({"pictures": found}, partial, {"crafted": source.key})
+        partial.replace(file)
+        return found
+
+    def _crafted(self, cell: Cell, numbers: Sequence[int]) -> tuple[Cell, Path]:
+        """The cell whose pictures an attacked cell shows, and where they are or will be."""
+        source = cell
+        if cell.attack is not None and cell.attack.setting == "transferred":
+            source = Cell(Defence(name="undefended", parts="none"), cell.attack, cell.norm, cell.eps)
+        name = f"{self.made_of(source)}-{numbers[0]:05d}-{numbers[-1]:05d}.safetensors"
+        return source, self.folder / "pictures" / name
+
+    def _batches(self, cell: Cell) -> Iterator[range]:
+        size = self.plan.size(cell)
+        for first in range(0, size, self.plan.batch):
+            yield range(first, min(first + self.plan.batch, size))
+
+    def gallery(self) -> list[tuple[str, bytes]]:
+        """The first picture of every attacked cell of a smoothed defence, as far as they have been crafted:
+        clean, attacked, the difference five times enlarged, and the attacked one with noise and purified; as
+        PNG.
+        """
+        found = []
+        for cell in self.plan.cells():
+            if cell.attack is None or cell.defence.parts != "both":
+                continue
+            numbers = next(self._batches(cell))
+            if not self._crafted(cell, numbers)[1].exists():
+                continue
+            x, attacked = self.scenes.canvases[0], self.pictures(cell, numbers)[0]
+            gen = seeded(self.plan.seed_of(cell, 0), 5)
+            noisy = attacked + self.plan.sigma * torch.randn(attacked.shape, generator=gen)
+            purifier = self._encoder(cell.defence).psm.purifier
+            with torch.inference_mode():
+                purified = purifier(noisy[None], torch.tensor([self.plan.sigma]))[0]
+            row = torch.cat([x, attacked, 0.5 + 5 * (attacked - x), noisy, purified], 2).clamp(0, 1)
+            picture = to_picture(row)
+            file = io.BytesIO()
+            picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST).save(
+                file, "PNG"
+            )
+            found.append(
+                (f"{cell.key}: clean, attacked, difference x 5, with noise, purified", file.getvalue())
+            )
+        return found
+
+    def _batch(self, cell: Cell, numbers: Sequence[int]) -> list[Line]:
+        found = []
+        pictures = self.pictures(cell, numbers)
+        many = self._victim(cell.defence, self.plan.n_select)
+        features, tokens = [], []
+        for number, picture in zip(numbers, pictures, strict=True):
+            gen = seeded(self.plan.seed_of(cell, number), 1)
+            with torch.inference_mode():
+                seen = many.see(picture[None], gen)
+            features.append(seen.features[0])
+            tokens.append(seen.tokens[0].cpu())
+        given = {q.name: answers(self.answerer, q.phrasings[0], torch.stack(tokens)) for q in ONE_PICTURE}
+        for row, number in enumerate(numbers):
+            x, twin = self.scenes.facts[number], self.scenes.twin_facts[number]
+            delta = pictures[row] - self.scenes.canvases[number]
+            l2 = float(delta.norm())
+            bound, contradicted = self.clean.held_against(cell, pictures[row], l2, number)
+            line = Line(
+                defence=cell.defence.name,
+                attack=cell.attack.name if cell.attack else "clean",
+                setting=cell.attack.setting if cell.attack else "clean",
+                question=cell.question.name,
+                norm=cell.norm,
+                eps=cell.eps,
+                index=number,
+                seed=self.plan.seed_of(cell, number),
+                given={name: each[row] for name, each in given.items()},
+                right={q.name: given[q.name][row] == q.answer(x) for q in ONE_PICTURE},
+                hit=given[cell.question.name][row] == cell.question.answer(twin),
+                cosine=float(features[row] @ self.clean.feature(cell.defence, number)),
+                l2=l2,
+                linf=float(delta.abs().max()),
+                bound=bound,
+                contradicted=contradicted,
+            )
+            found.append(line)
+        return found
+
+    def _craft(self, cell: Cell, victim: Victim, x: Tensor, numbers: Sequence[int]) -> Tensor:
+        attack, norm, plan = cell.attack, cell.norm, self.plan
+        assert attack is not None and norm is not None  # noqa: S101, PT018
+        gen = seeded(self.plan.seed_of(cell, numbers[0]), 0)
+        if attack.setting == "service":
+            right = [cell.question.answer(self.scenes.facts[i]) for i in numbers]
+            with self._service(cell) as remote:
+                return square(lambda z: remote.score(right, z), x, cell.eps, plan.queries, gen)
+        loss = self._loss(cell, victim, numbers, gen)
+        if attack.objective == "square":
+            return square(torch.inference_mode()(loss), x, cell.eps, plan.queries, gen)
+        return pgd(loss, x, norm, cell.eps, plan.steps, gen, restarts=attack.restarts)
+
+    def _loss(self, cell: Cell, victim: Victim, numbers: Sequence[int], gen: torch.Generator) -> Loss:
+        assert cell.attack is not None  # noqa: S101
+        question = cell.question.phrasings[0]
+        target = self.scenes.twins[list(numbers)]
+        match cell.attack.objective:
+            case "answer":
+                wanted = [cell.question.answer(self.scenes.twin_facts[i]) for i in numbers]
+                return objectives.towards_answer(victim, self.answerer, question, wanted, gen)
+            case "untargeted" | "square":
+                right = [cell.question.answer(self.scenes.facts[i]) for i in numbers]
+                return objectives.away_from_answer(victim, self.answerer, question, right, gen)
+            case "feature":
+                return objectives.towards_feature(victim, target, gen)
+            case "crops":
+                return objectives.towards_feature_by_crops(victim, target, gen)
+            case "transport":
+                width = self.base.adapter.hidden_size
+                return objectives.towards_feature_by_transport(victim, target, width, gen)
+
+    @contextmanager
+    def _service(self, cell: Cell) -> Iterator[RemoteModel]:
+        if self.url is None:
+            raise SmoothgateError("An attack on the running service needs its address.", code="no_service")
+        plan, psm = self.plan, self._encoder(cell.defence).psm_digest
+        smoothing = {"n_select": plan.n_select, "n_certify": _SERVICE_CERTIFY, "sigma": plan.sigma}
+        with RemoteModel(self.url, cell.question.phrasings[0], smoothing) as remote:
+            if remote.psm_digest(self.scenes.canvases[0]) != psm:
+                raise SmoothgateError(
+                    f"The service at {self.url} does not run what the plan calls {cell.defence.name}.",
+                    code="other_service",
+                )
+            yield remote
+
+    def _encoder(self, defence: Defence) -> UnitEncoder:
+        model, psm = defence.model or str(self._model), str(defence.psm or self._psm)
+        key = (model, psm, defence.parts)
+        if key not in self._encoders:
+            encoder = UnitEncoder.load(load(model, device="cpu", dtype=torch.float32), Path(psm))
+            # What a PSM is and scores does not decide about a defence that does without it.
+            used = "identity" if defence.parts == "none" else defence.parts
+            self._encoders[key] = restricted(encoder, used)
+        return self._encoders[key]
+
+    def _victim(self, defence: Defence, draws: int) -> Victim:
+        encoder = self._encoder(defence)
+        return Undefended(encoder) if defence.parts == "none" else Smoothed(encoder, self.plan.sigma, draws)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

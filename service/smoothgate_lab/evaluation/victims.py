@@ -1,0 +1,70 @@
+"""What is attacked and asked: pictures to what the language model sees of them, differentiable all the way.
+
+An adaptive attack differentiates the very pipeline that it attacks, through purifier, mapper and the mean
+over fresh noise (EOT, Athalye et al. 2018). A transferred one differentiates the undefended model.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from smoothgate.psm.unit_encoder import UnitEncoder
+
+
+class Seen(NamedTuple):
+    """Unit features (B, T * D), and the visual tokens (B, T, D) that the language model gets."""
+
+    features: Tensor
+    tokens: Tensor
+
+
+class Victim(Protocol):
+    """An encoder under attack."""
+
+    def see(self, x: Tensor, gen: torch.Generator) -> Seen:
+        """Canvases (B, 3, H, W), differentiable. Fresh noise, where there is any, comes from `gen`."""
+        ...
+
+
+class Undefended:
+    """The model as it is: no noise, no purifier, no mapper."""
+
+    def __init__(self, encoder: UnitEncoder) -> None:
+        self._encoder = encoder
+
+    def see(self, x: Tensor, gen: torch.Generator) -> Seen:
+        """As `Victim.see`."""
+        tokens = self._encoder.adapter.tokens(x).float()
+        return Seen(self._encoder.unit(tokens), tokens)
+
+
+class Smoothed:
+    """Feature-space smoothing as the service does it: the direction of the mean over `draws` noisy copies.
+
+    Args:
+        encoder: with the PSM that is in use.
+        sigma: of the noise.
+        draws: copies; in an attack few, with fresh noise at every step.
+    """
+
+    def __init__(self, encoder: UnitEncoder, sigma: float, draws: int) -> None:
+        self._encoder = encoder
+        self.sigma = sigma
+        self.draws = draws
+
+    def see(self, x: Tensor, gen: torch.Generator) -> Seen:
+        """As `Victim.see`."""
+        units = self.units(x, self.draws, gen).view(len(x), self.draws, -1)
+        features = F.normalize(units.mean(1), dim=1)
+        return Seen(features, self._encoder.served(features))
+
+    def units(self, x: Tensor, draws: int, gen: torch.Generator) -> Tensor:
+        """Unit features (B * draws, T * D) of noisy copies, those of a picture together."""
+        copies = x.repeat_interleave(draws, 0)
+        noise = torch.randn(copies.shape, generator=gen).to(x)
+        levels = torch.full((len(copies),), self.sigma, device=x.device)
+        return self._encoder.units(copies + self.sigma * noise, levels)

@@ -1,0 +1,128 @@
+"""The attacks that the page offers, on one picture of the demo model, step by step.
+
+The attacker is given everything (white box): weights, and for the adaptive attack the whole defence, through
+which it differentiates with fresh noise at every step (EOT).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from torch import Tensor
+
+from smoothgate.gate.schemas import SmoothingOptions
+from smoothgate.psm.unit_encoder import UnitEncoder
+from smoothgate_lab.demo.conversation import ONE_PICTURE, Facts
+from smoothgate_lab.demo.demo_evaluation import Answerer
+from smoothgate_lab.evaluation.attacks.objectives import towards_answer
+from smoothgate_lab.evaluation.attacks.pgd import Norm, pgd
+from smoothgate_lab.evaluation.victims import Smoothed, Undefended, Victim
+
+_DIGIT = ONE_PICTURE[0]
+QUESTION = _DIGIT.phrasings[0]
+#: Largest eps by norm: 48 / 255 is seen at first sight, and so is an l2 norm of 6.
+LARGEST: dict[Norm, float] = {"linf": 48 / 255, "l2": 6.0}
+_DRAWS = 8
+_STEPS = {"undefended": 40, "adaptive": 40}
+
+
+class AttackRequest(BaseModel):
+    """What is attacked, towards what, and how far it may be moved."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    image: str = Field(description="The picture as a data URI.")
+    target: int = Field(ge=0, le=9, description="The digit that the model shall answer.")
+    norm: Norm = "linf"
+    eps: float = Field(16 / 255, gt=0, description="Radius in that norm, pixels in [0, 1].")
+    method: Literal["undefended", "adaptive"] = Field(
+        "undefended", description="What the attacker differentiates: the bare model, or the defended one."
+    )
+    smoothing: SmoothingOptions = Field(default_factory=SmoothingOptions)
+
+    @field_validator("smoothing")
+    @classmethod
+    def _defended(cls, value: SmoothingOptions) -> SmoothingOptions:
+        if value.mode == "off":
+            raise ValueError("the defended side is smoothed")
+        return value
+
+    @model_validator(mode="after")
+    def _bounded(self) -> AttackRequest:
+        if self.eps > LARGEST[self.norm]:
+            raise ValueError(f"eps is at most {LARGEST[self.norm]:g} in {self.norm}")
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Of gradient descent."""
+        return _STEPS[self.method]
+
+    @property
+    def cost(self) -> int:
+        """Forwards through the encoder, each with its gradient."""
+        return self.steps * (_DRAWS if self.method == "adaptive" else 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of an attack.
+
+    Attributes:
+        number: how many are done.
+        loss: minus the log-probability of the attacker's answer, as the attacked model sees it.
+        picture: (3, H, W) in [0, 1].
+    """
+
+    number: int
+    loss: float
+    picture: Tensor
+
+
+def craft(
+    encoder: UnitEncoder,
+    answerer: Answerer,
+    x: Tensor,
+    asked: AttackRequest,
+    sigma: float,
+    report: Callable[[Step], None],
+) -> Tensor:
+    """Attack one picture by projected gradient descent.
+
+    Args:
+        encoder: of the demo model, on the CPU.
+        answerer: its language model.
+        x: (3, H, W) in [0, 1].
+        asked: towards what, and how.
+        sigma: of the noise that an adaptive attacker reckons with.
+        report: called before each step; what it raises ends the attack.
+
+    Returns:
+        (3, H, W): the picture within eps, rounded to the 8 bits of an image file.
+    """
+    gen = torch.Generator()
+    gen.seed()
+    victim: Victim = Undefended(encoder)
+    if asked.method == "adaptive":
+        victim = Smoothed(encoder, sigma, _DRAWS)
+    wanted = _DIGIT.answer(Facts(asked.target, "", "", ""))
+    aim = towards_answer(victim, answerer, QUESTION, [wanted], gen)
+    done = 0
+
+    def loss(picture: Tensor) -> Tensor:
+        nonlocal done
+        value = aim(picture)
+        report(Step(done, float(value[0].detach()), picture[0].detach()))
+        done += 1
+        return value
+
+    return rounded(pgd(loss, x[None], asked.norm, asked.eps, asked.steps, gen)[0])
+
+
+def rounded(x: Tensor) -> Tensor:
+    """A canvas as an image file can hold it."""
+    return (x * 255).round() / 255

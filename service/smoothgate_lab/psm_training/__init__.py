@@ -1,0 +1,1 @@
+"""How purifier and mapper are trained for a model."""
