@@ -14,7 +14,7 @@ import pytest
 import torch
 from xdist.scheduler import LoadScopeScheduling
 
-from tests.gate import gate, shared_gate  # noqa: F401, fixtures
+from tests.whole_service import gate, shared_gate  # noqa: F401, fixtures
 
 # Several vLLMs share the memory: each takes all of its cache at the start.
 KV_CACHE_GIB = 0.25
@@ -22,7 +22,7 @@ os.environ["SMOOTHGATE_ENGINE_KV_CACHE_GIB"] = str(KV_CACHE_GIB)
 
 # Folders whose tests share a vLLM, and what they are called together.
 _TOGETHER = {
-    "api": "gate",
+    "http": "gate",
     "conformance": "gate",
     "fuzz": "gate",
     "playground": "gate",

@@ -31,36 +31,38 @@ def lint_imports(folder: Path) -> tuple[int, str]:
 def skeleton(tmp_path: Path) -> Path:
     """A package with our layers and our contract, but empty modules."""
     (tmp_path / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())
-    (tmp_path / "service").mkdir()
-    for name in ["__init__", *re.findall(r"\w+", " ".join(LAYERS))]:
-        (tmp_path / f"service/{name}.py").touch()
+    for package in ("smoothgate", "smoothgate_lab"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").touch()
+    for name in re.findall(r"\w+", " ".join(LAYERS)):
+        (tmp_path / f"smoothgate/{name}.py").touch()
     return tmp_path
 
 
-def test_imports_of_the_service_point_one_way():
+def test_imports_point_one_way():
     status, output = lint_imports(ROOT)
     assert status == 0, output
 
 
 def test_the_contract_accepts_a_downward_import(skeleton: Path):
-    (skeleton / "service/api.py").write_text("import smoothgate.certify\n")
+    (skeleton / "smoothgate/http.py").write_text("import smoothgate.certify\n")
     status, output = lint_imports(skeleton)
     assert status == 0, output
 
 
 @pytest.mark.parametrize(
     ("module", "imported"),
-    [("certify", "api"), ("certify", "smoothing"), ("vision", "engine"), ("engine", "smoothing")],
+    [("certify", "http"), ("certify", "sampling"), ("vision", "engine"), ("engine", "sampling")],
 )
 def test_the_contract_refuses_an_import_against_the_layers(module: str, imported: str, skeleton: Path):
-    (skeleton / f"service/{module}.py").write_text(f"import service.{imported}\n")
+    (skeleton / f"smoothgate/{module}.py").write_text(f"import smoothgate.{imported}\n")
     status, output = lint_imports(skeleton)
     assert status == 1
-    assert f"service.{module} -> service.{imported}" in output
+    assert f"smoothgate.{module} -> smoothgate.{imported}" in output
 
 
 def test_the_contract_refuses_a_module_without_a_layer(skeleton: Path):
-    (skeleton / "service/stray.py").touch()
+    (skeleton / "smoothgate/stray.py").touch()
     status, output = lint_imports(skeleton)
     assert status == 1
     assert "stray" in output

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.gate import FEW, Gate, image_part
+from tests.whole_service import FEW, Gate, image_part
 
 MODEL = "smoothgate-demo"
 EXTRA = {"smoothing": FEW}

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.conftest import MODEL
-from tests.gate import FEW, SAMPLES
 from tests.node import install, needs_node, run
+from tests.whole_service import FEW, SAMPLES
 
 pytestmark = [pytest.mark.engine, needs_node]
 

@@ -9,7 +9,7 @@ import pytest
 
 from smoothgate.engine import LocalEngine
 from tests.conformance.conftest import MODEL
-from tests.gate import Gate
+from tests.whole_service import Gate
 
 pytestmark = pytest.mark.engine
 

@@ -11,7 +11,7 @@ import pytest
 from smoothgate.demo import bundled
 from smoothgate.engine.process import CHILD_SITE
 from tests.conformance.conftest import EXTRA
-from tests.gate import Gate
+from tests.whole_service import Gate
 
 pytestmark = pytest.mark.engine
 

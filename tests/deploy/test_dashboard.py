@@ -13,7 +13,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from tests.deploy.prometheus import RULES, Prometheus
 from tests.deploy.stack import ROOT, Stack, wait_until
 from tests.deploy.test_rules import names_in, names_of_service
-from tests.gate import data_uri
+from tests.whole_service import data_uri
 
 FOLDER = ROOT / "deploy/observability/grafana"
 DASHBOARD: dict[str, Any] = json.loads((FOLDER / "dashboards/smoothgate.json").read_text())

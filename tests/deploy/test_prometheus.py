@@ -28,7 +28,7 @@ from tests.deploy.stack import (
     started,
     stopped,
 )
-from tests.gate import data_uri
+from tests.whole_service import data_uri
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 

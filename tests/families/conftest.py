@@ -14,7 +14,7 @@ from smoothgate.settings import Settings
 from smoothgate.vision import DecodedImage, VisionAdapter, load
 from tests.families import checkpoints
 from tests.families.pictures import picture
-from tests.gate import Gate, opened
+from tests.whole_service import Gate, opened
 
 #: Families whose image path in vLLM takes embeddings too; others are held against transformers' `generate`.
 AGAINST_VLLM = ("llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_next", "llava_onevision", "internvl")

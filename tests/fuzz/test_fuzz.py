@@ -19,7 +19,7 @@ from tests.fuzz.run import run
 from tests.fuzz.sending import Answer
 from tests.fuzz.shrink import shrunk
 from tests.fuzz.stream import SHARES, stream
-from tests.gate import Gate
+from tests.whole_service import Gate
 
 
 @pytest.mark.engine

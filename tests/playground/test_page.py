@@ -10,9 +10,9 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from tests import processes
-from tests.gate import Gate
 from tests.node import install, needs_node
 from tests.playground.browser import CHROMIUM, MISSING, ask, attack, choose, draw, fewer, opened
+from tests.whole_service import Gate
 
 pytestmark = [
     pytest.mark.engine,

@@ -18,8 +18,8 @@ from smoothgate.gate import accounts
 from smoothgate.playground.page import POLICY
 from smoothgate.playground.page_app import create_app
 from smoothgate.settings import Settings
-from tests.gate import FEW, Gate, data_uri
 from tests.playground.browser import CHROMIUM, MISSING, chromium
+from tests.whole_service import FEW, Gate, data_uri
 
 pytestmark = pytest.mark.engine
 ATTACK: dict[str, Any] = {"target": 3, "smoothing": FEW}

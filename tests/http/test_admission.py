@@ -14,7 +14,7 @@ import pytest
 from smoothgate.errors import EngineFailed, Overloaded
 from smoothgate.gate.accounts import new
 from smoothgate.http.access import Gatekeeper
-from tests.gate import FEW, Gate, data_uri
+from tests.whole_service import FEW, Gate, data_uri
 
 pytestmark = pytest.mark.engine
 

@@ -22,7 +22,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from smoothgate.gate import accounts
 from tests import processes
-from tests.gate import FEW, data_uri
+from tests.whole_service import FEW, data_uri
 
 pytestmark = pytest.mark.engine
 

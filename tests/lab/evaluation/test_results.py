@@ -14,7 +14,7 @@ from smoothgate_lab.evaluation.report import markdown, summarise
 from smoothgate_lab.evaluation.robustness import Evaluation
 from smoothgate_lab.evaluation.running_service import RemoteModel
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 PLANS = DOCS / "plans"
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from smoothgate.engine.payload import TEXT_KEYS
 from smoothgate.gate import pipeline
-from tests.gate import SAMPLES, Gate, data_uri
+from tests.whole_service import SAMPLES, Gate, data_uri
 
 pytestmark = pytest.mark.engine
 

@@ -11,7 +11,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaMo
 
 from smoothgate_lab.benchmarks import costs, scaling
 
-SCALED = Path(__file__).parent.parent.parent / "deploy/components/autoscaling/scaledobject.yaml"
+SCALED = Path(__file__).parents[3] / "deploy/components/autoscaling/scaledobject.yaml"
 
 
 def test_the_tower_and_the_language_model_are_counted_as_torch_counts_them():

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.gate import Gate
+from tests.whole_service import Gate
 
 
 @pytest.fixture

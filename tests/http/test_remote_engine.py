@@ -17,7 +17,7 @@ import uvicorn
 
 from smoothgate.http.app import create_app
 from smoothgate.settings import Settings
-from tests.gate import FEW, Gate, data_uri
+from tests.whole_service import FEW, Gate, data_uri
 
 READ_SECONDS = 1.0
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from smoothgate.engine import LocalEngine
 from smoothgate.sampling.result_cache import ResultCache
 from tests import processes
-from tests.gate import FEW, Gate, data_uri, image_part
+from tests.whole_service import FEW, Gate, data_uri, image_part
 
 pytestmark = pytest.mark.engine
 

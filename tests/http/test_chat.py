@@ -10,7 +10,7 @@ import pytest
 from smoothgate.demo import bundled
 from smoothgate.gate.schemas import IssuedCertificate as Certificate
 from smoothgate.psm.checkpoint import PSM
-from tests.gate import FEW, SAMPLES, Gate, data_uri, image_part
+from tests.whole_service import FEW, SAMPLES, Gate, data_uri, image_part
 
 pytestmark = pytest.mark.engine
 

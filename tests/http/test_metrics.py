@@ -8,7 +8,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
 from smoothgate import metrics
-from tests.gate import FEW, Gate, data_uri
+from tests.whole_service import FEW, Gate, data_uri
 
 pytestmark = pytest.mark.engine
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from smoothgate_lab.benchmarks import soak
-from tests.gate import Gate
+from tests.whole_service import Gate
 
 
 @pytest.mark.engine

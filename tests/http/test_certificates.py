@@ -17,7 +17,7 @@ from smoothgate.cli import app
 from smoothgate.errors import SmoothgateError
 from smoothgate.gate.issuing import Issuer
 from smoothgate.gate.schemas import IssuedCertificate
-from tests.gate import FEW, SAMPLES, Gate, data_uri
+from tests.whole_service import FEW, SAMPLES, Gate, data_uri
 
 pytestmark = pytest.mark.engine
 

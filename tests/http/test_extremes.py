@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.gate import FEW, Gate, data_uri
+from tests.whole_service import FEW, Gate, data_uri
 
 pytestmark = pytest.mark.engine
 

@@ -12,7 +12,7 @@ from smoothgate.vision import load
 from smoothgate_lab.evaluation.hardening import Hardening, Method
 from smoothgate_lab.training_loop import Schedule
 
-UNTUNED = Path(__file__).parents[2] / "docs" / "results" / "untuned"
+UNTUNED = Path(__file__).parents[3] / "docs" / "results" / "untuned"
 
 
 @pytest.mark.parametrize("method", ["fare", "tecoa"])
