@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from smoothgate.engine.process import CHILD_SITE
+from smoothgate.engine.vllm_command import CHILD_SITE
 
 # A stand-in for a wheel whose compiled part was built for another torch.
 BROKEN = """

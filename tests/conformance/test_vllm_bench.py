@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from smoothgate.demo import bundled
-from smoothgate.engine.process import CHILD_SITE
+from smoothgate.engine.vllm_command import CHILD_SITE
 from tests.conformance.conftest import EXTRA
 from tests.whole_service import Gate
 

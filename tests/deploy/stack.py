@@ -20,7 +20,7 @@ import httpx
 import pytest
 
 from smoothgate.demo import bundled
-from smoothgate.engine.process import vllm_command, vllm_environment
+from smoothgate.engine.vllm_command import vllm_command, vllm_environment
 from smoothgate.gate.runtime import DEMO_NAME
 from smoothgate.settings import PREFIX
 from smoothgate_lab.evaluation.running_service import free_port, running

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from smoothgate.engine.process import GUARD
+from smoothgate.engine.vllm_process import GUARD
 from tests import processes
 
 Start = Callable[[str], subprocess.Popen[bytes]]

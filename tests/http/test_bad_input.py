@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from smoothgate.engine.payload import TEXT_KEYS
+from smoothgate.engine.placeholders import TEXT_KEYS
 from smoothgate.gate import pipeline
 from tests.whole_service import SAMPLES, Gate, data_uri
 

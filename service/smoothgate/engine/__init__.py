@@ -2,11 +2,12 @@
 
 from typing import Protocol
 
-from smoothgate.engine.child import LocalEngine
-from smoothgate.engine.client import ChatStream, EngineClient
-from smoothgate.engine.payload import image_parts, neutralise, neutralise_messages
-from smoothgate.engine.remote import RemoteEngine
+from smoothgate.engine.engine_client import ChatStream, EngineClient
+from smoothgate.engine.local_engine import LocalEngine
+from smoothgate.engine.placeholders import neutralise, neutralise_messages
+from smoothgate.engine.remote_engine import RemoteEngine
 from smoothgate.engine.status import EngineState, EngineStatus
+from smoothgate.engine.visual_token_parts import image_parts
 
 __all__ = [
     "ChatStream",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from smoothgate.engine.payload import TEXT_KEYS
+from smoothgate.engine.placeholders import TEXT_KEYS
 from smoothgate.errors import MalformedRequest, TooLarge, Unacceptable
 from smoothgate.gate.image_fetcher import Fetcher
 from smoothgate.vision import parse_data_uri

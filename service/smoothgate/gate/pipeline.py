@@ -12,7 +12,8 @@ from typing import Any
 
 from smoothgate import metrics, tracing
 from smoothgate.engine import ChatStream
-from smoothgate.engine.payload import image_parts, neutralise_messages
+from smoothgate.engine.placeholders import neutralise_messages
+from smoothgate.engine.visual_token_parts import image_parts
 from smoothgate.errors import PolicyNotMet, RequestTimedOut, SmoothgateError, TooLarge, Unacceptable
 from smoothgate.gate.accounts import Account
 from smoothgate.gate.chat_images import Message, Slot, image_bytes, with_images_replaced

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from smoothgate import metrics
 from smoothgate.engine import ChatStream
-from smoothgate.engine.payload import neutralise
+from smoothgate.engine.placeholders import neutralise
 from smoothgate.errors import MalformedRequest, UnknownModel
 from smoothgate.gate.accounts import Account
 from smoothgate.gate.chat_images import find_images

@@ -24,7 +24,8 @@ from PIL import Image
 
 from smoothgate.demo import bundled
 from smoothgate.engine import LocalEngine
-from smoothgate.engine.process import EngineProcess, vllm_command, vllm_environment
+from smoothgate.engine.vllm_command import vllm_command, vllm_environment
+from smoothgate.engine.vllm_process import EngineProcess
 from smoothgate.errors import SmoothgateError
 from smoothgate.gate.runtime import Runtime
 from smoothgate.http.app import create_app

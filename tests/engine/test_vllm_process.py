@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
-from smoothgate.engine.client import KEEPALIVE_SECONDS
-from smoothgate.engine.process import EngineProcess, parse_log_line, vllm_command, vllm_environment
+from smoothgate.engine.engine_client import KEEPALIVE_SECONDS
+from smoothgate.engine.vllm_command import vllm_command, vllm_environment
+from smoothgate.engine.vllm_log import parse_log_line
+from smoothgate.engine.vllm_process import EngineProcess
 
 
 def command(**changes: Any) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from smoothgate.engine.client import EngineClient, Route
+from smoothgate.engine.engine_client import EngineClient, Route
 from smoothgate.errors import (
     EngineFailed,
     EngineTimedOut,

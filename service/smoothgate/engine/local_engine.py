@@ -15,9 +15,10 @@ from pathlib import Path
 import structlog
 import torch
 
-from smoothgate.engine.client import EngineClient
-from smoothgate.engine.process import EngineProcess, vllm_command, vllm_environment
+from smoothgate.engine.engine_client import EngineClient
 from smoothgate.engine.status import EngineState, EngineStatus
+from smoothgate.engine.vllm_command import vllm_command, vllm_environment
+from smoothgate.engine.vllm_process import EngineProcess
 from smoothgate.errors import SmoothgateError
 
 log = structlog.get_logger("engine")

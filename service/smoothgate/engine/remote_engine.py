@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import structlog
 
-from smoothgate.engine.client import EngineClient
+from smoothgate.engine.engine_client import EngineClient
 from smoothgate.engine.status import EngineState, EngineStatus
 
 log = structlog.get_logger("engine")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from smoothgate.engine import EngineState, EngineStatus, LocalEngine, child
+from smoothgate.engine import EngineState, EngineStatus, LocalEngine, local_engine
 from smoothgate.errors import EngineTimedOut, NotReady
 from tests import processes
 from tests.waiting import eventually
@@ -54,7 +54,9 @@ async def make(monkeypatch: pytest.MonkeyPatch, history: History) -> AsyncIterat
 
     def engine(fault: str = "", **parameters: Any) -> LocalEngine:
         monkeypatch.setattr(
-            child, "vllm_command", lambda model, socket, **_: [sys.executable, str(FAKE), str(socket), fault]
+            local_engine,
+            "vllm_command",
+            lambda model, socket, **_: [sys.executable, str(FAKE), str(socket), fault],
         )
         defaults: dict[str, Any] = {"backoff": (0.05, 0.2), "health_interval": 0.05, "drain_seconds": 5.0}
         engines.append(
@@ -244,8 +246,8 @@ async def test_a_child_that_cannot_be_started_is_a_failure_like_others(
 
 SERVICE = f"""
 import asyncio, sys
-from smoothgate.engine import LocalEngine, child
-child.vllm_command = lambda model, socket, **_: [sys.executable, {str(FAKE)!r}, str(socket), ""]
+from smoothgate.engine import LocalEngine, local_engine
+local_engine.vllm_command = lambda model, socket, **_: [sys.executable, {str(FAKE)!r}, str(socket), ""]
 async def main():
     engine = LocalEngine("m", served_model_name="m")
     await engine.start()

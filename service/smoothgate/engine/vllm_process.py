@@ -1,0 +1,101 @@
+"""One run of vLLM's OpenAI server as a child process: how it is started, what it logs, how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+
+from smoothgate.engine.vllm_log import names_cause, parse_log_line
+
+GUARD = Path(__file__).with_name("guard.py")
+LONGEST_LINE = 1 << 20
+
+log = structlog.get_logger("engine")
+
+
+class EngineProcess:
+    """A running child and its descendants. Make one with `spawn`.
+
+    `last_error` is the last line of its log that names an error, or empty.
+    """
+
+    def __init__(self, guard: asyncio.subprocess.Process, output: int) -> None:
+        self._guard = guard
+        self.last_error = ""
+        self._forwarding = asyncio.create_task(self._forward_log(output))
+
+    @classmethod
+    async def spawn(cls, command: Sequence[str], environment: dict[str, str]) -> EngineProcess:
+        """Start `command` in a session of its own, so that a Ctrl-C on the terminal does not reach it.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        # asyncio's own pipe would keep `wait` from returning for as long as any descendant holds it open.
+        output, theirs = os.pipe()
+        try:
+            guard = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", str(GUARD), *command),
+                env=environment,
+                stdin=asyncio.subprocess.PIPE,  # never written to: its end tells that the service has gone
+                stdout=theirs,
+                stderr=theirs,
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(output)
+            raise
+        finally:
+            os.close(theirs)
+        return cls(guard, output)
+
+    async def wait(self) -> str:
+        """Wait for the end, and say how it came."""
+        status = await self._guard.wait()
+        await asyncio.wait([self._forwarding], timeout=1.0)
+        number = status - 128 if status > 128 else -status
+        name = {member.value: member.name for member in signal.Signals}.get(number)
+        return f"ended by {name}" if name else f"exited with status {status}"
+
+    async def kill(self) -> None:
+        """End the whole tree. Nothing runs any more on return; does nothing where that is so already."""
+        if self._guard.stdin is not None:
+            self._guard.stdin.close()
+        ended = asyncio.ensure_future(self._guard.wait())
+        await asyncio.wait([ended], timeout=10.0)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._guard.pid, signal.SIGKILL)
+        await ended
+        await asyncio.wait([self._forwarding], timeout=1.0)
+        self._forwarding.cancel()
+
+    async def _forward_log(self, output: int) -> None:
+        lines = asyncio.StreamReader(limit=LONGEST_LINE)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(lines), os.fdopen(output, "rb", buffering=0)
+        )
+        with contextlib.closing(transport):
+            while await self._forward_line(lines):
+                pass
+
+    async def _forward_line(self, lines: asyncio.StreamReader) -> bool:
+        try:
+            line = await lines.readline()
+        except ValueError:  # longer than the limit; asyncio has dropped it
+            return True
+        if not line:
+            return False
+        level, text, source = parse_log_line(line.decode(errors="replace"))
+        if text:
+            if names_cause(text):
+                self.last_error = text[:300]
+            # Its hundred routes, of which it will be asked three, are not worth a line each.
+            getattr(log, "debug" if text.startswith("Route: ") else level)(text, **source)
+        return True
