@@ -31,7 +31,7 @@ class _Table:
         rows = [
             " | ".join(
                 str(facts.get(key, "failed"))
-                for key in ("family", "way", "space", "reference", "parity", *_COLUMNS)
+                for key in ("family", "part_type", "space", "reference", "parity", *_COLUMNS)
             )
             for facts in self._facts.values()
         ]

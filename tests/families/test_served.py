@@ -108,7 +108,7 @@ def test_parity(served: Served, record_property: Any) -> None:
     assert answers[0] != pytest.approx(answers[1], abs=1e-2)
     adapter = served.adapter
     record_property("family", served.name)
-    record_property("way", adapter.way)
+    record_property("part_type", adapter.part_type)
     record_property("space", adapter.space)
     record_property("reference", "vLLM" if served.name in AGAINST_VLLM else "transformers")
     record_property("parity", f"{worst:.1e}")
@@ -163,12 +163,12 @@ def test_no_pixel_reaches_the_engine(served: Served, monkeypatch: pytest.MonkeyP
     ask(served.gate.http, body(served, image_part(64, 64, 5), smoothing=FEW))
     (content,) = sent
     kinds = {part["type"] for message in content["messages"] for part in message["content"]}
-    assert kinds <= {"text", served.adapter.way}
+    assert kinds <= {"text", served.adapter.part_type}
 
 
 def test_what_does_not_fit_is_refused(served: Served) -> None:
     """A client's own embeddings, whatever they hold, and placeholders in a text."""
-    part = {"type": served.adapter.way, "image_embeds": "", "data": ""}
+    part = {"type": served.adapter.part_type, "image_embeds": "", "data": ""}
     response = served.gate.http.post("/v1/chat/completions", json=body(served, part))
     assert response.status_code in (400, 422)
     text = {"type": "text", "text": " ".join(served.adapter.placeholders)}

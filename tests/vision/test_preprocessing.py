@@ -39,7 +39,7 @@ def test_agrees_with_the_checkpoints_processor(name: str, size: tuple[int, int])
     processor, pixels = PROCESSORS[name], smooth(*size)
     inputs = processor(images=Image.fromarray(pixels), do_normalize=False, return_tensors="np")
     settings = from_processor(processor)
-    canvas = settings.plan(*size).apply(pixels)
+    canvas = settings.linear_resize(*size).apply(pixels)
     assert canvas.shape == (3, *settings.canvas)
     difference = 255 * np.abs(canvas - inputs["pixel_values"][0])
     # Theirs rounds to 8 bits and clips after each of two passes. An offset of one pixel would give a mean
@@ -57,7 +57,9 @@ def test_normalisation_constants() -> None:
 
 
 def test_the_background_does_not_count_in_the_norm() -> None:
-    padded, plain = (from_processor(PROCESSORS[name]).plan(48, 24) for name in ("llava-padded", "llava"))
+    padded, plain = (
+        from_processor(PROCESSORS[name]).linear_resize(48, 24) for name in ("llava-padded", "llava")
+    )
     assert padded.operator_norm == pytest.approx(1, rel=3e-6)
     assert plain.operator_norm > 1.9
     # The border is the mean colour whatever the picture is, the middle is the picture.
@@ -69,9 +71,9 @@ def test_the_background_does_not_count_in_the_norm() -> None:
 
 
 def test_a_strip_costs_no_more_than_its_canvas() -> None:
-    plan = from_processor(CLIPImageProcessor()).plan(1, 200)
-    assert plan.rows.shape == (224, 1)
-    assert plan.columns.shape == (224, 200)
+    resize = from_processor(CLIPImageProcessor()).linear_resize(1, 200)
+    assert resize.rows.shape == (224, 1)
+    assert resize.columns.shape == (224, 200)
 
 
 @pytest.mark.parametrize(

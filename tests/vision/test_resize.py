@@ -25,7 +25,7 @@ def build(
         resize_matrix(source, target, filter_, int((target - length) / 2), length)
         for source, target, length in zip(upload, resized, canvas, strict=True)
     )
-    return LinearResize.on(rows, columns, BLACK)
+    return LinearResize.from_matrices(rows, columns, BLACK)
 
 
 @pytest.mark.parametrize("filter_", FILTERS)
@@ -52,27 +52,27 @@ def test_a_window_is_a_slice_padded_with_zeros(filter_: str) -> None:
 def test_operator_norm_is_that_of_the_whole_map(
     filter_: str, upload: tuple[int, int], resized: tuple[int, int], canvas: tuple[int, int]
 ) -> None:
-    plan = build(upload, resized, canvas, filter_)
+    resize = build(upload, resized, canvas, filter_)
     # The whole map as one matrix, column by column, and its largest singular value.
     basis = np.eye(upload[0] * upload[1], dtype=np.float32).reshape(-1, *upload)
-    matrix = np.stack([plan.linear(np.repeat(e[..., None], 3, 2))[0].ravel() for e in basis], axis=1)
+    matrix = np.stack([resize.linear(np.repeat(e[..., None], 3, 2))[0].ravel() for e in basis], axis=1)
     exact = np.linalg.svd(matrix.astype(np.float64), compute_uv=False)[0]
-    assert exact <= plan.operator_norm
-    assert plan.operator_norm == pytest.approx(exact, rel=3e-6)
+    assert exact <= resize.operator_norm
+    assert resize.operator_norm == pytest.approx(exact, rel=3e-6)
 
 
 @pytest.mark.parametrize("filter_", FILTERS)
 def test_operator_norm_by_power_iteration_with_colour(filter_: str) -> None:
-    plan = build((45, 31), (20, 20), (16, 16), filter_)
-    rows, columns = plan.rows.astype(np.float64), plan.columns.astype(np.float64)
+    resize = build((45, 31), (20, 20), (16, 16), filter_)
+    rows, columns = resize.rows.astype(np.float64), resize.columns.astype(np.float64)
     v = RNG.normal(size=(45, 31, 3)).astype(np.float32)
     for _ in range(300):
         v /= np.linalg.norm(v)
-        image = plan.linear(v)
+        image = resize.linear(v)
         norm = float(np.linalg.norm(image))
         v = np.stack([rows.T @ channel @ columns for channel in image], axis=2).astype(np.float32)
-    assert norm <= plan.operator_norm
-    assert norm == pytest.approx(plan.operator_norm, rel=2e-3)
+    assert norm <= resize.operator_norm
+    assert norm == pytest.approx(resize.operator_norm, rel=2e-3)
 
 
 def test_operator_norm_by_hand() -> None:
@@ -90,32 +90,32 @@ def test_operator_norm_by_hand() -> None:
 def test_no_perturbation_of_the_upload_moves_the_canvas_further(
     filter_: str, upload: tuple[int, int], resized: tuple[int, int], canvas: tuple[int, int]
 ) -> None:
-    plan = build(upload, resized, canvas, filter_)
+    resize = build(upload, resized, canvas, filter_)
     image = RNG.integers(0, 256, (*upload, 3), dtype=np.uint8)
     for changed in (RNG.integers(0, 256, image.shape, dtype=np.uint8), image // 2, image ^ 1):
-        moved = np.linalg.norm((plan.apply(image) - plan.apply(changed)).astype(np.float64))
+        moved = np.linalg.norm((resize.apply(image) - resize.apply(changed)).astype(np.float64))
         upload_distance = np.linalg.norm((image.astype(np.float64) - changed) / 255)
-        assert moved <= plan.operator_norm * upload_distance
+        assert moved <= resize.operator_norm * upload_distance
 
 
 def test_linear_and_clamped() -> None:
-    plan = build((31, 57), (48, 48), (48, 48), "bicubic")
+    resize = build((31, 57), (48, 48), (48, 48), "bicubic")
     a, b = RNG.normal(size=(2, 31, 57, 3)).astype(np.float32)
-    together = plan.linear(2 * a - 3 * b)
-    assert np.abs(together - (2 * plan.linear(a) - 3 * plan.linear(b))).max() < 1e-5
+    together = resize.linear(2 * a - 3 * b)
+    assert np.abs(together - (2 * resize.linear(a) - 3 * resize.linear(b))).max() < 1e-5
     stripes = np.zeros((31, 57, 3), dtype=np.uint8)
     stripes[:, np.arange(57) % 20 < 10] = 255
-    assert plan.linear(stripes / np.float32(255)).min() < -0.01
-    canvas = plan.apply(stripes)
+    assert resize.linear(stripes / np.float32(255)).min() < -0.01
+    canvas = resize.apply(stripes)
     assert canvas.dtype == np.float32
     assert (canvas.min(), canvas.max()) == (0.0, 1.0)
 
 
 def test_colours_are_kept_apart() -> None:
-    plan = build((20, 30), (10, 10), (10, 10), "bicubic")
+    resize = build((20, 30), (10, 10), (10, 10), "bicubic")
     image = np.zeros((20, 30, 3), dtype=np.uint8)
     image[..., 1] = 255
-    canvas = plan.apply(image)
+    canvas = resize.apply(image)
     assert not canvas[[0, 2]].any()
     assert canvas[1] == pytest.approx(1)
 

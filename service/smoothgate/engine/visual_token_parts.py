@@ -40,7 +40,7 @@ def image_parts(
     tokens = tokens.detach().to("cpu", dtype)
     if not tokens.isfinite().all():
         raise SmoothgateError(f"Visual tokens that are not all finite in {dtype}.")
-    if prompt.way == "image_embeds":
+    if prompt.part_type == "image_embeds":
         embeds: Any = _encoded(tokens)
         if prompt.grid is not None:
             grid = torch.tensor(prompt.grid)

@@ -175,7 +175,7 @@ class Runtime:
             media_limits={
                 kind: s.max_images if limit else 0 for kind, limit in self.family.engine_limits.items()
             },
-            prompt_embeds=self.family.way == "prompt_embeds",
+            prompt_embeds=self.family.part_type == "prompt_embeds",
             on_change=self._engine_changed,
         )
 

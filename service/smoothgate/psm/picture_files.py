@@ -56,7 +56,7 @@ def stacked_canvases(adapter: VisionAdapter, pictures: Sequence[DecodedImage]) -
 def _alike(adapter: VisionAdapter, pictures: Sequence[DecodedImage]) -> Sequence[DecodedImage]:
     if adapter.canvas_shape is not None:
         return pictures
-    height, width = adapter.full_size(pictures[0].height, pictures[0].width)
+    height, width = adapter.filling_size(pictures[0].height, pictures[0].width)
     return [_fitted(picture, height, width) for picture in pictures]
 
 

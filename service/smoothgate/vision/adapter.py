@@ -18,7 +18,7 @@ Layout = tuple[int, ...]
 Space = Literal["canvas", "stacked_tiles"]
 
 #: How visual tokens are handed to vLLM: as the embeddings of an image, or as pieces of an embedded prompt.
-Way = Literal["image_embeds", "prompt_embeds"]
+PartType = Literal["image_embeds", "prompt_embeds"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,12 +43,12 @@ class Prompt:
     """What stands for one image in the language model's prompt.
 
     Attributes:
-        way: how the visual tokens go to vLLM.
+        part_type: how the visual tokens go to vLLM.
         runs: in order, either a text or a number of visual tokens.
         grid: (frames, rows, columns) of patches, for models that place tokens in space; else None.
     """
 
-    way: Way
+    part_type: PartType
     runs: tuple[str | int, ...]
     grid: tuple[int, int, int] | None = None
 
@@ -63,7 +63,7 @@ class VisionAdapter(Protocol):
 
     Attributes:
         family: name of the model family.
-        way: how its visual tokens go to vLLM.
+        part_type: how its visual tokens go to vLLM.
         space: what its canvases are.
         engine_limits: what vLLM is told of media per prompt. Its limits hold for pixels; embeddings pass a 0.
         placeholders: texts that the model's tokenizer takes for a part of an image.
@@ -80,7 +80,7 @@ class VisionAdapter(Protocol):
     @property
     def family(self) -> str: ...  # noqa: D102
     @property
-    def way(self) -> Way: ...  # noqa: D102
+    def part_type(self) -> PartType: ...  # noqa: D102
     @property
     def space(self) -> Space: ...  # noqa: D102
     @property
@@ -116,7 +116,7 @@ class VisionAdapter(Protocol):
         """What stands for an image of this size in the prompt."""
         ...
 
-    def full_size(self, height: int, width: int) -> tuple[int, int]:
+    def filling_size(self, height: int, width: int) -> tuple[int, int]:
         """An image size near this one whose images `tokens` takes without their layout."""
         ...
 

@@ -1,9 +1,9 @@
 """The way that all families share: the checkpoint's own processor gives geometry and prompt, its own model
 the features.
 
-An adapter of a family says what its processor does to an image as linear maps (`maps`) and how the
-processor's output stands for the canvas (`native`, `features`). The rest is here: the canvas in floating
-point, normalisation after the noise, the part of the checkpoint that is loaded, digest and prompt.
+An adapter of a family says what its processor does to an image as linear maps (`resizes`) and how the
+processor's output stands for the canvas (`canvas_of_outputs`, `encode`). The rest is here: the canvas in
+floating point, normalisation after the noise, the part of the checkpoint that is loaded, digest and prompt.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-from smoothgate.vision.adapter import Canvas, Layout, Prompt, Space, Way
+from smoothgate.vision.adapter import Canvas, Layout, PartType, Prompt, Space
 from smoothgate.vision.images import DecodedImage
 from smoothgate.vision.preprocessing import require_rescaled, unsupported
 from smoothgate.vision.resize import LinearResize
@@ -44,7 +44,7 @@ def digest(facts: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def load_part(model: str, config: Any) -> nn.Module:
+def load_without_language_model(model: str, config: Any) -> nn.Module:
     """A checkpoint's model without its language model, in float32.
 
     Raises:
@@ -74,28 +74,28 @@ def load_part(model: str, config: Any) -> nn.Module:
     return module
 
 
-def stack(pieces: Sequence[Tensor]) -> Tensor:
+def stack_tiles(pieces: Sequence[Tensor]) -> Tensor:
     """Pieces (3, H_i, W) below each other."""
     return torch.cat(list(pieces), 1)
 
 
-def cut(image: Tensor, side: int) -> list[Tensor]:
+def split_tiles(image: Tensor, side: int) -> list[Tensor]:
     """(3, R * side, C * side) -> its tiles (3, side, side), row by row."""
     rows = torch.split(image, side, 1)
     return [tile for row in rows for tile in torch.split(row, side, 2)]
 
 
-def unstack(x: Tensor, tile_height: int) -> Tensor:
+def unstack_tiles(x: Tensor, tile_height: int) -> Tensor:
     """Canvases (B, 3, K * h, w) -> their tiles (B, K, 3, h, w)."""
     batch, colours, _, width = x.shape
     return x.reshape(batch, colours, -1, tile_height, width).transpose(1, 2)
 
 
-class SharedAdapter(ABC):
+class BaseAdapter(ABC):
     """The `VisionAdapter` of a checkpoint that a processor and a model of transformers belong to."""
 
     family: ClassVar[str]
-    way: ClassVar[Way]
+    part_type: ClassVar[PartType]
     space: ClassVar[Space] = "canvas"
     engine_limits: ClassVar[dict[str, int]] = {"image": 0}
 
@@ -107,48 +107,48 @@ class SharedAdapter(ABC):
     def __init__(self, model: str, *, device: torch.device, dtype: torch.dtype) -> None:
         self.config = AutoConfig.from_pretrained(model)
         self.processor = AutoProcessor.from_pretrained(model)
-        self.images = self.processor.image_processor
-        require_rescaled(self.images)
+        self.image_processor = self.processor.image_processor
+        require_rescaled(self.image_processor)
         self.device = device
         self.dtype = dtype
         self.hidden_size = int(self.config.get_text_config().hidden_size)
         self.image_token = str(self.processor.image_token)
-        self.prepare()
-        part = load_part(model, self.config)
+        self.read_settings()
+        part = load_without_language_model(model, self.config)
         self.digest = digest(self._facts(), part.state_dict())
-        self.part: Any = part.to(device=device, dtype=dtype)
-        self._mean = torch.tensor(self.images.image_mean, device=device)[:, None, None]
-        self._std = torch.tensor(self.images.image_std, device=device)[:, None, None]
+        self.vision_model: Any = part.to(device=device, dtype=dtype)
+        self._mean = torch.tensor(self.image_processor.image_mean, device=device)[:, None, None]
+        self._std = torch.tensor(self.image_processor.image_std, device=device)[:, None, None]
         self._before, self._after = self._in_template()
         self.prompt = lru_cache(maxsize=256)(self._prompt)  # type: ignore[method-assign]
-        self._maps = lru_cache(maxsize=64)(self.maps)
+        self._cached_resizes = lru_cache(maxsize=64)(self.resizes)
         self.placeholders = self._placeholders()
 
     @classmethod
-    def load(cls, model: str, *, device: torch.device, dtype: torch.dtype) -> SharedAdapter:
+    def load(cls, model: str, *, device: torch.device, dtype: torch.dtype) -> BaseAdapter:
         """Load from a directory or a Hugging Face id; see `smoothgate.vision.load`."""
         return cls(model, device=device, dtype=dtype)
 
-    def prepare(self) -> None:  # noqa: B027
+    def read_settings(self) -> None:  # noqa: B027
         """Refuse settings that are not served; before anything is loaded.
 
         Raises:
             SmoothgateError: code `unsupported_model`.
         """
 
-    def edge(self, name: str) -> int:
+    def processor_size(self, name: str) -> int:
         """A length of the image processor's `size`, in pixels.
 
         Raises:
             SmoothgateError: code `unsupported_model`: it has none of that name.
         """
-        length = dict(self.images.size).get(name)
+        length = dict(self.image_processor.size).get(name)
         if not length:
             raise unsupported(f"the size of its image processor has no {name}")
         return int(length)
 
     @abstractmethod
-    def maps(self, height: int, width: int) -> Sequence[LinearResize]:
+    def resizes(self, height: int, width: int) -> Sequence[LinearResize]:
         """What the processor makes of an image of this size, as linear maps, in the order of the canvas."""
 
     def assemble(self, pieces: Sequence[Tensor]) -> Tensor:
@@ -157,64 +157,64 @@ class SharedAdapter(ABC):
         return x
 
     @abstractmethod
-    def native(self, inputs: Mapping[str, Tensor]) -> Tensor:
+    def canvas_of_outputs(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """The canvas, of what the processor made of one image without normalising it."""
 
     @abstractmethod
-    def features(self, pixels: Tensor, layout: Layout) -> Tensor:
+    def encode(self, pixels: Tensor, layout: Layout) -> Tensor:
         """Normalised canvases (B, 3, H, W) -> visual tokens (B, T, D)."""
 
     def layout(self, height: int, width: int) -> Layout:
         """Of an image of this size."""
         return ()
 
-    def full_size(self, height: int, width: int) -> tuple[int, int]:
-        """As `VisionAdapter.full_size`."""
+    def filling_size(self, height: int, width: int) -> tuple[int, int]:
+        """As `VisionAdapter.filling_size`."""
         return height, width
 
     def canvas(self, image: DecodedImage) -> Canvas:
         """As `VisionAdapter.canvas`. The norm of several maps together is at most the root of the sum of
         their squares.
         """
-        maps = self._maps(image.height, image.width)
-        x = self.assemble([torch.from_numpy(each.apply(image.pixels)) for each in maps])
-        norms = [each.operator_norm for each in maps]
+        resizes = self._cached_resizes(image.height, image.width)
+        x = self.assemble([torch.from_numpy(resize.apply(image.pixels)) for resize in resizes])
+        norms = [resize.operator_norm for resize in resizes]
         norm = norms[0] if len(norms) == 1 else math.hypot(*norms) * (1 + 1e-12)
         return Canvas(x.contiguous(), norm, self.layout(image.height, image.width))
 
     def canvas_native(self, image: DecodedImage) -> Tensor:
         """As `VisionAdapter.canvas_native`."""
-        return self.native(self.inputs(Image.fromarray(image.pixels))).contiguous()
+        return self.canvas_of_outputs(self.processor_outputs(Image.fromarray(image.pixels))).contiguous()
 
-    def inputs(self, image: Image.Image) -> Mapping[str, Tensor]:
+    def processor_outputs(self, image: Image.Image) -> Mapping[str, Tensor]:
         """What the processor makes of an image and its placeholder, without normalising it."""
-        made: Mapping[str, Tensor] = self.processor(
+        outputs: Mapping[str, Tensor] = self.processor(
             images=[image],
             text=[self.image_token],
             do_normalize=False,
             return_tensors="pt",
             add_special_tokens=False,
         )
-        return made
+        return outputs
 
     def tokens(self, x: Tensor, layout: Layout = ()) -> Tensor:
         """As `VisionAdapter.tokens`; normalises in the dtype of x, the rest is in `dtype`."""
-        return self.features(((x - self._mean) / self._std).to(self.dtype), layout)
+        return self.encode(((x - self._mean) / self._std).to(self.dtype), layout)
 
     def prompt(self, height: int, width: int) -> Prompt:
         """As `VisionAdapter.prompt`."""
         return self._prompt(height, width)
 
-    def grid(self, inputs: Mapping[str, Tensor]) -> tuple[int, int, int] | None:
+    def grid(self, outputs: Mapping[str, Tensor]) -> tuple[int, int, int] | None:
         """See `Prompt.grid`."""
         return None
 
     def _prompt(self, height: int, width: int) -> Prompt:
-        inputs = self.inputs(Image.fromarray(np.zeros((height, width, 3), np.uint8)))
-        runs: Iterable[str | int] = self._runs(inputs["input_ids"][0].tolist())
-        if self.way == "prompt_embeds":  # which vLLM shows the template as text
+        outputs = self.processor_outputs(Image.fromarray(np.zeros((height, width, 3), np.uint8)))
+        runs: Iterable[str | int] = self._runs(outputs["input_ids"][0].tolist())
+        if self.part_type == "prompt_embeds":  # which vLLM shows the template as text
             runs = (run for run in (self._before, *runs, self._after) if run)
-        return Prompt(self.way, tuple(runs), self.grid(inputs))
+        return Prompt(self.part_type, tuple(runs), self.grid(outputs))
 
     def _runs(self, ids: list[int]) -> Iterator[str | int]:
         tokenizer = self.processor.tokenizer
@@ -260,7 +260,7 @@ class SharedAdapter(ABC):
             self.visual_token(),
             str(getattr(self.processor, "video_token", "") or ""),
         }
-        found |= {_PROMPT_EMBEDS} if self.way == "prompt_embeds" else set()
+        found |= {_PROMPT_EMBEDS} if self.part_type == "prompt_embeds" else set()
         return tuple(sorted(found - {""}))
 
     def _facts(self) -> dict[str, Any]:
@@ -272,4 +272,4 @@ class SharedAdapter(ABC):
         config["vision_config"] = {
             key: value for key, value in config["vision_config"].items() if key not in _NOT_IN_DIGEST
         }
-        return {"config": config, "preprocessing": self.images.to_dict()}
+        return {"config": config, "preprocessing": self.image_processor.to_dict()}

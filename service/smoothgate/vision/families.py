@@ -9,14 +9,14 @@ import torch
 from transformers import PretrainedConfig
 
 from smoothgate.errors import SmoothgateError
-from smoothgate.vision.adapter import Space, VisionAdapter, Way
+from smoothgate.vision.adapter import PartType, Space, VisionAdapter
 
 
 class Family(Protocol):
     """The class of an adapter: what is known of a family before anything is loaded."""
 
     family: str
-    way: Way
+    part_type: PartType
     space: Space
     engine_limits: dict[str, int]
 
@@ -41,7 +41,7 @@ FAMILIES = {
 }
 
 #: Why others are not.
-REFUSED = {
+UNSUPPORTED = {
     "gemma3": "its language model looks at image tokens in both directions, which vLLM's embeddings lose",
     "paligemma": "its language model looks at image tokens in both directions, which vLLM's embeddings lose",
 }
@@ -54,19 +54,19 @@ def family_of(model: str) -> Family:
         SmoothgateError: code `unsupported_model`: it is not served; with the reason and the list.
     """
     config = PretrainedConfig.get_config_dict(model)[0]
-    kind = _kind(config)
-    if kind not in FAMILIES:
-        reason = f": {REFUSED[kind]}" if kind in REFUSED else ""
+    model_type = _model_type(config)
+    if model_type not in FAMILIES:
+        reason = f": {UNSUPPORTED[model_type]}" if model_type in UNSUPPORTED else ""
         raise SmoothgateError(
-            f"Models of type {kind} are not supported{reason}. Supported are: {', '.join(FAMILIES)}.",
+            f"Models of type {model_type} are not supported{reason}. Supported are: {', '.join(FAMILIES)}.",
             code="unsupported_model",
         )
-    return adapter_class(kind)
+    return adapter_class(model_type)
 
 
-def adapter_class(kind: str) -> Family:
+def adapter_class(model_type: str) -> Family:
     """The adapter of an entry of `FAMILIES`."""
-    module, _, name = FAMILIES[kind].partition(":")
+    module, _, name = FAMILIES[model_type].partition(":")
     family: Family = getattr(import_module(f"smoothgate.vision.{module}"), name)
     return family
 
@@ -80,8 +80,8 @@ def load(model: str, *, device: torch.device | str, dtype: torch.dtype) -> Visio
     return family_of(model).load(model, device=torch.device(device), dtype=dtype)
 
 
-def _kind(config: dict[str, Any]) -> str:
-    """Pixtral comes as a LLaVA whose tower is Pixtral's."""
-    kind = str(config.get("model_type"))
+def _model_type(config: dict[str, Any]) -> str:
+    """The `model_type`, or `pixtral` for a LLaVA with Pixtral's tower: Pixtral is published as one."""
+    model_type = str(config.get("model_type"))
     tower = str(config.get("vision_config", {}).get("model_type"))
-    return "pixtral" if (kind, tower) == ("llava", "pixtral") else kind
+    return "pixtral" if (model_type, tower) == ("llava", "pixtral") else model_type

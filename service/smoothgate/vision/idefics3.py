@@ -10,37 +10,37 @@ import torch
 from torch import Tensor
 from transformers.models.idefics3.image_processing_idefics3 import get_resize_output_image_size
 
-from smoothgate.vision.adapter import Layout, Space, Way
-from smoothgate.vision.base_adapter import SharedAdapter, cut, stack, unstack
+from smoothgate.vision.adapter import Layout, PartType, Space
+from smoothgate.vision.base_adapter import BaseAdapter, split_tiles, stack_tiles, unstack_tiles
 from smoothgate.vision.preprocessing import filter_of
 from smoothgate.vision.resize import LinearResize
 
 _TAGS = re.compile(r"<row_\d+_col_\d+>|<global-img>|<fake_token_around_image>")
 
 
-class Idefics3Adapter(SharedAdapter):
+class Idefics3Adapter(BaseAdapter):
     """Resized twice, first to a longest edge and then to whole tiles; the thumbnail a third time."""
 
     family: ClassVar[str] = "idefics3"
-    way: ClassVar[Way] = "prompt_embeds"
+    part_type: ClassVar[PartType] = "prompt_embeds"
     space: ClassVar[Space] = "stacked_tiles"
 
-    def prepare(self) -> None:  # noqa: D102
-        self._filter = filter_of(self.images)
-        self._longest = self.edge("longest_edge")
-        self.tile_height = self._side = int(self.images.max_image_size["longest_edge"])
+    def read_settings(self) -> None:  # noqa: D102
+        self._filter = filter_of(self.image_processor)
+        self._longest = self.processor_size("longest_edge")
+        self.tile_height = self._side = int(self.image_processor.max_image_size["longest_edge"])
 
-    def maps(self, height: int, width: int) -> Sequence[LinearResize]:  # noqa: D102
+    def resizes(self, height: int, width: int) -> Sequence[LinearResize]:  # noqa: D102
         source, side = (height, width), (self._side, self._side)
         # It reads the shape alone.
         first = get_resize_output_image_size(torch.empty(3, height, width, device="meta"), self._longest)
-        if not self.images.do_image_splitting:
-            return [LinearResize.to(source, first, side, filter_=self._filter)]
+        if not self.image_processor.do_image_splitting:
+            return [LinearResize.chain(source, first, side, filter_=self._filter)]
         whole = self._whole(*first)
-        maps = [LinearResize.to(source, first, whole, filter_=self._filter)]
+        resizes = [LinearResize.chain(source, first, whole, filter_=self._filter)]
         if whole != side:
-            maps.append(LinearResize.to(source, first, whole, side, filter_=self._filter))
-        return maps
+            resizes.append(LinearResize.chain(source, first, whole, side, filter_=self._filter))
+        return resizes
 
     def _whole(self, height: int, width: int) -> tuple[int, int]:
         """Whole tiles, as `Idefics3ImageProcessor.resize_for_vision_encoder` rounds."""
@@ -55,14 +55,14 @@ class Idefics3Adapter(SharedAdapter):
         return -(-length // self._side) * self._side
 
     def assemble(self, pieces: Sequence[Tensor]) -> Tensor:  # noqa: D102
-        return stack([*cut(pieces[0], self._side), *pieces[1:]])
+        return stack_tiles([*split_tiles(pieces[0], self._side), *pieces[1:]])
 
-    def native(self, inputs: Mapping[str, Tensor]) -> Tensor:  # noqa: D102
-        return stack(list(inputs["pixel_values"][0]))
+    def canvas_of_outputs(self, outputs: Mapping[str, Tensor]) -> Tensor:  # noqa: D102
+        return stack_tiles(list(outputs["pixel_values"][0]))
 
-    def features(self, pixels: Tensor, layout: Layout) -> Tensor:  # noqa: D102
-        tiles = unstack(pixels, self._side).contiguous()
-        tokens: Tensor = self.part.get_image_features(tiles).pooler_output
+    def encode(self, pixels: Tensor, layout: Layout) -> Tensor:  # noqa: D102
+        tiles = unstack_tiles(pixels, self._side).contiguous()
+        tokens: Tensor = self.vision_model.get_image_features(tiles).pooler_output
         return tokens.reshape(len(tiles), -1, tokens.shape[-1])
 
     def _placeholders(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, LlavaConfig
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector, LlavaPreTrainedModel
 
-from smoothgate.vision.adapter import Canvas, Layout, Prompt, Space, Way
+from smoothgate.vision.adapter import Canvas, Layout, PartType, Prompt, Space
 from smoothgate.vision.base_adapter import digest
 from smoothgate.vision.images import DecodedImage
 from smoothgate.vision.preprocessing import Preprocessing, from_processor, unsupported
@@ -49,7 +49,7 @@ class LlavaAdapter:
     """The `VisionAdapter` of LLaVA checkpoints in the format of transformers."""
 
     family: ClassVar[str] = "llava"
-    way: ClassVar[Way] = "image_embeds"
+    part_type: ClassVar[PartType] = "image_embeds"
     space: ClassVar[Space] = "canvas"
     engine_limits: ClassVar[dict[str, int]] = {"image": 0}
     tile_height = None
@@ -97,23 +97,23 @@ class LlavaAdapter:
 
     def canvas(self, image: DecodedImage) -> Canvas:
         """The canvas for smoothing: resized in floating point, so that the norm of the way to it is known."""
-        plan = self._settings.plan(image.height, image.width)
-        return Canvas(torch.from_numpy(plan.apply(image.pixels)), plan.operator_norm)
+        resize = self._settings.linear_resize(image.height, image.width)
+        return Canvas(torch.from_numpy(resize.apply(image.pixels)), resize.operator_norm)
 
     def canvas_native(self, image: DecodedImage) -> Tensor:
         """(3, H, W) float32 in [0, 1] by the checkpoint's own 8-bit processor: what vLLM itself would see."""
-        inputs = self._processor(
+        outputs = self._processor(
             images=Image.fromarray(image.pixels), do_normalize=False, return_tensors="pt"
         )
-        pixels: Tensor = inputs["pixel_values"][0]
+        pixels: Tensor = outputs["pixel_values"][0]
         return pixels
 
     def prompt(self, height: int, width: int) -> Prompt:
         """As `VisionAdapter.prompt`: the same for every size."""
-        return Prompt(self.way, (self.tokens_per_image,))
+        return Prompt(self.part_type, (self.tokens_per_image,))
 
-    def full_size(self, height: int, width: int) -> tuple[int, int]:
-        """As `VisionAdapter.full_size`: any."""
+    def filling_size(self, height: int, width: int) -> tuple[int, int]:
+        """As `VisionAdapter.filling_size`: any."""
         return height, width
 
     def tokens(self, x: Tensor, layout: Layout = ()) -> Tensor:

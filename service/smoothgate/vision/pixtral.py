@@ -9,38 +9,40 @@ import torch
 from torch import Tensor
 from transformers.models.pixtral.image_processing_pixtral import get_resize_output_image_size
 
-from smoothgate.vision.adapter import Layout, Way
-from smoothgate.vision.base_adapter import SharedAdapter
+from smoothgate.vision.adapter import Layout, PartType
+from smoothgate.vision.base_adapter import BaseAdapter
 from smoothgate.vision.preprocessing import filter_of, unsupported
 from smoothgate.vision.resize import LinearResize
 
 
-class PixtralAdapter(SharedAdapter):
+class PixtralAdapter(BaseAdapter):
     """Every row of tokens but the last ends in a break, which is text."""
 
     family: ClassVar[str] = "pixtral"
-    way: ClassVar[Way] = "prompt_embeds"
+    part_type: ClassVar[PartType] = "prompt_embeds"
 
-    def prepare(self) -> None:  # noqa: D102
-        self._filter = filter_of(self.images)
-        self._longest = self.edge("longest_edge")
+    def read_settings(self) -> None:  # noqa: D102
+        self._filter = filter_of(self.image_processor)
+        self._longest = self.processor_size("longest_edge")
         patch, merge = self.processor.patch_size, self.processor.spatial_merge_size
         if not isinstance(patch, int) or not isinstance(merge, int):
             raise unsupported(f"its processor has patch_size {patch} and spatial_merge_size {merge}")
         self._patch = patch * merge
 
-    def maps(self, height: int, width: int) -> Sequence[LinearResize]:  # noqa: D102
+    def resizes(self, height: int, width: int) -> Sequence[LinearResize]:  # noqa: D102
         # It reads the shape alone.
         shape = torch.empty(3, height, width, device="meta")
         target = get_resize_output_image_size(shape, self._longest, self._patch, "channels_first")
-        return [LinearResize.to((height, width), target, filter_=self._filter)]
+        return [LinearResize.chain((height, width), target, filter_=self._filter)]
 
-    def native(self, inputs: Mapping[str, Tensor]) -> Tensor:  # noqa: D102
-        return inputs["pixel_values"][0]
+    def canvas_of_outputs(self, outputs: Mapping[str, Tensor]) -> Tensor:  # noqa: D102
+        return outputs["pixel_values"][0]
 
-    def features(self, pixels: Tensor, layout: Layout) -> Tensor:  # noqa: D102
+    def encode(self, pixels: Tensor, layout: Layout) -> Tensor:  # noqa: D102
         sizes = torch.tensor([pixels.shape[2:]] * len(pixels), device=pixels.device)
-        return torch.stack(list(self.part.get_image_features(pixels, image_sizes=sizes).pooler_output))
+        return torch.stack(
+            list(self.vision_model.get_image_features(pixels, image_sizes=sizes).pooler_output)
+        )
 
 
 class Mistral3Adapter(PixtralAdapter):

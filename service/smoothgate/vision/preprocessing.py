@@ -40,9 +40,9 @@ class Preprocessing:
             return self.crop
         return (self.resize[0], self.resize[-1])
 
-    def plan(self, height: int, width: int) -> LinearResize:
+    def linear_resize(self, height: int, width: int) -> LinearResize:
         """The linear map for uploads of `height` x `width` pixels."""
-        return _plan(self, height, width)
+        return _linear_resize(self, height, width)
 
 
 def from_processor(processor: Any) -> Preprocessing:
@@ -91,7 +91,7 @@ def from_processor(processor: Any) -> Preprocessing:
 
 
 @lru_cache(maxsize=256)
-def _plan(settings: Preprocessing, height: int, width: int) -> LinearResize:
+def _linear_resize(settings: Preprocessing, height: int, width: int) -> LinearResize:
     square = settings.background is not None
     padded = (max(height, width),) * 2 if square else (height, width)
     target = settings.resize
@@ -105,7 +105,7 @@ def _plan(settings: Preprocessing, height: int, width: int) -> LinearResize:
         matrix = resize_matrix(source, resized, settings.filter, start, length)
         before = (source - given) // 2
         axes.append(matrix[:, before : before + given])
-    return LinearResize.on(axes[0], axes[1], settings.background or (0.0, 0.0, 0.0))
+    return LinearResize.from_matrices(axes[0], axes[1], settings.background or (0.0, 0.0, 0.0))
 
 
 def _keeping_aspect(shortest_edge: int, height: int, width: int) -> tuple[int, int]:

@@ -10,27 +10,29 @@ from torch import Tensor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from smoothgate.errors import Unacceptable
-from smoothgate.vision.adapter import Layout, Way
-from smoothgate.vision.base_adapter import SharedAdapter
+from smoothgate.vision.adapter import Layout, PartType
+from smoothgate.vision.base_adapter import BaseAdapter
 from smoothgate.vision.preprocessing import filter_of
 from smoothgate.vision.resize import LinearResize
 
 
-class QwenAdapter(SharedAdapter):
+class QwenAdapter(BaseAdapter):
     """The tokens' places in space count (M-RoPE), hence the grid goes to vLLM with them."""
 
     family: ClassVar[str] = "qwen2_vl"
-    way: ClassVar[Way] = "image_embeds"
+    part_type: ClassVar[PartType] = "image_embeds"
     engine_limits: ClassVar[dict[str, int]] = {"image": 0, "video": 0}
 
-    def prepare(self) -> None:  # noqa: D102
-        self._filter = filter_of(self.images)
-        self._fewest, self._most = self.edge("shortest_edge"), self.edge("longest_edge")  # areas, in fact
-        self._patch = self.images.patch_size
-        self._merge = self.images.merge_size
+    def read_settings(self) -> None:  # noqa: D102
+        self._filter = filter_of(self.image_processor)
+        # The processor's "edges" are areas.
+        self._fewest_pixels = self.processor_size("shortest_edge")
+        self._most_pixels = self.processor_size("longest_edge")
+        self._patch = self.image_processor.patch_size
+        self._merge = self.image_processor.merge_size
 
-    def maps(self, height: int, width: int) -> Sequence[LinearResize]:
-        """As `SharedAdapter.maps`.
+    def resizes(self, height: int, width: int) -> Sequence[LinearResize]:
+        """As `BaseAdapter.resizes`.
 
         Raises:
             Unacceptable: the image is more than 200 times as long as wide.
@@ -40,35 +42,35 @@ class QwenAdapter(SharedAdapter):
                 height,
                 width,
                 factor=self._patch * self._merge,
-                min_pixels=self._fewest,
-                max_pixels=self._most,
+                min_pixels=self._fewest_pixels,
+                max_pixels=self._most_pixels,
             )
         except ValueError as error:
             raise Unacceptable(f"This model does not take such an image: {error}.") from None
-        return [LinearResize.to((height, width), target, filter_=self._filter)]
+        return [LinearResize.chain((height, width), target, filter_=self._filter)]
 
-    def native(self, inputs: Mapping[str, Tensor]) -> Tensor:  # noqa: D102
-        _, rows, columns = inputs["image_grid_thw"][0].tolist()
+    def canvas_of_outputs(self, outputs: Mapping[str, Tensor]) -> Tensor:  # noqa: D102
+        _, rows, columns = outputs["image_grid_thw"][0].tolist()
         merge, patch = self._merge, self._patch
         # The frame is there `temporal_patch_size` times.
-        frame = inputs["pixel_values"].view(
+        frame = outputs["pixel_values"].view(
             rows // merge, columns // merge, merge, merge, 3, -1, patch, patch
         )[:, :, :, :, :, 0]
         return frame.permute(4, 0, 2, 5, 1, 3, 6).reshape(3, rows * patch, columns * patch)
 
-    def features(self, pixels: Tensor, layout: Layout) -> Tensor:  # noqa: D102
-        patches, rows, columns = self.images.patchify(
-            pixels, self._patch, self._merge, self.images.temporal_patch_size
+    def encode(self, pixels: Tensor, layout: Layout) -> Tensor:  # noqa: D102
+        patches, rows, columns = self.image_processor.patchify(
+            pixels, self._patch, self._merge, self.image_processor.temporal_patch_size
         )
         grid = torch.tensor([[1, rows, columns]] * len(pixels), device=pixels.device)
-        return self.joined(self.part.get_image_features(patches.flatten(0, 1), grid))
+        return self.joined(self.vision_model.get_image_features(patches.flatten(0, 1), grid))
 
     def joined(self, output: object) -> Tensor:
         """The visual tokens (B, T, D) of what the vision model returns."""
         return torch.stack(list(output.pooler_output))  # type: ignore[attr-defined]
 
-    def grid(self, inputs: Mapping[str, Tensor]) -> tuple[int, int, int]:  # noqa: D102
-        frames, rows, columns = inputs["image_grid_thw"][0].tolist()
+    def grid(self, outputs: Mapping[str, Tensor]) -> tuple[int, int, int]:  # noqa: D102
+        frames, rows, columns = outputs["image_grid_thw"][0].tolist()
         return frames, rows, columns
 
 
@@ -85,8 +87,8 @@ class Qwen3Adapter(QwenAdapter):
     # vLLM turns deepstack off at an image limit of 0.
     engine_limits: ClassVar[dict[str, int]] = {"image": 1, "video": 0}
 
-    def prepare(self) -> None:  # noqa: D102
-        super().prepare()
+    def read_settings(self) -> None:  # noqa: D102
+        super().read_settings()
         self.hidden_size *= 1 + len(self.config.vision_config.deepstack_visual_indexes)
 
     def joined(self, output: object) -> Tensor:  # noqa: D102

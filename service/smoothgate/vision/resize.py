@@ -112,7 +112,9 @@ class LinearResize:
     operator_norm: float
 
     @classmethod
-    def on(cls, rows: Matrix, columns: Matrix, background: tuple[float, float, float]) -> LinearResize:
+    def from_matrices(
+        cls, rows: Matrix, columns: Matrix, background: tuple[float, float, float]
+    ) -> LinearResize:
         """The map for images on a border of one colour in [0, 1].
 
         The matrices hold only the columns that belong to the image. Before these were cut out their rows
@@ -124,7 +126,7 @@ class LinearResize:
         return cls(rows, columns, constant.astype(np.float32), norm)
 
     @classmethod
-    def to(
+    def chain(
         cls,
         source: tuple[int, int],
         *sizes: tuple[int, int],
@@ -147,7 +149,7 @@ class LinearResize:
                 matrix = step if matrix is None else sparse.csr_array(step @ matrix)
             assert matrix is not None  # noqa: S101
             axes.append(matrix)
-        return cls.on(axes[0], axes[1], (0.0, 0.0, 0.0))
+        return cls.from_matrices(axes[0], axes[1], (0.0, 0.0, 0.0))
 
     def apply(self, pixels: npt.NDArray[np.uint8]) -> Float32:
         """(H, W, 3) uint8 -> canvas (3, h, w) float32, clamped to [0, 1]."""
