@@ -22,8 +22,8 @@ from smoothgate.psm.picture_files import FolderPictures, clean_tokens, list_pict
 from smoothgate.psm.purifier import LightUNet, LightUNetConfig
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.vision import DecodedImage, VisionAdapter, load
-from smoothgate.vision.base_adapter import BaseAdapter
 from smoothgate.vision.families import FAMILIES, UNSUPPORTED
+from smoothgate.vision.processor_adapter import ProcessorAdapter
 from smoothgate_lab.evaluation.psm_evaluation import FolderSubjects, Sampling, run
 from smoothgate_lab.psm_training.stages import Recipe, Trainer
 from tests.families.checkpoints import BUILDERS
@@ -40,9 +40,9 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture(scope="module")
-def adapter(checkpoint: Path) -> BaseAdapter:
+def adapter(checkpoint: Path) -> ProcessorAdapter:
     adapter = load(str(checkpoint), device="cpu", dtype=torch.float32)
-    assert isinstance(adapter, BaseAdapter)
+    assert isinstance(adapter, ProcessorAdapter)
     assert adapter.family == checkpoint.name
     return adapter
 
@@ -52,7 +52,7 @@ def decoded(height: int, width: int, seed: int = 0) -> DecodedImage:
 
 
 @torch.no_grad()
-def received(checkpoint: Path, adapter: BaseAdapter, image: DecodedImage) -> torch.Tensor:
+def received(checkpoint: Path, adapter: ProcessorAdapter, image: DecodedImage) -> torch.Tensor:
     """What the language model of the whole model gets at the places of the visual tokens."""
     model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
     inputs = adapter.processor(
@@ -70,7 +70,7 @@ def received(checkpoint: Path, adapter: BaseAdapter, image: DecodedImage) -> tor
     return torch.cat([tokens, *(seen.get("deepstack_visual_embeds") or [])], -1)
 
 
-def test_tokens_are_those_of_the_whole_model(checkpoint: Path, adapter: BaseAdapter) -> None:
+def test_tokens_are_those_of_the_whole_model(checkpoint: Path, adapter: ProcessorAdapter) -> None:
     for size in SIZES:
         image = decoded(*size)
         canvas, native = adapter.canvas(image), adapter.canvas_native(image)
@@ -82,7 +82,7 @@ def test_tokens_are_those_of_the_whole_model(checkpoint: Path, adapter: BaseAdap
         assert float((canvas.x - native).abs().mean()) < 0.5 / 255
 
 
-def test_a_batch_is_as_good_as_a_loop_and_has_gradients(adapter: BaseAdapter) -> None:
+def test_a_batch_is_as_good_as_a_loop_and_has_gradients(adapter: ProcessorAdapter) -> None:
     canvas = adapter.canvas(decoded(200, 133))
     noise = torch.randn((3, *canvas.x.shape), generator=torch.Generator().manual_seed(0))
     z = (canvas.x + 0.1 * noise).requires_grad_()
@@ -99,7 +99,7 @@ def test_a_full_canvas_needs_no_layout(adapter: VisionAdapter) -> None:
         torch.testing.assert_close(adapter.tokens(full.x[None]), adapter.tokens(full.x[None], full.layout))
 
 
-def test_the_norm_bounds_what_a_change_of_the_upload_does(adapter: BaseAdapter) -> None:
+def test_the_norm_bounds_what_a_change_of_the_upload_does(adapter: ProcessorAdapter) -> None:
     """Power iteration finds the change of the greatest effect, which must not exceed the stated norm."""
     height, width = 90, 70
     bound = adapter.canvas(decoded(height, width)).upload_norm
@@ -117,7 +117,7 @@ def test_the_norm_bounds_what_a_change_of_the_upload_does(adapter: BaseAdapter) 
     assert gain > 0.8 * bound  # a bound, but not an idle one
 
 
-def test_calibration_and_psm_take_any_canvas(adapter: BaseAdapter) -> None:
+def test_calibration_and_psm_take_any_canvas(adapter: ProcessorAdapter) -> None:
     torch.manual_seed(0)
     sizes = [SIZES[seed % len(SIZES)] for seed in range(16)]
     pictures = (decoded(*size, seed) for seed, size in enumerate(sizes))
@@ -143,7 +143,9 @@ def test_calibration_and_psm_take_any_canvas(adapter: BaseAdapter) -> None:
                 torch.testing.assert_close(pure, psm.purifier(tile, sigma), atol=1e-5, rtol=1e-4)
 
 
-def test_a_psm_is_trained_and_scored_on_pictures_of_any_size(adapter: BaseAdapter, tmp_path: Path) -> None:
+def test_a_psm_is_trained_and_scored_on_pictures_of_any_size(
+    adapter: ProcessorAdapter, tmp_path: Path
+) -> None:
     """Through every stage, on files; far too little to learn anything."""
     for number in range(10):
         Image.fromarray(picture(*SIZES[number % len(SIZES)], number)).save(tmp_path / f"{number}.png")
@@ -177,6 +179,16 @@ def test_others_are_refused_with_the_list(model_type: str, tmp_path: Path) -> No
     assert caught.value.code == "unsupported_model"
     assert model_type in str(caught.value)
     assert UNSUPPORTED.get(model_type, "") in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["idefics3", "smolvlm"])
+def test_the_tags_of_all_tiles_are_placeholders(name: str, tmp_path: Path) -> None:
+    """Also those of tiles that only a larger image than the adapter has tried would have."""
+    BUILDERS[name](tmp_path)
+    adapter = load(str(tmp_path), device="cpu", dtype=torch.float32)
+    assert {f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)} <= set(
+        adapter.placeholders
+    )
 
 
 def test_qwen_refuses_what_its_processor_does(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_an_image_of_the_canvas_size_is_not_changed(adapter: VisionAdapter) -> N
 
 
 def test_only_the_vision_part_is_kept(checkpoint: Path, adapter: VisionAdapter) -> None:
-    kept = sum(p.numel() for p in adapter._part.parameters())  # type: ignore[attr-defined]
+    kept = sum(p.numel() for p in adapter.vision_model.parameters())  # type: ignore[attr-defined]
     weights = load_file(checkpoint / "model.safetensors")
     vision = sum(w.numel() for name, w in weights.items() if "vision_tower" in name or "projector" in name)
     assert kept <= vision < sum(w.numel() for w in weights.values())

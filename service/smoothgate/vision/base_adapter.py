@@ -1,10 +1,4 @@
-"""The way that all families share: the checkpoint's own processor gives geometry and prompt, its own model
-the features.
-
-An adapter of a family says what its processor does to an image as linear maps (`resizes`) and how the
-processor's output stands for the canvas (`canvas_of_outputs`, `encode`). The rest is here: the canvas in
-floating point, normalisation after the noise, the part of the checkpoint that is loaded, digest and prompt.
-"""
+"""What all adapters share: canvas, normalisation, loading without the language model, digest."""
 
 from __future__ import annotations
 
@@ -12,31 +6,23 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from itertools import groupby
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoProcessor
+from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from smoothgate.vision.adapter import Canvas, Layout, PartType, Prompt, Space
 from smoothgate.vision.images import DecodedImage
-from smoothgate.vision.preprocessing import require_rescaled, unsupported
+from smoothgate.vision.preprocessing import unsupported
 from smoothgate.vision.resize import LinearResize
 
-# The token that vLLM marks the places of `prompt_embeds` with.
-_PROMPT_EMBEDS = "<prompt_embeds>"
-# Facts about the files that say nothing of what is computed.
-_NOT_IN_DIGEST = frozenset({"transformers_version", "dtype", "torch_dtype", "architectures", "_name_or_path"})
 
-
-def digest(facts: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
-    """sha256 hex over facts and float32 values of weights."""
+def digest_of(facts: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
+    """sha256 hex over facts and the float32 values of weights."""
     sha = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     for name, weight in sorted(weights.items()):
         sha.update(f"{name} {list(weight.shape)}\n".encode())
@@ -44,15 +30,22 @@ def digest(facts: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def load_without_language_model(model: str, config: Any) -> nn.Module:
-    """A checkpoint's model without its language model, in float32.
+def load_without_language_model(model: str, config: Any, trim: Callable[[Any], None]) -> nn.Module:
+    """Load a checkpoint's model without its language model, so that no other weight is read.
+
+    float32 holds what any checkpoint stores.
+
+    Args:
+        model: a directory or a Hugging Face id.
+        config: its configuration.
+        trim: called with the new model before weights are loaded; removes modules that are not used.
 
     Raises:
-        SmoothgateError: code `unsupported_model`: weights are missing.
+        SmoothgateError: code `unsupported_model`: the checkpoint lacks weights.
     """
     base = MODEL_MAPPING[type(config)]
 
-    class Part(base):  # type: ignore[misc, valid-type]
+    class VisionModel(base):  # type: ignore[misc, valid-type]
         _keys_to_ignore_on_load_unexpected = (r".",)
 
         def __init__(self, config: Any) -> None:
@@ -62,37 +55,35 @@ def load_without_language_model(model: str, config: Any) -> nn.Module:
                 text.layer_types = []
             super().__init__(config)
             setattr(self, "text_model" if hasattr(self, "text_model") else "language_model", None)
+            trim(self)
 
         def get_input_embeddings(self) -> None:
             return None
 
-    Part.__name__ = base.__name__  # transformers looks the layouts of older checkpoints up by it
-    part, report = Part.from_pretrained(model, config=config, dtype=torch.float32, output_loading_info=True)
+    VisionModel.__name__ = base.__name__  # transformers finds the layouts of older checkpoints by name
+    vision_model, report = VisionModel.from_pretrained(
+        model, config=config, dtype=torch.float32, output_loading_info=True
+    )
     if report["missing_keys"]:
         raise unsupported(f"it lacks the weights {', '.join(sorted(report['missing_keys']))}")
-    module: nn.Module = part.eval().requires_grad_(False)
+    module: nn.Module = vision_model.eval().requires_grad_(False)
     return module
 
 
-def stack_tiles(pieces: Sequence[Tensor]) -> Tensor:
-    """Pieces (3, H_i, W) below each other."""
-    return torch.cat(list(pieces), 1)
-
-
-def split_tiles(image: Tensor, side: int) -> list[Tensor]:
-    """(3, R * side, C * side) -> its tiles (3, side, side), row by row."""
-    rows = torch.split(image, side, 1)
-    return [tile for row in rows for tile in torch.split(row, side, 2)]
-
-
-def unstack_tiles(x: Tensor, tile_height: int) -> Tensor:
-    """Canvases (B, 3, K * h, w) -> their tiles (B, K, 3, h, w)."""
-    batch, colours, _, width = x.shape
-    return x.reshape(batch, colours, -1, tile_height, width).transpose(1, 2)
-
-
 class BaseAdapter(ABC):
-    """The `VisionAdapter` of a checkpoint that a processor and a model of transformers belong to."""
+    """A `VisionAdapter` whose model is one of transformers.
+
+    A subclass gives the prompt, and says what the image processor does to an image as linear maps
+    (`resizes`) and how the model computes the visual tokens (`encode`).
+
+    Args:
+        model: a directory or a Hugging Face id.
+        image_processor: the checkpoint's own.
+        device, dtype: where h is computed, and in which arithmetic.
+
+    Raises:
+        SmoothgateError: code `unsupported_model`: a setting of the checkpoint is not supported.
+    """
 
     family: ClassVar[str]
     part_type: ClassVar[PartType]
@@ -103,69 +94,60 @@ class BaseAdapter(ABC):
     tile_height: int | None = None
     token_grid: tuple[int, int] | None = None
     tokens_per_image: int | None = None
+    placeholders: tuple[str, ...] = ()
 
-    def __init__(self, model: str, *, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, model: str, image_processor: Any, *, device: torch.device, dtype: torch.dtype) -> None:
         self.config = AutoConfig.from_pretrained(model)
-        self.processor = AutoProcessor.from_pretrained(model)
-        self.image_processor = self.processor.image_processor
-        require_rescaled(self.image_processor)
+        self.image_processor = image_processor
         self.device = device
         self.dtype = dtype
         self.hidden_size = int(self.config.get_text_config().hidden_size)
-        self.image_token = str(self.processor.image_token)
         self.read_settings()
-        part = load_without_language_model(model, self.config)
-        self.digest = digest(self._facts(), part.state_dict())
-        self.vision_model: Any = part.to(device=device, dtype=dtype)
-        self._mean = torch.tensor(self.image_processor.image_mean, device=device)[:, None, None]
-        self._std = torch.tensor(self.image_processor.image_std, device=device)[:, None, None]
-        self._before, self._after = self._in_template()
-        self.prompt = lru_cache(maxsize=256)(self._prompt)  # type: ignore[method-assign]
+        vision_model = load_without_language_model(model, self.config, self.trim)
+        self.digest = digest_of(self.digest_facts(), vision_model.state_dict())
+        self.vision_model: Any = vision_model.to(device=device, dtype=dtype)
+        self._mean = torch.tensor(image_processor.image_mean, device=device)[:, None, None]
+        self._std = torch.tensor(image_processor.image_std, device=device)[:, None, None]
         self._cached_resizes = lru_cache(maxsize=64)(self.resizes)
-        self.placeholders = self._placeholders()
 
-    @classmethod
-    def load(cls, model: str, *, device: torch.device, dtype: torch.dtype) -> BaseAdapter:
-        """Load from a directory or a Hugging Face id; see `smoothgate.vision.load`."""
-        return cls(model, device=device, dtype=dtype)
-
-    def read_settings(self) -> None:  # noqa: B027
-        """Refuse settings that are not served; before anything is loaded.
+    @abstractmethod
+    def read_settings(self) -> None:
+        """Read the settings of image processor and model, before any weight is loaded.
 
         Raises:
-            SmoothgateError: code `unsupported_model`.
+            SmoothgateError: code `unsupported_model`: one of them is not supported.
         """
 
-    def processor_size(self, name: str) -> int:
-        """A length of the image processor's `size`, in pixels.
+    def trim(self, vision_model: Any) -> None:  # noqa: B027
+        """Remove modules that h does not use from the model, before its weights are loaded."""
 
-        Raises:
-            SmoothgateError: code `unsupported_model`: it has none of that name.
-        """
-        length = dict(self.image_processor.size).get(name)
-        if not length:
-            raise unsupported(f"the size of its image processor has no {name}")
-        return int(length)
+    @abstractmethod
+    def digest_facts(self) -> dict[str, Any]:
+        """Settings of model and image processor that determine h. The digest covers them and the weights."""
 
     @abstractmethod
     def resizes(self, height: int, width: int) -> Sequence[LinearResize]:
         """What the processor makes of an image of this size, as linear maps, in the order of the canvas."""
 
     def assemble(self, pieces: Sequence[Tensor]) -> Tensor:
-        """The canvas, of what the maps make."""
+        """The canvas (3, H, W) from what the linear maps make."""
         (x,) = pieces
         return x
-
-    @abstractmethod
-    def canvas_of_outputs(self, outputs: Mapping[str, Tensor]) -> Tensor:
-        """The canvas, of what the processor made of one image without normalising it."""
 
     @abstractmethod
     def encode(self, pixels: Tensor, layout: Layout) -> Tensor:
         """Normalised canvases (B, 3, H, W) -> visual tokens (B, T, D)."""
 
+    @abstractmethod
+    def canvas_native(self, image: DecodedImage) -> Tensor:
+        """As `VisionAdapter.canvas_native`."""
+
+    @abstractmethod
+    def prompt(self, height: int, width: int) -> Prompt:
+        """As `VisionAdapter.prompt`."""
+
     def layout(self, height: int, width: int) -> Layout:
-        """Of an image of this size."""
+        """The layout of an image of this size."""
         return ()
 
     def filling_size(self, height: int, width: int) -> tuple[int, int]:
@@ -173,8 +155,9 @@ class BaseAdapter(ABC):
         return height, width
 
     def canvas(self, image: DecodedImage) -> Canvas:
-        """As `VisionAdapter.canvas`. The norm of several maps together is at most the root of the sum of
-        their squares.
+        """As `VisionAdapter.canvas`.
+
+        The norm of several maps together is at most the root of the sum of their squared norms.
         """
         resizes = self._cached_resizes(image.height, image.width)
         x = self.assemble([torch.from_numpy(resize.apply(image.pixels)) for resize in resizes])
@@ -182,94 +165,6 @@ class BaseAdapter(ABC):
         norm = norms[0] if len(norms) == 1 else math.hypot(*norms) * (1 + 1e-12)
         return Canvas(x.contiguous(), norm, self.layout(image.height, image.width))
 
-    def canvas_native(self, image: DecodedImage) -> Tensor:
-        """As `VisionAdapter.canvas_native`."""
-        return self.canvas_of_outputs(self.processor_outputs(Image.fromarray(image.pixels))).contiguous()
-
-    def processor_outputs(self, image: Image.Image) -> Mapping[str, Tensor]:
-        """What the processor makes of an image and its placeholder, without normalising it."""
-        outputs: Mapping[str, Tensor] = self.processor(
-            images=[image],
-            text=[self.image_token],
-            do_normalize=False,
-            return_tensors="pt",
-            add_special_tokens=False,
-        )
-        return outputs
-
     def tokens(self, x: Tensor, layout: Layout = ()) -> Tensor:
-        """As `VisionAdapter.tokens`; normalises in the dtype of x, the rest is in `dtype`."""
+        """As `VisionAdapter.tokens`. Normalises in the dtype of x and computes the rest in `dtype`."""
         return self.encode(((x - self._mean) / self._std).to(self.dtype), layout)
-
-    def prompt(self, height: int, width: int) -> Prompt:
-        """As `VisionAdapter.prompt`."""
-        return self._prompt(height, width)
-
-    def grid(self, outputs: Mapping[str, Tensor]) -> tuple[int, int, int] | None:
-        """See `Prompt.grid`."""
-        return None
-
-    def _prompt(self, height: int, width: int) -> Prompt:
-        outputs = self.processor_outputs(Image.fromarray(np.zeros((height, width, 3), np.uint8)))
-        runs: Iterable[str | int] = self._runs(outputs["input_ids"][0].tolist())
-        if self.part_type == "prompt_embeds":  # which vLLM shows the template as text
-            runs = (run for run in (self._before, *runs, self._after) if run)
-        return Prompt(self.part_type, tuple(runs), self.grid(outputs))
-
-    def _runs(self, ids: list[int]) -> Iterator[str | int]:
-        tokenizer = self.processor.tokenizer
-        image = tokenizer.convert_tokens_to_ids(self.visual_token())
-        for is_image, run in groupby(ids, lambda each: each == image):
-            listed = list(run)
-            yield len(listed) if is_image else str(tokenizer.decode(listed, skip_special_tokens=False))
-
-    def visual_token(self) -> str:
-        """The token that the processor writes for each visual token."""
-        return self.image_token
-
-    def _in_template(self) -> tuple[str, str]:
-        """What the chat template writes before and after an image, that it does not write around a text."""
-        template = self.processor.chat_template or self.processor.tokenizer.chat_template
-        if not template:
-            return "", ""
-        mark = "\ue000"
-
-        def around(part: dict[str, str], at: str) -> tuple[str, str]:
-            content = [part, {"type": "text", "text": "Q"}]
-            messages = [{"role": "user", "content": content}]
-            text: str = self.processor.apply_chat_template(messages, add_generation_prompt=True)
-            before, _, after = text.partition(at)
-            return before, after
-
-        (before, after), (before_text, after_text) = (
-            around({"type": "image"}, self.image_token),
-            around({"type": "text", "text": mark}, mark),
-        )
-        own_before = before.removeprefix(before_text) if before.startswith(before_text) else ""
-        own_after = after.removesuffix(after_text) if after.endswith(after_text) else ""
-        return own_before, own_after
-
-    def _placeholders(self) -> tuple[str, ...]:
-        tokenizer = self.processor.tokenizer
-        runs = self.prompt(64, 64).runs + self.prompt(900, 1600).runs
-        known = tokenizer.get_added_vocab()
-        texts = "".join([self._before, self._after, *(run for run in runs if isinstance(run, str))])
-        found = {token for token in known if len(token) > 1 and token in texts}
-        found |= {
-            self.image_token,
-            self.visual_token(),
-            str(getattr(self.processor, "video_token", "") or ""),
-        }
-        found |= {_PROMPT_EMBEDS} if self.part_type == "prompt_embeds" else set()
-        return tuple(sorted(found - {""}))
-
-    def _facts(self) -> dict[str, Any]:
-        config = {
-            key: value
-            for key, value in self.config.to_dict().items()
-            if key not in {*_NOT_IN_DIGEST, "text_config"}
-        }
-        config["vision_config"] = {
-            key: value for key, value in config["vision_config"].items() if key not in _NOT_IN_DIGEST
-        }
-        return {"config": config, "preprocessing": self.image_processor.to_dict()}

@@ -13,15 +13,15 @@ from smoothgate.vision.adapter import PartType, Space, VisionAdapter
 
 
 class Family(Protocol):
-    """The class of an adapter: what is known of a family before anything is loaded."""
+    """The class of an adapter: what is known about a family before a checkpoint is loaded."""
 
     family: str
     part_type: PartType
     space: Space
     engine_limits: dict[str, int]
 
-    def load(self, model: str, *, device: torch.device, dtype: torch.dtype) -> VisionAdapter:
-        """Load from a directory or a Hugging Face id."""
+    def __call__(self, model: str, *, device: torch.device, dtype: torch.dtype) -> VisionAdapter:
+        """Load a checkpoint from a directory or a Hugging Face id."""
         ...
 
 
@@ -40,7 +40,7 @@ FAMILIES = {
     "mistral3": "pixtral:Mistral3Adapter",
 }
 
-#: Why others are not.
+#: Why some others are not served.
 UNSUPPORTED = {
     "gemma3": "its language model looks at image tokens in both directions, which vLLM's embeddings lose",
     "paligemma": "its language model looks at image tokens in both directions, which vLLM's embeddings lose",
@@ -51,7 +51,8 @@ def family_of(model: str) -> Family:
     """The family of a checkpoint, given as a directory or a Hugging Face id.
 
     Raises:
-        SmoothgateError: code `unsupported_model`: it is not served; with the reason and the list.
+        SmoothgateError: code `unsupported_model`: the family is not served. The message says why, and
+            lists the families that are.
     """
     config = PretrainedConfig.get_config_dict(model)[0]
     model_type = _model_type(config)
@@ -75,9 +76,9 @@ def load(model: str, *, device: torch.device | str, dtype: torch.dtype) -> Visio
     """Load the vision part of a checkpoint, given as a directory or a Hugging Face id.
 
     Raises:
-        SmoothgateError: code `unsupported_model`; the family or one of its settings is not supported.
+        SmoothgateError: code `unsupported_model`: the family or one of its settings is not supported.
     """
-    return family_of(model).load(model, device=torch.device(device), dtype=dtype)
+    return family_of(model)(model, device=torch.device(device), dtype=dtype)
 
 
 def _model_type(config: dict[str, Any]) -> str:

@@ -11,14 +11,15 @@ from torch import Tensor
 from transformers.models.idefics3.image_processing_idefics3 import get_resize_output_image_size
 
 from smoothgate.vision.adapter import Layout, PartType, Space
-from smoothgate.vision.base_adapter import BaseAdapter, split_tiles, stack_tiles, unstack_tiles
 from smoothgate.vision.preprocessing import filter_of
+from smoothgate.vision.processor_adapter import ProcessorAdapter
 from smoothgate.vision.resize import LinearResize
+from smoothgate.vision.tiles import split_tiles, stack_tiles, unstack_tiles
 
 _TAGS = re.compile(r"<row_\d+_col_\d+>|<global-img>|<fake_token_around_image>")
 
 
-class Idefics3Adapter(BaseAdapter):
+class Idefics3Adapter(ProcessorAdapter):
     """Resized twice, first to a longest edge and then to whole tiles; the thumbnail a third time."""
 
     family: ClassVar[str] = "idefics3"
@@ -57,7 +58,7 @@ class Idefics3Adapter(BaseAdapter):
     def assemble(self, pieces: Sequence[Tensor]) -> Tensor:  # noqa: D102
         return stack_tiles([*split_tiles(pieces[0], self._side), *pieces[1:]])
 
-    def canvas_of_outputs(self, outputs: Mapping[str, Tensor]) -> Tensor:  # noqa: D102
+    def canvas_from_outputs(self, outputs: Mapping[str, Tensor]) -> Tensor:  # noqa: D102
         return stack_tiles(list(outputs["pixel_values"][0]))
 
     def encode(self, pixels: Tensor, layout: Layout) -> Tensor:  # noqa: D102
@@ -65,9 +66,10 @@ class Idefics3Adapter(BaseAdapter):
         tokens: Tensor = self.vision_model.get_image_features(tiles).pooler_output
         return tokens.reshape(len(tiles), -1, tokens.shape[-1])
 
-    def _placeholders(self) -> tuple[str, ...]:
-        tags = {each for each in self.processor.tokenizer.get_added_vocab() if _TAGS.fullmatch(each)}
-        return tuple(sorted(tags | set(super()._placeholders())))
+    def find_placeholders(self) -> tuple[str, ...]:
+        """As `ProcessorAdapter.find_placeholders`, with the tags of all tiles that an image may have."""
+        tags = {token for token in self.processor.tokenizer.get_added_vocab() if _TAGS.fullmatch(token)}
+        return tuple(sorted(tags | set(super().find_placeholders())))
 
 
 class SmolVLMAdapter(Idefics3Adapter):

@@ -10,12 +10,13 @@ from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_t
 from transformers.models.internvl.processing_internvl import InternVLProcessorKwargs
 
 from smoothgate.vision.adapter import Layout, PartType, Space
-from smoothgate.vision.base_adapter import BaseAdapter, split_tiles, stack_tiles, unstack_tiles
 from smoothgate.vision.preprocessing import filter_of, unsupported
+from smoothgate.vision.processor_adapter import ProcessorAdapter
 from smoothgate.vision.resize import LinearResize
+from smoothgate.vision.tiles import split_tiles, stack_tiles, unstack_tiles
 
 
-class InternVLAdapter(BaseAdapter):
+class InternVLAdapter(ProcessorAdapter):
     """Each tile is encoded by itself."""
 
     family: ClassVar[str] = "internvl"
@@ -49,7 +50,7 @@ class InternVLAdapter(BaseAdapter):
     def assemble(self, pieces: Sequence[Tensor]) -> Tensor:  # noqa: D102
         return stack_tiles([*split_tiles(pieces[0], self._side), *pieces[1:]])
 
-    def canvas_of_outputs(self, outputs: Mapping[str, Tensor]) -> Tensor:  # noqa: D102
+    def canvas_from_outputs(self, outputs: Mapping[str, Tensor]) -> Tensor:  # noqa: D102
         return stack_tiles(list(outputs["pixel_values"]))
 
     def encode(self, pixels: Tensor, layout: Layout) -> Tensor:  # noqa: D102

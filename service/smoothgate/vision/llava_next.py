@@ -10,12 +10,13 @@ from torch import Tensor
 from transformers.image_processing_utils import get_patch_output_size, select_best_resolution
 
 from smoothgate.vision.adapter import Layout, PartType, Space
-from smoothgate.vision.base_adapter import BaseAdapter, split_tiles, stack_tiles, unstack_tiles
 from smoothgate.vision.preprocessing import filter_of, unsupported
+from smoothgate.vision.processor_adapter import ProcessorAdapter
 from smoothgate.vision.resize import LinearResize
+from smoothgate.vision.tiles import split_tiles, stack_tiles, unstack_tiles
 
 
-class LlavaNextAdapter(BaseAdapter):
+class LlavaNextAdapter(ProcessorAdapter):
     """Which tokens of the padded border are left out depends on the image's size, hence the layout."""
 
     family: ClassVar[str] = "llava_next"
@@ -47,7 +48,7 @@ class LlavaNextAdapter(BaseAdapter):
         thumbnail, whole = pieces
         return stack_tiles([thumbnail, *split_tiles(whole, self._side)])
 
-    def canvas_of_outputs(self, outputs: Mapping[str, Tensor]) -> Tensor:  # noqa: D102
+    def canvas_from_outputs(self, outputs: Mapping[str, Tensor]) -> Tensor:  # noqa: D102
         return stack_tiles(list(outputs["pixel_values"][0]))
 
     def layout(self, height: int, width: int) -> Layout:  # noqa: D102

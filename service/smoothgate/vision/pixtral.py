@@ -10,12 +10,12 @@ from torch import Tensor
 from transformers.models.pixtral.image_processing_pixtral import get_resize_output_image_size
 
 from smoothgate.vision.adapter import Layout, PartType
-from smoothgate.vision.base_adapter import BaseAdapter
 from smoothgate.vision.preprocessing import filter_of, unsupported
+from smoothgate.vision.processor_adapter import ProcessorAdapter
 from smoothgate.vision.resize import LinearResize
 
 
-class PixtralAdapter(BaseAdapter):
+class PixtralAdapter(ProcessorAdapter):
     """Every row of tokens but the last ends in a break, which is text."""
 
     family: ClassVar[str] = "pixtral"
@@ -35,7 +35,7 @@ class PixtralAdapter(BaseAdapter):
         target = get_resize_output_image_size(shape, self._longest, self._patch, "channels_first")
         return [LinearResize.chain((height, width), target, filter_=self._filter)]
 
-    def canvas_of_outputs(self, outputs: Mapping[str, Tensor]) -> Tensor:  # noqa: D102
+    def canvas_from_outputs(self, outputs: Mapping[str, Tensor]) -> Tensor:  # noqa: D102
         return outputs["pixel_values"][0]
 
     def encode(self, pixels: Tensor, layout: Layout) -> Tensor:  # noqa: D102

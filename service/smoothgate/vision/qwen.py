@@ -11,12 +11,12 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from smoothgate.errors import Unacceptable
 from smoothgate.vision.adapter import Layout, PartType
-from smoothgate.vision.base_adapter import BaseAdapter
 from smoothgate.vision.preprocessing import filter_of
+from smoothgate.vision.processor_adapter import ProcessorAdapter
 from smoothgate.vision.resize import LinearResize
 
 
-class QwenAdapter(BaseAdapter):
+class QwenAdapter(ProcessorAdapter):
     """The tokens' places in space count (M-RoPE), hence the grid goes to vLLM with them."""
 
     family: ClassVar[str] = "qwen2_vl"
@@ -49,7 +49,7 @@ class QwenAdapter(BaseAdapter):
             raise Unacceptable(f"This model does not take such an image: {error}.") from None
         return [LinearResize.chain((height, width), target, filter_=self._filter)]
 
-    def canvas_of_outputs(self, outputs: Mapping[str, Tensor]) -> Tensor:  # noqa: D102
+    def canvas_from_outputs(self, outputs: Mapping[str, Tensor]) -> Tensor:  # noqa: D102
         _, rows, columns = outputs["image_grid_thw"][0].tolist()
         merge, patch = self._merge, self._patch
         # The frame is there `temporal_patch_size` times.
