@@ -1,4 +1,4 @@
-"""Images in, canvas x and visual tokens h(x) out: one adapter per model family."""
+"""From images to canvases x and visual tokens h(x), with one adapter per model family."""
 
 from smoothgate.vision.adapter import Canvas, Layout, Prompt, VisionAdapter
 from smoothgate.vision.families import family_of, load

@@ -1,4 +1,4 @@
-"""What the service asks of a model family's vision part."""
+"""What the service needs from the vision part of a model family."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from torch import Tensor
 
 from smoothgate.vision.images import DecodedImage
 
-#: What of an image decides about its tokens beside the shape of its canvas; mostly nothing.
+#: What determines an image's tokens in addition to the shape of its canvas. Empty for most families.
 Layout = tuple[int, ...]
 
-#: Where the noise is added: the resized image, or its tiles and its thumbnail, which overlap.
+#: Where the noise is added: the resized image, or its tiles and its thumbnail, which show the same image.
 Space = Literal["canvas", "stacked_tiles"]
 
-#: How visual tokens are handed to vLLM: as the embeddings of an image, or as pieces of an embedded prompt.
+#: The content part in which vLLM takes visual tokens: an image's embeddings, or pieces of an embedded prompt.
 PartType = Literal["image_embeds", "prompt_embeds"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Canvas:
-    """An image where the noise is added and the radii are measured.
+    """The pixels of an image to which noise is added and on which radii are measured.
 
     Attributes:
-        x: (3, H, W) float32 in [0, 1], on the CPU; tiles stand below each other.
-        upload_norm: l2 operator norm of the way from the upload's decoded pixels in [0, 1] to x, or a bound
-            on it where x holds the image more than once. What holds within r of x holds for all uploads of
-            the same size within `r / upload_norm`.
+        x: (3, H, W) float32 in [0, 1], on the CPU. Tiles are below each other.
+        upload_norm: l2 operator norm of the map from the upload's decoded pixels in [0, 1] to x, or an upper
+            bound on it if x holds the image more than once. A statement about all canvases within r of x also
+            holds for all uploads of the same size within `r / upload_norm`.
         layout: see `Layout`.
     """
 
@@ -40,12 +40,12 @@ class Canvas:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What stands for one image in the language model's prompt.
+    """The part of the language model's prompt that represents one image.
 
     Attributes:
-        part_type: how the visual tokens go to vLLM.
-        runs: in order, either a text or a number of visual tokens.
-        grid: (frames, rows, columns) of patches, for models that place tokens in space; else None.
+        part_type: the content part in which the visual tokens go to vLLM.
+        runs: texts and numbers of visual tokens, in order.
+        grid: (frames, rows, columns) of patches for models that use positions of tokens in space, else None.
     """
 
     part_type: PartType
@@ -54,27 +54,28 @@ class Prompt:
 
     @property
     def tokens(self) -> int:
-        """Visual tokens in all."""
+        """Number of visual tokens."""
         return sum(run for run in self.runs if isinstance(run, int))
 
 
 class VisionAdapter(Protocol):
-    """One loaded vision part: h, everything from the canvas x to the visual tokens, and the ways to x.
+    """The loaded vision part of a model: the maps from images to canvases x, and h from x to visual tokens.
 
     Attributes:
         family: name of the model family.
-        part_type: how its visual tokens go to vLLM.
-        space: what its canvases are.
-        engine_limits: what vLLM is told of media per prompt. Its limits hold for pixels; embeddings pass a 0.
-        placeholders: texts that the model's tokenizer takes for a part of an image.
-        canvas_shape: (3, H, W) of every canvas; None where it depends on the image.
-        tile_height: rows of one tile of a canvas; None where it is not made of tiles.
-        token_grid: (rows, columns) of the patches; None where they depend on the image.
-        tokens_per_image: T; more or fewer than the grid where the class token is kept or a patch dropped;
-            None where it depends on the image.
-        hidden_size: D, the width of what the language model takes.
-        dtype, device: where and in what h is computed.
-        digest: sha256 hex over weights, configuration and preprocessing that determine h, whatever the dtype.
+        part_type: the content part in which the visual tokens go to vLLM.
+        space: what the canvases are.
+        engine_limits: vLLM's limits on media per prompt. They apply to pixels; embeddings pass a limit of 0.
+        placeholders: texts that the model's tokenizer reads as part of an image.
+        canvas_shape: (3, H, W) of every canvas, or None if it depends on the image.
+        tile_height: rows of one tile of a canvas, or None if canvases have no tiles.
+        token_grid: (rows, columns) of the patches, or None if they depend on the image.
+        tokens_per_image: T, or None if it depends on the image. It differs from the number of patches in the
+            grid if the class token is kept or a patch is dropped.
+        hidden_size: D, the width of the visual tokens.
+        dtype, device: the arithmetic and the device of h.
+        digest: sha256 hex over the weights, configuration and preprocessing that determine h. It does not
+            depend on `dtype`.
     """
 
     @property
@@ -105,7 +106,7 @@ class VisionAdapter(Protocol):
     def digest(self) -> str: ...  # noqa: D102
 
     def canvas(self, image: DecodedImage) -> Canvas:
-        """The canvas for smoothing: resized in floating point, so that the norm of the way to it is known."""
+        """The canvas for smoothing, resized in floating point so that the norm of the map to it is known."""
         ...
 
     def canvas_native(self, image: DecodedImage) -> Tensor:
@@ -113,16 +114,16 @@ class VisionAdapter(Protocol):
         ...
 
     def prompt(self, height: int, width: int) -> Prompt:
-        """What stands for an image of this size in the prompt."""
+        """The part of the prompt that represents an image of this size."""
         ...
 
     def filling_size(self, height: int, width: int) -> tuple[int, int]:
-        """An image size near this one whose images `tokens` takes without their layout."""
+        """An image size near this one that fills its canvas, so that `tokens` needs no layout."""
         ...
 
     def tokens(self, x: Tensor, layout: Layout = ()) -> Tensor:
         """h: (B, 3, H, W) of any real values -> (B, T, D) in `dtype`. Differentiable in x.
 
-        Without a layout, that of an image which fills its canvas.
+        An empty layout stands for an image that fills its canvas.
         """
         ...

@@ -1,4 +1,4 @@
-"""The model families that are served, and the choice of one from a checkpoint's configuration."""
+"""The model families that are served, and how a checkpoint's configuration selects one."""
 
 from __future__ import annotations
 
@@ -40,11 +40,12 @@ FAMILIES = {
     "mistral3": "pixtral:Mistral3Adapter",
 }
 
+_BOTH_DIRECTIONS = (
+    "its language model attends to image tokens in both directions, and vLLM drops that mask for embeddings"
+)
+
 #: Why some others are not served.
-UNSUPPORTED = {
-    "gemma3": "its language model looks at image tokens in both directions, which vLLM's embeddings lose",
-    "paligemma": "its language model looks at image tokens in both directions, which vLLM's embeddings lose",
-}
+UNSUPPORTED = {"gemma3": _BOTH_DIRECTIONS, "paligemma": _BOTH_DIRECTIONS}
 
 
 def family_of(model: str) -> Family:
@@ -66,7 +67,7 @@ def family_of(model: str) -> Family:
 
 
 def adapter_class(model_type: str) -> Family:
-    """The adapter of an entry of `FAMILIES`."""
+    """The adapter class of an entry of `FAMILIES`."""
     module, _, name = FAMILIES[model_type].partition(":")
     family: Family = getattr(import_module(f"smoothgate.vision.{module}"), name)
     return family

@@ -1,4 +1,4 @@
-"""Idefics3 and SmolVLM: the image's tiles, each after a tag of its own, and a thumbnail of them."""
+"""Idefics3 and SmolVLM: the image's tiles, each after its own tag, and a thumbnail."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TAGS = re.compile(r"<row_\d+_col_\d+>|<global-img>|<fake_token_around_image>")
 
 
 class Idefics3Adapter(ProcessorAdapter):
-    """Resized twice, first to a longest edge and then to whole tiles; the thumbnail a third time."""
+    """Resizes an image to a longest edge, then to whole tiles, and from there to the thumbnail."""
 
     family: ClassVar[str] = "idefics3"
     part_type: ClassVar[PartType] = "prompt_embeds"
@@ -33,26 +33,26 @@ class Idefics3Adapter(ProcessorAdapter):
 
     def resizes(self, height: int, width: int) -> Sequence[LinearResize]:  # noqa: D102
         source, side = (height, width), (self._side, self._side)
-        # It reads the shape alone.
+        # It reads only the shape.
         first = get_resize_output_image_size(torch.empty(3, height, width, device="meta"), self._longest)
         if not self.image_processor.do_image_splitting:
             return [LinearResize.chain(source, first, side, filter_=self._filter)]
-        whole = self._whole(*first)
+        whole = self._whole_tiles(*first)
         resizes = [LinearResize.chain(source, first, whole, filter_=self._filter)]
         if whole != side:
             resizes.append(LinearResize.chain(source, first, whole, side, filter_=self._filter))
         return resizes
 
-    def _whole(self, height: int, width: int) -> tuple[int, int]:
-        """Whole tiles, as `Idefics3ImageProcessor.resize_for_vision_encoder` rounds."""
+    def _whole_tiles(self, height: int, width: int) -> tuple[int, int]:
+        """The size rounded up to whole tiles as `Idefics3ImageProcessor.resize_for_vision_encoder` does."""
         aspect = width / height
         if width >= height:
-            width = self._up(width)
-            return self._up(int(width / aspect)), width
-        height = self._up(height)
-        return height, self._up(int(height * aspect))
+            width = self._round_up(width)
+            return self._round_up(int(width / aspect)), width
+        height = self._round_up(height)
+        return height, self._round_up(int(height * aspect))
 
-    def _up(self, length: int) -> int:
+    def _round_up(self, length: int) -> int:
         return -(-length // self._side) * self._side
 
     def assemble(self, pieces: Sequence[Tensor]) -> Tensor:  # noqa: D102
@@ -73,7 +73,7 @@ class Idefics3Adapter(ProcessorAdapter):
 
 
 class SmolVLMAdapter(Idefics3Adapter):
-    """As Idefics3."""
+    """Works as Idefics3."""
 
     family: ClassVar[str] = "smolvlm"
     engine_limits: ClassVar[dict[str, int]] = {"image": 0, "video": 0}

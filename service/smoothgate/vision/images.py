@@ -17,7 +17,7 @@ from smoothgate.errors import MalformedRequest, RequestError, TooLarge, Unaccept
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 MEDIA_TYPES = frozenset({"image/png", "image/jpeg", "image/jpg", "image/webp", "image/gif"})
 
-# Resizing to a shortest edge stretches the other one with it: a strip of one pixel would become a huge image.
+# A resize to a shortest edge scales the other edge too: a strip of one pixel would become a huge image.
 MAX_ASPECT_RATIO = 200
 
 _ORIENTATION_TAG = 0x0112
@@ -34,10 +34,10 @@ _UPRIGHT = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodedImage:
-    """One picture as the service sees it.
+    """A decoded upload.
 
     Attributes:
-        pixels: (H, W, 3) uint8 RGB; upright, alpha flattened on white, colour profiles ignored.
+        pixels: (H, W, 3) uint8 RGB, upright. Alpha is flattened on white. Colour profiles are ignored.
         format: the format of the upload, one of `FORMATS`.
         sha256: hex digest of the uploaded bytes.
     """
@@ -48,42 +48,43 @@ class DecodedImage:
 
     @property
     def height(self) -> int:
-        """Rows of the upright picture."""
+        """Number of rows of the upright image."""
         return int(self.pixels.shape[0])
 
     @property
     def width(self) -> int:
-        """Columns of the upright picture."""
+        """Number of columns of the upright image."""
         return int(self.pixels.shape[1])
 
 
 def decode(data: bytes, *, max_pixels: int, param: str | None = None) -> DecodedImage:
     """Decode one PNG, JPEG, WebP or GIF.
 
-    The size is read from the header and checked before any pixel is decoded. Of an animated GIF the first
-    frame is taken; animated PNG and WebP are refused. Samples of 16 bits are reduced to 8, CMYK is converted
-    without a profile.
+    The size is read from the header and checked before any pixel is decoded. An animated GIF gives its first
+    frame; animated PNG and WebP are refused. 16-bit samples are reduced to 8 bits. CMYK is converted without
+    a profile.
 
     Args:
         data: the file as uploaded.
         max_pixels: the largest width x height that is decoded.
-        param: the request field that held the image, for the error.
+        param: the request field that held the image. Errors name it.
 
     Raises:
-        Unacceptable: not an image of a permitted format, truncated, corrupt, animated, or a mere strip.
-        TooLarge: more than `max_pixels` pixels.
+        Unacceptable: the data is not an image of a permitted format, or it is truncated, corrupt, animated or
+            a strip.
+        TooLarge: the image has more than `max_pixels` pixels.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_header(image, max_pixels, param)
             pixels = np.asarray(_rgb(_upright(image)))
-            # Reading on may show that a file is an MPO: a JPEG followed by previews.
+            # Pillow may find while it reads that a file is an MPO, which is a JPEG followed by previews.
             name = "JPEG" if image.format == "MPO" else str(image.format)
     except RequestError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         _refuse_size(max_pixels, param)
-    except Exception as error:  # On hostile bytes Pillow raises OSError, SyntaxError, struct.error and more.
+    except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error and more on hostile bytes.
         raise Unacceptable(
             "The image could not be decoded: it is truncated, corrupt, or not a PNG, JPEG, WebP or GIF.",
             param=param,
@@ -96,9 +97,10 @@ def parse_data_uri(uri: str, *, max_bytes: int, param: str | None = None) -> byt
     """The bytes of a `data:image/...;base64,...` URI (RFC 2397; base64 strictly as in RFC 4648).
 
     Raises:
-        MalformedRequest: not a base64 data URI (`invalid_data_uri`) or wrong base64 (`invalid_base64`).
-        Unacceptable: a media type that is not among `MEDIA_TYPES`.
-        TooLarge: more than `max_bytes` bytes; seen from the length of the text, before anything is decoded.
+        MalformedRequest: this is no base64 data URI (`invalid_data_uri`), or its base64 is wrong
+            (`invalid_base64`).
+        Unacceptable: the media type is not one of `MEDIA_TYPES`.
+        TooLarge: there are more than `max_bytes` bytes. The length of the text shows this before decoding.
     """
     header, comma, payload = uri.partition(",")
     scheme, _, parameters = header.lower().partition(":")
@@ -121,7 +123,7 @@ def parse_data_uri(uri: str, *, max_bytes: int, param: str | None = None) -> byt
         data = binascii.a2b_base64(payload, strict_mode=True)
     except ValueError as error:
         raise MalformedRequest(
-            "The data URI holds wrong base64.", param=param, code="invalid_base64"
+            "The data URI contains invalid base64.", param=param, code="invalid_base64"
         ) from error
     if len(data) > max_bytes:
         raise TooLarge(f"The image is larger than {max_bytes} bytes.", param=param, code="image_too_large")
@@ -148,13 +150,13 @@ def _refuse_size(max_pixels: int, param: str | None) -> NoReturn:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    # Not ImageOps.exif_transpose: it also rewrites the rest of the EXIF block and fails where that is broken.
+    # ImageOps.exif_transpose also rewrites the rest of the EXIF block, and fails if that is broken.
     method = _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
     return image if method is None else image.transpose(method)
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit greyscale: Pillow's own conversion clips instead of scaling
+    if image.mode.startswith("I"):  # 16-bit greyscale, which Pillow's own conversion clips instead of scaling
         grey = np.asarray(image).astype(np.float64)
         grey[grey == image.info.get("transparency", -1)] = 65535
         return Image.fromarray(np.rint(grey / 257).astype(np.uint8)).convert("RGB")

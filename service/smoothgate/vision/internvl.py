@@ -1,4 +1,4 @@
-"""InternVL in the format of transformers: the image's tiles and, where there are several, a thumbnail."""
+"""InternVL in the format of transformers: the image's tiles and, if there are several, a thumbnail."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from smoothgate.vision.tiles import split_tiles, stack_tiles, unstack_tiles
 
 
 class InternVLAdapter(ProcessorAdapter):
-    """Each tile is encoded by itself."""
+    """Encodes each tile by itself."""
 
     family: ClassVar[str] = "internvl"
     part_type: ClassVar[PartType] = "prompt_embeds"
@@ -30,7 +30,7 @@ class InternVLAdapter(ProcessorAdapter):
         if height != width:
             raise unsupported(f"its tiles are not square but {height} x {width}")
         self.tile_height = self._side = height
-        # The processor's own default goes before the image processor's.
+        # The processor's own default overrides the image processor's.
         self._tiled = bool(InternVLProcessorKwargs._defaults["images_kwargs"]["crop_to_patches"])
 
     def resizes(self, height: int, width: int) -> Sequence[LinearResize]:  # noqa: D102

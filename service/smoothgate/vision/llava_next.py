@@ -1,4 +1,4 @@
-"""LLaVA-NeXT and LLaVA-OneVision: a thumbnail and the tiles of the image at one of several resolutions."""
+"""LLaVA-NeXT and LLaVA-OneVision: a thumbnail, and the tiles of the image at one of several resolutions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from smoothgate.vision.tiles import split_tiles, stack_tiles, unstack_tiles
 
 
 class LlavaNextAdapter(ProcessorAdapter):
-    """Which tokens of the padded border are left out depends on the image's size, hence the layout."""
+    """Its layout is the image's size, which determines the tokens of the padded border that are left out."""
 
     family: ClassVar[str] = "llava_next"
     part_type: ClassVar[PartType] = "prompt_embeds"
@@ -25,18 +25,18 @@ class LlavaNextAdapter(ProcessorAdapter):
 
     def read_settings(self) -> None:  # noqa: D102
         self._filter = filter_of(self.image_processor)
-        self._resolutions = [tuple(each) for each in self.image_processor.image_grid_pinpoints]
+        self._resolutions = [tuple(size) for size in self.image_processor.image_grid_pinpoints]
         size = {key: value for key, value in dict(self.image_processor.size).items() if value}
         side = int(self.config.vision_config.image_size)
         if set(size.values()) != {side}:
             raise unsupported(f"size is {size}, its vision tower takes {side} x {side}")
-        if self._resolutions != [tuple(each) for each in self.config.image_grid_pinpoints]:
+        if self._resolutions != [tuple(size) for size in self.config.image_grid_pinpoints]:
             raise unsupported("image_grid_pinpoints of model and processor differ")
         self.tile_height = self._side = side
 
     def resizes(self, height: int, width: int) -> Sequence[LinearResize]:  # noqa: D102
         best = select_best_resolution((height, width), self._resolutions)
-        # It reads the shape alone.
+        # It reads only the shape.
         inner = get_patch_output_size(torch.empty(3, height, width, device="meta"), best, "channels_first")
         source, side = (height, width), (self._side, self._side)
         return [
@@ -56,23 +56,23 @@ class LlavaNextAdapter(ProcessorAdapter):
 
     def filling_size(self, height: int, width: int) -> tuple[int, int]:  # noqa: D102
         rows, columns = select_best_resolution((height, width), self._resolutions)
-        return self._filled(rows * columns // self._side**2)
+        return self._resolution_of(rows * columns // self._side**2)
 
-    def _filled(self, tiles: int) -> tuple[int, int]:
-        """The first resolution of so many tiles."""
+    def _resolution_of(self, tiles: int) -> tuple[int, int]:
+        """The first resolution with this number of tiles."""
         return next(
             (height, width) for height, width in self._resolutions if height * width == tiles * self._side**2
         )
 
     def encode(self, pixels: Tensor, layout: Layout) -> Tensor:  # noqa: D102
         tiles = unstack_tiles(pixels, self._side)
-        size = layout or self._filled(tiles.shape[1] - 1)
+        size = layout or self._resolution_of(tiles.shape[1] - 1)
         sizes = torch.tensor([size] * len(tiles), device=pixels.device)
         return torch.stack(list(self.vision_model.get_image_features(tiles, sizes).pooler_output))
 
 
 class LlavaOnevisionAdapter(LlavaNextAdapter):
-    """As LLaVA-NeXT; its model also shrinks the features of large images."""
+    """Works as LLaVA-NeXT. Its model also shrinks the features of large images."""
 
     family: ClassVar[str] = "llava_onevision"
     engine_limits: ClassVar[dict[str, int]] = {"image": 0, "video": 0}

@@ -1,4 +1,4 @@
-"""Pixtral in the format of transformers, and Mistral3: one canvas of the image's own shape, row by row."""
+"""Pixtral in the format of transformers, and Mistral3: one canvas in the image's own aspect ratio."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from smoothgate.vision.resize import LinearResize
 
 
 class PixtralAdapter(ProcessorAdapter):
-    """Every row of tokens but the last ends in a break, which is text."""
+    """Every row of tokens except the last ends with a break token, which is text."""
 
     family: ClassVar[str] = "pixtral"
     part_type: ClassVar[PartType] = "prompt_embeds"
@@ -30,7 +30,7 @@ class PixtralAdapter(ProcessorAdapter):
         self._patch = patch * merge
 
     def resizes(self, height: int, width: int) -> Sequence[LinearResize]:  # noqa: D102
-        # It reads the shape alone.
+        # It reads only the shape.
         shape = torch.empty(3, height, width, device="meta")
         target = get_resize_output_image_size(shape, self._longest, self._patch, "channels_first")
         return [LinearResize.chain((height, width), target, filter_=self._filter)]
@@ -46,6 +46,6 @@ class PixtralAdapter(ProcessorAdapter):
 
 
 class Mistral3Adapter(PixtralAdapter):
-    """As Pixtral; its projector also merges patches."""
+    """Works as Pixtral. Its projector also merges patches."""
 
     family: ClassVar[str] = "mistral3"

@@ -1,9 +1,8 @@
-"""What a checkpoint's image processor asks for, read into one value, or refused with the reason."""
+"""The settings of a checkpoint's image processor, or the reason why they are not supported."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from PIL.Image import Resampling
@@ -19,10 +18,11 @@ class Preprocessing:
     """The settings of a CLIP, SigLIP or LLaVA image processor that determine canvas and normalisation.
 
     Attributes:
-        resize: (height, width) to resize to; one number alone is for the shorter side, keeping the aspect.
-        crop: (height, width) of the centre crop, padded with black where the image is smaller; or None.
+        resize: (height, width) to resize to. A single number is the length of the shorter side; the aspect
+            ratio is then kept.
+        crop: (height, width) of the centre crop, or None. It is padded with black if the image is smaller.
         filter: one of `resize.FILTERS`.
-        background: colour in [0, 1] with which an image is first padded to a square; or None.
+        background: colour in [0, 1] with which an image is first padded to a square, or None.
         mean, std: per-channel constants of the normalisation that follows the canvas.
     """
 
@@ -35,22 +35,35 @@ class Preprocessing:
 
     @property
     def canvas(self) -> tuple[int, int]:
-        """(height, width) of the canvas, the same for every image."""
+        """(height, width) of every canvas."""
         if self.crop is not None:
             return self.crop
         return (self.resize[0], self.resize[-1])
 
     def linear_resize(self, height: int, width: int) -> LinearResize:
         """The linear map for uploads of `height` x `width` pixels."""
-        return _linear_resize(self, height, width)
+        square = self.background is not None
+        padded = (max(height, width),) * 2 if square else (height, width)
+        target = self.resize
+        if len(target) == 1:
+            target = _keeping_aspect(target[0], *padded)
+        canvas = self.crop or target
+        axes = []
+        for given, source, resized, length in zip((height, width), padded, target, canvas, strict=True):
+            # The processors truncate odd differences towards zero.
+            start = int((resized - length) / 2)
+            matrix = resize_matrix(source, resized, self.filter, start, length)
+            before = (source - given) // 2
+            axes.append(matrix[:, before : before + given])
+        return LinearResize.from_matrices(axes[0], axes[1], self.background or (0.0, 0.0, 0.0))
 
 
 def from_processor(processor: Any) -> Preprocessing:
     """Read a `transformers` image processor.
 
     Raises:
-        SmoothgateError: code `unsupported_model`; a setting asks for something that is not implemented as a
-            linear map, or the canvas would not have one fixed size.
+        SmoothgateError: code `unsupported_model`: a setting asks for something that is not implemented as a
+            linear map, or the canvas would have no fixed size.
     """
     name = type(processor).__name__
     base = name.removesuffix("Fast").removesuffix("Pil")
@@ -78,7 +91,7 @@ def from_processor(processor: Any) -> Preprocessing:
 
     filter_ = filter_of(processor)
     red, green, blue = processor.image_mean
-    # LlavaImageProcessor pads the 8-bit image, hence truncates the mean to 8 bits.
+    # LlavaImageProcessor pads the 8-bit image, so it truncates the mean to 8 bits.
     background = (int(red * 255) / 255, int(green * 255) / 255, int(blue * 255) / 255)
     return Preprocessing(
         resize=resize,
@@ -88,24 +101,6 @@ def from_processor(processor: Any) -> Preprocessing:
         mean=(red, green, blue),
         std=tuple(processor.image_std),
     )
-
-
-@lru_cache(maxsize=256)
-def _linear_resize(settings: Preprocessing, height: int, width: int) -> LinearResize:
-    square = settings.background is not None
-    padded = (max(height, width),) * 2 if square else (height, width)
-    target = settings.resize
-    if len(target) == 1:
-        target = _keeping_aspect(target[0], *padded)
-    canvas = settings.crop or target
-    axes = []
-    for given, source, resized, length in zip((height, width), padded, target, canvas, strict=True):
-        # Truncated towards zero, for odd differences too, as the processors do.
-        start = int((resized - length) / 2)
-        matrix = resize_matrix(source, resized, settings.filter, start, length)
-        before = (source - given) // 2
-        axes.append(matrix[:, before : before + given])
-    return LinearResize.from_matrices(axes[0], axes[1], settings.background or (0.0, 0.0, 0.0))
 
 
 def _keeping_aspect(shortest_edge: int, height: int, width: int) -> tuple[int, int]:
@@ -130,7 +125,7 @@ def filter_of(processor: Any) -> str:
     """The kernel that an image processor resizes with, one of `FILTERS`.
 
     Raises:
-        SmoothgateError: code `unsupported_model`: another one.
+        SmoothgateError: code `unsupported_model`: the kernel is another one.
     """
     name = _filter_name(processor.resample)
     if name not in FILTERS:
@@ -147,5 +142,5 @@ def _filter_name(resample: Any) -> str:
 
 
 def unsupported(reason: str) -> SmoothgateError:
-    """The error that refuses a checkpoint when it is loaded."""
+    """The error for a checkpoint that cannot be loaded."""
     return SmoothgateError(f"This checkpoint cannot be served: {reason}.", code="unsupported_model")

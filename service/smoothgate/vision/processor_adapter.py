@@ -85,7 +85,7 @@ class ProcessorAdapter(BaseAdapter):
         return self.image_token
 
     def find_placeholders(self) -> tuple[str, ...]:
-        """Tokens that the processor writes for an image of any size."""
+        """Texts that the tokenizer reads as part of an image of any size."""
         runs = self.prompt(64, 64).runs + self.prompt(900, 1600).runs
         added = self.processor.tokenizer.get_added_vocab()
         texts = "".join([self._before, self._after, *(run for run in runs if isinstance(run, str))])

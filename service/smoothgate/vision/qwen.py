@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: one canvas, in about the image's own shape."""
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: one canvas in about the image's own aspect ratio."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from smoothgate.vision.resize import LinearResize
 
 
 class QwenAdapter(ProcessorAdapter):
-    """The tokens' places in space count (M-RoPE), hence the grid goes to vLLM with them."""
+    """Its language model uses positions of tokens in space (M-RoPE), so the grid goes to vLLM with them."""
 
     family: ClassVar[str] = "qwen2_vl"
     part_type: ClassVar[PartType] = "image_embeds"
@@ -35,7 +35,7 @@ class QwenAdapter(ProcessorAdapter):
         """As `BaseAdapter.resizes`.
 
         Raises:
-            Unacceptable: the image is more than 200 times as long as wide.
+            Unacceptable: one side of the image is more than 200 times as long as the other.
         """
         try:
             target = smart_resize(
@@ -46,13 +46,13 @@ class QwenAdapter(ProcessorAdapter):
                 max_pixels=self._most_pixels,
             )
         except ValueError as error:
-            raise Unacceptable(f"This model does not take such an image: {error}.") from None
+            raise Unacceptable(f"The model does not take this image: {error}.") from None
         return [LinearResize.chain((height, width), target, filter_=self._filter)]
 
     def canvas_from_outputs(self, outputs: Mapping[str, Tensor]) -> Tensor:  # noqa: D102
         _, rows, columns = outputs["image_grid_thw"][0].tolist()
         merge, patch = self._merge, self._patch
-        # The frame is there `temporal_patch_size` times.
+        # The processor repeats the frame `temporal_patch_size` times.
         frame = outputs["pixel_values"].view(
             rows // merge, columns // merge, merge, merge, 3, -1, patch, patch
         )[:, :, :, :, :, 0]
@@ -63,10 +63,10 @@ class QwenAdapter(ProcessorAdapter):
             pixels, self._patch, self._merge, self.image_processor.temporal_patch_size
         )
         grid = torch.tensor([[1, rows, columns]] * len(pixels), device=pixels.device)
-        return self.joined(self.vision_model.get_image_features(patches.flatten(0, 1), grid))
+        return self.tokens_from_output(self.vision_model.get_image_features(patches.flatten(0, 1), grid))
 
-    def joined(self, output: object) -> Tensor:
-        """The visual tokens (B, T, D) of what the vision model returns."""
+    def tokens_from_output(self, output: object) -> Tensor:
+        """The visual tokens (B, T, D) in what the vision model returns."""
         return torch.stack(list(output.pooler_output))  # type: ignore[attr-defined]
 
     def grid(self, outputs: Mapping[str, Tensor]) -> tuple[int, int, int]:  # noqa: D102
@@ -75,13 +75,13 @@ class QwenAdapter(ProcessorAdapter):
 
 
 class Qwen25Adapter(QwenAdapter):
-    """As Qwen2-VL in all that is asked of it here."""
+    """Works as Qwen2-VL."""
 
     family: ClassVar[str] = "qwen2_5_vl"
 
 
 class Qwen3Adapter(QwenAdapter):
-    """Its language model also takes features of inner layers (deepstack): they stand beside the others."""
+    """Its language model also takes features of inner layers (deepstack). They are appended along D."""
 
     family: ClassVar[str] = "qwen3_vl"
     # vLLM turns deepstack off at an image limit of 0.
@@ -91,6 +91,6 @@ class Qwen3Adapter(QwenAdapter):
         super().read_settings()
         self.hidden_size *= 1 + len(self.config.vision_config.deepstack_visual_indexes)
 
-    def joined(self, output: object) -> Tensor:  # noqa: D102
+    def tokens_from_output(self, output: object) -> Tensor:  # noqa: D102
         levels = [output.pooler_output, *output.deepstack_features]  # type: ignore[attr-defined]
         return torch.cat([torch.stack(list(level)) for level in levels], -1)

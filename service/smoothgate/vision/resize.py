@@ -1,14 +1,15 @@
 """The resize to the encoder's canvas as an exactly linear map, and its exact operator norm.
 
-The checkpoints' own processors resize in 8 bits and round between and after the two passes; no norm bounds
-what that does to a perturbation of the upload. Here the same kernels act in floating point, so that the way
-from the uploaded pixels to the canvas is `X -> R X C^T + const` per colour channel, with one sparse matrix R
-for the rows and one C for the columns (crop and padding included), and then a clamp to [0, 1], which is
-1-Lipschitz.
+The checkpoints' own processors resize in 8 bits and round between and after the two passes. No norm bounds
+the effect of this rounding on a perturbation of the upload. This module applies the same kernels in floating
+point. The map from the uploaded pixels to the canvas is then `X -> R X C^T + const` per colour channel, with
+one sparse matrix R for the rows and one C for the columns. Crop and padding are part of R and C. A clamp to
+[0, 1] follows, which is 1-Lipschitz.
 
-Measured against those processors (28 to 640 pixels to 32, 48 and 224): identical where nothing is resized,
-else a mean absolute difference of 0.2 to 0.4 / 255, which is their rounding alone; at most 6 / 255 in smooth
-pictures and 30 / 255 in white noise, where they clip the overshoot of the first pass.
+Measured against those processors (28 to 640 pixels to 32, 48 and 224), the canvas is identical if nothing is
+resized. Otherwise the mean absolute difference is 0.2 to 0.4 / 255, which is the processors' rounding. The
+largest difference is 6 / 255 in smooth pictures, and 30 / 255 in white noise, where the processors clip the
+overshoot of the first pass.
 """
 
 from __future__ import annotations
@@ -53,9 +54,9 @@ FILTERS = ("nearest", *_KERNELS)
 def resize_matrix(source: int, target: int, filter_: str, start: int, length: int) -> Matrix:
     """Rows `start .. start + length - 1` of the matrix that resizes a line of `source` to `target` pixels.
 
-    Pillow's antialiased filters without its rounding: the kernel is widened by the factor of reduction, cut
-    off at the borders and normalised to sum 1. Rows outside `0 .. target - 1` are zero: the black padding of
-    a crop that is larger than the image.
+    The filters are Pillow's antialiased ones without its rounding: the kernel is widened by the factor of
+    reduction, cut off at the borders and normalised to sum 1. Rows outside `0 .. target - 1` are zero. They
+    are the black padding of a crop that is larger than the image.
 
     Returns:
         (length, source) float32, sparse.
@@ -85,7 +86,7 @@ def resize_matrix(source: int, target: int, filter_: str, start: int, length: in
 def spectral_norm(matrix: Matrix) -> float:
     """The largest singular value, from the eigenvalues of the Gram matrix in float64.
 
-    Rounded up by one millionth, which is more than the float32 arithmetic of the map can add.
+    It is rounded up by one millionth, which is more than the float32 arithmetic of the map can add.
     """
     exact = matrix.astype(np.float64)
     gram = (exact @ exact.T).toarray()
@@ -99,9 +100,10 @@ class LinearResize:
     Attributes:
         rows: (h, H), acts on columns of pixels.
         columns: (w, W), acts on rows of pixels.
-        constant: (3, h, w), what a border contributes where an image is padded before the resize; else zero.
+        constant: (3, h, w), the contribution of the border of an image that is padded before the resize. It
+            is zero without such a border.
         operator_norm: l2 norm of the linear part, from (H, W, 3) to (3, h, w). The matrices act on
-            independent axes and on all channels alike, so that it is the product of their spectral norms. A
+            independent axes and on all channels alike, so it is the product of their spectral norms. A
             perturbation of the upload of l2 norm r (pixels in [0, 1]) moves the canvas by at most
             `operator_norm * r`.
     """
@@ -115,10 +117,10 @@ class LinearResize:
     def from_matrices(
         cls, rows: Matrix, columns: Matrix, background: tuple[float, float, float]
     ) -> LinearResize:
-        """The map for images on a border of one colour in [0, 1].
+        """The map for images that are padded with a border of one colour in [0, 1].
 
-        The matrices hold only the columns that belong to the image. Before these were cut out their rows
-        summed to 1, and what is missing to that is the border's weight.
+        The matrices hold only the columns that belong to the image. Rows of the complete matrices sum to 1,
+        so the border's weight is what a row lacks to 1.
         """
         covered = np.outer(rows.sum(axis=1), columns.sum(axis=1))
         constant = np.multiply.outer(np.asarray(background), 1 - covered)
@@ -133,8 +135,9 @@ class LinearResize:
         filter_: str,
         window: tuple[int, int] | None = None,
     ) -> LinearResize:
-        """One resize after another, from `source` (height, width) to the last of `sizes`, then centred on a
-        black canvas of size `window`, if there is one.
+        """A chain of resizes from `source` (height, width) through each of `sizes`.
+
+        If `window` is given, the result is centred on a black canvas of that size.
         """
         axes = []
         for axis in (0, 1):
@@ -156,7 +159,7 @@ class LinearResize:
         return np.clip(self.linear(pixels.astype(np.float32)) / np.float32(255) + self.constant, 0.0, 1.0)
 
     def linear(self, image: Float32) -> Float32:
-        """The linear part alone: (H, W, 3) float32 -> (3, h, w) float32."""
+        """The linear part without the constant: (H, W, 3) float32 -> (3, h, w) float32."""
         height, width, channels = image.shape
         lines = self.rows @ image.reshape(height, width * channels)
         lines = lines.reshape(-1, width, channels).transpose(1, 2, 0).reshape(width, -1)
