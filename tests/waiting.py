@@ -1,15 +1,22 @@
-"""Waiting for what has no event to wait for."""
+"""Waiting for conditions that have no event to wait for."""
 
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 
+from smoothgate.engine import Engine, EngineState
+
 
 async def eventually(condition: Callable[[], bool | Awaitable[bool]], within: float = 5.0) -> None:
-    """Return as soon as the condition holds; TimeoutError where it does not within so many seconds."""
+    """Return as soon as the condition holds. Raises TimeoutError if it does not within so many seconds."""
     async with asyncio.timeout(within):
         while True:
             holds = condition()
             if await holds if inspect.isawaitable(holds) else holds:
                 return
             await asyncio.sleep(0.01)
+
+
+async def until_ready(engine: Engine, within: float = 300.0) -> None:
+    """Return as soon as the engine is ready."""
+    await eventually(lambda: engine.status.state is EngineState.READY, within)

@@ -20,7 +20,7 @@ import httpx
 import pytest
 
 from smoothgate.demo import bundled
-from smoothgate.engine.vllm_command import vllm_command, vllm_environment
+from smoothgate.engine.vllm_command import VLLMOptions, vllm_command, vllm_environment
 from smoothgate.gate.runtime import DEMO_NAME
 from smoothgate.settings import PREFIX
 from smoothgate_lab.evaluation.running_service import free_port, running
@@ -129,23 +129,20 @@ class Vllm(_Part):
     """A vLLM on the demo model that is nobody's child, as in the topology `split`."""
 
     def start(self) -> None:
-        model = str(bundled("model"))
-        command = vllm_command(
-            model,
-            Path("unused"),
+        options = VLLMOptions(
+            model=str(bundled("model")),
             served_model_name=DEMO_NAME,
             dtype="float32",
-            max_model_len=None,
             kv_cache_gib=KV_CACHE_GIB,
             drain_seconds=0,
-            on_cpu=True,
         )
+        command = vllm_command(options, Path("unused"), on_cpu=True)
         at = command.index("--uds")
         command[at : at + 2] = ["--host", "127.0.0.1", "--port", str(self.port)]
         log = self.folder / "vllm.log"
         # Not pytest's: vLLM makes sockets there, and their paths must be short.
         scratch = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="vllm-"))
-        environment = vllm_environment(model, Path(scratch), on_cpu=True)
+        environment = vllm_environment(options.model, Path(scratch), on_cpu=True)
         self.pid = self._stack.enter_context(process(command, log, environment))
         wait_until(lambda: answers(f"{self.url}/health"), START_SECONDS, lambda: log.read_text()[-3000:])
 

@@ -8,10 +8,11 @@ import pytest
 import pytest_asyncio
 import structlog
 
-from smoothgate.engine import LocalEngine
+from smoothgate.engine import LocalEngine, VLLMOptions
 from tests import checkpoints, processes
 from tests.checkpoints import MODEL_NAME
 from tests.conftest import KV_CACHE_GIB
+from tests.waiting import until_ready
 
 Respond = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 Serve = Callable[[Respond], Awaitable[Path]]
@@ -74,13 +75,14 @@ async def shared_engine(tiny_checkpoint: Path) -> AsyncIterator[LocalEngine]:
     """A real vLLM on the tiny checkpoint. Tests may kill it, so they take it through `engine`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CXX", "/bin/false")  # a container need not have a compiler
-        engine = LocalEngine(
-            str(tiny_checkpoint),
+        options = VLLMOptions(
+            model=str(tiny_checkpoint),
             served_model_name=MODEL_NAME,
             dtype="float32",
             max_model_len=checkpoints.CONTEXT,
             kv_cache_gib=KV_CACHE_GIB,
         )
+        engine = LocalEngine(options)
     await engine.start()
     try:
         yield engine
@@ -92,5 +94,5 @@ async def shared_engine(tiny_checkpoint: Path) -> AsyncIterator[LocalEngine]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def engine(shared_engine: LocalEngine) -> LocalEngine:
-    await shared_engine.wait_ready()
+    await until_ready(shared_engine)
     return shared_engine

@@ -13,15 +13,16 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from smoothgate.engine import EngineState, EngineStatus, LocalEngine, local_engine
+from smoothgate.engine import EngineState, EngineStatus, LocalEngine, Supervision, VLLMOptions, local_engine
 from smoothgate.errors import EngineTimedOut, NotReady
 from tests import processes
-from tests.waiting import eventually
+from tests.waiting import eventually, until_ready
 
 pytestmark = pytest.mark.asyncio
 
 FAKE = Path(__file__).with_name("fake_vllm.py")
 CHAT = {"model": "m", "messages": []}
+OPTIONS = VLLMOptions(model="m", served_model_name="m", drain_seconds=5)
 READY, STARTING, BACKOFF, STOPPED = (
     EngineState.READY,
     EngineState.STARTING,
@@ -52,15 +53,20 @@ def history() -> History:
 async def make(monkeypatch: pytest.MonkeyPatch, history: History) -> AsyncIterator[Engine]:
     engines: list[LocalEngine] = []
 
-    def engine(fault: str = "", **parameters: Any) -> LocalEngine:
+    def engine(fault: str = "", *, read_timeout: float = 60.0, **supervision: float) -> LocalEngine:
         monkeypatch.setattr(
             local_engine,
             "vllm_command",
-            lambda model, socket, **_: [sys.executable, str(FAKE), str(socket), fault],
+            lambda options, socket, **_: [sys.executable, str(FAKE), str(socket), fault],
         )
-        defaults: dict[str, Any] = {"backoff": (0.05, 0.2), "health_interval": 0.05, "drain_seconds": 5.0}
+        fast = {"first_pause": 0.05, "longest_pause": 0.2, "health_interval": 0.05}
         engines.append(
-            LocalEngine("m", served_model_name="m", on_change=history.append, **(defaults | parameters))
+            LocalEngine(
+                OPTIONS,
+                Supervision(**(fast | supervision)),
+                read_timeout=read_timeout,
+                on_change=history.append,
+            )
         )
         return engines[-1]
 
@@ -75,7 +81,7 @@ async def test_a_life_without_faults(make: Engine, history: History) -> None:
     with pytest.raises(NotReady):
         await engine.client.chat(CHAT)
     await engine.start()
-    await engine.wait_ready()
+    await until_ready(engine)
     folder = engine.socket.parent
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert await engine.client.chat(CHAT) == {"choices": []}
@@ -91,7 +97,7 @@ async def test_a_life_without_faults(make: Engine, history: History) -> None:
 async def test_stop_lets_requests_in_flight_finish_and_takes_no_new_ones(make: Engine) -> None:
     engine = make()
     await engine.start()
-    await engine.wait_ready()
+    await until_ready(engine)
     chat = asyncio.create_task(engine.client.chat(CHAT))
     await asyncio.sleep(0.1)
     stop = asyncio.create_task(engine.stop())
@@ -136,7 +142,7 @@ async def test_a_start_that_takes_too_long_is_given_up_and_tried_again(
 
 
 async def test_pauses_between_restarts_double_up_to_a_limit(make: Engine, history: History) -> None:
-    engine = make("fails", backoff=(0.2, 0.3))
+    engine = make("fails", first_pause=0.2, longest_pause=0.3)
     await engine.start()
     await eventually(lambda: engine.status.restarts == 4, within=10)
     assert engine.status.last_exit == "exited with status 1: RuntimeError: no such model"
@@ -152,7 +158,7 @@ async def test_pauses_between_restarts_double_up_to_a_limit(make: Engine, histor
 async def test_a_healthy_run_ends_the_row_of_failures(
     make: Engine, history: History, healthy_seconds: float
 ) -> None:
-    engine = make("unwell", backoff=(0.1, 10.0), healthy_seconds=healthy_seconds)
+    engine = make("unwell", first_pause=0.1, longest_pause=10.0, healthy_seconds=healthy_seconds)
     await engine.start()
     await eventually(lambda: engine.status.restarts == 3, within=10)
     began = [status.since for status in history if status.state is BACKOFF]
@@ -168,34 +174,34 @@ async def test_a_child_that_does_not_answer_well_is_replaced(
     await engine.start()
     await eventually(lambda: engine.status.restarts == 1)
     assert history.states[:4] == [STARTING, READY, BACKOFF, STARTING]
-    assert engine.status.last_exit == "hung or unwell"
+    assert engine.status.last_exit == "hung or unhealthy"
 
 
 async def test_a_core_that_hangs_behind_a_healthy_server_is_replaced(make: Engine, history: History) -> None:
     engine = make("core hangs", health_timeout=0.3, read_timeout=0.3)
     await engine.start()
-    await engine.wait_ready()
+    await until_ready(engine)
     await asyncio.sleep(0.5)
     assert history.states == [STARTING, READY], "without a request there is nothing to notice"
     with pytest.raises(EngineTimedOut):
         await engine.client.chat(CHAT)
     await eventually(lambda: engine.status.restarts == 1)
-    await engine.wait_ready()
+    await until_ready(engine)
 
 
 async def test_a_slow_answer_is_not_taken_for_a_hang(make: Engine, history: History) -> None:
     engine = make(health_timeout=2.0, read_timeout=1.0)
     await engine.start()
-    await engine.wait_ready()
-    engine.client.silent = True
-    await eventually(lambda: not engine.client.silent)
+    await until_ready(engine)
+    engine.client.chat_timed_out = True
+    await eventually(lambda: not engine.client.chat_timed_out)
     assert history.states == [STARTING, READY]
 
 
 async def test_a_killed_child_is_noticed_at_once(make: Engine) -> None:
-    engine = make(health_interval=60.0, backoff=(60.0, 60.0))
+    engine = make(health_interval=60.0, first_pause=60.0, longest_pause=60.0)
     await engine.start()
-    await engine.wait_ready()
+    await until_ready(engine)
     tree = running(engine)
     assert len(tree) == 3
     (pid,) = (pid for pid, line in tree.items() if FAKE.name in line and "guard.py" not in line)
@@ -210,7 +216,7 @@ async def test_a_killed_child_is_noticed_at_once(make: Engine) -> None:
 async def test_stop_right_after_the_guard_was_killed_leaves_nothing(make: Engine) -> None:
     engine = make()
     await engine.start()
-    await engine.wait_ready()
+    await until_ready(engine)
     tree = running(engine)
     (guard,) = (pid for pid, line in tree.items() if "guard.py" in line)
     os.kill(guard, signal.SIGKILL)
@@ -220,9 +226,9 @@ async def test_stop_right_after_the_guard_was_killed_leaves_nothing(make: Engine
 
 
 async def test_a_killed_guard_takes_everything_with_it(make: Engine) -> None:
-    engine = make(backoff=(60.0, 60.0))
+    engine = make(first_pause=60.0, longest_pause=60.0)
     await engine.start()
-    await engine.wait_ready()
+    await until_ready(engine)
     tree = running(engine)
     (guard,) = (pid for pid, line in tree.items() if "guard.py" in line)
     os.kill(guard, signal.SIGKILL)
@@ -241,17 +247,18 @@ async def test_a_child_that_cannot_be_started_is_a_failure_like_others(
     assert "FileNotFoundError" in engine.status.last_exit
     assert log_lines[0]["event"] == "engine supervision failed"
     monkeypatch.undo()
-    await engine.wait_ready()
+    await until_ready(engine)
 
 
 SERVICE = f"""
 import asyncio, sys
-from smoothgate.engine import LocalEngine, local_engine
-local_engine.vllm_command = lambda model, socket, **_: [sys.executable, {str(FAKE)!r}, str(socket), ""]
+from smoothgate.engine import LocalEngine, VLLMOptions, local_engine
+local_engine.vllm_command = lambda options, socket, **_: [sys.executable, {str(FAKE)!r}, str(socket), ""]
 async def main():
-    engine = LocalEngine("m", served_model_name="m")
+    engine = LocalEngine(VLLMOptions(model="m", served_model_name="m"))
     await engine.start()
-    await engine.wait_ready()
+    while engine.status.state != "ready":
+        await asyncio.sleep(0.01)
     print("all is ready", flush=True)
     await asyncio.sleep(600)
 asyncio.run(main())
@@ -279,4 +286,4 @@ async def test_a_temporary_folder_too_long_for_a_socket_is_refused(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", "/" + "x" * 90)
     with pytest.raises(ValueError, match="TMPDIR"):
-        LocalEngine("m", served_model_name="m")
+        LocalEngine(OPTIONS)

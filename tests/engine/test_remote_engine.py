@@ -4,7 +4,7 @@ import pytest
 
 from smoothgate.engine import EngineState, RemoteEngine
 from smoothgate.errors import NotReady
-from tests.waiting import eventually
+from tests.waiting import eventually, until_ready
 
 pytestmark = pytest.mark.asyncio
 
@@ -40,7 +40,7 @@ async def test_a_deployment_is_followed_through_its_ups_and_downs() -> None:
         with pytest.raises(NotReady):
             await engine.client.chat({})
         await engine.start()
-        await asyncio.wait_for(engine.wait_ready(), 5)
+        await until_ready(engine, 5)
         assert await engine.client.models() == [{"id": "m"}]
         deployment.well = False
         await eventually(lambda: engine.status.state is EngineState.BACKOFF)

@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 from transformers import AutoProcessor, LlavaForConditionalGeneration
@@ -22,7 +23,7 @@ from smoothgate.errors import EngineFailed, NotReady, RequestError, UnknownModel
 from smoothgate.vision import Prompt
 from tests import processes
 from tests.checkpoints import HIDDEN_SIZE, IMAGE_TOKEN, MODEL_NAME, TOKENS_PER_IMAGE
-from tests.waiting import eventually
+from tests.waiting import eventually, until_ready
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="session")]
 
@@ -213,27 +214,31 @@ async def begun(client: EngineClient) -> ChatStream:
     return stream
 
 
-async def until(client: EngineClient, *, busy: bool) -> None:
-    async def is_so() -> bool:
-        lines = (await client.metrics()).splitlines()
-        return busy == any(float(line.split()[-1]) > 0 for line in lines if line.startswith(RUNNING))
+async def until(engine: LocalEngine, *, busy: bool) -> None:
+    """Wait until vLLM's own metrics say that it works on a request, or that it does not."""
+    transport = httpx.AsyncHTTPTransport(uds=str(engine.socket))
+    async with httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=60) as http:
 
-    await eventually(is_so, within=20 if busy else 8)
+        async def is_so() -> bool:
+            lines = (await http.get("/metrics")).text.splitlines()
+            return busy == any(float(line.split()[-1]) > 0 for line in lines if line.startswith(RUNNING))
+
+        await eventually(is_so, within=20 if busy else 8)
 
 
 async def test_closing_a_stream_early_makes_vllm_drop_the_request(engine: LocalEngine) -> None:
     stream = await begun(engine.client)
-    await until(engine.client, busy=True)
+    await until(engine, busy=True)
     await stream.aclose()
-    await until(engine.client, busy=False)
+    await until(engine, busy=False)
     assert [chunk async for chunk in stream] == []
 
 
 async def test_cancelling_a_whole_answer_makes_vllm_drop_the_request(engine: LocalEngine) -> None:
     chat = asyncio.create_task(engine.client.chat(LONG))
-    await until(engine.client, busy=True)
+    await until(engine, busy=True)
     chat.cancel()
-    await until(engine.client, busy=False)
+    await until(engine, busy=False)
 
 
 async def until_state_is(engine: LocalEngine, state: EngineState) -> None:
@@ -273,7 +278,7 @@ async def test_a_killed_server_fails_its_requests_and_comes_back(engine: LocalEn
     assert segments
     assert not any(map(os.path.exists, segments))
 
-    await engine.wait_ready()
+    await until_ready(engine)
     assert engine.status.restarts == restarts + 1
     assert (await engine.client.chat(body(user(text("Hello")))))["usage"]["completion_tokens"] == 8
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from torch import Tensor
 
-from smoothgate.engine import LocalEngine
+from smoothgate.engine import LocalEngine, Supervision
 from smoothgate.sampling.result_cache import ResultCache
 from tests import processes
 from tests.whole_service import FEW, Gate, data_uri, image_part
@@ -159,8 +159,7 @@ def test_an_engine_killed_in_mid_request_is_a_clear_error_and_comes_back(gate: G
 def test_a_hung_engine_is_killed_and_started_again(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = gate.runtime.engine
     restarts = engine.status.restarts
-    monkeypatch.setattr(engine, "_health_interval", 0.5)
-    monkeypatch.setattr(engine, "_health_timeout", 3.0)
+    monkeypatch.setattr(engine, "_supervision", Supervision(health_interval=0.5, health_timeout=3.0))
     for pid, command in processes.descendants(os.getpid()).items():
         if ("vllm" in command or "VLLM" in command) and "guard.py" not in command:
             os.kill(pid, signal.SIGSTOP)

@@ -1,6 +1,6 @@
-"""The one way to talk to vLLM, be it our own child on a Unix socket or a deployment behind a URL.
+"""The client of vLLM, for our own child on a Unix socket and for a deployment behind a URL.
 
-Four routes are ever called (`Route`): vLLM serves many more, some of which would let pixels or embeddings
+It calls only the routes in `Route`. vLLM serves many more, and some of them would let pixels or embeddings
 around the smoothing.
 """
 
@@ -25,30 +25,32 @@ from smoothgate.tracing import EngineCall
 Json = dict[str, Any]
 
 CONNECT_SECONDS = 5.0
-# vLLM's server drops idle connections after 5 s unless told otherwise: ours go first, or a request may be
-# sent into a closing one.
+# vLLM's server closes idle connections after 5 s by default. The client closes them earlier, so that it sends
+# no request into a closing connection.
 KEEPALIVE_SECONDS = 2.0
 
 
 class Route(StrEnum):
-    """The routes of vLLM that may be called."""
+    """The routes of vLLM that the client may call."""
 
     CHAT = "/v1/chat/completions"
     MODELS = "/v1/models"
     HEALTH = "/health"
-    METRICS = "/metrics"
 
 
 class EngineClient:
-    """OpenAI's chat API as vLLM speaks it, with every failure as an exception of `smoothgate.errors`.
+    """OpenAI's chat API as vLLM implements it. Every failure is an exception of `smoothgate.errors`.
 
     Args:
-        base_url: of a running vLLM, without `/v1`. Only a name where `socket` is given.
+        base_url: the address of a running vLLM, without `/v1`. It is only a name if `socket` is given.
         socket: the Unix socket of a local vLLM.
         api_key: sent as a bearer token.
         read_timeout: the longest silence in seconds: before the first token, between two tokens, and before a
             whole answer that is not streamed.
-        ready: asked before each request; while it says no, requests end in `NotReady` at once.
+        ready: called before each request. While it returns False, requests raise `NotReady` at once.
+
+    Attributes:
+        chat_timed_out: True after a chat has run into the read timeout, until any chat receives data again.
     """
 
     def __init__(
@@ -62,8 +64,7 @@ class EngineClient:
     ) -> None:
         limits = httpx.Limits(max_connections=None, keepalive_expiry=KEEPALIVE_SECONDS)
         self._ready = ready
-        # True after a chat ran into the read timeout, until any chat brings something again.
-        self.silent = False
+        self.chat_timed_out = False
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -76,24 +77,30 @@ class EngineClient:
         )
 
     async def chat(self, body: Json, request_id: str | None = None) -> Json:
-        """One whole answer.
+        """Ask for a whole answer.
+
+        Args:
+            body: the request, in OpenAI's format.
+            request_id: sent as `X-Request-Id`; vLLM uses it for the answer's id.
 
         Raises:
-            RequestError: vLLM refused the client's own parameters; status, message and field are vLLM's.
-            NotReady, EngineFailed, EngineTimedOut: as their names say.
+            RequestError: vLLM refused the client's parameters. Status, message and field are vLLM's.
+            NotReady: the engine is not ready.
+            EngineFailed: the engine failed or its answer is incomplete.
+            EngineTimedOut: the engine did not answer within the read timeout.
         """
         with ExitStack() as stack:
             call = self._begin(stack)
             response = await self._post_chat(body | {"stream": False}, request_id, call)
             answer = _parsed(await self._read(response))
-        self.silent = False
+        self.chat_timed_out = False
         _refuse_unfinished(answer)
         return answer
 
     async def stream(self, body: Json, request_id: str | None = None) -> ChatStream:
-        """Start a streamed answer. Returns when vLLM has accepted the request, so that refusals raise here.
+        """Ask for a streamed answer. Returns when vLLM has accepted the request, so that refusals raise here.
 
-        Raises: as `chat`.
+        Takes the arguments of `chat` and raises its exceptions.
         """
         with ExitStack() as stack:
             call = self._begin(stack)
@@ -107,21 +114,15 @@ class EngineClient:
         models: list[Json] = _parsed(await self._read(response)).get("data", [])
         return models
 
-    async def metrics(self) -> str:
-        """vLLM's own metrics in Prometheus' text format."""
-        response = await self._send(self._http.build_request("GET", Route.METRICS))
-        await self._read(response)
-        return response.text
-
     async def health(self, within: float = 5.0) -> bool:
-        """Whether vLLM says within `within` seconds that it is well. Never raises."""
+        """Whether vLLM reports within `within` seconds that it is healthy. Never raises."""
         try:
             return (await self._http.get(Route.HEALTH, timeout=within)).is_success
         except httpx.HTTPError:
             return False
 
     async def drained(self, within: float) -> None:
-        """Wait until no chat is in flight, but no longer than `within` seconds."""
+        """Wait until no chat is in flight, for at most `within` seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(within):
                 await self._idle.wait()
@@ -152,9 +153,11 @@ class EngineClient:
             raise NotReady("The engine is not ready yet.", retry_after=RETRY_SECONDS)
         try:
             content = json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
-        except ValueError as error:  # NaN, infinity, half of a surrogate pair: no JSON, but Python reads them
+        except (
+            ValueError
+        ) as error:  # Python reads NaN, infinity and half a surrogate pair, but JSON has none of them
             raise MalformedRequest(
-                "The request holds a number or a character that JSON cannot carry."
+                "The request holds a number or a character that JSON cannot represent."
             ) from error
         headers = {"Content-Type": "application/json", **call.headers()}
         if request_id is not None:
@@ -163,8 +166,8 @@ class EngineClient:
         return await self._send(request, failures.constraint_of(body))
 
     async def _send(self, request: httpx.Request, constraint: str | None = None) -> httpx.Response:
-        """Send, and return the open response if vLLM accepted the request."""
-        with self.translated():
+        """Send a request. Returns the open response if vLLM accepted it."""
+        with self.translated_errors():
             response = await self._http.send(request, stream=True)
         if not response.is_success:
             await self._read(response)
@@ -173,16 +176,16 @@ class EngineClient:
 
     async def _read(self, response: httpx.Response) -> bytes:
         async with aclosing(response):
-            with self.translated():
+            with self.translated_errors():
                 return await response.aread()
 
     @contextmanager
-    def translated(self) -> Iterator[None]:
-        """Turn httpx's exceptions into ours."""
+    def translated_errors(self) -> Iterator[None]:
+        """Turn httpx's exceptions into those of `smoothgate.errors`."""
         try:
             yield
         except httpx.TimeoutException as error:
-            self.silent = True
+            self.chat_timed_out = True
             raise EngineTimedOut("The engine did not answer in time.") from error
         except httpx.ConnectError as error:
             if not self._ready():
@@ -195,8 +198,8 @@ class EngineClient:
 class ChatStream:
     """The chunks of one streamed answer, as parsed JSON objects.
 
-    Ends after vLLM's `[DONE]`; a stream that breaks off, an error frame and an aborted generation raise.
-    Close it (`aclose`, or `async with`) to make vLLM drop a request that nobody waits for.
+    Ends after vLLM's `[DONE]`. Raises if the stream breaks off, for an error frame and if generation was
+    aborted. Close it (`aclose` or `async with`) to make vLLM drop a request that nobody waits for.
     """
 
     def __init__(
@@ -220,11 +223,11 @@ class ChatStream:
         if self._ended:
             raise StopAsyncIteration
         try:
-            with self._client.translated():
+            with self._client.translated_errors():
                 data = await anext(self._events, None)
             if data is None:
                 raise EngineFailed("The engine broke off its answer.")
-            self._client.silent = False
+            self._client.chat_timed_out = False
             if data == b"[DONE]":
                 raise StopAsyncIteration
             chunk = _parsed(data)
@@ -237,7 +240,7 @@ class ChatStream:
         return chunk
 
     async def aclose(self) -> None:
-        """Close the connection; vLLM aborts the request if it still runs."""
+        """Close the connection. vLLM aborts the request if it still runs."""
         self._ended = True
         self._on_close()
         await self._events.aclose()
@@ -253,7 +256,7 @@ class ChatStream:
 
 
 async def _events(response: httpx.Response) -> AsyncGenerator[bytes]:
-    """The payloads of `data:` lines. httpx's own line reader would also split at U+2028 and its like."""
+    """The payloads of `data:` lines. httpx's own line reader also splits at U+2028 and similar characters."""
     rest = b""
     async for piece in response.aiter_bytes():
         *lines, rest = (rest + piece).split(b"\n")
@@ -266,14 +269,14 @@ def _parsed(data: bytes) -> Json:
     try:
         value = json.loads(data)
     except ValueError as error:
-        raise EngineFailed("The engine answered something that is not JSON.") from error
+        raise EngineFailed("The engine's answer is not JSON.") from error
     if not isinstance(value, dict):
-        raise EngineFailed("The engine answered something that is not a JSON object.")
+        raise EngineFailed("The engine's answer is not a JSON object.")
     return value
 
 
 def _refuse_unfinished(answer: Json) -> None:
-    """vLLM ends a request that it had to drop with status 200, the partial text and one of these reasons."""
+    """Raise for a request that vLLM dropped: it has status 200, a partial text and one of these reasons."""
     for choice in answer.get("choices") or ():
         if choice.get("finish_reason") in ("abort", "error"):
             raise EngineFailed("The engine stopped before the answer was complete.")

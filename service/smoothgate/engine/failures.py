@@ -1,5 +1,7 @@
-"""vLLM's refusals and failures as exceptions of `smoothgate.errors`. What a client can mend keeps vLLM's
-words."""
+"""vLLM's refusals and failures as exceptions of `smoothgate.errors`.
+
+An error that a client can correct keeps vLLM's message.
+"""
 
 from __future__ import annotations
 
@@ -30,20 +32,22 @@ REFUSALS: dict[int, type[RequestError]] = {
     413: TooLarge,
     422: Unacceptable,
 }
-# vLLM compiles a grammar from these when it has accepted the request already: one that it cannot compile ends
-# in a status of 500, though its client could mend it.
+# vLLM compiles a grammar from these fields after it has accepted the request. If it cannot, it answers with
+# status 500, although the client could correct the grammar.
 _CONSTRAINTS = ("structured_outputs", "response_format")
 
 
 def constraint_of(body: dict[str, Any]) -> str | None:
-    """The field by which a request constrains its answer to a grammar."""
+    """The field by which a request constrains its answer to a grammar, or None."""
     return next((name for name in _CONSTRAINTS if body.get(name) not in (None, {"type": "text"})), None)
 
 
 def from_response(response: httpx.Response, constraint: str | None = None) -> SmoothgateError:
-    """For a response with an error status, read to its end; its body is OpenAI's error object.
+    """The exception for a response with an error status.
 
-    `constraint`: of the request, as `constraint_of` says.
+    Args:
+        response: read to its end. Its body is OpenAI's error object.
+        constraint: `constraint_of` the request.
     """
     try:
         detail = json.loads(response.content)["error"]
@@ -54,7 +58,12 @@ def from_response(response: httpx.Response, constraint: str | None = None) -> Sm
 
 
 def from_frame(detail: Any, constraint: str | None = None) -> SmoothgateError:
-    """For the `error` of a frame in mid-stream, whose `code` is the status that it would have had."""
+    """The exception for an error frame of a stream.
+
+    Args:
+        detail: the frame's `error`. Its `code` is the status that a response would have had.
+        constraint: `constraint_of` the request.
+    """
     if not isinstance(detail, dict):
         return EngineFailed("The engine reported a failure.")
     code = detail.get("code")
@@ -71,7 +80,7 @@ def _failure(
     log.warning("engine failure", status=status, message=message)
     if status == 500 and constraint is not None:
         return Unacceptable(
-            f"The engine failed on this request: most likely it can make no grammar of {constraint}.",
+            f"The engine failed on this request. Most likely it cannot make a grammar from {constraint}.",
             param=constraint,
             code="bad_grammar",
         )

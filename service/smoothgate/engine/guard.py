@@ -1,14 +1,14 @@
-"""Runs a command and sees to it that nothing of it is left behind, whichever process dies first.
+"""Runs a command and leaves no process of it behind, whichever process dies first.
 
     python -I -S guard.py COMMAND [ARGUMENT...]
 
 vLLM is a tree of processes that outlives its root: after a SIGKILL of the API server, engine core and workers
 keep their memory for ever. The guard is the root's parent and, on Linux, the reaper of all its descendants.
-It ends what is left when the command exits, and ends everything when its own standard input closes, that is
-when the service has gone, however it went. SIGTERM is passed on to the command. The exit status is the
-command's, in the shell's way of writing it (128 + signal).
+When the command exits, the guard kills the descendants that are left. When the guard's standard input closes,
+the service has ended, and the guard kills everything. It passes SIGTERM on to the command. Its exit status is
+the command's, or 128 + signal as in a shell.
 
-Runs by path and imports the standard library only, so that it is up in milliseconds.
+It runs by path and imports only the standard library, so that it starts in milliseconds.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ import time
 from pathlib import Path
 
 PR_SET_CHILD_SUBREAPER = 36
-SPARED_SECONDS = 3.0
+TRACKER_SECONDS = 3.0
 
 
 def main() -> int:
-    """Run the command to its end and clean up behind it."""
+    """Run the command to its end, then kill what is left of it."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)  # noqa: S603
@@ -40,23 +40,23 @@ def main() -> int:
 
 
 def _end_with_parent(child: subprocess.Popen[bytes]) -> None:
-    os.read(0, 1)  # never written to; not sys.stdin, whose lock would be held at interpreter shutdown
+    os.read(0, 1)  # returns when the pipe closes; sys.stdin's lock would block the interpreter's exit
     child.kill()
 
 
 def _sweep() -> None:
-    """Kill every descendant that is left, and return when none is.
+    """Kill all descendants. None is left on return.
 
-    multiprocessing's resource tracker ends by itself after the last of the others, and unlinks the shared
-    memory that they could not: it is spared for a while.
+    multiprocessing's resource tracker ends by itself after the last of the others. It unlinks the shared
+    memory that they left, so it gets some time to do so.
     """
-    mercy_ends = time.monotonic() + SPARED_SECONDS
+    tracker_deadline = time.monotonic() + TRACKER_SECONDS
     with contextlib.suppress(OSError):  # ChildProcessError: none is left
         while True:
             if os.waitpid(-1, os.WNOHANG) != (0, 0):
                 continue
             for pid in _children():
-                if not _is_tracker(pid) or time.monotonic() > mercy_ends:
+                if not _is_tracker(pid) or time.monotonic() > tracker_deadline:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
             time.sleep(0.02)

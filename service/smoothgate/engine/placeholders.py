@@ -1,14 +1,14 @@
-"""Image placeholders in a client's text, and how they are kept from passing for an image."""
+"""Image placeholders in a client's text, and how to keep the tokenizer from reading them as an image."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-# Unlike a space it is trimmed by no chat template, and unlike a letter it is not seen.
+# An invisible character that, unlike a space, no chat template trims.
 BREAK = "\u200b"
 
-# The kinds of content part that vLLM takes for text, and the key that the text stands under.
+# The types of content part that vLLM reads as text, and the key of the text.
 TEXT_KEYS = {
     "text": "text",
     "input_text": "text",
@@ -23,12 +23,12 @@ def neutralise(value: Any, placeholders: Collection[str]) -> Any:
     """Break every image placeholder in any string of a JSON value, keys included.
 
     A placeholder in a text (`<image>`) becomes the same token as the one that the chat template writes for an
-    image: the visual tokens would go to the place that the text chose. An invisible character after its first
-    one keeps the tokenizer from knowing it.
+    image, so the text would choose where the visual tokens go. An invisible character after the first
+    character keeps the tokenizer from recognising the placeholder.
 
     Args:
-        value: any JSON value; it is not changed.
-        placeholders: the strings that the tokenizer turns into image tokens, two characters or longer each.
+        value: any JSON value. It is not changed.
+        placeholders: the strings that the tokenizer turns into image tokens, of at least two characters each.
     """
     if isinstance(value, str):
         for placeholder in placeholders:
@@ -44,11 +44,11 @@ def neutralise(value: Any, placeholders: Collection[str]) -> Any:
 def neutralise_messages(
     messages: Sequence[Mapping[str, Any]], placeholders: Collection[str]
 ) -> list[dict[str, Any]]:
-    """`neutralise` for a chat, also against a placeholder cut up over several text parts.
+    """`neutralise` the messages of a chat, including placeholders that are split over several text parts.
 
-    Chat templates write text parts one behind the other, some after moving the images out from between
-    them. A part that would complete a placeholder begun in the text before it gets an invisible character
-    in front. Call it before the image parts are put in.
+    Chat templates write text parts one after the other. Some first move the images out from between them. A
+    part that would complete a placeholder from the text before it gets an invisible character in front. Call
+    this before the image parts are inserted.
     """
     cleaned: list[dict[str, Any]] = neutralise(messages, placeholders)
     longest = max(map(len, placeholders))
@@ -56,7 +56,7 @@ def neutralise_messages(
     for message in cleaned:
         for holder, key in _texts(message):
             text = holder[key]
-            # Some templates strip the parts, so that a placeholder may close over white space.
+            # Some templates strip the parts, so white space does not interrupt a placeholder.
             joined = before + text.strip()
             if any(placeholder in joined for placeholder in placeholders):
                 holder[key] = BREAK + text
@@ -66,13 +66,13 @@ def neutralise_messages(
 
 
 def _texts(message: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
-    """Where the texts of a message stand, in order: the container and the key of each."""
+    """The container and the key of each text of a message, in order."""
     content = message.get("content")
     if isinstance(content, str):
         yield message, "content"
-    for at, part in enumerate(content if isinstance(content, list) else ()):
+    for index, part in enumerate(content if isinstance(content, list) else ()):
         if isinstance(part, str):
-            yield content, at
+            yield content, index
         elif isinstance(part, dict):
             key = TEXT_KEYS.get(str(part.get("type")), "text")
             if isinstance(part.get(key), str):

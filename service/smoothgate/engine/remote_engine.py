@@ -1,32 +1,31 @@
-"""A vLLM that runs elsewhere: watched, but neither started nor stopped."""
+"""A vLLM that runs elsewhere. The service watches it, but neither starts nor stops it."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable
-from dataclasses import replace
 
 import structlog
 
+from smoothgate.engine.base_engine import Engine, OnChange
 from smoothgate.engine.engine_client import EngineClient
-from smoothgate.engine.status import EngineState, EngineStatus
+from smoothgate.engine.status import EngineState
 
 log = structlog.get_logger("engine")
 
 
-class RemoteEngine:
+class RemoteEngine(Engine):
     """An existing vLLM deployment or router behind a URL.
 
-    It must have been started with `--enable-mm-embeds` and an image limit of 0.
+    It must run with `--enable-mm-embeds` and an image limit of 0. Its status is `starting` until it first
+    answers, and `backoff` when it no longer does.
 
     Args:
         url: its base URL, without `/v1`.
         api_key: sent as a bearer token.
         read_timeout: see `EngineClient`.
-        health_interval, health_timeout: how often it is asked for its health, and how long it may take to
-            answer before it counts as lost; in seconds.
-        on_change: called with the new status at every change of state.
+        health_interval: seconds between two questions for its health.
+        health_timeout: seconds without an answer after which it counts as lost.
+        on_change: see `Engine`.
     """
 
     def __init__(
@@ -37,29 +36,20 @@ class RemoteEngine:
         read_timeout: float = 60.0,
         health_interval: float = 5.0,
         health_timeout: float = 10.0,
-        on_change: Callable[[EngineStatus], None] = lambda status: None,
+        on_change: OnChange = lambda status: None,
     ) -> None:
+        super().__init__(on_change)
         self._health_interval = health_interval
         self._health_timeout = health_timeout
-        self._on_change = on_change
-        self._status = EngineStatus(EngineState.STOPPED, time.monotonic())
-        self._ready = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
-        self.client = EngineClient(url, api_key=api_key, read_timeout=read_timeout, ready=self._ready.is_set)
-
-    @property
-    def status(self) -> EngineStatus:
-        """The state as it is now; `starting` until it first answers, `backoff` while it does not any more."""
-        return self._status
+        self.client = EngineClient(
+            url, api_key=api_key, read_timeout=read_timeout, ready=self.accepts_requests
+        )
 
     async def start(self) -> None:
-        """Begin to watch. Returns at once; `wait_ready` waits until it answers."""
+        """Begin to watch the deployment. Returns at once."""
         self._enter(EngineState.STARTING)
         self._watcher = asyncio.create_task(self._watch())
-
-    async def wait_ready(self) -> None:
-        """Wait until it answers."""
-        await self._ready.wait()
 
     async def stop(self) -> None:
         """Stop watching and close the connections."""
@@ -72,18 +62,10 @@ class RemoteEngine:
     async def _watch(self) -> None:
         while True:
             healthy = await self.client.health(self._health_timeout)
-            if healthy and not self._ready.is_set():
+            if healthy and not self.accepts_requests():
                 log.info("engine ready", seconds=round(self._status.elapsed, 1))
                 self._enter(EngineState.READY)
-            elif not healthy and self._ready.is_set():
-                log.error("engine lost", reason="no good answer from its health route")
+            elif not healthy and self.accepts_requests():
+                log.error("engine lost", reason="its health route gives no good answer")
                 self._enter(EngineState.BACKOFF)
             await asyncio.sleep(self._health_interval)
-
-    def _enter(self, state: EngineState) -> None:
-        self._status = replace(self._status, state=state, since=time.monotonic())
-        if state is EngineState.READY:
-            self._ready.set()
-        else:
-            self._ready.clear()
-        self._on_change(self._status)

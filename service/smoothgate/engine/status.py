@@ -1,4 +1,4 @@
-"""Where an engine is in its life, as health, metrics and progress see it."""
+"""The state of an engine, as health, metrics and progress show it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class EngineState(StrEnum):
-    """Where the engine is in its life."""
+    """The phase of an engine's life."""
 
     STARTING = "starting"
     READY = "ready"
@@ -18,10 +18,13 @@ class EngineState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
-    """A snapshot for health, metrics and progress.
+    """A snapshot of an engine.
 
-    `since` is the time of `time.monotonic` at which `state` began; `restarts` counts starts after the first;
-    `last_exit` says how the last run ended.
+    Attributes:
+        state: the present state.
+        since: the time of `time.monotonic` at which `state` began.
+        restarts: number of starts after the first.
+        last_exit: how the last run ended, or None.
     """
 
     state: EngineState

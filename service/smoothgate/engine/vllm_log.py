@@ -14,8 +14,11 @@ _LEVELS = {"DEBUG": "debug", "INFO": "info", "WARNING": "warning", "ERROR": "err
 
 
 def parse_log_line(line: str) -> tuple[str, str, dict[str, str]]:
-    """Take a line of vLLM's log apart: level (`info` where it names none), text, and where it came from."""
-    line = line.rstrip().rsplit("\r", 1)[-1]  # of a progress bar only the last state
+    """Split a line of vLLM's log into its level, its text and its source (`process`, `place`).
+
+    A line that names no level has `info`.
+    """
+    line = line.rstrip().rsplit("\r", 1)[-1]  # the last state of a progress bar
     if match := _VLLM_LINE.fullmatch(line):
         source = {key: match[key] for key in ("process", "place") if match[key]}
         return _LEVELS.get(match["level"], "info"), match["text"].strip(), source
@@ -25,5 +28,5 @@ def parse_log_line(line: str) -> tuple[str, str, dict[str, str]]:
 
 
 def names_cause(text: str) -> bool:
-    """Whether a log text names the error that ended vLLM, rather than pointing to an earlier line."""
+    """Whether a log text names the error that ended vLLM, and does not only point to an earlier line."""
     return _ERROR.match(text) is not None and _POINTS_ABOVE.search(text) is None

@@ -1,4 +1,4 @@
-"""One run of vLLM's OpenAI server as a child process: how it is started, what it logs, how it ends."""
+"""One run of vLLM's OpenAI server as a child process: how it starts, what it logs, how it ends."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ LONGEST_LINE = 1 << 20
 log = structlog.get_logger("engine")
 
 
-class EngineProcess:
-    """A running child and its descendants. Make one with `spawn`.
+class VLLMProcess:
+    """A running child and its descendants, made by `spawn`.
 
-    `last_error` is the last line of its log that names an error, or empty.
+    Attributes:
+        last_error: the last line of its log that names an error, or empty.
     """
 
     def __init__(self, guard: asyncio.subprocess.Process, output: int) -> None:
@@ -32,32 +33,32 @@ class EngineProcess:
         self._forwarding = asyncio.create_task(self._forward_log(output))
 
     @classmethod
-    async def spawn(cls, command: Sequence[str], environment: dict[str, str]) -> EngineProcess:
+    async def spawn(cls, command: Sequence[str], environment: dict[str, str]) -> VLLMProcess:
         """Start `command` in a session of its own, so that a Ctrl-C on the terminal does not reach it.
 
         Raises:
-            OSError: it cannot be started.
+            OSError: the command cannot be started.
         """
-        # asyncio's own pipe would keep `wait` from returning for as long as any descendant holds it open.
-        output, theirs = os.pipe()
+        # With asyncio's own pipe, `wait` would not return while any descendant holds the pipe open.
+        output, child_output = os.pipe()
         try:
             guard = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-S", str(GUARD), *command),
                 env=environment,
-                stdin=asyncio.subprocess.PIPE,  # never written to: its end tells that the service has gone
-                stdout=theirs,
-                stderr=theirs,
+                stdin=asyncio.subprocess.PIPE,  # never written to; it closes when the service ends
+                stdout=child_output,
+                stderr=child_output,
                 start_new_session=True,
             )
         except BaseException:
             os.close(output)
             raise
         finally:
-            os.close(theirs)
+            os.close(child_output)
         return cls(guard, output)
 
     async def wait(self) -> str:
-        """Wait for the end, and say how it came."""
+        """Wait until the child ends. Returns how it ended."""
         status = await self._guard.wait()
         await asyncio.wait([self._forwarding], timeout=1.0)
         number = status - 128 if status > 128 else -status
@@ -65,7 +66,7 @@ class EngineProcess:
         return f"ended by {name}" if name else f"exited with status {status}"
 
     async def kill(self) -> None:
-        """End the whole tree. Nothing runs any more on return; does nothing where that is so already."""
+        """End the whole tree of processes. None is left on return. Does nothing if the tree has ended."""
         if self._guard.stdin is not None:
             self._guard.stdin.close()
         ended = asyncio.ensure_future(self._guard.wait())
@@ -88,7 +89,7 @@ class EngineProcess:
     async def _forward_line(self, lines: asyncio.StreamReader) -> bool:
         try:
             line = await lines.readline()
-        except ValueError:  # longer than the limit; asyncio has dropped it
+        except ValueError:  # the line is longer than the limit, and asyncio has dropped it
             return True
         if not line:
             return False
@@ -96,6 +97,6 @@ class EngineProcess:
         if text:
             if names_cause(text):
                 self.last_error = text[:300]
-            # Its hundred routes, of which it will be asked three, are not worth a line each.
+            # vLLM lists its hundred routes at its start. Only three of them are used.
             getattr(log, "debug" if text.startswith("Route: ") else level)(text, **source)
         return True

@@ -16,7 +16,15 @@ from transformers.utils.logging import disable_progress_bar
 
 from smoothgate import metrics
 from smoothgate.demo import bundled
-from smoothgate.engine import Engine, EngineState, EngineStatus, LocalEngine, RemoteEngine
+from smoothgate.engine import (
+    Engine,
+    EngineState,
+    EngineStatus,
+    LocalEngine,
+    RemoteEngine,
+    Supervision,
+    VLLMOptions,
+)
 from smoothgate.errors import NotReady, SmoothgateError
 from smoothgate.gate.admission import Admission
 from smoothgate.gate.canary import Canary
@@ -160,15 +168,12 @@ class Runtime:
                 read_timeout=s.engine_read_timeout_seconds,
                 on_change=self._engine_changed,
             )
-        return LocalEngine(
-            self.model,
+        options = VLLMOptions(
+            model=self.model,
             served_model_name=self.model_name,
             dtype=str(self.dtype).removeprefix("torch."),
             max_model_len=s.engine_max_model_len,
             kv_cache_gib=s.engine_kv_cache_gib,
-            extra_args=s.engine_args,
-            read_timeout=s.engine_read_timeout_seconds,
-            start_timeout=s.engine_start_timeout_seconds,
             drain_seconds=s.shutdown_timeout_seconds,
             tracing_url=s.tracing_url,
             # A limit above 0 is that of the images of a request.
@@ -176,6 +181,12 @@ class Runtime:
                 kind: s.max_images if limit else 0 for kind, limit in self.family.engine_limits.items()
             },
             prompt_embeds=self.family.part_type == "prompt_embeds",
+            extra_args=s.engine_args,
+        )
+        return LocalEngine(
+            options,
+            Supervision(start_timeout=s.engine_start_timeout_seconds),
+            read_timeout=s.engine_read_timeout_seconds,
             on_change=self._engine_changed,
         )
 

@@ -24,8 +24,8 @@ from PIL import Image
 
 from smoothgate.demo import bundled
 from smoothgate.engine import LocalEngine
-from smoothgate.engine.vllm_command import vllm_command, vllm_environment
-from smoothgate.engine.vllm_process import EngineProcess
+from smoothgate.engine.vllm_command import VLLMOptions, vllm_command, vllm_environment
+from smoothgate.engine.vllm_process import VLLMProcess
 from smoothgate.errors import SmoothgateError
 from smoothgate.gate.runtime import Runtime
 from smoothgate.http.app import create_app
@@ -108,19 +108,15 @@ async def _own_pictures(runtime: Runtime) -> AsyncIterator[httpx.AsyncClient]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "v.sock"
         on_cpu = not torch.cuda.is_available()
-        command = vllm_command(
-            runtime.model,
-            path,
+        options = VLLMOptions(
+            model=runtime.model,
             served_model_name=runtime.model_name,
             dtype=str(runtime.dtype).removeprefix("torch."),
-            max_model_len=None,
-            kv_cache_gib=1,
             drain_seconds=0,
-            on_cpu=on_cpu,
+            media_limits={"image": 1},
         )
-        command[command.index('{"image":0}')] = '{"image":1}'
-        environment = vllm_environment(runtime.model, Path(folder), on_cpu=on_cpu)
-        process = await EngineProcess.spawn(command, environment)
+        environment = vllm_environment(options.model, Path(folder), on_cpu=on_cpu)
+        process = await VLLMProcess.spawn(vllm_command(options, path, on_cpu=on_cpu), environment)
         try:
             async with _over(path) as client:
                 await _answering(client, process)
@@ -129,7 +125,7 @@ async def _own_pictures(runtime: Runtime) -> AsyncIterator[httpx.AsyncClient]:
             await process.kill()
 
 
-async def _answering(client: httpx.AsyncClient, process: EngineProcess) -> None:
+async def _answering(client: httpx.AsyncClient, process: VLLMProcess) -> None:
     ended = asyncio.ensure_future(process.wait())
     async with asyncio.timeout(_START_SECONDS):
         while not ended.done():
