@@ -1,23 +1,23 @@
-"""Every failure the service can answer with, drawn in one place.
+"""All failures that the service answers with.
 
 SmoothgateError
-├── RequestError            the client can mend it
+├── RequestError            the client can correct it
 │   ├── MalformedRequest    400
 │   ├── Unauthorized        401
 │   ├── UnknownModel        404
 │   ├── BodyTimedOut        408
 │   ├── TooLarge            413
-│   └── Unacceptable        422  (bad image, hopeless budget)
+│   └── Unacceptable        422  (bad image, budget too small)
 │       └── PolicyNotMet    422  with the certificates
-├── Overloaded              429  with Retry-After  (the service, or one client's own limit)
+├── Overloaded              429  with Retry-After  (the service's limit or the client's own)
 ├── NotReady                503  with Retry-After
 ├── EngineFailed            502
 ├── EngineTimedOut          504
 ├── SamplerFailed           500
 └── RequestTimedOut         504
 
-Statuses live beside the classes, so that there is one mapping.
-`smoothgate.http.error_responses` turns them into responses.
+Each class holds its status, so that there is one mapping. `smoothgate.http.error_responses` turns errors into
+responses.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from typing import Any
 
 
 class SmoothgateError(Exception):
-    """Base of all failures. `message` is shown to the client, so it must hold no secret and no path.
+    """Base of all failures.
 
     Args:
-        message: what went wrong, and where possible what would be right.
+        message: what went wrong and, if possible, what would be right. The client sees it, so it must hold no
+            secret and no path.
         param: the request field at fault, in dotted form (`messages.0.content.1`), or None.
         code: a stable machine-readable name.
-        retry_after: seconds after which a retry is sensible, or None.
+        retry_after: seconds after which a retry makes sense, or None.
     """
 
     status = 500
@@ -63,13 +64,13 @@ class RequestError(SmoothgateError):
 
 
 class MalformedRequest(RequestError):
-    """The request does not have the form that the route takes."""
+    """The request does not have the form that the route expects."""
 
     default_code = "malformed_request"
 
 
 class Unauthorized(RequestError):
-    """No valid API key came with the request."""
+    """The request has no valid API key."""
 
     status = 401
     type = "authentication_error"
@@ -84,7 +85,7 @@ class UnknownModel(RequestError):
 
 
 class BodyTimedOut(RequestError):
-    """The body took too long to come in."""
+    """The body took too long to arrive."""
 
     status = 408
     default_code = "body_timeout"
@@ -98,18 +99,18 @@ class TooLarge(RequestError):
 
 
 class Unacceptable(RequestError):
-    """Well-formed, but it cannot be served: a broken image, a hopeless budget, a policy not met."""
+    """The request is well-formed but cannot be served, for example a broken image or a budget too small."""
 
     status = 422
     default_code = "unacceptable"
 
 
 class PolicyNotMet(Unacceptable):
-    """The policy asks for more than could be certified; the language model was not asked.
+    """The policy requires more than could be certified. The language model was not asked.
 
     Args:
-        message: what was asked for.
-        certificates: what was certified, as JSON objects, for the client to see.
+        message: what the policy requires.
+        certificates: what was certified, as JSON objects for the client.
     """
 
     default_code = "policy_not_met"
@@ -120,7 +121,7 @@ class PolicyNotMet(Unacceptable):
 
 
 class Overloaded(SmoothgateError):
-    """More than the service, or this client, may have at a time."""
+    """There are more requests than the service can take, or than this client may send."""
 
     status = 429
     type = "rate_limit_error"
@@ -128,7 +129,7 @@ class Overloaded(SmoothgateError):
 
 
 class NotReady(SmoothgateError):
-    """The engine or the encoder is not up, or the service is draining."""
+    """The engine or the encoder is not ready, or the service is draining."""
 
     status = 503
     type = "service_unavailable_error"
@@ -136,7 +137,7 @@ class NotReady(SmoothgateError):
 
 
 class EngineFailed(SmoothgateError):
-    """The engine died, refused or answered nonsense."""
+    """The engine died, or its answer is invalid."""
 
     status = 502
     type = "engine_error"
@@ -157,7 +158,7 @@ class SamplerFailed(SmoothgateError):
 
 
 class RequestTimedOut(SmoothgateError):
-    """The whole request took longer than the operator allows."""
+    """The request took longer than the operator allows."""
 
     status = 504
     type = "timeout_error"

@@ -1,4 +1,4 @@
-"""Structured logs: one line of JSON per event, or a readable line on a terminal."""
+"""Structured logs: one line of JSON per event, or one readable line per event on a terminal."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Literal
 import structlog
 
 
-def configure(form: Literal["auto", "json", "console"], level: str) -> None:
-    """Set up structlog, and send the standard library's records (uvicorn's among them) the same way.
+def configure(log_format: Literal["auto", "json", "console"], level: str) -> None:
+    """Set up structlog, and log the standard library's records (including uvicorn's) the same way.
 
     Args:
-        form: `auto` is `console` on a terminal and `json` elsewhere.
-        level: lowest level that is logged.
+        log_format: `auto` is `console` on a terminal and `json` elsewhere.
+        level: the lowest level that is logged.
     """
-    console = form == "console" or (form == "auto" and sys.stderr.isatty())
+    console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -24,7 +24,7 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderer: list[structlog.typing.Processor] = (
-        # Without the values of variables: they may be secrets, or the pixels of a batch.
+        # Values of variables are left out: they may be secrets or the pixels of a batch.
         [
             structlog.dev.ConsoleRenderer(
                 exception_formatter=structlog.dev.RichTracebackFormatter(show_locals=False)

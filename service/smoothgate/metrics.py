@@ -1,7 +1,7 @@
-"""Every metric of the service, with its buckets.
+"""All metrics of the service and their buckets.
 
-Names follow Prometheus' rules: prefix, base unit, `_total` on counters. Buckets grow geometrically, since
-latencies and sample counts span three decades and more.
+Names follow Prometheus' rules: a prefix, a base unit, and `_total` for counters. Buckets grow geometrically,
+because latencies and numbers of samples span three decades and more.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from prometheus_client import Counter, Gauge, Histogram
 
 # 5 ms (a cached text answer on a GPU) to 2.5 minutes (the longest generation worth waiting for), factor 2.
 LATENCY_BUCKETS = tuple(0.005 * 2**i for i in range(16))
-# 16 to 65,536 samples, factor 2: n_select alone up to the largest budget anyone certifies with.
+# 16 to 65,536 samples, factor 2: from the smallest n_select to the largest budget for a certificate.
 SAMPLE_BUCKETS = tuple(float(2**i) for i in range(4, 17))
-# Scores live near 1, so the buckets halve the distance to it.
+# Most scores are near 1, so the buckets are narrower there.
 SCORE_BUCKETS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.9625, 0.975, 0.9875, 0.99, 0.995, 1.0)
 RADIUS_BUCKETS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 FILL_BUCKETS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
@@ -23,10 +23,10 @@ REQUEST_SECONDS = Histogram(
     ["route", "outcome"],
     buckets=LATENCY_BUCKETS,
 )
-IN_FLIGHT = Gauge("smoothgate_requests_in_flight", "Requests that are being answered, probes aside.")
+IN_FLIGHT = Gauge("smoothgate_requests_in_flight", "Requests that are being answered, without probes.")
 REFUSALS = Counter(
     "smoothgate_refusals_total",
-    "Requests refused before they reached their route: no valid key, too many, draining.",
+    "Requests refused before they reached their route: no valid key, too many requests, draining.",
     ["code"],
 )
 READY = Gauge("smoothgate_ready", "1 while the service is ready for requests.")
@@ -46,15 +46,15 @@ SAMPLES_PER_IMAGE = Histogram(
 )
 SAMPLING_SECONDS = Counter(
     "smoothgate_sampling_seconds_total",
-    "Time the sampler's threads spent on batches, divided by their number: samples per second is a ratio of "
-    "rates.",
+    "Time that the sampler's threads spent on batches, divided by the number of threads. The rate of "
+    "samples divided by the rate of this is samples per second.",
 )
 BATCH_FILL = Histogram(
     "smoothgate_batch_fill_ratio", "Share of a batch that held samples.", buckets=FILL_BUCKETS
 )
 QUEUED_SAMPLES = Gauge("smoothgate_queued_samples", "Noisy forwards waiting to be drawn.")
 QUEUED_SECONDS = Gauge(
-    "smoothgate_queued_seconds", "How long the waiting noisy forwards will take at the present throughput."
+    "smoothgate_queued_seconds", "Time that the waiting noisy forwards will take at the present throughput."
 )
 RESERVED_SAMPLES = Gauge(
     "smoothgate_reserved_samples", "Noisy forwards of admitted requests whose images are still being decoded."
@@ -65,11 +65,13 @@ DEGRADED = Counter(
     ["n_certify"],
 )
 CACHE = Counter(
-    "smoothgate_cache_requests_total", "Images looked up among earlier results: hit or miss.", ["outcome"]
+    "smoothgate_cache_requests_total",
+    "Lookups of images among earlier results, by outcome: hit, miss.",
+    ["outcome"],
 )
 SAMPLER_FAILURES = Counter("smoothgate_sampler_failures_total", "Batches or sampler threads that failed.")
 SAMPLER_UP = Gauge("smoothgate_sampler_up", "1 while all sampler threads run.")
-CERTIFICATES = Counter("smoothgate_certificates_total", "Certificates handed out.", ["outcome"])
+CERTIFICATES = Counter("smoothgate_certificates_total", "Certificates issued.", ["outcome"])
 SCORE = Histogram(
     "smoothgate_gaussian_robustness_score",
     "Mean score of an image's certification samples.",
@@ -83,12 +85,12 @@ RADIUS = Histogram(
 STORE_FAILURES = Counter(
     "smoothgate_store_failures_total", "Certificates that could not be kept in the store."
 )
-CANARIES = Counter("smoothgate_canaries_total", "Canaries by how they ended: ok, drift, failed.", ["outcome"])
-CANARY_SCORE = Gauge("smoothgate_canary_score", "Mean score of the latest canary.")
+CANARIES = Counter("smoothgate_canaries_total", "Canary requests by outcome: ok, drift, failed.", ["outcome"])
+CANARY_SCORE = Gauge("smoothgate_canary_score", "Mean score of the latest canary request.")
 ENGINE_UP = Gauge("smoothgate_engine_up", "1 while vLLM answers its health check.")
-ENGINE_RESTARTS = Counter("smoothgate_engine_restarts_total", "How often our own vLLM was started again.")
+ENGINE_RESTARTS = Counter("smoothgate_engine_restarts_total", "Restarts of our own vLLM.")
 
-# Prometheus sees no increase from nothing to one: what an alert asks about is there from the start, at 0.
+# Prometheus sees no increase from a missing series to 1, so series that alerts use start at 0.
 for _counter, _values in (
     (CERTIFICATES, ("certified", "abstained", "vacuous")),
     (CANARIES, ("ok", "drift", "failed")),

@@ -1,4 +1,4 @@
-"""The one progress bar: what is being done, how much of it, how long it took and will take."""
+"""The progress bar of all commands: the task, its progress, elapsed and remaining time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.progress import (
 
 
 def progress(*figures: str, console: Console | None = None) -> Progress:
-    """A bar; figures: templates of what it shows beside, such as `{task.fields[rate]}`."""
+    """A progress bar. `figures` are templates of further columns, such as `{task.fields[rate]}`."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

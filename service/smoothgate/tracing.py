@@ -1,6 +1,6 @@
-"""OpenTelemetry traces: a span per request, one per stage below it, and vLLM's own below the engine's.
+"""OpenTelemetry traces: a span per request, one per stage below it, and vLLM's own spans below the engine's.
 
-Until `configure` is called nothing is recorded and nothing is sent.
+Nothing is recorded or sent before `configure` is called.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _tracer = trace.get_tracer("smoothgate")
 
 
 def configure(url: str) -> None:
-    """Send traces to an OTLP/HTTP collector, `http://host:4318`; once in a process."""
+    """Send traces to an OTLP/HTTP collector at `http://host:4318`. Call it once per process."""
     provider = TracerProvider(resource=Resource.create({SERVICE_NAME: "smoothgate"}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(url.rstrip("/") + TRACES_PATH)))
     trace.set_tracer_provider(provider)
@@ -30,7 +30,7 @@ def configure(url: str) -> None:
 
 @contextmanager
 def request(name: str, headers: Mapping[str, str]) -> Iterator[Span]:
-    """The span of a request, below the caller's where the request names one (`traceparent`)."""
+    """The span of a request. Its parent is the caller's span if the request names one (`traceparent`)."""
     parent: Context = propagate.extract(headers)
     with _tracer.start_as_current_span(name, parent, SpanKind.SERVER) as span:
         yield span
@@ -38,23 +38,23 @@ def request(name: str, headers: Mapping[str, str]) -> Iterator[Span]:
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    """The span of a stage, below what runs."""
+    """The span of a stage, below the current span."""
     with _tracer.start_as_current_span(name):
         yield
 
 
 class EngineCall:
-    """The span of a call of vLLM. It may end in another context than it began in: streams do."""
+    """The span of a request to vLLM. A stream ends it in another context than it began in."""
 
     def __init__(self) -> None:
         self._span = _tracer.start_span("engine", kind=SpanKind.CLIENT)
 
     def headers(self) -> dict[str, str]:
-        """What tells vLLM whose child its span is."""
+        """The headers that make vLLM's span a child of this one."""
         carrier: dict[str, str] = {}
         propagate.inject(carrier, trace.set_span_in_context(self._span))
         return carrier
 
     def end(self) -> None:
-        """The answer is complete, or will not be."""
+        """End the span, when the answer is complete or has failed."""
         self._span.end()

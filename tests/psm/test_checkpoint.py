@@ -66,13 +66,13 @@ def _edit(folder: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (_damage_weights, "not those that its digest"),
+        (_damage_weights, "do not match its digest"),
         (lambda folder: (folder / WEIGHTS_FILE).unlink(), "cannot be used"),
         (lambda folder: (folder / CONFIG_FILE).write_text("{"), "cannot be used"),
         (lambda folder: _edit(folder, version=99), "version 99"),
         (lambda folder: _edit(folder, purifier={"kind": "magic"}), "magic"),
         (lambda folder: _edit(folder, mapper={"kind": "identity"}), "cannot be used"),
-        (lambda folder: _edit(folder, model_digest="another"), "not those that its digest"),
+        (lambda folder: _edit(folder, model_digest="another"), "do not match its digest"),
     ],
 )
 def test_a_damaged_one_is_refused_with_the_reason(tmp_path: Path, damage, reason: str) -> None:  # type: ignore[no-untyped-def]

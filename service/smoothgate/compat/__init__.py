@@ -1,1 +1,1 @@
-"""What the installed packages need before they work together."""
+"""Repairs that let the installed packages work together."""

@@ -1,12 +1,14 @@
-"""Makes transformers and vLLM importable beside wheels of torch's sister packages built for another torch.
+"""Makes transformers and vLLM importable if torchvision and its like were built for another torch.
 
-On PyPI, torchvision, torchaudio and torchcodec are CUDA builds. Beside a CPU torch their compiled parts do
-not load, and the import of transformers or vLLM ends with `operator torchvision::nms does not exist` or
-`Could not load this library`, in this process and in every process that vLLM starts. None of these parts is
-needed: torchvision's transforms are plain torch, and neither audio nor video is served.
+On PyPI, torchvision, torchaudio and torchcodec are CUDA builds. Their compiled parts do not load into a
+CPU build of torch, and the import of transformers or vLLM then fails with `operator torchvision::nms does
+not exist` or `Could not load this library`. This happens in the service and in every process that vLLM
+starts. None of these parts is needed: torchvision's transforms are plain torch, and the service takes
+neither audio nor video.
 
-`install` costs nothing until transformers or torchvision is first imported, and changes nothing where the
-compiled parts load. At its head this module imports only the standard library: `child_site` runs it by path.
+`install` costs nothing until transformers or torchvision is first imported, and changes nothing if the
+compiled parts load. The module's top level imports only the standard library, because `child_site` runs
+it by path.
 """
 
 from __future__ import annotations
@@ -21,12 +23,12 @@ from types import ModuleType
 
 
 class _BeforeFirstImport(MetaPathFinder):
-    """Finds nothing: it calls `repair` once, when a package that needs it is about to be imported."""
+    """Finds no module. It calls `repair` once, before the first import of a package that needs it."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Repair on the way, and leave the import itself to the finders behind this one."""
+        """Repair if needed, and leave the import to the other finders."""
         if fullname in ("transformers", "torchvision"):
             sys.meta_path.remove(self)
             repair()
@@ -34,12 +36,12 @@ class _BeforeFirstImport(MetaPathFinder):
 
 
 def install() -> None:
-    """Have `repair` run before the first import of transformers or torchvision in this process."""
+    """Run `repair` before the first import of transformers or torchvision in this process."""
     sys.meta_path.insert(0, _BeforeFirstImport())
 
 
 def repair() -> None:
-    """Declare torchvision's operators, hide torchaudio and torchcodec: each where its compiled part fails."""
+    """Declare torchvision's operators and hide torchaudio and torchcodec, each if its compiled part fails."""
     if not _loads("torchvision", "_C*.so"):
         import torch
 
@@ -53,12 +55,12 @@ def repair() -> None:
         "torchcodec": "libtorchcodec_image*",
     }.items():
         if not _loads(package, pattern):
-            # None makes `find_spec` answer that the package is not there and `import` raise ImportError.
+            # With None, `find_spec` finds no such package and `import` raises ImportError.
             sys.modules[package] = None  # type: ignore[assignment]
 
 
 def _loads(package: str, pattern: str) -> bool:
-    """Whether the package is absent, already imported, or its extension loads into the installed torch."""
+    """Whether a package is absent, is imported already, or has an extension that loads into this torch."""
     if package in sys.modules:
         return True
     spec = importlib.util.find_spec(package)

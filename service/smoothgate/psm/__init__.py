@@ -1,1 +1,1 @@
-"""What is trained or measured per model so that smoothing serves it well: calibration (centre and scale)."""
+"""What is trained or measured per model for smoothing: purifier, mapper and calibration."""

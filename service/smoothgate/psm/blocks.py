@@ -1,4 +1,4 @@
-"""Layers that purifier and mapper are made of: all channels-last, all told the noise level."""
+"""The layers of purifier and mapper. They are channels-last and take the noise level."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 class NoiseLevel(nn.Module):
     """sigma (B,) -> embedding (B, width), from Fourier features of log sigma.
 
-    Below `SMALLEST` all levels look the same.
+    All levels below `SMALLEST` have the same embedding.
     """
 
     SMALLEST = 0.005
@@ -25,7 +25,7 @@ class NoiseLevel(nn.Module):
         self.layers = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
 
     def forward(self, sigma: Tensor) -> Tensor:
-        """The embedding."""
+        """sigma (B,) -> embedding (B, width)."""
         level = sigma.float().clamp(min=self.SMALLEST).log()[:, None] * self.frequencies
         features = torch.cat([level.sin(), level.cos()], 1)
         embedding: Tensor = self.layers(features.to(self.frequencies.dtype))
@@ -49,7 +49,7 @@ class FiLM(nn.Module):
 
 
 class Conv(nn.Conv2d):
-    """A 3 x 3 convolution of (B, H, W, C)."""
+    """A 3 x 3 convolution over (B, H, W, C)."""
 
     def __init__(self, inputs: int, outputs: int, *, groups: int = 1) -> None:
         super().__init__(inputs, outputs, 3, padding=1, groups=groups)
@@ -60,7 +60,7 @@ class Conv(nn.Conv2d):
 
 
 class ConvBlock(nn.Module):
-    """Residual block of two convolutions."""
+    """A residual block of two convolutions."""
 
     def __init__(self, width: int, noise_width: int) -> None:
         super().__init__()
@@ -70,13 +70,13 @@ class ConvBlock(nn.Module):
         nn.init.zeros_(self.second.weight)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        """(B, H, W, C) -> the same."""
+        """(B, H, W, C) and the embedding of the noise level (B, noise_width) -> (B, H, W, C)."""
         update: Tensor = self.second(F.gelu(self.first(self.film(x, level)), approximate="tanh"))
         return x + update
 
 
 class Attention(nn.Module):
-    """Residual multi-head self-attention over a sequence, with a learned place for each token."""
+    """Residual multi-head self-attention over a sequence."""
 
     def __init__(self, width: int, heads: int, noise_width: int) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Attention(nn.Module):
         nn.init.zeros_(self.out.weight)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        """(B, T, C) -> the same."""
+        """(B, T, C) and the embedding of the noise level (B, noise_width) -> (B, T, C)."""
         b, t, c = x.shape
         q, k, v = self.to_qkv(self.film(x, level)).view(b, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, t, c)
@@ -96,7 +96,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Residual two-layer perceptron over the last dimension."""
+    """A residual two-layer perceptron over the last dimension."""
 
     def __init__(self, width: int, noise_width: int, ratio: int = 3) -> None:
         super().__init__()
@@ -106,6 +106,6 @@ class MLP(nn.Module):
         nn.init.zeros_(self.second.weight)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        """(B, ..., C) -> the same."""
+        """(B, ..., C) and the embedding of the noise level (B, noise_width) -> (B, ..., C)."""
         update: Tensor = self.second(F.gelu(self.first(self.film(x, level)), approximate="tanh"))
         return x + update

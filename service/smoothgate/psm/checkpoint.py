@@ -1,7 +1,7 @@
-"""The pair of purifier and mapper that stands around a frozen encoder, and its files.
+"""A purifier and a mapper for one frozen encoder, and their files.
 
-A PSM is a folder with `psm.json` (which networks, of what size, for which model, how trained) and
-`psm.safetensors` (their weights, in half precision). Its digest is over all of it but the training.
+A PSM is a folder with `psm.json` (networks, sizes, model, training) and `psm.safetensors` (their weights
+in half precision). Its digest covers everything except the training.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _VERSION = 1
 
 
 class Identity(nn.Module):
-    """Purifier or mapper that changes nothing."""
+    """A purifier or mapper that changes nothing."""
 
     def forward(self, value: Tensor, sigma: Tensor) -> Tensor:
-        """The value."""
+        """Return `value` itself."""
         return value
 
 
@@ -69,8 +69,8 @@ class PSM(nn.Module):
     Args:
         purifier: (noisy canvases (B, 3, H, W), sigma (B,)) -> canvases.
         mapper: (tokens (B, T, D), sigma (B,)) -> tokens.
-        model_digest: of the vision part that it was trained for; None: fits any (identities).
-        training: facts about the training, for the reader.
+        model_digest: digest of the vision part that it was trained for. None fits any vision part.
+        training: facts about the training, for information.
     """
 
     def __init__(
@@ -89,11 +89,11 @@ class PSM(nn.Module):
 
     @property
     def is_identity(self) -> bool:
-        """Whether it changes nothing."""
+        """Whether both networks change nothing."""
         return isinstance(self.purifier, Identity) and isinstance(self.mapper, Identity)
 
     def describe(self) -> dict[str, Any]:
-        """What `psm.json` holds, without the digest."""
+        """The content of `psm.json`, without the digest."""
         return {
             "version": _VERSION,
             "model_digest": self.model_digest,
@@ -104,7 +104,7 @@ class PSM(nn.Module):
 
     @property
     def digest(self) -> str:
-        """sha256 over networks and weights as they are stored; not over how they came about."""
+        """sha256 over networks and weights as they are stored, without the training."""
         facts = {key: value for key, value in self.describe().items() if key != "training"}
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for name, weight in sorted(self._stored().items()):
@@ -121,10 +121,10 @@ class PSM(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> PSM:
-        """Read it back, in float32 on the CPU; a folder without `psm.json` holds the identity.
+        """Load a PSM in float32 on the CPU. A folder without `psm.json` gives the identity.
 
         Raises:
-            SmoothgateError: code `unusable_psm`: of another version or kind, or damaged.
+            SmoothgateError: code `unusable_psm`: it has another version or an unknown kind, or it is damaged.
         """
         path = folder / CONFIG_FILE
         if not path.is_file():
@@ -132,7 +132,9 @@ class PSM(nn.Module):
         try:
             facts = json.loads(path.read_text())
             if facts["version"] != _VERSION:
-                raise ValueError(f"it has version {facts['version']}, this release reads {_VERSION}")
+                raise ValueError(
+                    f"it has version {facts['version']}, but this release reads version {_VERSION}"
+                )
             psm = cls(
                 _build(_PURIFIERS, facts["purifier"]),
                 _build(_MAPPERS, facts["mapper"]),
@@ -141,7 +143,7 @@ class PSM(nn.Module):
             )
             psm.load_state_dict({k: v.float() for k, v in load_file(folder / WEIGHTS_FILE).items()})
             if psm.digest != facts["digest"]:
-                raise ValueError("its weights are not those that its digest was made of")
+                raise ValueError("its weights do not match its digest")
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise SmoothgateError(
                 f"The PSM in {folder} cannot be used: {error}.", code="unusable_psm"
@@ -165,5 +167,5 @@ def _build(kinds: dict[str, Callable[[dict[str, Any]], nn.Module]], facts: dict[
     config = dict(facts)
     kind = config.pop("kind")
     if kind not in kinds:
-        raise ValueError(f"it holds a {kind}, this release knows {', '.join(kinds)}")
+        raise ValueError(f"it holds a {kind}, but this release knows only {', '.join(kinds)}")
     return kinds[kind](config)

@@ -1,9 +1,9 @@
-"""A purifier from a published diffusion model: one step of denoising, at the timestep whose noise is sigma.
+"""A purifier from a published diffusion model: one step of denoising at the timestep whose noise is sigma.
 
 `x + d` with d ~ N(0, sigma^2 I) is, up to scale, a state of a diffusion process (Carlini et al. 2022,
-"(Certified!!) Adversarial Robustness for Free!"): in the value range [-1, 1] of these models its noise has
-the standard deviation 2 sigma, so that the timestep is where sqrt((1 - abar) / abar) = 2 sigma. That
-timestep is a fraction, and is given to the network as one; the noise itself is what was injected, exactly.
+"(Certified!!) Adversarial Robustness for Free!"). In the value range [-1, 1] of these models its noise
+has the standard deviation 2 sigma, so the timestep solves sqrt((1 - abar) / abar) = 2 sigma. This
+timestep is a fraction, and the network gets it as one. The noise is exactly the one that was added.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Prediction = Literal["epsilon", "v_prediction", "sample"]
 
 @dataclass(frozen=True, slots=True)
 class DiffusionConfig:
-    """Which network, and what it predicts.
+    """The network and what it predicts.
 
     Attributes:
         unet: configuration of the `UNet2DModel`.
-        prediction: what its first three output channels are: the noise, the velocity, or the clean canvas.
-        timesteps: of the noise schedule.
+        prediction: what its first three output channels are: the noise, the velocity or the clean canvas.
+        timesteps: number of timesteps of the noise schedule.
     """
 
     unet: dict[str, Any]
@@ -37,12 +37,12 @@ class DiffusionConfig:
 
 
 class DiffusionPurifier(nn.Module):
-    """One-step denoising by a `diffusers` U-Net. Any canvas: what does not divide is padded by reflection.
+    """One-step denoising by a `diffusers` U-Net. Canvases are padded by reflection to a size that it takes.
 
     Args:
-        config: as above.
-        unet: with its weights; left out: new ones.
-        alphas_cumprod: (timesteps,) abar of the noise schedule.
+        config: the network and what it predicts.
+        unet: the network with its weights. By default it has new weights.
+        alphas_cumprod: (timesteps,) abar of the noise schedule. By default it is zero, to be loaded.
     """
 
     alphas_cumprod: Tensor
@@ -60,15 +60,17 @@ class DiffusionPurifier(nn.Module):
 
     @classmethod
     def from_pretrained(cls, source: str) -> DiffusionPurifier:
-        """A DDPM checkpoint in diffusers' format: a folder or a Hugging Face id, of a pipeline (`unet/`,
-        `scheduler/`) or of the model alone.
+        """Load a DDPM checkpoint in diffusers' format.
+
+        Args:
+            source: a folder or a Hugging Face id, of a pipeline (`unet/`, `scheduler/`) or of only the model.
 
         Raises:
-            SmoothgateError: code `unsupported_purifier`: not such a checkpoint.
+            SmoothgateError: code `unsupported_purifier`: it is no such checkpoint.
         """
         try:
-            unet = _first(UNet2DModel, source, "unet")
-            scheduler = _first(DDPMScheduler, source, "scheduler")
+            unet = _load_component(UNet2DModel, source, "unet")
+            scheduler = _load_component(DDPMScheduler, source, "scheduler")
         except (OSError, ValueError) as error:
             raise SmoothgateError(
                 f"{source} cannot be used as a purifier: {error}", code="unsupported_purifier"
@@ -83,7 +85,7 @@ class DiffusionPurifier(nn.Module):
         return cls(DiffusionConfig(settings, scheduler.config.prediction_type, len(abar)), unet, abar)
 
     def timestep(self, sigma: Tensor) -> Tensor:
-        """sigma (B,) -> timesteps (B,), in fractions; those of noise outside the schedule are its ends."""
+        """sigma (B,) -> fractional timesteps (B,), between the first and the last of the schedule."""
         known = ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt().log()
         wanted = (2 * sigma).clamp(min=1e-6).log().to(known)
         right = torch.searchsorted(known, wanted).clamp(1, len(known) - 1)
@@ -91,7 +93,7 @@ class DiffusionPurifier(nn.Module):
         return (right - 1 + ((wanted - low) / (high - low)).clamp(0, 1)).float()
 
     def forward(self, z: Tensor, sigma: Tensor) -> Tensor:
-        """Noisy canvases (B, 3, H, W) and their sigma (B,) -> estimates of the clean ones (B, 3, H, W)."""
+        """Noisy canvases (B, 3, H, W) and their sigma (B,) -> estimated clean canvases (B, 3, H, W)."""
         height, width = z.shape[-2:]
         noisy = 2 * pad(z, self._multiple) - 1
         level = 2 * sigma.view(-1, 1, 1, 1).to(noisy)
@@ -108,8 +110,8 @@ class DiffusionPurifier(nn.Module):
         return ((clean + 1) / 2)[..., :height, :width]
 
 
-def _first(kind: Any, source: str, subfolder: str) -> Any:
-    """Load from the subfolder of a pipeline, or else from the top of the checkpoint."""
+def _load_component(kind: Any, source: str, subfolder: str) -> Any:
+    """Load from the subfolder of a pipeline, or from the checkpoint itself if it is no pipeline."""
     try:
         return kind.from_pretrained(source, subfolder=subfolder)
     except OSError:

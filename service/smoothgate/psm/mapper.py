@@ -1,4 +1,4 @@
-"""The smoothness mapper M: what makes visual tokens steady after the frozen encoder (paper, section 4.2)."""
+"""The smoothness mapper M: it stabilises visual tokens after the frozen encoder (paper, section 4.2)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from smoothgate.psm.blocks import MLP, Attention, Conv, FiLM, NoiseLevel
 
-# The noise level at which half of the update is let through.
+# The noise level at which half of the update passes.
 _HALF_OPEN = 0.05
 
 
@@ -19,11 +19,11 @@ class ResidualMapperConfig:
 
     Attributes:
         hidden_size: D, the width of the tokens.
-        grid: (rows, columns) of the patches that the tokens stand for; None where images differ in it: the
-            mapper then knows of no places and mixes tokens by attention alone.
-        width: channels inside.
-        depth: blocks of attention, depthwise convolution and MLP.
-        heads: of the attentions.
+        grid: (rows, columns) of the patches behind the tokens, or None if it depends on the image. The mapper
+            then knows no positions and mixes tokens only by attention.
+        width: number of channels inside.
+        depth: number of blocks of attention, depthwise convolution and MLP.
+        heads: number of heads of each attention.
         noise_width: width of the embedding of sigma.
     """
 
@@ -36,9 +36,9 @@ class ResidualMapperConfig:
 
 
 class ResidualMapper(nn.Module):
-    """Adds an update to the tokens that grows with the noise level: at sigma = 0 it is the identity, exactly.
+    """Adds an update to the tokens that grows with the noise level. At sigma = 0 it is exactly the identity.
 
-    It works on standardised tokens; `mean` and `std` (D,) are those of clean tokens, measured before
+    It works on standardised tokens. `mean` and `std` (D,) are those of clean tokens, measured before
     training.
     """
 
@@ -87,8 +87,8 @@ class ResidualMapper(nn.Module):
 class _GridMixing(nn.Module):
     """Residual depthwise convolution over the grid of patches.
 
-    The grid is the end of the sequence: a class token in front of it is left alone, and a first patch that
-    is missing (SigLIP towers whose first token is dropped) is taken for zero.
+    The grid is at the end of the sequence. A class token before it does not change. If the first patch is
+    missing (in SigLIP towers whose first token is dropped), it counts as zero.
     """
 
     def __init__(self, width: int, grid: tuple[int, int], noise_width: int) -> None:
@@ -99,7 +99,7 @@ class _GridMixing(nn.Module):
         nn.init.zeros_(self.conv.weight)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        """(B, T, C) -> the same."""
+        """(B, T, C) and the embedding of the noise level (B, noise_width) -> (B, T, C)."""
         b, t, c = x.shape
         cells = self.grid[0] * self.grid[1]
         patches = self.film(x, level)[:, -cells:]

@@ -25,19 +25,19 @@ _MOST_HELD_OUT = 500
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """Every picture below a folder, sorted by path.
+    """All pictures below a folder, sorted by path.
 
     Raises:
-        SmoothgateError: code `no_pictures`: there is none.
+        SmoothgateError: code `no_pictures`: there are none.
     """
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not found:
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not paths:
         raise SmoothgateError(f"{folder} holds no PNG, JPEG, WebP or GIF.", code="no_pictures")
-    return found
+    return paths
 
 
 def read_pictures(paths: list[Path], unreadable: list[Path]) -> Iterator[DecodedImage]:
-    """Decode pictures one by one; those that cannot be are appended to `unreadable`."""
+    """Decode pictures one by one. Those that cannot be decoded are appended to `unreadable`."""
     for path in paths:
         try:
             yield decode(path.read_bytes(), max_pixels=_LARGEST)
@@ -48,12 +48,12 @@ def read_pictures(paths: list[Path], unreadable: list[Path]) -> Iterator[Decoded
 def stacked_canvases(adapter: VisionAdapter, pictures: Sequence[DecodedImage]) -> Tensor:
     """Canvases (N, 3, H, W) of pictures.
 
-    Where the canvas depends on the image, all are cropped and resized to the size of the first.
+    If the canvas depends on the image, all pictures are cropped and resized to the size of the first.
     """
-    return torch.stack([adapter.canvas(picture).x for picture in _alike(adapter, pictures)])
+    return torch.stack([adapter.canvas(picture).x for picture in _of_one_size(adapter, pictures)])
 
 
-def _alike(adapter: VisionAdapter, pictures: Sequence[DecodedImage]) -> Sequence[DecodedImage]:
+def _of_one_size(adapter: VisionAdapter, pictures: Sequence[DecodedImage]) -> Sequence[DecodedImage]:
     if adapter.canvas_shape is not None:
         return pictures
     height, width = adapter.filling_size(pictures[0].height, pictures[0].width)
@@ -69,7 +69,7 @@ def _fitted(picture: DecodedImage, height: int, width: int) -> DecodedImage:
 def clean_tokens(
     adapter: VisionAdapter, pictures: Iterator[DecodedImage], batch: int | None = None
 ) -> Iterator[Tensor]:
-    """h of the canvases of pictures: tokens (B, T, D), batch by batch; see `stacked_canvases`."""
+    """Visual tokens (B, T, D) of the canvases of pictures, batch by batch; see `stacked_canvases`."""
     size = batch or (32 if adapter.canvas_shape is not None else 8)
     while chosen := list(islice(pictures, size)):
         yield adapter.tokens(stacked_canvases(adapter, chosen).to(adapter.device))

@@ -1,8 +1,8 @@
-"""The purifier P: what takes the noise out of a canvas before the frozen encoder (paper, section 4.1).
+"""The purifier P: it removes noise from a canvas before the frozen encoder (paper, section 4.1).
 
-P gets what the certificate speaks of, z = x + d with d ~ N(0, sigma^2 I), unscaled and unclipped, and the
-very sigma of d; whatever a network wants to see instead (another value range, a timestep) is computed in
-here.
+P takes z = x + d with d ~ N(0, sigma^2 I), unscaled and unclipped as in the certificate, and the exact
+sigma of d. It computes by itself what its network needs instead, such as another value range or a
+timestep.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from smoothgate.psm.blocks import Attention, Conv, ConvBlock, NoiseLevel
 
-# Centre and spread of ordinary pictures' pixels in [0, 1]: scales what the network sees to about unit
-# variance.
+# Mean and standard deviation of the pixels of ordinary pictures in [0, 1]. They scale the network's input to
+# about unit variance.
 _PIXEL_MEAN = 0.5
 _PIXEL_STD = 0.3
 
@@ -27,11 +27,11 @@ class LightUNetConfig:
 
     Attributes:
         patch: side of the pixel blocks that are folded into channels before the first convolution.
-        width: channels at 1 / patch of the resolution.
-        depth: convolution blocks there, on the way down and again on the way up.
-        core_width: channels at half of that resolution.
-        core_depth: convolution blocks there, an attention after each.
-        heads: of the attentions.
+        width: number of channels at 1 / patch of the resolution.
+        depth: number of convolution blocks there, before the core and again after it.
+        core_width: number of channels in the core, at half of that resolution.
+        core_depth: number of convolution blocks in the core, each followed by an attention.
+        heads: number of heads of each attention.
         noise_width: width of the embedding of sigma.
     """
 
@@ -45,11 +45,11 @@ class LightUNetConfig:
 
 
 class LightUNet(nn.Module):
-    """A small U-Net for a CPU: two resolutions, noise-level FiLM, preconditioned as in EDM (Karras et al.
-    2022, table 1).
+    """A small U-Net for a CPU, with two resolutions and noise-level FiLM.
 
-    Any canvas: what does not divide is padded by reflection and cropped again. Weights are free of the
-    canvas.
+    It is preconditioned as in EDM (Karras et al. 2022, table 1). It takes canvases of any size: it pads
+    them by reflection to a multiple of its patches, and crops the result. Its weights do not depend on
+    the size.
     """
 
     def __init__(self, config: LightUNetConfig) -> None:
@@ -73,7 +73,7 @@ class LightUNet(nn.Module):
         nn.init.zeros_(self.outwards.weight)
 
     def forward(self, z: Tensor, sigma: Tensor) -> Tensor:
-        """Noisy canvases (B, 3, H, W) and their sigma (B,) -> estimates of the clean ones (B, 3, H, W)."""
+        """Noisy canvases (B, 3, H, W) and their sigma (B,) -> estimated clean canvases (B, 3, H, W)."""
         size = z.shape[-2:]
         z = pad(z, 2 * self.config.patch)
         level = sigma.view(-1, 1, 1, 1).to(z)

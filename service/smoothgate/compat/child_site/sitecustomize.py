@@ -1,6 +1,6 @@
-"""Run at the start of every Python process that has this directory on its PYTHONPATH: vLLM and its children.
+"""Runs at the start of every Python process with this folder on its PYTHONPATH: vLLM and its children.
 
-Installs the import repair of `torch_extensions`, then runs the `sitecustomize` that this one shadows.
+It installs the import repair of `torch_extensions`, then runs the `sitecustomize` that this one hides.
 """
 
 import sys
