@@ -1,4 +1,4 @@
-// The service over HTTP: the key, the one shape of errors, server-sent events.
+// Requests to the service: the API key, errors and server-sent events.
 
 import { $ } from "./dom.js";
 
@@ -37,7 +37,7 @@ async function checked(path, options = {}, signal = undefined) {
 
 let asking = null;
 
-/** Whether there is a key to try now. Several requests that are refused at once ask once. */
+/** Ask the user for a key. Resolves to whether one was given. Requests refused at the same time share one question. */
 function askForKey() {
   asking ??= new Promise((resolve) => {
     const dialog = $("key-dialog");
@@ -68,13 +68,13 @@ const json = (body) => ({
 export const get = async (path) => (await checked(path)).json();
 export const post = async (path, body, signal) => (await checked(path, json(body), signal)).json();
 
-/** Without asking for a key: what is only shown where it may be. */
+/** Get a page without asking for a key, for information that is shown only if it is accessible. */
 export async function glance(path) {
   const response = await send(path, {});
   return { status: response.status, text: await response.text() };
 }
 
-/** Each event of a stream; an error frame is thrown, and so is an end without `[DONE]`. */
+/** The events of a stream. Throws for an error frame and for an end without `[DONE]`. */
 export async function* events(path, body, signal) {
   const response = await checked(path, json(body), signal);
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();

@@ -1,4 +1,4 @@
-// The certificate as a picture, in words, and as what it is: signed JSON.
+// Shows a certificate as charts, in words and as signed JSON.
 
 import { Refused, get, post } from "./api.js";
 import { LEGEND, boundChart, scoreChart } from "./charts.js";
@@ -14,10 +14,10 @@ const MEANING = {
 let shown = 0;
 
 /**
- * Show the certificates of a conversation, the newest picture first.
+ * Show the certificates of a conversation, with the newest picture first.
  *
  * @param pictures data URIs in the order of the certificates.
- * @param smoothing what they were asked with.
+ * @param smoothing the `smoothing` field of the request.
  */
 export function show(certificates, pictures, smoothing) {
   const body = $("certificate-body");
@@ -94,7 +94,7 @@ function facts(c) {
   return make("dl", { className: "facts" }, ...items.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
 }
 
-/** How large a change the radius covers, in the pixels of the picture as it was sent. */
+/** Show how large a change of the sent picture's pixels the radius covers. */
 function coverage(c, picture) {
   const radius = c.radius.upload;
   const { width, height } = c.image;
@@ -116,7 +116,7 @@ function coverage(c, picture) {
     const side = Math.sqrt(repainted) * scale;
     context.fillStyle = "#ff2fb3";
     context.fillRect(72 - side / 2, 72 - side / 2, side, side);
-    // A few pixels are hard to find.
+    // A circle makes a square of few pixels easy to find.
     context.strokeStyle = "#ff2fb3";
     context.lineWidth = 2;
     context.beginPath();

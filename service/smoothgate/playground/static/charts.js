@@ -1,4 +1,4 @@
-// Charts in SVG: the bound against distance, and the scores of the samples.
+// Charts in SVG: the bound as a function of distance, and the scores of the samples.
 
 import { draw } from "./dom.js";
 
@@ -40,7 +40,7 @@ function ticks(from, to, about = 5) {
   return found;
 }
 
-/** FCSB against eps: both bounds, what to hold them against, and the certified radius. */
+/** The FCSB as a function of eps: both bounds, reference lines and the certified radius. */
 export function boundChart(certificate) {
   const points = certificate.curve.length > 1 ? certificate.curve : certificate.bounds;
   const last = Math.max(points[points.length - 1].eps, certificate.bounds[0].eps, 0.05);
@@ -76,7 +76,7 @@ export function boundChart(certificate) {
   return chart;
 }
 
-/** How the samples scored, as a histogram. */
+/** A histogram of the samples' scores. */
 export function scoreChart(scores, lower) {
   const least = Math.min(...scores, lower);
   const from = Math.max(0, Math.floor(least * 50) / 50);
@@ -99,7 +99,7 @@ export function scoreChart(scores, lower) {
   return chart;
 }
 
-/** What the lines of `boundChart` are. */
+/** The legend of `boundChart`. */
 export const LEGEND = [
   ["layers", "layer-cake bound"],
   ["paper", "the paper's mean bound"],

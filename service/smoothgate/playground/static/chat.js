@@ -1,4 +1,4 @@
-// The conversation: several turns, streamed, each picture with its certificate.
+// The conversation: several streamed turns, and the certificate of each picture.
 
 import { Refused, events } from "./api.js";
 import * as certificate from "./certificate.js";
@@ -8,7 +8,7 @@ import * as smoothing from "./smoothing.js";
 
 let history = [];
 let pictures = [];
-let certified = null; // The picture that was sent last: the next question is likely about it.
+let certified = null; // The picture that was sent last.
 let running = null;
 
 export function start(about) {
@@ -30,7 +30,7 @@ export function start(about) {
   });
 }
 
-/** The picture has changed: it is likely meant to be asked about. */
+/** Offer to send the picture if it has changed since it was last sent. */
 export function offer() {
   $("send-picture").checked = picture.current() !== certified;
 }

@@ -1,8 +1,8 @@
-// Making and finding elements.
+// Finds and makes elements.
 
 export const $ = (id) => document.getElementById(id);
 
-/** An element with properties, and children that are elements or texts. */
+/** Make an element with properties and children, which are elements or texts. */
 export function make(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -13,7 +13,7 @@ export function make(tag, properties = {}, ...children) {
   return element;
 }
 
-/** The same in SVG, where everything is an attribute. */
+/** Make an SVG element with attributes and children. */
 export function draw(tag, attributes = {}, ...children) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);

@@ -1,4 +1,4 @@
-// The laboratory: an attack as it happens, and what both models make of it.
+// The laboratory: shows an attack while it runs, and the answers of both models.
 
 import { Refused, events } from "./api.js";
 import { $, make, number } from "./dom.js";
@@ -76,7 +76,7 @@ async function attack() {
   }
 }
 
-/** The loss is minus the logarithm of a probability. */
+/** Show the loss as a probability. It is the negative logarithm of one. */
 const likely = (loss) => `the attacked model gives the attacker's answer ${(100 * Math.exp(-loss)).toFixed(1)} %`;
 
 function progress(share, words) {
@@ -125,7 +125,7 @@ function answers(found, target) {
   return [make("div", { className: "verdicts" }, ...cards), ...rest];
 }
 
-/** What of this was proved, and what was only seen. */
+/** Say what was proved and what was only measured. */
 function proved(crafted, defended) {
   const { value, cosine_threshold } = defended.certificates[0].radius;
   if (value === null) return "Nothing is proved for this picture: what you see was measured, once.";

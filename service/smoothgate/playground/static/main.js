@@ -1,4 +1,4 @@
-// The page: asks what this service can do, and starts its parts.
+// Asks the service what it offers, and starts the parts of the page.
 
 import { Refused, get } from "./api.js";
 import * as chat from "./chat.js";

@@ -1,4 +1,4 @@
-// The picture: drawn, opened, dropped, pasted or a sample; always at hand as a data URI.
+// The picture: drawn, opened, dropped, pasted or a sample, and available as a data URI.
 
 import { $, make } from "./dom.js";
 
@@ -12,12 +12,12 @@ const WAYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDo
 
 const canvas = $("canvas");
 const context = canvas.getContext("2d");
-let opened = null; // The bytes of a file are sent as they are, not as the canvas shows them.
+let opened = null; // The data URI of an opened file. Its bytes are sent unchanged.
 let largest = Infinity;
 let blank = true;
 let changed = () => {};
 
-/** A data URI, or null where there is nothing yet. */
+/** The picture as a data URI, or null if there is none. */
 export const current = () => (opened ?? (blank ? null : canvas.toDataURL("image/png")));
 
 export function start(about, onChange) {
@@ -122,7 +122,7 @@ function listen() {
   }
 }
 
-/** The brush by keyboard: arrows move it, the space bar puts it down and lifts it. */
+/** Control the brush by keyboard: arrows move it, the space bar puts it down and lifts it. */
 function listenToKeys() {
   const brush = $("brush");
   let at = [canvas.width / 2, canvas.height / 2];

@@ -1,4 +1,4 @@
-// The controls of smoothing, within what the service takes.
+// The controls of smoothing, within the limits of the service.
 
 import { $ } from "./dom.js";
 

@@ -1,4 +1,4 @@
-// The strip: what /health/ready and /metrics say, read again while the page is looked at.
+// The status line from /health/ready and /metrics, updated while the page is visible.
 
 import { glance, hasKey } from "./api.js";
 import { $ } from "./dom.js";

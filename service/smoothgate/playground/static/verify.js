@@ -1,4 +1,4 @@
-// Whether a certificate is what the service signed: JWS, compact serialisation, Ed25519 (RFC 7515, RFC 8037).
+// Verifies the signature of a certificate: JWS, compact serialisation, Ed25519 (RFC 7515, RFC 8037).
 
 const bytes = (base64url) => {
   const text = atob(base64url.replaceAll("-", "+").replaceAll("_", "/"));
@@ -8,9 +8,9 @@ const bytes = (base64url) => {
 const readable = (base64url) => JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes(base64url)));
 
 /**
- * Throws an Error that says what is wrong.
+ * Verify a certificate. Throws an Error that says what is wrong.
  *
- * @param certificate as it was handed out, with its `jws`.
+ * @param certificate an issued certificate with its `jws`.
  * @param keys the JWKS of the service.
  * @returns the id of the key that signed it.
  */
@@ -42,7 +42,7 @@ async function holds(key, signature, signed) {
     const imported = await crypto.subtle.importKey("raw", key, { name: "Ed25519" }, false, ["verify"]);
     return await crypto.subtle.verify({ name: "Ed25519" }, imported, signature, signed);
   } catch {
-    // Not in this browser, or not over plain HTTP.
+    // This browser has no Ed25519, or it has none on pages over plain HTTP.
     const nacl = await fallback();
     return signature.length === 64 && nacl.sign.detached.verify(signed, signature, key);
   }
@@ -61,7 +61,7 @@ function fallback() {
   return loading;
 }
 
-/** The path of the first place where two JSON values differ, or null. */
+/** The path of the first difference between two JSON values, or null. */
 function difference(left, right, path = "") {
   const isObject = (value) => typeof value === "object" && value !== null;
   if (!isObject(left) || !isObject(right)) return Object.is(left, right) || left === right ? null : path || "all of it";
