@@ -20,21 +20,21 @@ Serve = Callable[[Respond], Awaitable[Path]]
 
 @pytest.fixture
 def log_lines() -> Iterator[list[dict[str, Any]]]:
-    """What was logged, one dictionary a line."""
+    """The logged lines, one dictionary for each."""
     with structlog.testing.capture_logs() as lines:
         yield lines
 
 
 @pytest.fixture
 def short_path() -> Iterator[Path]:
-    """A folder whose path leaves room for a Unix socket's name; pytest's own may not."""
+    """A folder with a path short enough for a Unix socket. pytest's own may be too long."""
     with tempfile.TemporaryDirectory() as name:
         yield Path(name)
 
 
 @pytest_asyncio.fixture
 async def serve(short_path: Path) -> AsyncIterator[Serve]:
-    """Start a server that answers every request with what `respond(request, writer)` writes, byte by byte."""
+    """Start a server that answers every request with exactly the bytes that `respond(request, writer)` writes."""
     servers: list[asyncio.Server] = []
 
     async def begin(respond: Respond) -> Path:
@@ -72,9 +72,9 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def shared_engine(tiny_checkpoint: Path) -> AsyncIterator[LocalEngine]:
-    """A real vLLM on the tiny checkpoint. Tests may kill it, so they take it through `engine`."""
+    """A real vLLM on the tiny checkpoint. Tests may kill it, so they use the fixture `engine`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CXX", "/bin/false")  # a container need not have a compiler
+        patch.setenv("CXX", "/bin/false")  # a container may have no compiler
         options = VLLMOptions(
             model=str(tiny_checkpoint),
             served_model_name=MODEL_NAME,

@@ -1,4 +1,4 @@
-"""Stands in for vLLM where a test needs a fault that the real one has only on a bad day.
+"""A stand-in for vLLM with faults that the real one rarely has.
 
 python fake_vllm.py SOCKET FAULT
 """
@@ -37,7 +37,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-# As the real one has: a process that survives its parent.
+# Like the real one, it has a child process that survives it.
 subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", path])
 if fault == "fails":
     raise RuntimeError("no such model")

@@ -1,4 +1,4 @@
-"""The client against a server that says what the real one says only on a bad day."""
+"""The client against a server with faults that the real one rarely has."""
 
 import asyncio
 import json
@@ -41,7 +41,7 @@ def plain(status: int, content: Any, *headers: str) -> Respond:
 
 
 def events(*pieces: bytes | float, end: bool = True) -> Respond:
-    """A stream in these pieces as they cross the wire; a number is a pause, no `end` a broken connection."""
+    """A stream that is sent in these pieces. A number is a pause; without `end` the connection breaks."""
 
     async def respond(request: bytes, writer: asyncio.StreamWriter) -> None:
         writer.write(
@@ -108,24 +108,24 @@ async def test_a_status_becomes_an_exception(
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected", "param"),
+    ("fields", "expected", "param"),
     [
         ({"structured_outputs": {"grammar": "root ::="}}, Unacceptable, "structured_outputs"),
         ({"response_format": {"type": "json_object"}}, Unacceptable, "response_format"),
         ({"response_format": {"type": "text"}, "structured_outputs": None}, EngineFailed, None),
     ],
 )
-async def test_a_grammar_is_to_blame_where_there_is_one(
-    serve: Serve, asked: dict[str, Any], expected: type[SmoothgateError], param: str | None
+async def test_status_500_blames_the_grammar_if_the_request_has_one(
+    serve: Serve, fields: dict[str, Any], expected: type[SmoothgateError], param: str | None
 ) -> None:
     client = EngineClient(socket=await serve(plain(500, error(500))))
     with pytest.raises(expected) as whole:
-        await client.chat(CHAT | asked)
+        await client.chat(CHAT | fields)
     await client.aclose()
     frame = f"data: {json.dumps(error(500))}\n\n".encode()
     client = EngineClient(socket=await serve(events(frame)))
     with pytest.raises(expected) as streamed:
-        async for _ in await client.stream(CHAT | asked):
+        async for _ in await client.stream(CHAT | fields):
             pass
     await client.aclose()
     assert whole.value.param == streamed.value.param == param
@@ -153,14 +153,14 @@ async def test_the_field_at_fault_and_the_time_to_wait_are_kept(serve: Serve) ->
         (events(b"{", end=False), "closed the connection"),
     ],
 )
-async def test_a_whole_answer_that_is_none(serve: Serve, respond: Respond, message: str) -> None:
+async def test_an_invalid_whole_answer_is_a_failure(serve: Serve, respond: Respond, message: str) -> None:
     client = EngineClient(socket=await serve(respond))
     with pytest.raises(EngineFailed, match=message):
         await client.chat(CHAT)
     await client.aclose()
 
 
-async def test_frames_are_found_wherever_the_wire_cuts_them(serve: Serve) -> None:
+async def test_frames_are_read_however_the_stream_is_cut(serve: Serve) -> None:
     wire = b": a comment\n\n" + chunk("a\u2028b\x85c") + chunk("d", "stop") + DONE
     for size in (3, 50, len(wire)):
         pieces = [wire[start : start + size] for start in range(0, len(wire), size)]
@@ -206,7 +206,7 @@ async def test_a_stream_never_ends_cleanly_when_it_is_not_complete(
 
 
 @pytest.mark.parametrize("pieces", [[5.0], [chunk("a"), 5.0]], ids=["first token", "between tokens"])
-async def test_silence_has_a_limit(serve: Serve, pieces: list[bytes | float]) -> None:
+async def test_a_silent_stream_times_out(serve: Serve, pieces: list[bytes | float]) -> None:
     client = EngineClient(socket=await serve(events(*pieces)), read_timeout=0.2)
     began = time.monotonic()
     with pytest.raises(EngineTimedOut):
@@ -216,7 +216,7 @@ async def test_silence_has_a_limit(serve: Serve, pieces: list[bytes | float]) ->
     await client.aclose()
 
 
-async def test_a_whole_answer_has_a_limit_too(serve: Serve) -> None:
+async def test_a_whole_answer_times_out(serve: Serve) -> None:
     async def respond(request: bytes, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(5)
 
@@ -227,14 +227,14 @@ async def test_a_whole_answer_has_a_limit_too(serve: Serve) -> None:
     await client.aclose()
 
 
-async def test_a_long_stream_that_keeps_coming_has_none(serve: Serve) -> None:
+async def test_a_long_stream_without_silence_does_not_time_out(serve: Serve) -> None:
     pieces = [piece for _ in range(8) for piece in (0.2, chunk("a"))]
     client = EngineClient(socket=await serve(events(*pieces, DONE)), read_timeout=1.0)
     assert await collected(client) == "aaaaaaaa"
     await client.aclose()
 
 
-async def test_who_is_asked_before_it_is_ready_is_told_when_to_come_back(short_path: Path) -> None:
+async def test_a_request_before_readiness_gets_a_retry_after(short_path: Path) -> None:
     client = EngineClient(socket=short_path / "none.sock", ready=lambda: False)
     with pytest.raises(NotReady) as refusal:
         await client.chat(CHAT)
@@ -243,7 +243,7 @@ async def test_who_is_asked_before_it_is_ready_is_told_when_to_come_back(short_p
     await client.aclose()
 
 
-async def test_an_engine_that_should_be_there_and_is_not_has_failed(short_path: Path) -> None:
+async def test_an_unreachable_engine_is_a_failure(short_path: Path) -> None:
     client = EngineClient(socket=short_path / "none.sock")
     with pytest.raises(EngineFailed, match="cannot be reached"):
         await client.chat(CHAT)
@@ -252,7 +252,7 @@ async def test_an_engine_that_should_be_there_and_is_not_has_failed(short_path: 
     await client.aclose()
 
 
-async def test_an_engine_that_dies_while_it_is_asked_is_not_ready(short_path: Path) -> None:
+async def test_an_engine_that_dies_before_the_connection_is_not_ready(short_path: Path) -> None:
     answers = iter([True, False])
     client = EngineClient(socket=short_path / "none.sock", ready=lambda: next(answers))
     with pytest.raises(NotReady):
@@ -261,7 +261,7 @@ async def test_an_engine_that_dies_while_it_is_asked_is_not_ready(short_path: Pa
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "\ud800"])
-async def test_what_json_cannot_carry_is_the_client_s_fault(short_path: Path, value: Any) -> None:
+async def test_what_json_cannot_represent_is_a_malformed_request(short_path: Path, value: Any) -> None:
     client = EngineClient(socket=short_path / "none.sock")
     with pytest.raises(MalformedRequest):
         await client.chat(CHAT | {"temperature": value})
@@ -287,11 +287,11 @@ async def test_headers_and_route(serve: Serve, monkeypatch: pytest.MonkeyPatch) 
     await client.aclose()
 
 
-async def test_three_routes_are_called_and_no_other() -> None:
+async def test_the_client_calls_only_three_routes() -> None:
     assert set(Route) == {"/v1/chat/completions", "/v1/models", "/health"}
 
 
-async def test_draining_waits_for_what_is_in_flight_and_no_longer(serve: Serve) -> None:
+async def test_draining_waits_for_requests_in_flight_up_to_its_limit(serve: Serve) -> None:
     client = EngineClient(socket=await serve(events(chunk("a"), 1.0, chunk("b"), DONE)))
     stream = await client.stream(CHAT)
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""The guard alone, around trees of processes that behave badly."""
+"""The guard around trees of processes that behave badly."""
 
 import os
 import signal
@@ -42,7 +42,7 @@ def start() -> Iterator[Start]:
 
     yield guarded
     for process in started:
-        with process:  # closes the pipes, upon which the guard ends
+        with process:  # closes the pipes, so the guard ends
             process.stdin.close()
 
 
@@ -50,7 +50,7 @@ def first_line(process: subprocess.Popen[bytes]) -> str:
     return process.stdout.readline().decode().strip()
 
 
-def test_the_status_is_the_command_s(start: Start) -> None:
+def test_exit_status_is_that_of_the_command(start: Start) -> None:
     assert start("raise SystemExit(7)").wait(10) == 7
     assert start("import os, signal; os.kill(os.getpid(), signal.SIGKILL)").wait(10) == 128 + signal.SIGKILL
 
@@ -62,7 +62,7 @@ def test_sigterm_is_passed_on(start: Start) -> None:
     assert process.wait(10) == 128 + signal.SIGTERM
 
 
-def test_nothing_outlives_the_command(start: Start) -> None:
+def test_no_process_outlives_the_command(start: Start) -> None:
     process = start(TREE)
     first_line(process)
     tree = processes.descendants(process.pid)

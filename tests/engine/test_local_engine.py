@@ -1,4 +1,4 @@
-"""Supervision, on a stand-in for vLLM that fails on demand."""
+"""Supervision of a stand-in for vLLM that fails on demand."""
 
 import asyncio
 import os
@@ -34,7 +34,7 @@ Engine = Callable[..., LocalEngine]
 
 
 def running(engine: LocalEngine) -> dict[int, str]:
-    """Guard, stand-in and its child, as far as they live."""
+    """Those of guard, stand-in and its child that live."""
     return processes.mentioning(str(engine.socket))
 
 
@@ -76,7 +76,7 @@ async def make(monkeypatch: pytest.MonkeyPatch, history: History) -> AsyncIterat
         assert not running(each)
 
 
-async def test_a_life_without_faults(make: Engine, history: History) -> None:
+async def test_starts_answers_and_stops(make: Engine, history: History) -> None:
     engine = make()
     with pytest.raises(NotReady):
         await engine.client.chat(CHAT)
@@ -94,7 +94,7 @@ async def test_a_life_without_faults(make: Engine, history: History) -> None:
         await engine.client.chat(CHAT)
 
 
-async def test_stop_lets_requests_in_flight_finish_and_takes_no_new_ones(make: Engine) -> None:
+async def test_stop_lets_requests_in_flight_finish_and_refuses_new_ones(make: Engine) -> None:
     engine = make()
     await engine.start()
     await until_ready(engine)
@@ -110,7 +110,7 @@ async def test_stop_lets_requests_in_flight_finish_and_takes_no_new_ones(make: E
 
 
 @pytest.mark.parametrize("turns", range(1, 8))
-async def test_stop_at_any_moment_of_a_start_leaves_nothing(make: Engine, turns: int) -> None:
+async def test_stop_at_any_moment_of_a_start_leaves_no_process(make: Engine, turns: int) -> None:
     engine = make("never ready")
     await engine.start()
     for _ in range(turns):
@@ -120,7 +120,7 @@ async def test_stop_at_any_moment_of_a_start_leaves_nothing(make: Engine, turns:
     await eventually(lambda: not running(engine))
 
 
-async def test_stop_while_it_loads(make: Engine, history: History) -> None:
+async def test_stop_during_loading_is_quick(make: Engine, history: History) -> None:
     engine = make("never ready")
     await engine.start()
     await eventually(lambda: len(running(engine)) == 3)
@@ -131,9 +131,7 @@ async def test_stop_while_it_loads(make: Engine, history: History) -> None:
     assert history.states == [STARTING, STOPPED]
 
 
-async def test_a_start_that_takes_too_long_is_given_up_and_tried_again(
-    make: Engine, history: History
-) -> None:
+async def test_a_start_that_takes_too_long_is_killed_and_tried_again(make: Engine, history: History) -> None:
     engine = make("never ready", start_timeout=0.5)
     await engine.start()
     await eventually(lambda: engine.status.restarts == 2)
@@ -155,9 +153,7 @@ async def test_pauses_between_restarts_double_up_to_a_limit(make: Engine, histor
 
 
 @pytest.mark.parametrize("healthy_seconds", [0.0, 60.0])
-async def test_a_healthy_run_ends_the_row_of_failures(
-    make: Engine, history: History, healthy_seconds: float
-) -> None:
+async def test_a_healthy_run_resets_the_pause(make: Engine, history: History, healthy_seconds: float) -> None:
     engine = make("unwell", first_pause=0.1, longest_pause=10.0, healthy_seconds=healthy_seconds)
     await engine.start()
     await eventually(lambda: engine.status.restarts == 3, within=10)
@@ -167,9 +163,7 @@ async def test_a_healthy_run_ends_the_row_of_failures(
 
 
 @pytest.mark.parametrize("fault", ["hangs", "unwell"])
-async def test_a_child_that_does_not_answer_well_is_replaced(
-    make: Engine, history: History, fault: str
-) -> None:
+async def test_a_hung_or_unhealthy_child_is_replaced(make: Engine, history: History, fault: str) -> None:
     engine = make(fault, health_timeout=0.3)
     await engine.start()
     await eventually(lambda: engine.status.restarts == 1)
@@ -213,7 +207,7 @@ async def test_a_killed_child_is_noticed_at_once(make: Engine) -> None:
     assert not any(map(processes.alive, tree))
 
 
-async def test_stop_right_after_the_guard_was_killed_leaves_nothing(make: Engine) -> None:
+async def test_stop_right_after_the_guard_was_killed_leaves_no_process(make: Engine) -> None:
     engine = make()
     await engine.start()
     await until_ready(engine)
@@ -225,7 +219,7 @@ async def test_stop_right_after_the_guard_was_killed_leaves_nothing(make: Engine
     await eventually(lambda: not any(map(processes.alive, tree)))
 
 
-async def test_a_killed_guard_takes_everything_with_it(make: Engine) -> None:
+async def test_a_killed_guard_ends_all_processes(make: Engine) -> None:
     engine = make(first_pause=60.0, longest_pause=60.0)
     await engine.start()
     await until_ready(engine)
@@ -236,7 +230,7 @@ async def test_a_killed_guard_takes_everything_with_it(make: Engine) -> None:
     await eventually(lambda: not any(map(processes.alive, tree)))
 
 
-async def test_a_child_that_cannot_be_started_is_a_failure_like_others(
+async def test_a_child_that_cannot_be_started_is_retried(
     make: Engine, monkeypatch: pytest.MonkeyPatch, log_lines: list[dict[str, Any]]
 ) -> None:
     engine = make()
@@ -265,7 +259,7 @@ asyncio.run(main())
 """
 
 
-async def test_a_killed_service_takes_its_child_along(short_path: Path) -> None:
+async def test_a_killed_service_ends_its_child(short_path: Path) -> None:
     service = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", SERVICE),
         env={**os.environ, "TMPDIR": str(short_path)},

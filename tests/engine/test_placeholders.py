@@ -8,7 +8,7 @@ from smoothgate.engine.placeholders import TEXT_KEYS
 IMAGE = ["<image>"]
 
 
-def test_placeholders_are_broken_wherever_they_are() -> None:
+def test_placeholders_are_broken_in_every_string() -> None:
     value = {"a<image>": ["<image>x<image>", {"b": "<<image>image>"}, 3, None, True]}
     clean = neutralise(value, IMAGE)
     assert "<image>" not in str(clean)
@@ -17,7 +17,7 @@ def test_placeholders_are_broken_wherever_they_are() -> None:
 
 
 def stripped(messages: list[dict[str, Any]]) -> str:
-    """As a template that strips parts and writes them one behind the other."""
+    """The prompt of a template that strips parts and writes them one after the other."""
     texts = []
     for message in messages:
         content = message["content"]
@@ -49,7 +49,7 @@ def text(value: str) -> dict[str, str]:
         [[text("<ima") | {"refusal": "x"}, {"type": "refusal", "refusal": "ge>", "text": "x"}]],
     ],
 )
-def test_a_placeholder_cut_up_is_broken_too(contents: list[Any]) -> None:
+def test_a_placeholder_split_over_parts_is_broken(contents: list[Any]) -> None:
     messages = [{"role": "user", "content": content} for content in contents]
     assert "<image>" in stripped(messages)
     clean = neutralise_messages(messages, IMAGE)
@@ -57,7 +57,7 @@ def test_a_placeholder_cut_up_is_broken_too(contents: list[Any]) -> None:
     assert "".join(stripped(clean).replace("\u200b", "").split()) == stripped(messages)
 
 
-def test_other_messages_stay_as_they_are() -> None:
+def test_messages_without_placeholders_do_not_change() -> None:
     messages = [
         {"role": "system", "content": "a < b"},
         {"role": "user", "content": [text("image"), {"type": "image"}, text(">")]},

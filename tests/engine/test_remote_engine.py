@@ -10,23 +10,23 @@ pytestmark = pytest.mark.asyncio
 
 
 class Deployment:
-    """A server on a local port that is well or not, as the test says."""
+    """A server on a local port. The test sets whether it is healthy."""
 
     def __init__(self) -> None:
-        self.well = True
+        self.healthy = True
         self.requests: list[bytes] = []
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.requests.append(await reader.readuntil(b"\r\n\r\n"))
         body = b'{"data": [{"id": "m"}]}'
-        status = b"200 OK" if self.well else b"503 X"
+        status = b"200 OK" if self.healthy else b"503 X"
         head = b"HTTP/1.1 %b\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % (status, len(body))
         writer.write(head + body)
         await writer.drain()
         writer.close()
 
 
-async def test_a_deployment_is_followed_through_its_ups_and_downs() -> None:
+async def test_status_follows_the_health_of_the_deployment() -> None:
     deployment = Deployment()
     states: list[EngineState] = []
     async with await asyncio.start_server(deployment.answer, "127.0.0.1", 0) as server:
@@ -42,11 +42,11 @@ async def test_a_deployment_is_followed_through_its_ups_and_downs() -> None:
         await engine.start()
         await until_ready(engine, 5)
         assert await engine.client.models() == [{"id": "m"}]
-        deployment.well = False
+        deployment.healthy = False
         await eventually(lambda: engine.status.state is EngineState.BACKOFF)
         with pytest.raises(NotReady):
             await engine.client.chat({})
-        deployment.well = True
+        deployment.healthy = True
         await eventually(lambda: engine.status.state is EngineState.READY)
         await engine.stop()
     assert states == [

@@ -14,7 +14,7 @@ def part(tokens: torch.Tensor, dtype: torch.dtype = torch.float32) -> dict[str, 
     return part
 
 
-def test_what_goes_over_is_the_tensor_and_no_more() -> None:
+def test_a_view_is_sent_without_its_storage() -> None:
     batch = torch.randn(1000, 4, 3, requires_grad=True)
     content = part(batch[7])
     assert content["type"] == "image_embeds"
@@ -25,7 +25,7 @@ def test_what_goes_over_is_the_tensor_and_no_more() -> None:
     assert not loaded.requires_grad
 
 
-def test_tokens_go_over_in_the_engine_s_arithmetic() -> None:
+def test_tokens_are_sent_in_the_engines_dtype() -> None:
     content = part(torch.randn(3, 4).T, torch.bfloat16)
     loaded = torch.load(io.BytesIO(base64.b64decode(content["image_embeds"])), weights_only=True)
     assert loaded.dtype is torch.bfloat16
@@ -44,7 +44,7 @@ def test_tokens_go_over_in_the_engine_s_arithmetic() -> None:
         (torch.full((4, 3), 1e6), torch.float16, "finite"),
     ],
 )
-def test_what_vllm_would_take_silently_or_die_of_is_not_sent(
+def test_tokens_that_vllm_cannot_take_are_refused(
     tokens: torch.Tensor, dtype: torch.dtype, message: str
 ) -> None:
     with pytest.raises(SmoothgateError, match=message) as failure:

@@ -1,4 +1,4 @@
-"""The real vLLM, through the client: what it answers, what it sees, and what happens when it is killed."""
+"""The real vLLM through the client: its answers, its input, and what happens when it is killed."""
 
 import asyncio
 import os
@@ -31,7 +31,7 @@ Json = dict[str, Any]
 
 
 def tokens() -> torch.Tensor:
-    """Fresh visual tokens: a repeated tensor would be answered from vLLM's encoder cache."""
+    """New visual tokens. vLLM would answer a repeated tensor from its encoder cache."""
     return torch.randn(TOKENS_PER_IMAGE, HIDDEN_SIZE)
 
 
@@ -61,8 +61,8 @@ def body(*messages: Json, **parameters: Any) -> Json:
 
 
 RUNNING = "vllm:num_requests_running{"
-# Work for more than a minute, so that it is still under way when vLLM, on a busy machine, is slow to say so;
-# one choice alone, since several flood vLLM's API server with chunks.
+# Work for more than a minute, so that it still runs when vLLM's metrics show it late on a busy machine.
+# It has one choice, because several flood vLLM's API server with chunks.
 LONG = body(user(text("Count.")), max_tokens=100_000, temperature=1)
 
 
@@ -104,7 +104,7 @@ def chat_of(kind: str, *images: Json) -> list[Json]:
 
 
 @pytest.mark.parametrize("kind", ["one image", "text before", "two images", "two turns"])
-async def test_visual_tokens_stand_where_their_parts_stand(
+async def test_visual_tokens_are_at_the_places_of_their_parts(
     engine: LocalEngine, reference: LlavaForConditionalGeneration, processor: Any, kind: str
 ) -> None:
     tensors = [tokens(), tokens()]
@@ -174,9 +174,9 @@ async def test_pixels_are_refused(engine: LocalEngine) -> None:
         await engine.client.chat(body(user(picture, text("What is shown?"))))
 
 
-@pytest.mark.parametrize("way", ["whole", "streamed"])
-async def test_a_refusal_keeps_the_engine_s_words(engine: LocalEngine, way: str) -> None:
-    ask = engine.client.chat if way == "whole" else engine.client.stream
+@pytest.mark.parametrize("mode", ["whole", "streamed"])
+async def test_a_refusal_keeps_vllms_message(engine: LocalEngine, mode: str) -> None:
+    ask = engine.client.chat if mode == "whole" else engine.client.stream
     with pytest.raises(RequestError, match="top_p must be in") as refused:
         await ask(body(user(text("Hello")), top_p=7))
     assert (refused.value.status, refused.value.param) == (400, "top_p")
@@ -202,7 +202,7 @@ async def test_a_streamed_answer_is_the_whole_one_in_pieces(engine: LocalEngine)
 
 
 async def begun(client: EngineClient) -> ChatStream:
-    """A stream of which the first chunk is here.
+    """A stream that has sent its first chunk.
 
     vLLM's server takes seconds over its first answers, while its core goes on: it gives short ones before.
     """

@@ -34,12 +34,14 @@ def test_the_command_takes_embeddings_and_no_pixels() -> None:
         "--config",
     ],
 )
-def test_what_the_service_sets_cannot_be_set_from_outside(argument: str) -> None:
+def test_arguments_that_the_service_sets_are_refused(argument: str) -> None:
     with pytest.raises(ValueError, match="cannot be set"):
         command(extra=[argument, "x"])
 
 
-def test_the_child_sees_none_of_our_own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_environment_holds_no_settings_of_the_service(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("SMOOTHGATE_SIGNING_KEY", "secret")
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "40")
     monkeypatch.setenv("HOME", "/home/someone")

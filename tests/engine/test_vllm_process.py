@@ -45,7 +45,7 @@ async def test_every_line_is_logged_and_the_last_error_is_the_reason(log_lines: 
         ("sys.exit(-1)", "exited with status 255"),
     ],
 )
-async def test_the_end_is_named(code: str, how: str) -> None:
+async def test_wait_says_how_the_process_ended(code: str, how: str) -> None:
     process = await VLLMProcess.spawn([sys.executable, "-c", f"import os, signal, sys; {code}"], {})
     assert await process.wait() == how
     await process.kill()

@@ -12,7 +12,7 @@ from smoothgate.vision import VisionAdapter, load
 from tests import checkpoints, psms
 
 
-def test_what_is_saved_comes_back_in_half_precision(tmp_path: Path) -> None:
+def test_a_saved_psm_loads_in_half_precision(tmp_path: Path) -> None:
     psm = psms.build()
     psm.save(tmp_path)
     loaded = PSM.load(tmp_path)
@@ -25,7 +25,7 @@ def test_what_is_saved_comes_back_in_half_precision(tmp_path: Path) -> None:
     assert torch.equal(loaded.purifier(z, sigma), again.purifier(z, sigma))
 
 
-def test_a_folder_without_one_holds_the_identity(tmp_path: Path) -> None:
+def test_an_empty_folder_gives_the_identity(tmp_path: Path) -> None:
     psm = PSM.load(tmp_path)
     assert psm.is_identity
     z = torch.rand(1, 3, 8, 8)
@@ -33,7 +33,7 @@ def test_a_folder_without_one_holds_the_identity(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("purifier", [True, False])
-def test_either_may_be_the_identity(tmp_path: Path, purifier: bool) -> None:
+def test_either_network_may_be_the_identity(tmp_path: Path, purifier: bool) -> None:
     whole = psms.build()
     half = PSM(whole.purifier if purifier else None, None if purifier else whole.mapper, model_digest="m")
     half.save(tmp_path)
@@ -43,7 +43,7 @@ def test_either_may_be_the_identity(tmp_path: Path, purifier: bool) -> None:
     assert not loaded.is_identity
 
 
-def test_the_digest_follows_weights_and_model_but_not_the_story() -> None:
+def test_the_digest_covers_weights_and_model_but_not_the_training() -> None:
     psm = psms.build()
     assert psms.build().digest == psm.digest
     assert psms.build(seed=1).digest != psm.digest
@@ -75,7 +75,7 @@ def _edit(folder: Path, **changes: object) -> None:
         (lambda folder: _edit(folder, model_digest="another"), "do not match its digest"),
     ],
 )
-def test_a_damaged_one_is_refused_with_the_reason(tmp_path: Path, damage, reason: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_damaged_psm_is_refused_with_the_reason(tmp_path: Path, damage, reason: str) -> None:  # type: ignore[no-untyped-def]
     psms.build().save(tmp_path)
     damage(tmp_path)
     with pytest.raises(SmoothgateError, match=reason) as caught:
@@ -94,7 +94,7 @@ def _calibration(adapter: VisionAdapter) -> Calibration:
     return calibrate([adapter.tokens(torch.rand(32, *adapter.canvas_shape))], None, adapter.digest)
 
 
-def test_the_encoder_sends_samples_through_both(adapter: VisionAdapter) -> None:
+def test_the_encoder_applies_purifier_and_mapper(adapter: VisionAdapter) -> None:
     psm, calibration = psms.build(adapter.digest), _calibration(adapter)
     z, sigma = torch.rand(3, *adapter.canvas_shape), torch.tensor([0.1, 0.4, 0.8])
     with torch.no_grad():
@@ -110,7 +110,7 @@ def test_a_psm_of_another_model_is_refused(adapter: VisionAdapter) -> None:
     assert caught.value.code == "wrong_psm"
 
 
-def test_the_digest_of_the_encoder_follows_the_psm(adapter: VisionAdapter) -> None:
+def test_the_digest_of_the_encoder_covers_the_psm(adapter: VisionAdapter) -> None:
     calibration = _calibration(adapter)
     plain = UnitEncoder(adapter, calibration)
     first, second = (UnitEncoder(adapter, calibration, psms.build(adapter.digest, seed)) for seed in (0, 1))

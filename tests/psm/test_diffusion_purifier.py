@@ -1,4 +1,4 @@
-"""The one-step denoiser against diffusers' own arithmetic, on tiny checkpoints laid out as usual."""
+"""The one-step denoiser against diffusers' own arithmetic, on tiny checkpoints in the usual layout."""
 
 import warnings
 from pathlib import Path
@@ -67,25 +67,25 @@ def test_the_timestep_is_where_the_noise_is_sigma(pipeline: Path) -> None:
 
 
 @torch.no_grad()
-def test_any_canvas(pipeline: Path) -> None:
+def test_takes_canvases_of_any_size(pipeline: Path) -> None:
     purifier = DiffusionPurifier.from_pretrained(str(pipeline))
     assert purifier(torch.rand(1, 3, 33, 21), torch.tensor([0.3])).shape == (1, 3, 33, 21)
 
 
-def test_a_model_alone_is_taken_too(tmp_path: Path) -> None:
+def test_loads_a_model_without_a_pipeline(tmp_path: Path) -> None:
     _unet().save_pretrained(tmp_path)
     _scheduler().save_pretrained(tmp_path)
     assert DiffusionPurifier.from_pretrained(str(tmp_path)).config.timesteps == 1000
 
 
 @torch.no_grad()
-def test_learned_variances_are_left_aside(tmp_path: Path) -> None:
+def test_learned_variances_are_ignored(tmp_path: Path) -> None:
     DDPMPipeline(_unet(out=6), _scheduler()).save_pretrained(tmp_path)
     purified = DiffusionPurifier.from_pretrained(str(tmp_path))(torch.rand(1, 3, 16, 16), torch.tensor([0.3]))
     assert purified.shape == (1, 3, 16, 16)
 
 
-def test_what_is_no_such_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_other_checkpoints_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SmoothgateError, match="cannot be used as a purifier"):
         DiffusionPurifier.from_pretrained(str(tmp_path))
     DDPMPipeline(_unet(channels=1, out=1), _scheduler()).save_pretrained(tmp_path / "grey")
@@ -94,7 +94,7 @@ def test_what_is_no_such_checkpoint_is_refused(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_it_survives_our_own_files(pipeline: Path, tmp_path: Path) -> None:
+def test_is_the_same_after_saving_and_loading_a_psm(pipeline: Path, tmp_path: Path) -> None:
     purifier = DiffusionPurifier.from_pretrained(str(pipeline))
     PSM(purifier, model_digest="m").save(tmp_path / "psm")
     loaded = PSM.load(tmp_path / "psm")

@@ -12,18 +12,18 @@ def _mapper(grid: tuple[int, int] = (4, 6)) -> ResidualMapper:
     return mapper.eval().requires_grad_(False)
 
 
-def test_at_sigma_0_it_is_the_identity_exactly() -> None:
+def test_is_exactly_the_identity_at_sigma_0() -> None:
     tokens = torch.randn(3, 24, 12)
     assert torch.equal(_mapper()(tokens, torch.zeros(3)), tokens)
 
 
-def test_at_any_other_sigma_it_is_not() -> None:
+def test_changes_tokens_more_at_larger_sigma() -> None:
     tokens, mapper = torch.randn(1, 24, 12), _mapper()
     changes = [float((mapper(tokens, torch.tensor([s])) - tokens).norm()) for s in (0.01, 0.1, 0.5)]
     assert 0 < changes[0] < changes[1] < changes[2]
 
 
-def test_an_untrained_one_is_the_identity_everywhere() -> None:
+def test_an_untrained_mapper_is_the_identity() -> None:
     tokens = torch.randn(2, 24, 12)
     mapper = ResidualMapper(ResidualMapperConfig(12, (4, 6), width=16, heads=2, noise_width=8))
     assert torch.equal(mapper(tokens, torch.tensor([0.2, 0.9])), tokens)
@@ -37,7 +37,7 @@ def test_each_sample_is_mapped_by_its_own_sigma() -> None:
 
 
 @pytest.mark.parametrize("tokens", [23, 24, 25])
-def test_a_class_token_more_or_a_patch_less_than_the_grid(tokens: int) -> None:
+def test_takes_a_class_token_or_a_missing_patch(tokens: int) -> None:
     mapper = _mapper()
     v = torch.randn(1, tokens, 12)
     assert mapper(v, torch.tensor([0.5])).shape == v.shape

@@ -23,7 +23,7 @@ TOWERS = ("clip", "siglip")
 
 @pytest.fixture(scope="package")
 def native_engines() -> Iterator[dict[str, tuple[Path, httpx.Client]]]:
-    """Per tower a checkpoint and a vLLM that takes pixels too, which the service's own never does."""
+    """A checkpoint for each tower, and a vLLM that also takes pixels, unlike the service's own."""
     with tempfile.TemporaryDirectory(prefix="gate") as name:
         paths = {tower: checkpoints.build(Path(name) / tower, tower) for tower in TOWERS}
         processes = [_start(path) for path in paths.values()]

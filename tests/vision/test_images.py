@@ -48,7 +48,7 @@ def png(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(
     ("file_format", "options"), [("PNG", {}), ("WEBP", {"lossless": True}), ("JPEG", {"quality": 95})]
 )
-def test_formats(file_format: str, options: dict[str, object]) -> None:
+def test_decodes_every_permitted_format(file_format: str, options: dict[str, object]) -> None:
     data = encode(Image.fromarray(PIXELS), file_format, **options)
     image = read(data)
     assert image.format == file_format
@@ -68,7 +68,7 @@ def test_gif_gives_its_first_frame() -> None:
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "WEBP"])
-def test_other_animations_are_refused(file_format: str) -> None:
+def test_animated_png_and_webp_are_refused(file_format: str) -> None:
     frames = [Image.new("RGB", (20, 10), colour) for colour in ("red", "blue")]
     data = encode(frames[0], file_format, save_all=True, append_images=frames[1:], duration=100)
     with pytest.raises(Unacceptable, match="Animated") as caught:
@@ -86,7 +86,7 @@ def test_jpeg_with_previews_is_a_jpeg() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_honoured(orientation: int) -> None:
-    # What a camera stores when it is held so that `orientation` turns the stored pixels upright.
+    # The pixels that a camera stores with this orientation for an upright picture.
     stored = {
         1: PIXELS,
         2: PIXELS[:, ::-1],
@@ -138,14 +138,14 @@ def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
     assert transparent.pixels[0, :, 1].tolist() == [0, 255, 100, 255]
 
 
-def test_cmyk() -> None:
+def test_cmyk_is_converted() -> None:
     image = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
     pixels = read(encode(image, "JPEG", quality=100)).pixels
     assert np.abs(pixels.astype(int) - (255, 0, 0)).max() < 12
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "GIF"])
-def test_truncated(file_format: str) -> None:
+def test_truncated_files_are_refused(file_format: str) -> None:
     data = encode(Image.fromarray(PIXELS), file_format)
     for share in (0.1, 0.5, 0.9):
         with pytest.raises(Unacceptable) as caught:
@@ -166,7 +166,7 @@ def test_truncated(file_format: str) -> None:
     ],
     ids=["empty", "text", "svg", "bmp", "tiff", "eps", "no-width"],
 )
-def test_what_is_not_a_permitted_image(data: bytes) -> None:
+def test_other_formats_are_refused(data: bytes) -> None:
     with pytest.raises(Unacceptable) as caught:
         read(data)
     assert caught.value.code == "invalid_image"
@@ -197,8 +197,8 @@ def test_size_limit_is_exact() -> None:
 
 @pytest.mark.parametrize("side", [200, 12_000, 60_000])
 def test_size_is_read_from_the_header(side: int) -> None:
-    # Were the pixels decoded first, the missing ones would make this an invalid image. The larger two also
-    # set off Pillow's own warning and error.
+    # The file has no pixels, so decoding it would make this an invalid image. The larger two sizes also
+    # trigger Pillow's own warning and error.
     with pytest.raises(TooLarge):
         read(png(side, side))
 
@@ -218,7 +218,7 @@ def uri(data: bytes, media_type: str = "image/png") -> str:
     "prefix",
     ["data:image/png;base64,", "DATA:Image/PNG;BASE64,", "data:image/jpeg;charset=utf-8;base64,"],
 )
-def test_data_uri(prefix: str) -> None:
+def test_data_uri_is_decoded(prefix: str) -> None:
     data = bytes(range(256))
     assert parse_data_uri(prefix + base64.b64encode(data).decode(), max_bytes=256) == data
 
@@ -234,7 +234,7 @@ def test_data_uri_size_limit(length: int) -> None:
 @pytest.mark.parametrize(
     "payload", ["QUJD\n", "QUJ", "QUI=QUI=", "QU-_", "====", "Q", "%51UJD", "QUJD\u00e9", " QUJD"]
 )
-def test_wrong_base64(payload: str) -> None:
+def test_wrong_base64_is_refused(payload: str) -> None:
     with pytest.raises(MalformedRequest) as caught:
         parse_data_uri("data:image/png;base64," + payload, max_bytes=100, param="images.0")
     assert (caught.value.code, caught.value.param) == ("invalid_base64", "images.0")
@@ -252,14 +252,14 @@ def test_wrong_base64(payload: str) -> None:
         "file:a.png",
     ],
 )
-def test_not_a_data_uri(text: str) -> None:
+def test_what_is_no_data_uri_is_refused(text: str) -> None:
     with pytest.raises(MalformedRequest) as caught:
         parse_data_uri(text, max_bytes=100)
     assert caught.value.code == "invalid_data_uri"
 
 
 @pytest.mark.parametrize("media_type", ["", "text/html", "image/svg+xml", "image/bmp", "video/mp4"])
-def test_media_type(media_type: str) -> None:
+def test_other_media_types_are_refused(media_type: str) -> None:
     with pytest.raises(Unacceptable) as caught:
         parse_data_uri(uri(b"ABC", media_type), max_bytes=100)
     assert caught.value.code == "unsupported_media_type"

@@ -40,7 +40,7 @@ def open_adapter(path: Path, dtype: torch.dtype = torch.float32) -> VisionAdapte
 
 
 def edit(path: Path, **changes: Any) -> None:
-    """Set entries of a JSON file; a dict is merged into the one that stands there."""
+    """Set entries of a JSON file. A dict is merged into the present one."""
     content = json.loads(path.read_text())
     for key, value in changes.items():
         content[key] = {**content[key], **value} if isinstance(value, dict) else value
@@ -65,7 +65,7 @@ def noisy(adapter: VisionAdapter, count: int = 3) -> torch.Tensor:
     return torch.randn((count, *adapter.canvas_shape), generator=generator) * 0.5 + 0.5
 
 
-def test_what_it_says_of_itself(adapter: VisionAdapter) -> None:
+def test_properties_match_the_checkpoint(adapter: VisionAdapter) -> None:
     assert adapter.family == "llava"
     assert adapter.placeholders == (checkpoints.IMAGE_TOKEN,)
     assert adapter.prompt(50, 70).runs == (checkpoints.TOKENS_PER_IMAGE,)
@@ -108,14 +108,14 @@ def test_gradients_reach_every_pixel_and_no_weight(adapter: VisionAdapter) -> No
     tokens = adapter.tokens(x)
     (gradient,) = torch.autograd.grad(tokens.square().sum(), x)
     assert (gradient != 0).all()
-    # Along the gradient the function moves as the gradient says.
+    # A step along the gradient changes the function as the gradient predicts.
     step = 1e-3 * gradient / gradient.norm()
     with torch.no_grad():
         difference = adapter.tokens(x + step).square().sum() - adapter.tokens(x - step).square().sum()
     assert difference / 2e-3 == pytest.approx(gradient.norm().item(), rel=0.02)
 
 
-def test_canvases(checkpoint: Path, adapter: VisionAdapter) -> None:
+def test_canvas_and_native_canvas(checkpoint: Path, adapter: VisionAdapter) -> None:
     image = picture()
     canvas, native = adapter.canvas(image), adapter.canvas_native(image)
     for x in (canvas.x, native):
@@ -123,7 +123,7 @@ def test_canvases(checkpoint: Path, adapter: VisionAdapter) -> None:
         assert 0 <= x.min() < x.max() <= 1
     assert 0.5 < canvas.upload_norm < 0.7
     assert 0 < (canvas.x - native).abs().max() < 0.1
-    # Native is what the processor hands to the model, before its normalisation.
+    # The native canvas is what the processor gives to the model, before its normalisation.
     processor = AutoImageProcessor.from_pretrained(checkpoint)
     expected = processor(images=Image.fromarray(image.pixels), return_tensors="pt")["pixel_values"][0]
     mean, std = (torch.tensor(v)[:, None, None] for v in (processor.image_mean, processor.image_std))
@@ -144,7 +144,7 @@ def test_only_the_vision_part_is_kept(checkpoint: Path, adapter: VisionAdapter) 
     assert kept <= vision < sum(w.numel() for w in weights.values())
 
 
-def test_half_precision(checkpoint: Path, adapter: VisionAdapter) -> None:
+def test_bfloat16_is_close_and_has_the_same_digest(checkpoint: Path, adapter: VisionAdapter) -> None:
     half = open_adapter(checkpoint, torch.bfloat16)
     x = noisy(adapter)
     with torch.no_grad():
@@ -154,7 +154,7 @@ def test_half_precision(checkpoint: Path, adapter: VisionAdapter) -> None:
     assert half.digest == adapter.digest
 
 
-def test_layouts_of_checkpoints(adapter: VisionAdapter, copy: Path) -> None:
+def test_older_weight_names_load_too(adapter: VisionAdapter, copy: Path) -> None:
     def renamed(name: str, weight: torch.Tensor) -> tuple[str, torch.Tensor]:
         if name.startswith("language_model.lm_head."):
             return name.removeprefix("language_model."), weight
@@ -168,7 +168,7 @@ def test_layouts_of_checkpoints(adapter: VisionAdapter, copy: Path) -> None:
     assert other.digest == adapter.digest
 
 
-def test_digest_is_that_of_h(adapter: VisionAdapter, copy: Path) -> None:
+def test_digest_changes_with_everything_that_determines_h(adapter: VisionAdapter, copy: Path) -> None:
     def changed(part: str) -> str:
         def change(name: str, weight: torch.Tensor) -> tuple[str, torch.Tensor]:
             return name, torch.nextafter(weight, weight + 1) if part in name else weight
@@ -199,7 +199,7 @@ def test_unknown_families_are_refused_with_the_list(copy: Path) -> None:
     assert "a-model-of-tomorrow are not supported. Supported are: llava, qwen2_vl" in message
 
 
-def test_what_h_does_not_cover_is_refused(copy: Path) -> None:
+def test_unsupported_settings_are_refused_with_the_reason(copy: Path) -> None:
     config = copy / "config.json"
     original = config.read_text()
     for changes, reason in (

@@ -88,7 +88,7 @@ def test_one_image(engine: tuple[VisionAdapter, httpx.Client]) -> None:
         theirs = ask(client, [as_pixels(data)])
         assert_equal(ask(client, [as_tokens(adapter, data)]), theirs)
         answers.append(theirs)
-    # Had the picture no influence on the answer, equality would say nothing.
+    # Equality means nothing unless the answer depends on the picture.
     assert len({tuple(tokens(answer)) for answer in answers}) == len(SIZES)
     assert len({max(best(answer).values()) for answer in answers}) == len(SIZES)
 

@@ -42,8 +42,8 @@ def test_agrees_with_the_checkpoints_processor(name: str, size: tuple[int, int])
     canvas = settings.linear_resize(*size).apply(pixels)
     assert canvas.shape == (3, *settings.canvas)
     difference = 255 * np.abs(canvas - inputs["pixel_values"][0])
-    # Theirs rounds to 8 bits and clips after each of two passes. An offset of one pixel would give a mean
-    # difference of ten and more.
+    # The processor rounds to 8 bits and clips after each of two passes. An offset of one pixel would give a
+    # mean difference of more than ten.
     assert difference.mean() < 0.45
     assert difference.max() < 8
     if size == SIZES[0] and settings.canvas == size and settings.background is None:
@@ -62,7 +62,7 @@ def test_the_background_does_not_count_in_the_norm() -> None:
     )
     assert padded.operator_norm == pytest.approx(1, rel=3e-6)
     assert plain.operator_norm > 1.9
-    # The border is the mean colour whatever the picture is, the middle is the picture.
+    # The border always has the mean colour, and the middle is the picture.
     pixels = smooth(48, 24)
     canvas = padded.apply(pixels)
     assert (canvas[:, :, :12] == canvas[:, :1, :1]).all()
@@ -70,7 +70,7 @@ def test_the_background_does_not_count_in_the_norm() -> None:
     assert np.abs(canvas[:, :, 12:36] * 255 - pixels.transpose(2, 0, 1)).max() < 1e-3
 
 
-def test_a_strip_costs_no_more_than_its_canvas() -> None:
+def test_the_matrices_of_a_strip_have_only_the_rows_of_the_canvas() -> None:
     resize = from_processor(CLIPImageProcessor()).linear_resize(1, 200)
     assert resize.rows.shape == (224, 1)
     assert resize.columns.shape == (224, 200)
@@ -92,7 +92,7 @@ def test_a_strip_costs_no_more_than_its_canvas() -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_is_not_supported_is_refused_with_the_reason(processor: object, reason: str) -> None:
+def test_unsupported_settings_are_refused_with_the_reason(processor: object, reason: str) -> None:
     with pytest.raises(SmoothgateError, match=reason) as caught:
         from_processor(processor)
     assert caught.value.code == "unsupported_model"

@@ -76,12 +76,12 @@ def test_operator_norm_by_power_iteration_with_colour(filter_: str) -> None:
 
 
 def test_operator_norm_by_hand() -> None:
-    # Doubling by nearest neighbour repeats every pixel four times; halving by it selects pixels.
+    # Doubling by nearest neighbour repeats every pixel four times. Halving selects pixels.
     assert build((8, 8), (16, 16), (16, 16), "nearest").operator_norm == pytest.approx(2, rel=3e-6)
     assert build((16, 16), (8, 8), (8, 8), "nearest").operator_norm == pytest.approx(1, rel=3e-6)
     # Nothing is resized, half is cropped away.
     assert build((16, 16), (16, 16), (8, 8), "bicubic").operator_norm == pytest.approx(1, rel=3e-6)
-    # A constant line of n pixels has norm sqrt(n): no reduction by k shrinks it by less than sqrt(k).
+    # A constant line of n pixels has norm sqrt(n), so a reduction by k divides its norm by sqrt(k).
     assert build((64, 64), (16, 16), (16, 16), "bilinear").operator_norm >= 1 / 4
 
 
@@ -98,7 +98,7 @@ def test_no_perturbation_of_the_upload_moves_the_canvas_further(
         assert moved <= resize.operator_norm * upload_distance
 
 
-def test_linear_and_clamped() -> None:
+def test_map_is_linear_and_canvas_is_clamped() -> None:
     resize = build((31, 57), (48, 48), (48, 48), "bicubic")
     a, b = RNG.normal(size=(2, 31, 57, 3)).astype(np.float32)
     together = resize.linear(2 * a - 3 * b)
@@ -120,5 +120,5 @@ def test_colours_are_kept_apart() -> None:
     assert canvas[1] == pytest.approx(1)
 
 
-def test_spectral_norm_of_nothing() -> None:
+def test_spectral_norm_of_an_empty_matrix_is_zero() -> None:
     assert spectral_norm(resize_matrix(4, 4, "bicubic", 4, 3)) == 0
