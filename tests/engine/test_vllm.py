@@ -204,7 +204,7 @@ async def test_a_streamed_answer_is_the_whole_one_in_pieces(engine: LocalEngine)
 async def begun(client: EngineClient) -> ChatStream:
     """A stream that has sent its first chunk.
 
-    vLLM's server takes seconds over its first answers, while its core goes on: it gives short ones before.
+    vLLM's server takes seconds for its first answers while its core works, so two short answers come first.
     """
     short = LONG | {"max_tokens": 2}
     await client.chat(short)
