@@ -34,7 +34,7 @@ def short_path() -> Iterator[Path]:
 
 @pytest_asyncio.fixture
 async def serve(short_path: Path) -> AsyncIterator[Serve]:
-    """Start a server that answers every request with the exact bytes that `respond(request, writer)` writes."""
+    """Start a server that answers every request with exactly what `respond(request, writer)` writes."""
     servers: list[asyncio.Server] = []
 
     async def begin(respond: Respond) -> Path:
