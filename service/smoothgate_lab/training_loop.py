@@ -1,6 +1,4 @@
-"""The loop that everything trained here runs in: optimiser, schedule, held-out split, progress, exact
-resume.
-"""
+"""The training loop of all trainings: optimiser, schedule, held-out split, progress and exact resume."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ _STATE = ("average", "best", "best_measured", "misses", "measured_at", "stopped"
 
 
 class Muon(Optimizer):
-    """Momentum orthogonalised by Newton-Schulz (Jordan et al. 2024), in float32; kernels count as matrices.
+    """Momentum orthogonalised by Newton-Schulz (Jordan et al. 2024), in float32. Kernels count as matrices.
 
     `torch.optim.Muon` iterates in bfloat16, which CPUs without AVX-512 emulate slowly.
     """
@@ -37,7 +35,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One update of every parameter with a gradient."""
+        """Update every parameter that has a gradient."""
         if closure is not None:
             raise ValueError("Muon takes no closure")
         for group in self.param_groups:
@@ -68,11 +66,11 @@ class Schedule:
     """Length and learning rates of a stage: linear warm-up, constant, linear decay to zero.
 
     Attributes:
-        steps: updates of the weights.
+        steps: number of updates of the weights.
         muon_lr, adam_lr: learning rates of the matrices and of the rest.
-        warmup: steps until the full rate.
+        warmup: number of steps until the full rate.
         decay: share of the steps, at the end, in which the rate falls.
-        accumulate: batches whose gradients are averaged into one update.
+        accumulate: number of batches whose gradients are averaged into one update.
     """
 
     steps: int
@@ -83,7 +81,7 @@ class Schedule:
     accumulate: int = 1
 
     def factor(self, step: int) -> float:
-        """Learning-rate factor at a step."""
+        """The factor of the learning rates at a step."""
         rising = (step + 1) / self.warmup
         falling = (self.steps - step) / (self.decay * self.steps)
         return min(1.0, rising, falling)
@@ -91,12 +89,12 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Early stop: the averaged weights are measured every so often, the best are kept.
+    """Early stopping: the averaged weights are measured regularly, and the best are kept.
 
     Attributes:
-        measure: the loss on the held-out split; lower is better, and the same weights give the same.
-        every: steps between two measurements.
-        patience: measurements without a better one after which training ends.
+        measure: the loss on the held-out split. Lower is better. It must be deterministic.
+        every: number of steps between two measurements.
+        patience: training ends after this number of measurements without a better one.
     """
 
     measure: Callable[[], float]
@@ -108,15 +106,15 @@ Loss = Callable[[int], tuple[Tensor, dict[str, float]]]
 
 
 def claim(folder: Path, facts: dict[str, Any]) -> None:
-    """Write into a folder what a run in it is made of, before its first step.
+    """Write the facts that define a run into its folder, before its first step.
 
     Raises:
-        SmoothgateError: code `other_recipe`: the folder holds a run that is made of something else.
+        SmoothgateError: code `other_recipe`: the folder holds a run with other facts.
     """
     note, text = folder / "recipe.json", json.dumps(facts, indent=2) + "\n"
     if note.exists() and note.read_text() != text:
         raise SmoothgateError(
-            f"{folder} holds a run with another model, start or recipe: resume it with the same options, or "
+            f"{folder} holds a run with another model, start or recipe. Resume it with the same options, or "
             "name another folder.",
             code="other_recipe",
         )
@@ -137,23 +135,22 @@ def train(
     samples: int | None = None,
     save_every: int = 250,
 ) -> None:
-    """Train a module in place and leave it with its averaged weights, of the best step where there is a
-    held-out split.
+    """Train a module in place. It is left with its averaged weights, of the best step if `held_out` is given.
 
-    The data of a batch must be a function of the batch's number alone (`seeded`): then a run that was
+    The data of a batch must be a function of only the batch's number (`seeded`). Then a run that was
     interrupted and resumed from `folder/NAME.ckpt` gives the same weights as one that was not.
 
     Args:
-        name: of the stage, for the progress bar and the files `NAME.ckpt`, `NAME.csv`.
-        module: all that is trained.
+        name: name of the stage, for the progress bar and the files `NAME.ckpt` and `NAME.csv`.
+        module: everything that is trained.
         loss: number of the batch, `step * schedule.accumulate + i` -> (loss, figures to show).
         schedule: steps and learning rates.
-        folder: where the checkpoint and the log are written.
+        folder: gets the checkpoint and the log.
         ema: decay of the weight average, or None for the last weights.
-        muon: pattern of the names of the matrices and kernels that go to Muon; the rest goes to AdamW.
-        held_out: early stop, or None.
-        samples: samples in a batch, for the throughput that is shown; None shows steps.
-        save_every: steps between two checkpoints.
+        muon: pattern of the names of the matrices and kernels that Muon updates. AdamW updates the rest.
+        held_out: early stopping, or None.
+        samples: number of samples in a batch, to show the throughput in samples. None shows it in steps.
+        save_every: number of steps between two checkpoints.
 
     Raises:
         FloatingPointError: the loss is not finite.
@@ -193,7 +190,7 @@ def train(
 
 
 class _Run:
-    """State of one stage: what a checkpoint holds, and one update of it."""
+    """The state of one stage, which its checkpoint holds, and its updates."""
 
     def __init__(
         self, module: nn.Module, schedule: Schedule, checkpoint: Path, ema: float | None, muon: str
@@ -222,7 +219,7 @@ class _Run:
         self.step = 0
 
     def resume(self) -> None:
-        """Go on from the checkpoint, if there is one."""
+        """Continue from the checkpoint, if there is one."""
         if not self.checkpoint.exists():
             return
         saved = torch.load(self.checkpoint, weights_only=True)
@@ -233,7 +230,7 @@ class _Run:
             o.load_state_dict(state)
 
     def save(self) -> None:
-        """Write the checkpoint; one that is cut off in between leaves the old one."""
+        """Write the checkpoint. If this is interrupted, the old checkpoint stays."""
         state: dict[str, Any] = {name: getattr(self, name) for name in _STATE}
         state["module"] = self.module.state_dict()
         state["optimisers"] = [o.state_dict() for o in self.optimisers]
@@ -242,7 +239,7 @@ class _Run:
         partial.replace(self.checkpoint)
 
     def update(self, loss: Loss) -> tuple[float, dict[str, float]]:
-        """One step."""
+        """Make one step. Returns the loss and the figures to show."""
         factor, parts = self.schedule.factor(self.step), self.schedule.accumulate
         groups = [group for o in self.optimisers for group in o.param_groups]
         for group, lr in zip(groups, self.base, strict=True):
@@ -272,7 +269,7 @@ class _Run:
 
     @torch.no_grad()
     def measure(self, held_out: HeldOut) -> float:
-        """The held-out loss of the averaged weights; notes whether it is the best, and whether to stop."""
+        """The held-out loss of the averaged weights. Records whether it is the best and whether to stop."""
         current = _copy(self.module)
         if self.ema is not None:
             self.module.load_state_dict(self.average)
@@ -287,7 +284,7 @@ class _Run:
         return measured
 
     def leave_averaged(self) -> None:
-        """Put the weights of the best measurement, or else the averaged ones, into the module."""
+        """Load the weights of the best measurement into the module, or the averaged weights without one."""
         if self.best is not None:
             self.module.load_state_dict(self.best)
         elif self.ema is not None:
@@ -299,5 +296,5 @@ def _copy(module: nn.Module) -> dict[str, Tensor]:
 
 
 def seeded(seed: int, batch: int) -> torch.Generator:
-    """The generator of one batch's data: a function of the run's seed and the batch's number alone."""
+    """The generator of one batch's data. It depends only on the run's seed and the batch's number."""
     return torch.Generator().manual_seed(seed * 1_000_003 + batch)

@@ -1,6 +1,6 @@
-"""What a certified answer costs, from operation counts: estimates, on no GPU measured.
+"""Estimates of what a certified answer costs, from operation counts. They are not measured on a GPU.
 
-A multiplication and an addition are two operations. Sizes are those of the published checkpoints.
+A multiplication and an addition count as two operations. Sizes are those of the published checkpoints.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from smoothgate.psm.mapper import ResidualMapper, ResidualMapperConfig
 from smoothgate.psm.purifier import LightUNet, LightUNetConfig
 
-#: Share of a GPU's arithmetic and of its memory bandwidth that is reached. Assumed.
+#: Assumed share of a GPU's arithmetic and of its memory bandwidth that is reached.
 ARITHMETIC = 0.4
 BANDWIDTH = 0.6
-#: Share of a GPU's memory that vLLM takes: its default.
+#: Share of a GPU's memory that vLLM takes by default.
 MEMORY = 0.92
-#: A conversation: tokens of text asked, tokens answered. Assumed.
+#: Assumed numbers of text tokens in a question and in an answer.
 ASKED, ANSWERED = 64, 128
-#: Sequences that vLLM runs at a time: its default.
+#: Number of sequences that vLLM runs at a time by default.
 MOST_SEQUENCES = 256
 _BYTES = 2  # bfloat16
 
@@ -33,11 +33,11 @@ class Transformer:
     """Sizes of a stack of layers.
 
     Attributes:
-        layers: how many.
-        width: of the tokens.
+        layers: number of layers.
+        width: width of the tokens.
         mlp: width inside the MLP.
-        gated: whether the MLP has three matrices, not two.
-        kv_width: of keys, and of values.
+        gated: whether the MLP has three matrices instead of two.
+        kv_width: width of the keys, and of the values.
     """
 
     layers: int
@@ -48,12 +48,12 @@ class Transformer:
 
     @property
     def parameters(self) -> int:
-        """Of the matrices."""
+        """Number of parameters in the matrices."""
         attention = 2 * self.width * (self.width + self.kv_width)
         return self.layers * (attention + (3 if self.gated else 2) * self.width * self.mlp)
 
     def flops(self, tokens: int, seen: float) -> float:
-        """Operations for so many tokens, each of which attends to `seen`."""
+        """Operations for a number of tokens, each of which attends to `seen` tokens."""
         return tokens * (2.0 * self.parameters + 4.0 * self.layers * self.width * seen)
 
 
@@ -62,8 +62,8 @@ class Model:
     """A multimodal model.
 
     Attributes:
-        name: of the checkpoint.
-        side: of the canvas, in pixels.
+        name: name of the checkpoint.
+        side: side of the canvas, in pixels.
         tokens: visual tokens per picture.
         encoder: operations of tower and projector for one canvas.
         language: the language model's layers.
@@ -80,31 +80,31 @@ class Model:
 
     @property
     def grid(self) -> int:
-        """Rows, and columns, of visual tokens."""
+        """Number of rows, and of columns, of visual tokens."""
         return math.isqrt(self.tokens)
 
     @property
     def weight_bytes(self) -> float:
-        """Of the language model."""
+        """Bytes of the language model."""
         return _BYTES * (self.language.parameters + 2 * self.vocabulary * self.language.width)
 
     @property
     def kv_bytes(self) -> float:
-        """Of one token in the key/value cache."""
+        """Bytes of one token in the key/value cache."""
         return 2 * _BYTES * self.language.layers * self.language.kv_width
 
     @property
     def context(self) -> int:
-        """Tokens of a conversation about one picture."""
+        """Number of tokens of a conversation about one picture."""
         return self.tokens + ASKED + ANSWERED
 
     @property
     def embedding_bytes(self) -> float:
-        """Of one picture's tokens on their way to vLLM, in base64."""
+        """Bytes of one picture's tokens as they are sent to vLLM, in base64."""
         return self.tokens * self.language.width * _BYTES * 4 / 3
 
     def psm(self) -> float:
-        """Operations of the light purifier and the mapper for one canvas, by torch's own counter."""
+        """Operations of the light purifier and the mapper for one canvas, by torch's counter."""
         meta = torch.device("meta")
         purifier = LightUNet(LightUNetConfig()).to(meta)
         mapper = ResidualMapper(ResidualMapperConfig(self.language.width, (self.grid, self.grid))).to(meta)
@@ -115,7 +115,7 @@ class Model:
 
 
 def counted(work: Callable[[], object]) -> float:
-    """Operations of torch in `work`."""
+    """Operations of torch during `work`."""
     with FlopCounterMode(display=False) as counter:
         work()
     return float(counter.get_total_flops())
@@ -126,7 +126,7 @@ def _linear(rows: int, *widths: int) -> float:
 
 
 def llava() -> Model:
-    """LLaVA-1.5-7B: CLIP ViT-L/14 at 336 pixels without its last layer, two layers of projector, Vicuna."""
+    """LLaVA-1.5-7B: CLIP ViT-L/14 at 336 pixels without its last layer, a projector of two layers, Vicuna."""
     tower = Transformer(layers=23, width=1024, mlp=4096, gated=False, kv_width=1024)
     encoder = _linear(576, 3 * 14 * 14, 1024) + tower.flops(577, 577) + _linear(576, 1024, 4096, 4096)
     language = Transformer(layers=32, width=4096, mlp=11008, gated=True, kv_width=4096)
@@ -134,7 +134,7 @@ def llava() -> Model:
 
 
 def qwen() -> Model:
-    """Qwen2.5-VL-7B at 448 pixels: 1,024 patches, 4 of 32 layers see them all, the others windows of 64."""
+    """Qwen2.5-VL-7B at 448 pixels: 1,024 patches; 4 of 32 layers see all, the others see windows of 64."""
     sizes = {"width": 1280, "mlp": 3420, "kv_width": 1280}
     wide, narrow = (Transformer(layers=n, gated=True, **sizes) for n in (4, 28))
     tower = wide.flops(1024, 1024) + narrow.flops(1024, 64)
@@ -145,13 +145,13 @@ def qwen() -> Model:
 
 @dataclass(frozen=True, slots=True)
 class GPU:
-    """What a data sheet says.
+    """A GPU according to its data sheet.
 
     Attributes:
-        name: of the product.
-        tflops: dense bfloat16 operations per second, in 10^12.
-        bandwidth: of its memory, in 10^12 bytes per second.
-        memory: in 10^9 bytes.
+        name: name of the product.
+        tflops: dense bfloat16 operations, in 10^12 per second.
+        bandwidth: bandwidth of its memory, in 10^12 bytes per second.
+        memory: size of its memory, in 10^9 bytes.
     """
 
     name: str
@@ -165,18 +165,18 @@ GPUS = (GPU("L4", 121, 0.3, 24), GPU("A100 80 GB", 312, 2.04, 80), GPU("H100 SXM
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one answer about one picture takes of one GPU.
+    """What one answer about one picture costs on one GPU.
 
     Attributes:
         model, gpu: their names.
         sample_gflop: 10^9 operations of one noisy forward.
-        samples_per_second: noisy forwards.
+        samples_per_second: noisy forwards per second.
         certify_seconds: GPU seconds of all samples.
         answer_seconds: GPU seconds of the language model, with as many sequences at a time as fit.
-        sequences: how many fit.
-        answers_per_second: of one vLLM.
-        sequence_seconds: how long one answer takes then.
-        answers_per_gpu_hour: answers with their certificates, of GPUs that never wait.
+        sequences: number of sequences that fit.
+        answers_per_second: answers of one vLLM per second.
+        sequence_seconds: time of one answer in that case.
+        answers_per_gpu_hour: answers with certificates per hour of a GPU that is always busy.
     """
 
     model: str
@@ -192,7 +192,7 @@ class Cost:
 
 
 def cost(model: Model, gpu: GPU, samples: int) -> Cost:
-    """Of an answer whose certificate takes so many samples."""
+    """The cost of an answer whose certificate takes this number of samples."""
     flops = gpu.tflops * 1e12 * ARITHMETIC
     sample = model.encoder + model.psm()
     room = MEMORY * gpu.memory * 1e9 - model.weight_bytes

@@ -1,4 +1,4 @@
-"""The picture of `smoothgate bench sampler --plot`: how cost grows."""
+"""The plot of `smoothgate bench sampler --plot`: how cost grows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def plot_growth(growth: Mapping[str, Sequence[Mapping[str, float]]], file: Path) -> None:
-    """Draw the `growth` of `sampler.run`, a panel for each thing that grows (matplotlib, extra `dev`)."""
+    """Draw the `growth` of `sampler.run`, a panel for each growing quantity (matplotlib, extra `dev`)."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""`python -m smoothgate_lab.benchmarks.memory N`: draw N samples, print the peak of resident bytes."""
+"""`python -m smoothgate_lab.benchmarks.memory N`: draw N samples and print the peak of resident memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from smoothgate_lab.demo.digit_scenes import DigitScenes
 
 
 def main(n: int) -> int:
-    """Peak resident bytes of this process."""
+    """Draw n samples. Returns the peak of resident memory of this process, in bytes."""
     adapter = load(str(bundled("model")), device="cpu", dtype=torch.float32)
     encoder = UnitEncoder.load(adapter, bundled("psm"))
     bench = Bench(encoder, DigitScenes(encoder.adapter, 1, 0, 7).canvases, QUICK)

@@ -1,4 +1,4 @@
-"""The float resize beside the checkpoint's own 8-bit processor: the figures of `smoothgate bench resize`."""
+"""The float resize compared with the checkpoint's 8-bit processor: `smoothgate bench resize`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ KINDS = ("smooth", "white noise")
 
 @torch.no_grad()
 def run(adapter: VisionAdapter, seed: int = 0) -> list[dict[str, object]]:
-    """One row per kind of picture and size.
+    """Compare both for each kind of picture and each size.
 
     Returns:
         Rows of `kind`, `height`, `width`, `mean` and `max` (absolute difference of the two canvases, in
-        1/255), `cosine` (of their visual tokens, not centred).
+        1/255), and `cosine` (of their visual tokens, not centred).
     """
     rng = np.random.default_rng(seed)
     rows: list[dict[str, object]] = []

@@ -1,9 +1,9 @@
-"""Gates and engines under a rush, simulated: `smoothgate bench scaling`.
+"""A simulation of gates and engines under a rush of requests: `smoothgate bench scaling`.
 
-Requests about one picture come as a Poisson process, at a third of the rate first, then at all of it. Each
-goes to the less loaded of two random gates, as gateways do, waits there for the samples before it, and then
-for a place in a vLLM. Gates are added and taken away as KEDA and Kubernetes do with the numbers of
-`deploy/components/autoscaling`, on what was scraped one interval ago.
+Requests about one picture arrive as a Poisson process, first at a third of the rate, then at the full rate. A
+request goes to the less loaded of two random gates, as with common gateways. It waits there for the samples
+before it, and then for a place in a vLLM. Gates are added and removed as KEDA and Kubernetes do with the
+numbers of `deploy/components/autoscaling`, from metrics that were scraped one interval ago.
 """
 
 from __future__ import annotations
@@ -21,32 +21,33 @@ from smoothgate_lab.benchmarks.costs import GPUS, Cost, cost, llava, qwen
 
 RATES = (1.0, 10.0, 100.0, 1000.0)
 SIGNALS = ("queued", "busy", "both")
-#: Where signals and thresholds are compared.
+#: The rate at which signals and thresholds are compared.
 COMPARED_RATE = 100.0
-#: Before the rush, and after it began.
+#: Lengths of the time before the rush and of the rush.
 QUIET_SECONDS, RUSH_SECONDS = 120.0, 1200.0
-#: What is reported of the end: the last so many seconds.
+#: Length of the settled end, which is reported.
 SETTLED_SECONDS = 300.0
 SAMPLES = 128 + 1024
-#: Share of the samples that a target with early stopping draws: `smoothgate bench sampler`, demo model.
+#: Share of the samples that a target with early stopping draws (demo model, `smoothgate bench sampler`).
 EARLY_STOP = 0.206
 
-# deploy/components/autoscaling/scaledobject.yaml; the threshold of samples is in seconds of one device there.
+# From deploy/components/autoscaling/scaledobject.yaml. Its threshold of samples is here in seconds of one
+# device.
 INTERVAL = 15.0
 QUEUED_SECONDS = 30.0
 BUSY = 0.7
 LEAST = 2
 GROWTH, GROWTH_PODS, GROWTH_PERIOD = 1.0, 2, 120.0
 STAY, SHRINK, SHRINK_PERIOD = 600.0, 0.1, 180.0
-# Kubernetes' default: no change within this of the target.
+# By default, Kubernetes changes nothing within this share of the target.
 _TOLERANCE = 0.1
-#: Scheduling, loading, measuring, canary. Assumed; the image is there already.
+#: Assumed time for scheduling, loading, measuring and the canary, with the image present.
 START_SECONDS = 120.0
 #: The service's `MAX_QUEUED_SECONDS`.
 LONGEST_WAIT = 60.0
-#: A threshold that looks careful, and is not.
+#: A threshold that is too low.
 EAGER_SECONDS = 5.0
-#: vLLMs are given so much of what they could do.
+#: The share of their capacity at which vLLMs run.
 ENGINE_LOAD = 0.7
 
 
@@ -56,15 +57,15 @@ class Run:
 
     Attributes:
         rate: requests per second in the rush.
-        signal: what gates were scaled by.
-        threshold: queued samples per gate that are aimed at, in seconds of one device.
-        needed: gates that would be busy all the time.
-        gates: mean number in the settled end.
-        most: largest number.
-        p50, p99: seconds until the certificate, settled.
+        signal: the signal by which gates are scaled.
+        threshold: target of queued samples per gate, in seconds of one device.
+        needed: number of gates that would be busy all the time.
+        gates: mean number of gates in the settled end.
+        most: largest number of gates.
+        p50, p99: percentiles of seconds until the certificate in the settled end.
         worst: 99th percentile of the whole rush.
-        refused: share of the rush that was refused (429).
-        settled_refused: share of the settled end.
+        refused: share of all requests that were refused (429).
+        settled_refused: the same share in the settled end.
     """
 
     rate: float
@@ -81,7 +82,7 @@ class Run:
 
 
 class Autoscaler:
-    """The horizontal autoscaler's arithmetic, and its limits on growing and shrinking."""
+    """The arithmetic of the horizontal autoscaler and its limits on growing and shrinking."""
 
     def __init__(self, gates: int, signal: str, threshold: float) -> None:
         self._signal = signal
@@ -90,7 +91,7 @@ class Autoscaler:
         self._sizes: deque[tuple[float, int]] = deque([(0.0, gates)])
 
     def decide(self, now: float, gates: int, queued_seconds: float, busy: float) -> int:
-        """How many gates there should be, from sums over all of them."""
+        """The number of gates that there should be, from sums over all gates."""
         ratios = {"queued": queued_seconds / self._threshold, "busy": busy / BUSY}
         sums = [value for name, value in ratios.items() if self._signal in (name, "both")]
         desired = max(gates if abs(value / gates - 1.0) <= _TOLERANCE else math.ceil(value) for value in sums)
@@ -120,19 +121,19 @@ class Autoscaler:
 def simulate(
     rate: float, signal: str, service: float, threshold: float = QUEUED_SECONDS, seed: int = 0
 ) -> Run:
-    """Gates under a rush.
+    """Simulate gates under a rush.
 
     Args:
-        rate: requests per second in it.
+        rate: requests per second in the rush.
         signal: one of `SIGNALS`.
         service: seconds that one gate needs for one picture.
         threshold: see `Run`.
-        seed: of arrivals and choices.
+        seed: seed of arrivals and choices.
     """
     rng = random.Random(seed)
     third = max(LEAST, math.ceil(rate / 3 * service / BUSY))
     scaler = Autoscaler(third, signal, threshold)
-    free = [0.0] * third  # when each gate will have done all that it has
+    free = [0.0] * third  # when each gate will have finished its work
     starting: deque[float] = deque()
     end = QUIET_SECONDS + RUSH_SECONDS
     waits: list[tuple[float, float]] = []
@@ -157,7 +158,7 @@ def simulate(
                 if starting:
                     starting.pop()
                 else:
-                    backlog -= max(0.0, free.pop() - next_look)  # it does what it has, and takes no more
+                    backlog -= max(0.0, free.pop() - next_look)  # it finishes its work and takes no more
             sizes.append((next_look, gates))
             next_look += INTERVAL
         if now >= end:
@@ -192,14 +193,14 @@ def simulate(
 
 @dataclass(frozen=True, slots=True)
 class EngineRun:
-    """vLLMs behind those gates.
+    """The vLLMs behind those gates.
 
     Attributes:
         rate: requests per second.
-        engines: how many.
-        sequences: places in all of them.
-        wait_p99: seconds until a place is free.
-        answer_p50: seconds from a place to the last token.
+        engines: number of vLLMs.
+        sequences: number of places in all of them.
+        wait_p99: 99th percentile of seconds until a place is free.
+        answer_p50: median of seconds from then to the last token.
         embedding_gbit: visual tokens that cross the network, in 10^9 bits per second.
     """
 
@@ -214,7 +215,7 @@ class EngineRun:
 def engines(
     rate: float, costs: Cost, embedding_bytes: float, seed: int = 0, requests: int = 50_000
 ) -> EngineRun:
-    """vLLMs as places that are taken for as long as an answer takes; answers are of exponential length."""
+    """Simulate vLLMs as places that answers occupy. The lengths of answers are exponential."""
     rng = random.Random(seed)
     number = math.ceil(rate / (ENGINE_LOAD * costs.answers_per_second))
     places = [0.0] * (number * costs.sequences)
@@ -238,7 +239,7 @@ def engines(
 
 
 def run(seed: int = 0) -> dict[str, Any]:
-    """All figures: what an answer costs, gates under a rush, engines behind them. Takes some seconds."""
+    """All figures: costs of an answer, gates under a rush, engines behind them. Takes some seconds."""
     model, gpu = llava(), GPUS[-1]
     chosen = cost(model, gpu, SAMPLES)
     service = chosen.certify_seconds

@@ -1,4 +1,4 @@
-"""The service under full load for long: what is lost, what grows, who waits (`smoothgate bench soak`)."""
+"""The service under full load for long: lost requests, memory and latency (`smoothgate bench soak`)."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ QUESTION = "What digit is shown?"
 _SMOOTHING = {"n_select": 32, "n_certify": 96}
 _MIX = {"picture": 0.6, "stream": 0.2, "text": 0.2}
 _READ_EVERY_SECONDS = 5.0
-# After a lost request: a service that is down is not to be asked a thousand times a second.
+# The pause after a lost request, so that clients do not flood a service that is down.
 _PAUSE_SECONDS = 0.1
-# Caches fill and allocators settle before growth means anything.
+# Growth is measured after caches have filled and allocators have settled.
 _WARM_UP_SHARE = 1 / 3
 
 
@@ -39,7 +39,7 @@ class _Seen:
     memory: list[tuple[float, float]] = field(default_factory=list)
 
     def all_kinds(self) -> dict[str, list[float]]:
-        """Seconds by kind, and of all together."""
+        """Seconds by kind, and of all kinds together."""
         together = [taken for each in self.seconds.values() for taken in each]
         return self.seconds | ({"all": together} if together else {})
 
@@ -47,22 +47,22 @@ class _Seen:
 def run(
     url: str, pid: int | None, seconds: float, clients: int, seed: int, step: Callable[[float], None]
 ) -> Json:
-    """Load a service: each client sends its next request when it has the answer to the last.
+    """Load a service. Each client sends its next request when it has the answer to the last.
 
     Args:
-        url: of the service.
-        pid: of its process, whose resident memory is read; None where it runs elsewhere.
-        seconds: how long.
-        clients: at a time.
-        seed: of the order of the kinds of request.
+        url: address of the service.
+        pid: its process, whose resident memory is read, or None if it runs elsewhere.
+        seconds: length of the run.
+        clients: number of clients at a time.
+        seed: seed of the order of the kinds of request.
         step: called with the seconds so far.
 
     Returns:
-        `seconds`, `clients`, `requests`; `statuses` (count by status); `lost` (what came of requests that had
-        no answer, at most 20 of them) and `lost_count`; `latency` by kind (`picture`, `stream`, `text`,
+        `seconds`, `clients`, `requests`; `statuses` (count by status); `lost` (errors of at most 20
+        requests without an answer) and `lost_count`; `latency` by kind (`picture`, `stream`, `text`,
         `all`): `n`, `p50`, `p99` in seconds and `ratio`; `memory` (None without a pid): `start`, `end` in
-        bytes (medians of the first and the last tenth after a warm-up of a third), `growth` (share), `slope`
-        (bytes per hour).
+        bytes (medians of the first and the last tenth after a warm-up of a third), `growth` (share),
+        `slope` (bytes per hour).
     """
     seen = asyncio.run(_run(url, pid, seconds, clients, seed, step))
     return {
@@ -130,10 +130,10 @@ async def _client(http: httpx.AsyncClient, seen: _Seen, ends: float, seed: int) 
 
 
 async def _ask(http: httpx.AsyncClient, kind: str, uri: str) -> int:
-    """The status of one request.
+    """Send one request. Returns its status.
 
     Raises:
-        httpx.HTTPError, ValueError, KeyError: no answer, half of one, or one without its certificate.
+        httpx.HTTPError, ValueError, KeyError: there is no answer, it is incomplete, or it has no certificate.
     """
     if kind == "text":
         answer = await http.post("/v1/chat", json={"message": "Hello", "max_tokens": 8})

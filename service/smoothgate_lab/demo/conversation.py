@@ -1,8 +1,8 @@
-"""What the demo model can be asked, and what it should answer.
+"""The questions that the demo model answers, and the right answers.
 
-A conversation is a list of OpenAI chat messages whose image parts are `{"type": "image"}`, in the order of
-the pictures it is about. Answers name the digits before anything that follows from them, so that a small
-language model has nothing to work out in its head.
+A conversation is a list of OpenAI chat messages with image parts `{"type": "image"}` in the order of its
+pictures. Answers name the digits before anything that follows from them, so that a small language model can
+read its conclusions off its own text.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SPECIAL_TOKENS = ("<pad>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>",
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is true of one scene; colours and pattern by name."""
+    """The facts about one scene, with colours and pattern by name."""
 
     digit: int
     ink: str
@@ -42,7 +42,7 @@ class Facts:
 
     @classmethod
     def of(cls, digit: int, ink: int, background: int, pattern: int) -> Facts:
-        """From a scene's indices."""
+        """The facts from a scene's indices."""
         return cls(digit, COLOURS[ink], COLOURS[background], PATTERNS[pattern])
 
     @property
@@ -51,14 +51,14 @@ class Facts:
         return "odd" if self.digit % 2 else "even"
 
     def describe(self) -> str:
-        """One sentence about all of it."""
+        """One sentence with all facts."""
         pattern = "" if self.pattern == "plain" else f"{self.pattern} "
         return f"A {self.ink} {self.digit} on a {pattern}{self.background} background."
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A kind of question: its phrasings (the first is the one it is measured with) and its answer."""
+    """A kind of question, its phrasings and its answer. Measurements use the first phrasing."""
 
     name: str
     phrasings: tuple[str, ...]
@@ -310,7 +310,7 @@ def _user(images: int, text: str, rng: random.Random) -> Message:
 
 def _ask(questions: tuple[Question, ...], first: bool, rng: random.Random) -> tuple[Question, str]:
     question = rng.choice(questions)
-    # The kinds that everything else rests on are asked more often.
+    # Other questions depend on these kinds, so they are asked more often.
     if rng.random() < 0.35:
         question = rng.choice(
             [q for q in questions if q.name in ("digit", "describe", "sum", "larger", "same")]
@@ -322,10 +322,10 @@ def _ask(questions: tuple[Question, ...], first: bool, rng: random.Random) -> tu
 
 
 def conversation(facts: list[Facts], rng: random.Random, *, turns: int = 4) -> list[Message]:
-    """A made-up chat of up to `turns` turns about one, two or no pictures.
+    """A synthetic chat of up to `turns` turns about no, one or two pictures.
 
-    With two pictures, three chats in four send both in the first message; the others send the second one
-    later, after which one-picture questions are about the newest.
+    Three in four chats about two pictures send both in the first message. The others send the second one
+    later, and their questions about one picture are then about the newest.
     """
     messages: list[Message] = []
     if rng.random() < 0.2:

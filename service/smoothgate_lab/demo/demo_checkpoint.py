@@ -1,4 +1,4 @@
-"""The demo model as Hugging Face files: tokenizer, processor, and the assembled LLaVA."""
+"""The demo model as Hugging Face files: tokenizer, processor and the assembled LLaVA."""
 
 from __future__ import annotations
 
@@ -27,9 +27,7 @@ MAX_TOKENS = 2048
 
 
 def build_tokenizer(seed: int = 0) -> PreTrainedTokenizerFast:
-    """A byte-level BPE over the demo's own sentences: every word of theirs is a token, any other text is
-    spelt.
-    """
+    """A byte-level BPE over the demo's own sentences. Their words are tokens; other text is spelt."""
     rng = random.Random(seed)
 
     def facts() -> Facts:
@@ -83,7 +81,7 @@ def text_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
-    """Pictures of any size are squeezed to 48 x 48 (bicubic), so that nothing is cropped away."""
+    """The processor. It resizes pictures of any size to 48 x 48 (bicubic) without a crop."""
     images = CLIPImageProcessor(
         size={"height": CANVAS, "width": CANVAS},
         do_center_crop=False,
@@ -106,7 +104,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
 def assemble(
     encoder: Encoder, language: Any, tokenizer: PreTrainedTokenizerFast
 ) -> LlavaForConditionalGeneration:
-    """The LLaVA made of a trained encoder and a trained `LlamaForCausalLM`."""
+    """The LLaVA from a trained encoder and a trained `LlamaForCausalLM`."""
     config = LlavaConfig(
         vision_config=vision_config(),
         text_config=text_config(tokenizer),
@@ -140,9 +138,7 @@ def save(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFas
 
 
 def name_as_published(folder: Path) -> None:
-    """Name the weights of a saved LLaVA as published checkpoints do: vLLM's own image path knows no other
-    names.
-    """
+    """Give the weights of a saved LLaVA the published names, which vLLM's own image path requires."""
     file = folder / "model.safetensors"
     tower = "vision_tower.vision_model."
     tensors = {

@@ -1,4 +1,4 @@
-"""The whole recipe of the demo model: teacher, tower, language model, files, calibration."""
+"""The recipe of the demo model: teacher, tower, language model, files, calibration."""
 
 from __future__ import annotations
 
@@ -34,12 +34,13 @@ LANGUAGE = Schedule(steps=840, muon_lr=0.01, adam_lr=2e-3)
 PAIRS = Schedule(steps=300, muon_lr=0.005, adam_lr=1e-3, warmup=20, decay=0.8)
 
 ALL_SORTS = Mix(counts=(0.06, 0.54, 0.4), repeated=0.15, equal=0.0)
-# The stage before sees equal digits in two different pictures in one chat of 25, and calls them different.
+# After the stage before, the model calls equal digits in two pictures different: it sees them in one chat
+# of 25.
 MOSTLY_PAIRS = Mix(counts=(0.06, 0.24, 0.7), repeated=0.05, equal=0.3)
 
 
 def train_teacher(seed: int, folder: Path) -> Teacher:
-    """Stage 1: the net that reads ink masks, frozen."""
+    """Stage 1: train the network that reads ink masks. Returns it frozen."""
     digits = load_digits("train")
     torch.manual_seed(seed)
     teacher = Teacher()
@@ -56,8 +57,9 @@ def train_teacher(seed: int, folder: Path) -> Teacher:
 
 
 def train_tower(seed: int, folder: Path, teacher: Teacher) -> Encoder:
-    """Stages 2 and 3: vision tower and projector, on a small canvas (half the tokens, learns faster), then on
-    the full one.
+    """Stages 2 and 3: train vision tower and projector, first on a small canvas, then on the full one.
+
+    The small canvas has half the tokens, so the model learns faster on it.
     """
     digits = load_digits("train")
     torch.manual_seed(seed + 1)
@@ -76,7 +78,7 @@ def train_tower(seed: int, folder: Path, teacher: Teacher) -> Encoder:
 
 
 def train_language(seed: int, folder: Path, encoder: Encoder) -> LlamaForCausalLM:
-    """Stages 4 and 5: the language model, reading the frozen encoder; then more of what is hard for it."""
+    """Stages 4 and 5: train the language model on the frozen encoder, then on more of what is hard for it."""
     digits = load_digits("train")
     tokenizer = build_tokenizer(seed)
     chat = ChatEncoder(tokenizer)
@@ -100,9 +102,9 @@ def run(output: Path, work: Path, seed: int, console: Console) -> None:
 
     Args:
         output: folder that gets `model` (Hugging Face files) and `psm` (calibration).
-        work: folder for checkpoints and logs; a run that finds its own files there goes on where it stopped.
-        seed: of data and initial weights; every stage derives its own from it.
-        console: where progress is said.
+        work: folder for checkpoints and logs. A run that finds its own files there resumes where it stopped.
+        seed: seed of data and initial weights. Every stage derives its own seed from it.
+        console: shows the progress.
     """
     teacher = train_teacher(seed, work)
     encoder = train_tower(seed, work, teacher)

@@ -1,6 +1,4 @@
-"""Held-out scenes as the evaluation of a defence takes them: canvases, twins, and questions about each
-picture.
-"""
+"""Held-out scenes for the evaluation of a defence: canvases, twins and questions about each picture."""
 
 from __future__ import annotations
 
@@ -15,14 +13,13 @@ from smoothgate_lab.demo.demo_evaluation import Answerer, Scene, ask, labelled_s
 
 
 class DigitScenes:
-    """n scenes of held-out digits, the twins of the first `twins` of them, and every question about one
-    picture.
+    """Scenes of held-out digits, the twins of some of them, and every question about one picture.
 
     Args:
-        adapter: of the bundled demo model.
-        n: scenes.
-        twins: twins, at most n.
-        seed: of the scenes.
+        adapter: the bundled demo model's.
+        n: number of scenes.
+        twins: number of scenes, from the first, that have a twin.
+        seed: seed of the scenes.
     """
 
     def __init__(self, adapter: VisionAdapter, n: int, twins: int, seed: int) -> None:
@@ -34,7 +31,7 @@ class DigitScenes:
         self._answerer = Answerer(bundled("model"))
 
     def accuracy(self, tokens: Tensor) -> dict[str, float]:
-        """Exact match of greedy answers by question, first phrasing, from visual tokens (N, T, D)."""
+        """Share of right greedy answers by question in its first phrasing, from visual tokens (N, T, D)."""
         return {question.name: ask(self._answerer, question, tokens, self.facts) for question in ONE_PICTURE}
 
 

@@ -1,8 +1,7 @@
-"""Stage 3 of the demo's training: a small Llama learns to answer from the visual tokens of the frozen
-encoder.
+"""The demo's language model: a small Llama that learns to answer from the frozen encoder's visual tokens.
 
-Most pictures reach it in the form the service serves them, mu + rho * t with t a unit vector near the clean
-one, the rest as the encoder gives them, so that it reads both.
+It sees most pictures in the served form, mu + rho * t with a unit vector t near the clean one, and the
+rest as the encoder gives them. It thus learns to read both.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _CONVERSATIONS = 48
 
 
 class ChatEncoder:
-    """Conversations -> token ids, with the pictures' places opened up to 36 tokens each."""
+    """Turns conversations into token ids, with 36 tokens for each picture."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.tokenizer = tokenizer
@@ -39,7 +38,7 @@ class ChatEncoder:
         self._text = cache(lambda text: tokenizer(text, add_special_tokens=False).input_ids)
 
     def __call__(self, messages: list[Message]) -> tuple[list[int], list[int]]:
-        """Ids and labels (-100 except on answers) of one conversation, as the chat template renders it."""
+        """Ids and labels of a conversation as the chat template renders it; -100 marks what is no answer."""
         ids: list[int] = []
         labels: list[int] = []
         for message in messages:
@@ -56,10 +55,12 @@ class ChatEncoder:
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """What the conversations of a stage are about.
+    """The mix of conversations of a stage.
 
-    `counts` weighs those about no, one and two pictures; of those about two, `repeated` show the same picture
-    twice and `equal` two pictures of the same digit.
+    Attributes:
+        counts: weights of conversations about no, one and two pictures.
+        repeated: share of those about two pictures that show the same picture twice.
+        equal: share of the others about two pictures that show the same digit twice.
     """
 
     counts: tuple[float, float, float]
@@ -69,7 +70,7 @@ class Mix:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """The constants of the served form: centre `mu` (36, 160) and radius `rho`."""
+    """The constants of the served form: the centre `mu` (36, 160) and the length `rho`."""
 
     mu: Tensor
     rho: float
@@ -77,7 +78,7 @@ class Served:
     @classmethod
     @torch.no_grad()
     def measure(cls, encoder: Encoder, digits: Digits, gen: torch.Generator, batches: int = 20) -> Served:
-        """From fresh training scenes."""
+        """Measure the constants on new training scenes."""
         tokens = torch.cat(
             [encoder(b.images) for _ in range(batches) for b in training_batch(digits, 64, gen)]
         )
@@ -85,7 +86,7 @@ class Served:
         return cls(mu, float((tokens - mu).flatten(1).norm(dim=1).mean()))
 
     def perturbed(self, tokens: Tensor, gen: torch.Generator) -> Tensor:
-        """About two in three in the served form, directions near the clean ones; the rest as they are."""
+        """About two in three in the served form with directions near the clean ones, the rest unchanged."""
         n = len(tokens)
         unit = F.normalize((tokens - self.mu).flatten(1), dim=1)
         noise = F.normalize(torch.randn(unit.shape, generator=gen), dim=1)
@@ -108,7 +109,7 @@ def language_loss(
     gen: torch.Generator,
     mix: Mix,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Cross-entropy of the answers in made-up conversations about fresh scenes and their twins."""
+    """Cross-entropy of the answers in synthetic conversations about new scenes and their twins."""
     rng = random.Random(int(torch.randint(2**31, (1,), generator=gen)))
     scene, twin = training_batch(digits, _CONVERSATIONS, gen)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The bundled sample pictures, made of held-out digits: for README, `/docs` and tests."""
+"""The bundled sample pictures of held-out digits, for README, `/docs` and tests."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from smoothgate_lab.demo.demo_evaluation import labelled_scenes, plain_pictures
 
 _SEED = 11
 _SCALE = 4
-# Picked by eye among the first 60 of the seed: different digits, colours and patterns.
+# Chosen by eye among the first 60 scenes of the seed, with different digits, colours and patterns.
 _SCENES = {"three.png": 22, "seven.png": 54, "two.png": 33}
 _PLAIN = {"plain-five.png": 25}
 
 
 def write_samples(folder: Path) -> dict[str, Facts | int]:
-    """Write three scenes, enlarged to 192 x 192, and a plain picture.
+    """Write three scenes, enlarged to 192 x 192, and one plain picture.
 
     Returns:
-        What is true of each file: all facts of a scene, the digit of the plain picture.
+        The facts about each file: all facts of a scene, or the digit of the plain picture.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written: dict[str, Facts | int] = {}

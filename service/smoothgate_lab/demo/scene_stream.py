@@ -1,4 +1,4 @@
-"""What the demo's PSM is trained and calibrated on: scenes, drawn as they are needed."""
+"""The scenes on which the demo's PSM is trained and calibrated, drawn on demand."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from smoothgate_lab.training_loop import seeded
 
 
 def scene_pictures(seed: int, *, augment: bool = True) -> Pictures:
-    """Scenes of training digits, three in four coloured, the rest plain grey pictures.
+    """Scenes of training digits: three in four are coloured, the rest are plain grey pictures.
 
     Args:
-        seed: of digits and layouts.
-        augment: new handwriting from old, as in the model's own training; off for a held-out split.
+        seed: seed of digits and layouts.
+        augment: whether to vary the handwriting, as in the model's own training. Off for a held-out split.
     """
     digits = load_digits("train")
 
@@ -39,9 +39,9 @@ def scene_pictures(seed: int, *, augment: bool = True) -> Pictures:
 
 
 def twin_pictures(seed: int, *, augment: bool = True) -> Pictures:
-    """As `scene_pictures`, but coloured ones alone, each beside its twin: the same scene, another digit.
+    """Coloured scenes as in `scene_pictures`, each followed by its twin: the same scene with another digit.
 
-    Who fine-tunes on attacked pictures has them attacked towards their neighbour.
+    Fine-tuning attacks each picture towards its neighbour.
     """
     digits = load_digits("train")
 
@@ -58,7 +58,7 @@ def twin_pictures(seed: int, *, augment: bool = True) -> Pictures:
 
 
 def calibrate_scenes(adapter: VisionAdapter, seed: int, n: int = 2000) -> Calibration:
-    """Measure the demo model on pictures of n training scenes and their twins."""
+    """Calibrate the demo model on pictures of n training scenes and their twins."""
     first, twins = labelled_scenes("train", n, seed)
 
     def features(pictures: list[Scene]) -> Iterator[Tensor]:

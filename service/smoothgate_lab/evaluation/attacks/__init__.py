@@ -1,1 +1,1 @@
-"""Attacks on pictures, as plain functions on a differentiable pipeline."""
+"""Attacks on pictures, as functions of a loss or a score."""

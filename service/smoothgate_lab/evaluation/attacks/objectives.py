@@ -1,7 +1,6 @@
-"""What the attacks of the literature make small, of each picture: the answer's cross-entropy, and distances
-to the features of a target picture.
+"""The losses of attacks in the literature: cross-entropy of answers, and distances to a target's features.
 
-A feature here is what the victim shows of a picture (`Victim.see`), centred as certificates see it.
+A feature is what the victim computes from a picture (`Victim.see`), centred as for certificates.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from smoothgate_lab.demo.demo_evaluation import Answerer
 from smoothgate_lab.evaluation.attacks.pgd import Loss
 from smoothgate_lab.evaluation.victims import Victim
 
-# M-Attack (Li et al. 2025, arXiv 2503.10635), section 3: local crops of the source. On a canvas as small as
-# the demo's the paper's areas of 0.5 to 0.9 make a weaker attack.
+# M-Attack (Li et al. 2025, arXiv 2503.10635), section 3: local crops of the source. On the demo's small
+# canvas the paper's areas of 0.5 to 0.9 make a weaker attack.
 _CROP_AREA = (0.75, 1.0)
 # FOA-Attack (Jia et al. 2025, arXiv 2505.21494): clusters of local features, entropic regularisation, and the
 # weight of the local term.
@@ -30,7 +29,7 @@ _LOCAL_WEIGHT = 0.2
 def towards_answer(
     victim: Victim, answerer: Answerer, question: str, wanted: list[str], gen: torch.Generator
 ) -> Loss:
-    """Targeted: cross-entropy of the attacker's answers."""
+    """Targeted: the cross-entropy of the attacker's answers."""
 
     def loss(x: Tensor) -> Tensor:
         return answerer.cross_entropy(question, wanted, victim.see(x, gen).tokens)
@@ -41,7 +40,7 @@ def towards_answer(
 def away_from_answer(
     victim: Victim, answerer: Answerer, question: str, right: list[str], gen: torch.Generator
 ) -> Loss:
-    """Untargeted: minus the cross-entropy of the right answers."""
+    """Untargeted: the negative cross-entropy of the right answers."""
     towards = towards_answer(victim, answerer, question, right, gen)
     return lambda x: -towards(x)
 
@@ -50,9 +49,9 @@ def towards_feature(victim: Victim, target: Tensor, gen: torch.Generator) -> Los
     """Targeted feature matching (AttackVLM, Zhao et al. 2023): 1 - cos with the features of target pictures.
 
     Args:
-        victim: what is differentiated.
-        target: (B, 3, H, W).
-        gen: of the noise.
+        victim: the model under attack.
+        target: (B, 3, H, W) target pictures.
+        gen: generator of the noise.
     """
     with torch.no_grad():
         wanted = victim.see(target, gen).features
@@ -60,7 +59,7 @@ def towards_feature(victim: Victim, target: Tensor, gen: torch.Generator) -> Los
 
 
 def towards_feature_by_crops(victim: Victim, target: Tensor, gen: torch.Generator) -> Loss:
-    """M-Attack: random local crops of the picture, brought back to its size, to the target's features."""
+    """M-Attack: `towards_feature` of random local crops of the picture, enlarged to its size."""
     with torch.no_grad():
         wanted = victim.see(target, gen).features
 
@@ -71,7 +70,7 @@ def towards_feature_by_crops(victim: Victim, target: Tensor, gen: torch.Generato
 
 
 def crop(x: Tensor, gen: torch.Generator) -> Tensor:
-    """A random square part of each picture (B, 3, H, W), enlarged to the whole; differentiable."""
+    """A random square part of each picture (B, 3, H, W), enlarged to the picture's size. Differentiable."""
     count = len(x)
     low, high = _CROP_AREA
     side = (low + (high - low) * torch.rand(count, generator=gen)).sqrt()
@@ -84,14 +83,13 @@ def crop(x: Tensor, gen: torch.Generator) -> Tensor:
 
 
 def towards_feature_by_transport(victim: Victim, target: Tensor, width: int, gen: torch.Generator) -> Loss:
-    """FOA-Attack: the whole feature as in `towards_feature`, and the optimal transport between clusters of
-    the two pictures' local features.
+    """FOA-Attack: `towards_feature` plus the optimal transport between clusters of local features.
 
     Args:
-        victim: what is differentiated.
-        target: (B, 3, H, W).
-        width: D, of one token.
-        gen: of the noise.
+        victim: the model under attack.
+        target: (B, 3, H, W) target pictures.
+        width: D, the width of one token.
+        gen: generator of the noise.
     """
     with torch.no_grad():
         wanted = victim.see(target, gen).features
@@ -108,8 +106,9 @@ def towards_feature_by_transport(victim: Victim, target: Tensor, width: int, gen
 
 
 def clusters(tokens: Tensor, count: int = _CLUSTERS, rounds: int = 5) -> Tensor:
-    """Centres (B, count, D) of k-means over tokens (B, T, D); differentiable in the tokens, not in who
-    belongs to whom. Starts at tokens evenly spaced over the grid.
+    """Centres (B, count, D) of k-means over tokens (B, T, D), from a start at evenly spaced tokens.
+
+    Differentiable in the tokens for fixed clusters.
     """
     with torch.no_grad():
         start = torch.linspace(0, tokens.shape[1] - 1, count, device=tokens.device).round().long()
@@ -127,7 +126,7 @@ def _means(belongs: Tensor, tokens: Tensor, otherwise: Tensor) -> Tensor:
 
 @torch.no_grad()
 def transport_plan(cost: Tensor) -> Tensor:
-    """The entropic transport plan (B, K, L) between even weights, of costs (B, K, L) (Cuturi 2013)."""
+    """The entropic transport plan (B, K, L) between uniform weights for costs (B, K, L) (Cuturi 2013)."""
     kernel = -cost / _ENTROPY
     rows, columns = cost.shape[1:]
     u = torch.zeros_like(cost[:, :, :1])

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 Norm = Literal["linf", "l2"]
-#: Pictures (B, 3, H, W) -> what is to become small, of each (B,); may draw fresh noise at every call.
+#: Pictures (B, 3, H, W) -> losses (B,) to minimise. It may draw new noise at every call.
 Loss = Callable[[Tensor], Tensor]
 
 
 def project(delta: Tensor, norm: Norm, eps: float) -> Tensor:
-    """The nearest perturbations (B, 3, H, W) within the ball."""
+    """The nearest perturbations (B, 3, H, W) in the ball."""
     if norm == "linf":
         return delta.clamp(-eps, eps)
     shrink = (lengths(delta).clamp(min=1e-12).reciprocal() * eps).clamp(max=1.0)
@@ -22,13 +22,13 @@ def project(delta: Tensor, norm: Norm, eps: float) -> Tensor:
 
 
 def lengths(delta: Tensor) -> Tensor:
-    """l2 norms (B, 1, 1, 1)."""
-    found: Tensor = torch.linalg.vector_norm(delta, dim=(1, 2, 3), keepdim=True)
-    return found
+    """l2 norms (B, 1, 1, 1) of perturbations (B, 3, H, W)."""
+    norms: Tensor = torch.linalg.vector_norm(delta, dim=(1, 2, 3), keepdim=True)
+    return norms
 
 
 def steepest(gradient: Tensor, norm: Norm) -> Tensor:
-    """The direction of steepest ascent, of length 1 in the norm."""
+    """The directions of steepest ascent, of length 1 in the norm."""
     if norm == "linf":
         return gradient.sign()
     return gradient / lengths(gradient).clamp(min=1e-12)
@@ -38,13 +38,13 @@ def descend(loss: Loss, x: Tensor, start: Tensor, norm: Norm, eps: float, steps:
     """PGD from `start`.
 
     Args:
-        loss: to be made small.
+        loss: to minimise.
         x: (B, 3, H, W) in [0, 1].
-        start: first perturbation, within the ball.
-        norm: of the ball.
-        eps: its radius.
-        steps: how many.
-        step: length of each, in the norm.
+        start: first perturbation, in the ball.
+        norm: norm of the ball.
+        eps: radius of the ball.
+        steps: number of steps.
+        step: length of each step, in the norm.
 
     Returns:
         (B, 3, H, W): pictures in [0, 1] within eps of x.
@@ -68,17 +68,16 @@ def pgd(
     *,
     restarts: int = 1,
 ) -> Tensor:
-    """PGD from random starts with steps of 2.5 eps / `steps`; of each picture the end of least loss
-    is kept.
+    """PGD from random starts with steps of 2.5 eps / `steps`. For each picture, the least loss is kept.
 
     Args:
-        loss: to be made small.
+        loss: to minimise.
         x: (B, 3, H, W) in [0, 1].
-        norm: of the ball.
-        eps: its radius.
-        steps: of each restart.
-        gen: of the starts.
-        restarts: how many.
+        norm: norm of the ball.
+        eps: radius of the ball.
+        steps: number of steps of each restart.
+        gen: generator of the starts.
+        restarts: number of starts.
 
     Returns:
         (B, 3, H, W): pictures in [0, 1] within eps of x.

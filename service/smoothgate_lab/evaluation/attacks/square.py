@@ -1,4 +1,4 @@
-"""Square attack (Andriushchenko et al. 2020): l_inf, black box, from scores alone."""
+"""Square attack (Andriushchenko et al. 2020): a black-box attack in l_inf that uses only scores."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-#: Pictures (B, 3, H, W) -> what is to become small (B,); one query of each picture.
+#: Pictures (B, 3, H, W) -> scores (B,) to minimise, with one query for each picture.
 Score = Callable[[Tensor], Tensor]
 
 _SHARE = 0.3
-# Queries, of 10,000, after which the squares' share of the picture is halved (section 5 of the paper).
+# Numbers of queries, of 10,000, after which the squares' share of the picture is halved (paper, section 5).
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
 def square(score: Score, x: Tensor, eps: float, queries: int, gen: torch.Generator) -> Tensor:
-    """Random squares of plus or minus eps, kept where the score falls.
+    """Add random squares of plus or minus eps, and keep those that lower the score.
 
     Args:
-        score: asked `queries` times.
+        score: called `queries` times.
         x: (B, 3, H, W) in [0, 1].
         eps: l_inf radius.
-        queries: per picture, at least 1.
-        gen: of the squares.
+        queries: number of queries per picture, at least 1.
+        gen: generator of the squares.
 
     Returns:
         (B, 3, H, W): pictures in [0, 1] within eps of x.
