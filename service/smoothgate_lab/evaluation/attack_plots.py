@@ -1,4 +1,4 @@
-"""The picture of `smoothgate psm evaluate --plot`."""
+"""The plot of `smoothgate psm evaluate --plot`."""
 
 from __future__ import annotations
 

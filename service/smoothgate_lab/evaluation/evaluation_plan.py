@@ -1,4 +1,4 @@
-"""What `smoothgate evaluate` is told in a TOML file: defences, attacks, and how much of everything."""
+"""The plan of `smoothgate evaluate`, read from a TOML file: defences, attacks and sample sizes."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Defence(_Strict):
 
     name: str
     parts: Literal["none", "identity", "purifier", "mapper", "both"] = Field(
-        description="none: the model as it is; else smoothed, with these parts of the PSM."
+        description="none: the model without smoothing; others: smoothed, with these parts of the PSM."
     )
-    model: str | None = Field(None, description="Another encoder's checkpoint; left out: the plan's.")
-    psm: Path | None = Field(None, description="Folder of another PSM; left out: the plan's.")
-    n: Positive | None = Field(None, description="The first of the plan's scenes alone.")
+    model: str | None = Field(None, description="Checkpoint of another encoder. By default the plan's.")
+    psm: Path | None = Field(None, description="Folder of another PSM. By default the plan's.")
+    n: Positive | None = Field(None, description="Only this many of the plan's scenes, from the first.")
 
 
 class Attack(_Strict):
@@ -40,29 +40,29 @@ class Attack(_Strict):
 
     name: str
     objective: Literal["answer", "untargeted", "feature", "crops", "transport", "square"] = Field(
-        description="answer: cross-entropy of the attacker's answer; untargeted: of the right one; feature, "
-        "crops (M-Attack), transport (FOA-Attack): the target picture's features; square: of the right "
-        "answer, from scores alone."
+        description="answer: cross-entropy of the attacker's answer; untargeted: that of the right answer; "
+        "feature, crops (M-Attack), transport (FOA-Attack): distance to the target picture's features; "
+        "square: score of the right answer, without gradients."
     )
     setting: Literal["adaptive", "transferred", "service"] = Field(
-        description="adaptive: crafted on the defence itself, through fresh noise; transferred: on the "
-        "undefended model; service: on the running service, through HTTP (square alone)."
+        description="adaptive: crafted on the defence itself with new noise; transferred: crafted on the "
+        "undefended model; service: crafted on the running service through HTTP (only square)."
     )
     question: Literal["digit", "ink", "background", "pattern", "parity", "describe"] = Field(
-        "digit", description="Whose answer is attacked."
+        "digit", description="The question whose answer is attacked."
     )
-    defences: tuple[str, ...] = Field((), description="Names of those that it is shown to; left out: all.")
-    n: Positive | None = Field(None, description="The first of the plan's scenes alone.")
-    restarts: Positive = Field(1, description="Of each picture the best end is kept.")
+    defences: tuple[str, ...] = Field((), description="Names of the attacked defences. By default all.")
+    n: Positive | None = Field(None, description="Only this many of the plan's scenes, from the first.")
+    restarts: Positive = Field(1, description="Number of starts. The best result is kept for each picture.")
     linf: tuple[float, ...] = Field((), description="Radii in 255ths.")
     l2: tuple[float, ...] = Field((), description="Radii, pixels in [0, 1].")
 
     @model_validator(mode="after")
     def _possible(self) -> Attack:
         if self.objective == "square" and self.l2:
-            raise ValueError("square squares are of l_inf")
+            raise ValueError("square works only in l_inf")
         if self.setting == "service" and self.objective != "square":
-            raise ValueError("through HTTP there are no gradients: only square is possible there")
+            raise ValueError("HTTP gives no gradients: only square is possible there")
         return self
 
     def balls(self) -> list[tuple[Norm, float]]:
@@ -71,19 +71,21 @@ class Attack(_Strict):
 
 
 class Plan(_Strict):
-    """A whole evaluation. Everything random in it follows from `seed`."""
+    """An evaluation. All its random numbers follow from `seed`."""
 
     n: Positive = Field(200, description="Held-out scenes.")
     seed: int = 11
     sigma: float = Field(0.5, gt=0)
-    n_select: Positive = Field(64, description="Noisy copies behind each answer.")
-    n_certify: Positive = Field(1024, description="Fresh ones behind each certificate.")
-    n_check: Positive = Field(256, description="Fresh ones of an attacked picture, to refute it.")
+    n_select: Positive = Field(64, description="Noisy copies for each answer.")
+    n_certify: Positive = Field(1024, description="New noisy copies for each certificate.")
+    n_check: Positive = Field(
+        256, description="New noisy copies of an attacked picture, to refute the bound."
+    )
     alpha: float = Field(0.001, gt=0, lt=1)
-    radii: tuple[float, ...] = Field((0.25, 0.5, 1.0), description="At which certificates are reported.")
-    steps: Positive = Field(40, description="Of each attack.")
+    radii: tuple[float, ...] = Field((0.25, 0.5, 1.0), description="Radii of the reported certificates.")
+    steps: Positive = Field(40, description="Steps of each attack.")
     draws: Positive = Field(16, description="Noisy copies per step of an adaptive attack (EOT).")
-    queries: Positive = Field(200, description="Of each square attack, per picture.")
+    queries: Positive = Field(200, description="Queries of each square attack per picture.")
     batch: Positive = Field(10, description="Pictures attacked at a time.")
     defences: tuple[Defence, ...]
     attacks: tuple[Attack, ...]
@@ -102,27 +104,27 @@ class Plan(_Strict):
         return self
 
     def cells(self) -> list[Cell]:
-        """All of them, clean ones first."""
-        found = [Cell(defence, None) for defence in self.defences]
+        """All cells, clean ones first."""
+        cells = [Cell(defence, None) for defence in self.defences]
         for attack in self.attacks:
-            shown = [d for d in self.defences if d.name in attack.defences or not attack.defences]
+            attacked = [d for d in self.defences if d.name in attack.defences or not attack.defences]
             for norm, eps in attack.balls():
-                found += [Cell(defence, attack, norm, eps) for defence in shown]
-        return found
+                cells += [Cell(defence, attack, norm, eps) for defence in attacked]
+        return cells
 
     def size(self, cell: Cell) -> int:
-        """Pictures of a cell."""
+        """Number of pictures of a cell."""
         attacked = cell.attack.n if cell.attack else None
         return min(limit for limit in (self.n, cell.defence.n, attacked) if limit is not None)
 
     def seed_of(self, cell: Cell, number: int) -> int:
-        """Of what is random about a picture in a cell; transferred attacks are crafted in their own."""
+        """The seed of a picture in a cell. Transferred attacks have cells of their own."""
         return int(hashlib.sha256(f"{self.seed} {cell.key} {number}".encode()).hexdigest()[:10], 16)
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One defence against one attack in one ball; no attack and eps 0: clean."""
+    """One defence against one attack in one ball. Without an attack and with eps 0, pictures are clean."""
 
     defence: Defence
     attack: Attack | None
@@ -131,12 +133,12 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """Unique within a plan."""
+        """A name that is unique within a plan."""
         return f"{self.defence.name}, {self.crafted}"
 
     @property
     def crafted(self) -> str:
-        """The attack and its ball."""
+        """The name of the attack and its ball."""
         if self.attack is None:
             return "clean"
         about = "" if self.attack.question == "digit" else f" ({self.attack.question})"
@@ -144,7 +146,7 @@ class Cell:
 
     @property
     def question(self) -> Question:
-        """Whose answer is attacked: the attacker wants the twin's."""
+        """The question whose answer is attacked. The attacker wants the twin's answer."""
         return _QUESTIONS[self.attack.question if self.attack else "digit"]
 
 
@@ -152,7 +154,7 @@ def load_plan(file: Path) -> Plan:
     """Read a plan.
 
     Raises:
-        MalformedRequest: naming the field at fault.
+        MalformedRequest: the plan is invalid. The message names the field at fault.
     """
     try:
         return Plan.model_validate(tomllib.loads(file.read_text()))

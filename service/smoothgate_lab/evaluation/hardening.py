@@ -1,11 +1,12 @@
-"""Adversarially trained vision towers of the demo model: what smoothing is compared to.
+"""Adversarially trained vision towers of the demo model, to compare with smoothing.
 
-* FARE (Schlarmann et al. 2024, "Robust CLIP", equation 3), unsupervised: the tower shows of an attacked
-  picture what the original tower shows of the clean one.
-* TeCoA (Mao et al. 2023), supervised: the right answer from an attacked picture, here through the frozen
-  language model instead of a text encoder.
+* FARE (Schlarmann et al. 2024, "Robust CLIP", equation 3) is unsupervised. The tower learns to give an
+attacked
+  picture the features that the original tower gives the clean one.
+* TeCoA (Mao et al. 2023) is supervised. The tower learns the right answers to attacked pictures, here through
+  the frozen language model instead of a text encoder.
 
-Projector and language model stay as they are, as in those papers.
+Projector and language model do not change, as in those papers.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ Method = Literal["fare", "tecoa"]
 _MEAN, _STD = 0.5, 0.5
 _BATCH = 32
 _PGD_STEPS = 4
-# A share of clean pictures keeps clean answers.
+# One picture in this number is clean, to keep the answers to clean pictures.
 _CLEAN = 4
 
 
@@ -42,10 +43,10 @@ class Hardening:
     """One adversarial training.
 
     Args:
-        method: which.
-        eps: l_inf radius of the attacks, pixels in [0, 1].
-        seed: of pictures and attacks.
-        psm: folder of the PSM that goes with the tower.
+        method: `fare` or `tecoa`.
+        eps: l_inf radius of the attacks, for pixels in [0, 1].
+        seed: seed of pictures and attacks.
+        psm: folder of the PSM for the tower.
     """
 
     def __init__(self, method: Method, eps: float, seed: int, psm: Path) -> None:
@@ -61,14 +62,14 @@ class Hardening:
         self._digits = load_digits("train")
 
     def run(self, folder: Path, schedule: Schedule) -> None:
-        """Train; write the tower into a folder (`tower.safetensors`) and the rest as `take` does."""
+        """Train, write the tower into a folder (`tower.safetensors`), and write the rest as `take` does."""
         tower = self.model.model.vision_tower
         train(self.method, tower, self.loss, schedule, folder / "work", samples=_BATCH)
         save_file(tower.state_dict(), folder / "tower.safetensors")
         self._write(folder)
 
     def take(self, tower: Path, folder: Path) -> None:
-        """Write `model` and `psm` (that PSM and a new calibration) for a tower that `run` wrote."""
+        """Write `model` and `psm` (the PSM and a new calibration) for a tower that `run` wrote."""
         self.model.model.vision_tower.load_state_dict(load_file(tower))
         self._write(folder)
 
@@ -81,12 +82,12 @@ class Hardening:
         calibrate_scenes(adapter, self.seed).save(folder / "psm")
 
     def tokens(self, x: Tensor) -> Tensor:
-        """Visual tokens (B, T, D) of canvases (B, 3, H, W) by the tower in training; differentiable."""
+        """Visual tokens (B, T, D) of canvases (B, 3, H, W) by the trained tower. Differentiable."""
         features = self.model.model.get_image_features(pixel_values=(x - _MEAN) / _STD).pooler_output
         return torch.stack(list(features))
 
     def loss(self, batch: int) -> tuple[Tensor, dict[str, float]]:
-        """Of one batch of fresh scenes, three in four of them attacked."""
+        """The loss of one batch of new scenes, of which three in four are attacked."""
         gen = seeded(self.seed, batch)
         x, facts = self._scenes(gen)
         question = ONE_PICTURE[batch % len(ONE_PICTURE)]

@@ -1,4 +1,4 @@
-"""What an evaluation came to: tables, plots, and one page that holds everything."""
+"""The report of an evaluation: tables, plots, and one page with both."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CELL = ("defence", "attack", "setting", "question", "norm", "eps")
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """k of n, and the 95 % interval (Clopper and Pearson)."""
+    """k of n, with the 95 % interval of Clopper and Pearson."""
 
     k: int
     n: int
@@ -32,7 +32,7 @@ class Share:
         return self.k / self.n
 
     def interval(self) -> tuple[float, float]:
-        """Lower and upper limit."""
+        """Lower and upper limit of the interval."""
         limits = binomtest(self.k, self.n).proportion_ci(method="exact")
         return float(limits.low), float(limits.high)
 
@@ -42,14 +42,19 @@ class Share:
 
 
 def summarise(lines: Lines, plan: Plan, flip_points: Mapping[str, float | None]) -> list[dict[str, Any]]:
-    """A row per cell, in the order of the lines; `flip_points` are those of the defences, by name.
+    """Summarise lines into one row per cell, in the order of the lines.
+
+    Args:
+        lines: one line per picture.
+        plan: the plan of the evaluation.
+        flip_points: flip point of each defence, by name.
 
     Returns:
         Rows of `defence`, `attack`, `setting`, `question` (whose answer is attacked), `norm`, `eps`, `n`;
-        `accuracy` (question -> share right), `accuracy_interval`, `hits` (share of the attacker's answers to
-        the question attacked), `hits_interval`, `cosine` (mean FCS), `l2` (mean), `contradictions` (count);
-        clean rows of smoothed defences also `fcsb` (radius -> mean), `flip_point` and `certified_accuracy`
-        (radius -> share with a right answer and a bound above it).
+        `accuracy` (question -> share right), `accuracy_interval`, `hits` (share of the attacker's answers
+        to the attacked question), `hits_interval`, `cosine` (mean FCS), `l2` (mean) and `contradictions`
+        (count). Clean rows of smoothed defences also have `fcsb` (radius -> mean), `flip_point` and
+        `certified_accuracy` (radius -> share with a right answer and a bound above the flip point).
     """
     cells: dict[str, list[dict[str, Any]]] = {}
     for line in lines:
@@ -85,7 +90,7 @@ def summarise(lines: Lines, plan: Plan, flip_points: Mapping[str, float | None])
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """The tables of a report."""
+    """The tables of a report in Markdown."""
     parts = []
     clean = [row for row in rows if row["attack"] == "clean"]
     questions = list(clean[0]["accuracy"]) if clean else []
@@ -159,7 +164,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _by(rows: Sequence[dict[str, Any]], *keys: str) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
-    """Attacked rows by these keys."""
+    """Attacked rows, grouped by these keys."""
     found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         if row["attack"] != "clean":
@@ -168,7 +173,7 @@ def _by(rows: Sequence[dict[str, Any]], *keys: str) -> dict[tuple[Any, ...], lis
 
 
 def ball(row: dict[str, Any]) -> str:
-    """`l_inf 8/255` or `l2 0.5`."""
+    """The ball of a row, such as `l_inf 8/255` or `l2 0.5`."""
     if row["norm"] == "linf":
         return f"l_inf {row['eps'] * 255:g}/255"
     return f"l2 {row['eps']:g}"
@@ -184,8 +189,10 @@ def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> s
 
 
 def plots(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """SVG by name: right answers and the attacker's against eps with their 95 % intervals, and certified
-    accuracy (needs matplotlib).
+    """Plots as SVG by name (needs matplotlib).
+
+    They show right answers and the attacker's answers against eps with 95 % intervals, and certified
+    accuracy.
     """
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -234,7 +241,7 @@ def plots(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
 def _with_bars(
     panel: Any, at: Sequence[float], shares: Sequence[tuple[float, Sequence[float]]], label: str
 ) -> None:
-    """Draw shares and their intervals."""
+    """Draw shares with their intervals."""
     values = [value for value, _ in shares]
     below = [value - low for value, (low, _) in shares]
     above = [high - value for value, (_, high) in shares]
@@ -248,13 +255,13 @@ def _svg(figure: Any) -> str:
 
 
 def page(title: str, tables: str, drawn: dict[str, str], pictures: Sequence[tuple[str, bytes]]) -> str:
-    """One HTML page without anything from outside.
+    """One HTML page that needs no other files.
 
     Args:
-        title: of the page.
-        tables: as `markdown` makes them.
-        drawn: as `plots` makes them.
-        pictures: (caption, PNG).
+        title: title of the page.
+        tables: the result of `markdown`.
+        drawn: the result of `plots`.
+        pictures: (caption, PNG) pairs.
     """
     body = [f"<h1>{html.escape(title)}</h1>", *_html_tables(tables)]
     body += [f"<h3>{html.escape(name)}</h3>{svg[svg.index('<svg') :]}" for name, svg in drawn.items()]
@@ -297,7 +304,7 @@ def _html_tables(text: str) -> list[str]:
 def write(
     folder: Path, title: str, rows: Sequence[dict[str, Any]], pictures: Sequence[tuple[str, bytes]]
 ) -> None:
-    """`table.md`, the plots, and `report.html` into a folder."""
+    """Write `table.md`, the plots and `report.html` into a folder."""
     tables, drawn = markdown(rows), plots(rows)
     (folder / "table.md").write_text(tables)
     for name, svg in drawn.items():

@@ -1,4 +1,4 @@
-"""Where attacks are run: one at a time, on a thread of its own with one core, so that the service goes on."""
+"""Runs attacks, one at a time, on a thread of their own with one core, so that the service continues."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _RETRY_SECONDS = 10
 
 
 class _Stopped(Exception):
-    """Nobody watches any more."""
+    """Nobody watches the attack any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
-    """The demo model in the attacker's hands: on the CPU, in float32, whatever the service runs on."""
+    """The attacker's demo model. It is on the CPU in float32, independent of the service's device."""
 
     encoder: UnitEncoder
     answerer: Answerer
 
 
 class Laboratory:
-    """The demo model, loaded when the first attack asks for it, and the thread that attacks it."""
+    """The demo model, which the first attack loads, and the thread that attacks it."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, "laboratory", initializer=lambda: torch.set_num_threads(1))
@@ -45,21 +45,21 @@ class Laboratory:
         self._busy = False
 
     def require_free(self) -> None:
-        """Whether an attack can begin.
+        """Check that an attack can begin.
 
         Raises:
-            Overloaded: code `laboratory_busy`.
+            Overloaded: code `laboratory_busy`: another attack runs.
         """
         if self._busy:
             raise Overloaded(
-                "Another attack is under way; one runs at a time.",
+                "Another attack is running. Only one runs at a time.",
                 code="laboratory_busy",
                 retry_after=_RETRY_SECONDS,
             )
 
     @contextmanager
     def taken(self) -> Iterator[None]:
-        """The laboratory, for one attack; raises as `require_free`."""
+        """Reserve the laboratory for one attack. Raises as `require_free`."""
         self.require_free()
         self._busy = True
         try:
@@ -70,13 +70,13 @@ class Laboratory:
     async def attack(
         self, psm: Path, x: Tensor, asked: AttackRequest, sigma: float
     ) -> AsyncGenerator[Step | Tensor]:
-        """Each step as it is done, then the attacked picture (3, H, W). Closing it ends the attack.
+        """Yield each step when it is done, then the attacked picture (3, H, W). Closing it ends the attack.
 
         Args:
-            psm: folder of the PSM that is served.
-            x: (3, H, W) in [0, 1].
+            psm: folder of the served PSM.
+            x: picture (3, H, W) in [0, 1].
             asked: the attack.
-            sigma: of the defence.
+            sigma: noise level of the defence.
         """
         loop = asyncio.get_running_loop()
         found: asyncio.Queue[Step | None] = asyncio.Queue()
@@ -99,7 +99,7 @@ class Laboratory:
                 await work
 
     async def undefended(self, x: Tensor) -> Seen:
-        """What the language model would see of a picture (3, H, W) without any defence, after `attack`."""
+        """What the language model sees of a picture (3, H, W) without a defence. Call it after `attack`."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._see, x)
 
     @torch.inference_mode()
