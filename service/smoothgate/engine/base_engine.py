@@ -1,4 +1,4 @@
-"""What engines have in common, wherever vLLM runs: a client, a state, and who is told of its changes."""
+"""What all engines have in common: a client, a status, and a listener for its changes."""
 
 from __future__ import annotations
 
