@@ -12,7 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from smoothgate_lab.demo.scenes import COLOURS, PATTERNS
+from torch import Tensor
+
+from smoothgate_lab.demo.scenes import COLOURS, PATTERNS, Layout
 
 Message = dict[str, Any]
 
@@ -40,11 +42,6 @@ class Facts:
     background: str
     pattern: str
 
-    @classmethod
-    def of(cls, digit: int, ink: int, background: int, pattern: int) -> Facts:
-        """The facts from a scene's indices."""
-        return cls(digit, COLOURS[ink], COLOURS[background], PATTERNS[pattern])
-
     @property
     def parity(self) -> str:
         """`even` or `odd`."""
@@ -54,6 +51,15 @@ class Facts:
         """One sentence with all facts."""
         pattern = "" if self.pattern == "plain" else f"{self.pattern} "
         return f"A {self.ink} {self.digit} on a {pattern}{self.background} background."
+
+
+def facts_of(labels: Tensor, layouts: Layout) -> list[Facts]:
+    """The facts about N scenes with digits `labels` (N,)."""
+    rows = zip(labels, layouts.ink, layouts.background, layouts.pattern, strict=True)
+    return [
+        Facts(int(digit), COLOURS[ink], COLOURS[background], PATTERNS[pattern])
+        for digit, ink, background, pattern in rows
+    ]
 
 
 @dataclass(frozen=True, slots=True)

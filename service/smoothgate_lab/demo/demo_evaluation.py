@@ -21,7 +21,7 @@ from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling.job import select
 from smoothgate.vision import DecodedImage
 from smoothgate_lab.demo import scenes
-from smoothgate_lab.demo.conversation import ONE_PICTURE, TWO_PICTURES, Facts, Message, Question
+from smoothgate_lab.demo.conversation import ONE_PICTURE, TWO_PICTURES, Facts, Message, Question, facts_of
 from smoothgate_lab.demo.scenes import Digits, Split, load_digits
 from smoothgate_lab.demo.tower import TOKENS
 
@@ -53,10 +53,8 @@ def labelled_scenes(split: Split, n: int, seed: int) -> tuple[list[Scene], list[
     both = []
     for which in (chosen, scenes.twin_indices(digits, chosen, gen)):
         images, _ = scenes.draw(digits.bitmaps[which], layouts)
-        rows = zip(
-            images, digits.labels[which], layouts.ink, layouts.background, layouts.pattern, strict=True
-        )
-        both.append([Scene(to_picture(image), Facts.of(*map(int, facts))) for image, *facts in rows])
+        facts = facts_of(digits.labels[which], layouts)
+        both.append([Scene(to_picture(image), fact) for image, fact in zip(images, facts, strict=True)])
     return both[0], both[1]
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from smoothgate_lab.demo.conversation import Facts, Message, conversation
+from smoothgate_lab.demo.conversation import Message, conversation, facts_of
 from smoothgate_lab.demo.scenes import Digits
 from smoothgate_lab.demo.tower import TOKENS, Encoder, training_batch
 
@@ -114,12 +114,7 @@ def language_loss(
     scene, twin = training_batch(digits, _CONVERSATIONS, gen)
     with torch.no_grad():
         tokens = served.perturbed(encoder(torch.cat([scene.images, twin.images])), gen)
-    layout = scene.layout
-    facts = [
-        Facts.of(*map(int, row))
-        for labels in (scene.labels, twin.labels)
-        for row in zip(labels, layout.ink, layout.background, layout.pattern, strict=True)
-    ]
+    facts = facts_of(scene.labels, scene.layout) + facts_of(twin.labels, scene.layout)
     order = list(range(len(facts)))
     rng.shuffle(order)
     rows: list[tuple[list[int], list[int]]] = []

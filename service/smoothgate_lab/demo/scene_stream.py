@@ -12,8 +12,9 @@ from smoothgate.psm.calibration import Calibration, calibrate
 from smoothgate.psm.picture_files import clean_tokens
 from smoothgate.vision import DecodedImage, VisionAdapter
 from smoothgate_lab.demo import scenes
+from smoothgate_lab.demo.conversation import Facts, facts_of
 from smoothgate_lab.demo.demo_evaluation import Scene, labelled_scenes
-from smoothgate_lab.demo.scenes import load_digits
+from smoothgate_lab.demo.scenes import Digits, Layout, load_digits
 from smoothgate_lab.psm_training.stages import Pictures
 from smoothgate_lab.training_loop import seeded
 
@@ -55,6 +56,15 @@ def twin_pictures(seed: int, *, augment: bool = True) -> Pictures:
         return images[:n]
 
     return pictures
+
+
+def labelled_drawings(
+    digits: Digits, chosen: Tensor, layouts: Layout, gen: torch.Generator
+) -> tuple[Tensor, list[Facts]]:
+    """Draw the chosen digits with varied handwriting: images (N, 3, 48, 48), and the facts about each."""
+    bitmaps = scenes.augment_strokes(digits.bitmaps[chosen], gen)
+    images, _ = scenes.draw(bitmaps, layouts)
+    return images, facts_of(digits.labels[chosen], layouts)
 
 
 def calibrate_scenes(adapter: VisionAdapter, seed: int, n: int = 2000) -> Calibration:

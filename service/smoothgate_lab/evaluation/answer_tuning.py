@@ -21,11 +21,12 @@ from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate_lab.demo import scenes
 from smoothgate_lab.demo.conversation import ONE_PICTURE, Facts, Question
 from smoothgate_lab.demo.demo_evaluation import Answerer
+from smoothgate_lab.demo.scene_stream import labelled_drawings
 from smoothgate_lab.demo.scenes import load_digits
 from smoothgate_lab.evaluation.attacks.pgd import Norm, pgd
 from smoothgate_lab.psm_training import losses
 from smoothgate_lab.psm_training.feature_attacks import L2, L_INF, LEAST_SIGMA, SHARE_CLEAN, SHARE_L_INF
-from smoothgate_lab.psm_training.stages import MUON, Recipe
+from smoothgate_lab.psm_training.stages import MUON, Recipe, joint_loss
 from smoothgate_lab.training_loop import Schedule, claim, seeded, train
 
 _PICTURES = 16
@@ -102,18 +103,17 @@ class AnswerTuning:
         wrong = self.answerer.cross_entropy(question.phrasings[0], right, self._served(units))
         answers = torch.where(attacked, _ATTACKED, _UNATTACKED) * wrong.clamp(max=_HOPELESS)
 
-        canvases = x.repeat(2, 1, 1, 1)
-        diff = losses.diffusion(purified, canvases, levels)
-        rb = losses.rb(units, clean, losses.served_fidelity(levels))
-        same = losses.consistency(units, losses.served_steadiness(sigma))
         r = self._recipe
-        total = answers.mean() + diff + r.lambda_mse * losses.mse(purified, canvases)
-        total = total + r.lambda_rb * (rb + r.lambda_joint_consistency * same)
+        canvases = x.repeat(2, 1, 1, 1)
+        joint, parts = joint_loss(
+            r, canvases, purified, units, clean, levels, losses.served_fidelity, losses.served_steadiness
+        )
+        total = answers.mean() + joint
         mapper = encoder.psm.mapper
         if isinstance(mapper, ResidualMapper):
             kept = losses.identity(mapper(once, sigma / 100), once, mapper.std)
             total = total + r.lambda_rb * r.lambda_id * kept
-        figures = {"answers": answers.mean(), "diff": diff, "rb": rb, "consistency": same}
+        figures = {"answers": answers.mean(), **parts}
         return total, {name: float(value.detach()) for name, value in figures.items()}
 
     def _attack(
@@ -165,9 +165,7 @@ class AnswerTuning:
         layouts = scenes.each_twice(scenes.join(coloured, grey))
         chosen = torch.randint(len(self._digits.labels), (pairs,), generator=gen)
         both = torch.stack([chosen, scenes.twin_indices(self._digits, chosen, gen)], 1).flatten()
-        images, _ = scenes.draw(scenes.augment_strokes(self._digits.bitmaps[both], gen), layouts)
-        rows = zip(self._digits.labels[both], layouts.ink, layouts.background, layouts.pattern, strict=True)
-        return images, [Facts.of(*map(int, row)) for row in rows]
+        return labelled_drawings(self._digits, both, layouts, gen)
 
 
 def _noisy(x: Tensor, sigma: Tensor, gen: torch.Generator) -> Tensor:

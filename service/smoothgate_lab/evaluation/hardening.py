@@ -25,7 +25,7 @@ from smoothgate_lab.demo import scenes
 from smoothgate_lab.demo.conversation import ONE_PICTURE, Facts
 from smoothgate_lab.demo.demo_checkpoint import save
 from smoothgate_lab.demo.demo_evaluation import Answerer
-from smoothgate_lab.demo.scene_stream import calibrate_scenes
+from smoothgate_lab.demo.scene_stream import calibrate_scenes, labelled_drawings
 from smoothgate_lab.demo.scenes import load_digits
 from smoothgate_lab.evaluation.attacks.pgd import pgd
 from smoothgate_lab.training_loop import Schedule, seeded, train
@@ -111,7 +111,4 @@ class Hardening:
     def _scenes(self, gen: torch.Generator) -> tuple[Tensor, list[Facts]]:
         layouts = scenes.sample_layouts(_BATCH, gen)
         chosen = torch.randint(len(self._digits.labels), (_BATCH,), generator=gen)
-        bitmaps = scenes.augment_strokes(self._digits.bitmaps[chosen], gen)
-        images, _ = scenes.draw(bitmaps, layouts)
-        rows = zip(self._digits.labels[chosen], layouts.ink, layouts.background, layouts.pattern, strict=True)
-        return images, [Facts.of(*map(int, row)) for row in rows]
+        return labelled_drawings(self._digits, chosen, layouts, gen)

@@ -100,10 +100,43 @@ class _Noisy:
         return self.x[: len(self.x) // 2]
 
 
-#: What is minimised, and its parts to show.
+#: A batch -> its loss, and the parts to show.
 _Loss = Callable[[_Noisy], tuple[Tensor, dict[str, Tensor]]]
 #: sigma (B,) -> the weight (B,) of a loss.
-_Weight = Callable[[Tensor], Tensor]
+Weight = Callable[[Tensor], Tensor]
+
+
+def joint_loss(
+    recipe: Recipe,
+    x: Tensor,
+    purified: Tensor,
+    units: Tensor,
+    clean: Tensor,
+    sigma: Tensor,
+    fidelity: Weight,
+    steadiness: Weight,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of purifier and mapper together, without l_id, and its parts to show.
+
+    Rows i and B + i of all tensors are two noises of picture i.
+
+    Args:
+        recipe: gives the weights of the parts.
+        x: (2 B, 3, H, W) clean canvases.
+        purified: (2 B, 3, H, W) canvases from the purifier.
+        units: (2 B, T * D) unit features.
+        clean: (2 B, T * D) unit features without noise.
+        sigma: (2 B,) noise levels.
+        fidelity: weight of l_rb by noise level.
+        steadiness: weight of our consistency term by noise level.
+    """
+    diff = losses.diffusion(purified, x, sigma)
+    squared = losses.mse(purified, x)
+    rb = losses.rb(units, clean, fidelity(sigma))
+    same = losses.consistency(units, steadiness(sigma[: len(sigma) // 2]))
+    total = diff + recipe.lambda_mse * squared
+    total = total + recipe.lambda_rb * (rb + recipe.lambda_joint_consistency * same)
+    return total, {"diff": diff, "rb": rb, "consistency": same}
 
 
 class Trainer:
@@ -255,8 +288,8 @@ class Trainer:
         psm: PSM,
         name: str,
         schedule: Schedule,
-        fidelity: _Weight,
-        steadiness: _Weight,
+        fidelity: Weight,
+        steadiness: Weight,
         seed: int,
         lambda_detail: float = 0.0,
         *,
@@ -278,18 +311,14 @@ class Trainer:
                 purified = encoder.purified(z, noisy.sigma)
                 units = encoder.unit(psm.mapper(self._tokens(purified), noisy.sigma))
                 kept = psm.mapper(once, noisy.sigma[: len(once)] / 100)
-            diff = losses.diffusion(purified, noisy.x, noisy.sigma)
-            squared = losses.mse(purified, noisy.x)
-            rb = losses.rb(units, clean, fidelity(noisy.sigma))
-            same = losses.consistency(units, steadiness(noisy.sigma[: len(once)]))
-            total = diff + r.lambda_mse * squared + r.lambda_rb * (rb + r.lambda_joint_consistency * same)
+            total, parts = joint_loss(r, noisy.x, purified, units, clean, noisy.sigma, fidelity, steadiness)
             if whitening is not None:
                 faint = losses.detail_weight(noisy.sigma[: len(once)])
                 detail = losses.detail(units, clean, whitening, faint)
                 total = total + r.lambda_rb * lambda_detail * detail
             if isinstance(psm.mapper, ResidualMapper):
                 total = total + r.lambda_rb * r.lambda_id * losses.identity(kept, once, psm.mapper.std)
-            return total, {"diff": diff, "rb": rb, "consistency": same}
+            return total, parts
 
         self._stage(name, psm, full, schedule, r.seed + seed)
 
