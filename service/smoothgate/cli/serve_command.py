@@ -10,8 +10,9 @@ import typer
 from pydantic import ValidationError
 
 from smoothgate import __version__, logs
+from smoothgate.cli import settings_documents
 from smoothgate.cli.common import console, errors, failures
-from smoothgate.settings import Settings, render_env_example, render_markdown
+from smoothgate.settings import Settings
 
 
 class Format(StrEnum):
@@ -40,7 +41,8 @@ def settings(
     ] = Format.MARKDOWN,
 ) -> None:
     """Print every setting with its meaning."""
-    typer.echo(render_env_example() if form is Format.ENV else render_markdown(), nl=False)
+    env = form is Format.ENV
+    typer.echo(settings_documents.env_example() if env else settings_documents.markdown(), nl=False)
 
 
 def version() -> None:
