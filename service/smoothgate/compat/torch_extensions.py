@@ -19,6 +19,8 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
+_installed = False
+
 
 class _BeforeFirstImport(MetaPathFinder):
     """Finds nothing: it calls `repair` once, when a package that needs it is about to be imported."""
@@ -34,8 +36,14 @@ class _BeforeFirstImport(MetaPathFinder):
 
 
 def install() -> None:
-    """Have `repair` run before the first import of transformers or torchvision in this process."""
-    sys.meta_path.insert(0, _BeforeFirstImport())
+    """Have `repair` run before the first import of transformers or torchvision in this process.
+
+    Calling it again changes nothing.
+    """
+    global _installed
+    if not _installed:
+        _installed = True
+        sys.meta_path.insert(0, _BeforeFirstImport())
 
 
 def repair() -> None:
