@@ -164,7 +164,7 @@ class Client:
         return _parsed(response, Health)
 
     def key_set(self) -> KeySet:
-        """What certificates are checked with: `certify.signing.verify(jws, client.key_set().model_dump())`."""
+        """What certificates are checked with: `signing.verify(jws, client.key_set().model_dump())`."""
         return _parsed(self._send("GET", "/.well-known/jwks.json"), KeySet)
 
     def _post(

@@ -43,7 +43,7 @@ class failures:  # noqa: N801
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, SmoothgateError):
-            errors.print(error.message, style="red")
+            errors.print(error.message, style="red", markup=False, soft_wrap=True)
             raise typer.Exit(1) from None
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 
 import typer
+from rich.markup import escape
 
 from smoothgate.cli.common import Lists, failures
 from smoothgate.extras import MissingExtra, load_plugin
@@ -38,7 +39,7 @@ def add_plugins(groups: Mapping[str, typer.Typer]) -> None:
 def _add_placeholder(group: typer.Typer, name: str, error: MissingExtra) -> None:
     settings = {"allow_extra_args": True, "ignore_unknown_options": True}
 
-    @group.command(name, help=error.message, context_settings=settings)
+    @group.command(name, help=escape(error.message), context_settings=settings)
     def placeholder() -> None:
         with failures():
             raise error
