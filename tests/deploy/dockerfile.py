@@ -21,6 +21,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.linking import link, link_distribution
+
 NOT_RUN = ("apt-get", "useradd", "rm -rf /var/lib/apt/lists/*")
 
 
@@ -95,9 +97,9 @@ class Build:
             there = origin / source.lstrip("/")
             assert there.exists(), f"COPY {source}: not in the context, or ignored"
             if there.is_dir():
-                shutil.copytree(there, to, symlinks=True, copy_function=_link, dirs_exist_ok=True)
+                shutil.copytree(there, to, symlinks=True, copy_function=link, dirs_exist_ok=True)
             else:
-                _link(there, to / there.name if target.endswith("/") else to)
+                link(there, to / there.name if target.endswith("/") else to)
 
     def _run(self, text: str) -> None:
         commands = [part for part in text.split(" && ") if not part.strip().startswith(NOT_RUN)]
@@ -151,23 +153,11 @@ class Build:
                 continue
             if here.version != version:
                 continue
-            for file in here.files or ():
-                if ".." not in file.parts and here.locate_file(file).is_file():  # type: ignore[attr-defined]
-                    _link(Path(str(here.locate_file(file))), site / file)
+            link_distribution(here, site)
 
 
 # pip's own words are wanted when it fails, and the machine's configuration says where packages come from.
 _PIP = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
-
-
-def _link(source: str | Path, target: str | Path) -> None:
-    target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        shutil.copy2(source, target)
 
 
 def _copy_context(context: Path, to: Path, ignored: list[str]) -> None:

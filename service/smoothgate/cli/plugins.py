@@ -7,7 +7,7 @@ names is a `typer.Typer` (a group) or a function (a command).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
 import typer
 from rich.markup import escape
@@ -18,12 +18,17 @@ from smoothgate.extras import MissingExtra, load_plugin
 GROUP = "smoothgate.commands"
 
 
+def installed() -> list[EntryPoint]:
+    """Every plugin, sorted by name."""
+    return sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
+
+
 def add_plugins(groups: Mapping[str, typer.Typer]) -> None:
     """Add every plugin to its group; the key of the commands at the top is empty.
 
     A command that cannot be loaded is still listed. Running it says which extra it needs.
     """
-    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+    for entry in installed():
         parent, _, name = entry.name.rpartition(".")
         try:
             plugin = load_plugin(entry, f"`smoothgate {entry.name.replace('.', ' ')}`")

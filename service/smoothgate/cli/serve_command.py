@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from enum import StrEnum
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from smoothgate import __version__
 from smoothgate.cli.common import console, errors, failures
+from smoothgate.errors import SmoothgateError
 from smoothgate.extras import require
 
 if TYPE_CHECKING:
@@ -30,6 +32,11 @@ def serve() -> None:
     with failures():
         require("serve", "`smoothgate serve`")
         settings = _settings()
+        if settings.engine_url is None and find_spec("vllm") is None:
+            raise SmoothgateError(
+                "Without SMOOTHGATE_ENGINE_URL, Smoothgate starts a vLLM of its own, and none is installed: "
+                "pip install 'smoothgate[cpu]' or 'smoothgate[cuda]'"
+            )
         from smoothgate import logs
         from smoothgate.server import serve as run
 

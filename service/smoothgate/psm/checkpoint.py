@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from smoothgate.errors import SmoothgateError
+from smoothgate.extras import require
 from smoothgate.psm.mapper import ResidualMapper, ResidualMapperConfig
 from smoothgate.psm.purifier import LightUNet, LightUNetConfig
 
@@ -40,6 +41,7 @@ def _residual(config: dict[str, Any]) -> ResidualMapper:
 
 
 def _diffusion(config: dict[str, Any]) -> nn.Module:
+    require("diffusion", "A PSM with a diffusion purifier")
     from smoothgate.psm.diffusion_purifier import DiffusionConfig, DiffusionPurifier
 
     return DiffusionPurifier(DiffusionConfig(**config))
@@ -124,7 +126,8 @@ class PSM(nn.Module):
         """Read it back, in float32 on the CPU; a folder without `psm.json` holds the identity.
 
         Raises:
-            SmoothgateError: code `unusable_psm`: of another version or kind, or damaged.
+            SmoothgateError: code `unusable_psm`: of another version or kind, or damaged; code
+                `missing_extra`: its purifier needs the extra `diffusion`.
         """
         path = folder / CONFIG_FILE
         if not path.is_file():
