@@ -33,7 +33,7 @@ def _run(*command: str | Path) -> subprocess.CompletedProcess[str]:
 @cache
 def rendered(overlay: str) -> tuple[Manifest, ...]:
     """What `kubectl apply -k` would send."""
-    kubectl = program("kubectl", package="the Debian package kubernetes-client, 1.21 or newer")
+    kubectl = program("kubectl", package="1.21 or newer")
     version = json.loads(_run(kubectl, "version", "--client", "--output=json").stdout)["clientVersion"]
     if (int(version["major"]), int(re.sub(r"\D", "", version["minor"]))) < (1, 21):
         left_out(f"kubectl {version['gitVersion']} knows no components of Kustomize: install 1.21 or newer")
