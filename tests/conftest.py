@@ -14,6 +14,7 @@ import pytest
 import torch
 from xdist.scheduler import LoadScopeScheduling
 
+import smoothgate.compat.repaired_imports  # noqa: F401, before any test imports transformers
 from tests.whole_service import gate, shared_gate  # noqa: F401, fixtures
 
 # Several vLLMs share the memory: each takes all of its cache at the start.

@@ -7,10 +7,7 @@ from pathlib import Path
 
 import pytest
 
-needs_node = pytest.mark.skipif(
-    not (shutil.which("node") and shutil.which("npm")),
-    reason="needs node and npm (Debian, Ubuntu: apt-get install nodejs npm)",
-)
+from tests.programs import program
 
 
 def run(*command: str | Path, cwd: Path) -> None:
@@ -20,8 +17,10 @@ def run(*command: str | Path, cwd: Path) -> None:
 
 
 def install(manifest: Path, cache: pytest.Cache | None) -> Path:
-    """The folder in which the packages of a `package.json` are."""
+    """The folder in which the packages of a `package.json` are; without Node the test is left out."""
     assert cache is not None
+    for name in ("node", "npm"):
+        program(name, package="the Debian packages nodejs and npm")
     folder = cache.mkdir("node") / sha256(manifest.read_bytes()).hexdigest()[:16]
     folder.mkdir(exist_ok=True)
     if not (folder / "installed").exists():

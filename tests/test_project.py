@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from smoothgate import settings
+from smoothgate.cli import settings_documents
+from smoothgate.settings import PREFIX
 
 ROOT = Path(__file__).parent.parent
 
 
 def test_every_variable_that_is_mentioned_is_a_setting():
-    known = {row.variable for row in settings.table()}
+    known = {row.variable for row in settings_documents.rows()}
     files = chain(
         ROOT.glob("*.md"), *((ROOT / folder).rglob("*.*") for folder in ("docs", "docker", "deploy"))
     )
@@ -21,7 +22,7 @@ def test_every_variable_that_is_mentioned_is_a_setting():
         (name, path.relative_to(ROOT).as_posix())
         for path in files
         if path.suffix not in {".png", ".safetensors", ".gz"}
-        for name in re.findall(rf"\b{settings.PREFIX}\w+", path.read_text())
+        for name in re.findall(rf"\b{PREFIX}\w+", path.read_text())
     }
     assert {file for _, file in mentioned} >= {"docker/Dockerfile.cpu", "deploy/base/kustomization.yaml"}
     assert not {(name, file) for name, file in mentioned if name not in known}

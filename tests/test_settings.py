@@ -1,38 +1,55 @@
+import re
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from smoothgate import settings
-from smoothgate.settings import PREFIX, SECTIONS, Settings
+from smoothgate.cli import settings_documents as documents
+from smoothgate.settings import GROUPS, PREFIX, Settings
 
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for row in settings.table():
+    for row in documents.rows():
         monkeypatch.delenv(row.variable, raising=False)
     monkeypatch.chdir(tmp_path)
 
 
 def test_env_example_is_the_rendered_table():
-    assert (ROOT / ".env.example").read_text() == settings.render_env_example()
+    assert (ROOT / ".env.example").read_text() == documents.env_example()
 
 
 def test_settings_page_is_the_rendered_table():
-    assert (ROOT / "docs/settings.md").read_text() == settings.render_markdown()
+    assert (ROOT / "docs/settings.md").read_text() == documents.markdown()
 
 
-def test_every_setting_is_described_and_in_a_section():
-    assert set(SECTIONS) <= set(Settings.model_fields)
-    for row in settings.table():
-        assert row.section, row.variable
+def test_every_setting_is_described_and_in_one_group():
+    names = [row.name for row in documents.rows()]
+    assert sorted(names) == sorted(Settings.model_fields)
+    for row in documents.rows():
         assert row.description.endswith("."), row.variable
 
 
+def test_the_documents_begin_with_the_twenty_common_settings_and_call_the_others_advanced():
+    assert len(documents.COMMON) == 20
+    for text in (documents.env_example(), documents.markdown()):
+        common, _, advanced = text.partition("Advanced: ")
+        for row in documents.rows():
+            place = common if row.name in documents.COMMON else advanced
+            assert re.search(rf"\b{row.variable}\b", place), row.variable
+
+
+def test_each_group_alone_is_a_part_of_the_settings():
+    for group in GROUPS.values():
+        assert issubclass(Settings, group)
+        alone = group()
+        assert {name: getattr(Settings(), name) for name in group.model_fields} == alone.model_dump()
+
+
 def test_env_example_with_every_line_uncommented_gives_the_defaults(tmp_path: Path):
-    lines = [line.removeprefix("#") for line in settings.render_env_example().splitlines()]
+    lines = [line.removeprefix("#") for line in documents.env_example().splitlines()]
     (tmp_path / ".env").write_text("\n".join(line for line in lines if line.startswith(PREFIX)))
     assert Settings() == Settings.model_construct()
 

@@ -1,68 +1,57 @@
-"""The one table of settings: every knob of the service with its unit, bounds and default.
+"""The settings of the service: one class for each group, and all of them together in `Settings`.
 
-A setting `name` is read from the environment variable `SMOOTHGATE_NAME`, or else from such a line in a file
-`.env` in the working directory. `.env.example` and `docs/settings.md` are rendered from this table.
+A part of the service takes the one group that it uses. A setting `name` is read from the environment variable
+`SMOOTHGATE_NAME`, or else from such a line in a file `.env` in the working directory. `.env.example` and
+`docs/settings.md` are rendered from these classes (`smoothgate.cli.settings_documents`).
+
+Radii (l2) and sigma are in the units of the encoder's input: pixels in [0, 1] after resize and crop, before
+mean/std normalisation.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import shlex
-import types
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self
 
-import annotated_types
-from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic.fields import FieldInfo
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "SMOOTHGATE_"
 
-# The first setting of each section, in the order of the fields below.
-SECTIONS = {
-    "host": "Server",
-    "accounts": "Access",
-    "model": "Model",
-    "engine_url": "Engine (vLLM)",
-    "sigma": "Smoothing",
-    "policy": "Certificates",
-    "max_images": "Limits",
-    "url_hosts": "Pictures by URL",
-    "canary_seconds": "Health",
-    "playground": "Playground",
-}
+
+def _shell_words(value: Any) -> Any:
+    return shlex.split(value) if isinstance(value, str) else value
 
 
-class Settings(BaseSettings):
-    """The settings of one process, validated once at start.
+def _comma_separated(value: Any) -> Any:
+    return value.split(",") if isinstance(value, str) else value
 
-    Radii (l2) and sigma are in the units of the encoder's input: pixels in [0, 1] after resize and crop,
-    before mean/std normalisation.
 
-    Raises:
-        pydantic.ValidationError: a value is out of bounds, two values contradict each other, or `.env`
-            names a setting that does not exist. Values are left out of the message: they may be secrets.
-    """
+# NoDecode: the environment holds them as text, not as JSON.
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_shell_words)]
+Radii = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_comma_separated)]
+Counts = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_comma_separated)]
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        env_file=".env",
-        env_ignore_empty=True,
-        frozen=True,
-        allow_inf_nan=False,
-        hide_input_in_errors=True,
-    )
+
+class _Group(BaseModel):
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+
+class ServerSettings(_Group):
+    """Where the service listens, and what it tells of itself."""
 
     host: str = Field("127.0.0.1", description="Address to listen on; `0.0.0.0` for every interface.")
     port: int = Field(8000, ge=1, le=65535, description="TCP port to listen on.")
-    request_timeout_seconds: float = Field(
-        120.0,
-        gt=0,
-        description="Longest time from a request to its answer (of a stream: to its first token).",
-    )
     shutdown_timeout_seconds: float = Field(
         20.0, ge=0, description="Time that requests in flight are given to finish after SIGTERM."
     )
@@ -85,6 +74,18 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Lowest level that is logged."
     )
+    playground: bool | None = Field(
+        None, description="Whether `GET /` is the playground. Unset: with the bundled demo model."
+    )
+    laboratory: bool | None = Field(
+        None,
+        description="Whether the playground of the demo model lets people attack it: one attack at a time, "
+        "on a core of its own. Unset: where there are no `ACCOUNTS`.",
+    )
+
+
+class AccessSettings(_Group):
+    """Who may ask."""
 
     accounts: Path | None = Field(
         None,
@@ -96,6 +97,10 @@ class Settings(BaseSettings):
         description="Whether to start without `ACCOUNTS` on another address than loopback: whoever can "
         "connect may ask.",
     )
+
+
+class EncoderSettings(_Group):
+    """Which model is served, and how its encoder runs."""
 
     model: str | None = Field(
         None, description="Checkpoint to serve: a folder or a Hugging Face id. Unset: the bundled demo model."
@@ -120,6 +125,11 @@ class Settings(BaseSettings):
         "`auto` is float32 on a CPU and bfloat16 on CUDA.",
     )
     threads: int = Field(0, ge=0, description="CPU threads of the sampler in all; 0: one per core.")
+    batch_size: int = Field(0, ge=0, description="Noisy forwards per batch; 0: measured at the start.")
+
+
+class EngineSettings(_Group):
+    """vLLM: one of our own, or one that runs elsewhere."""
 
     engine_url: str | None = Field(
         None,
@@ -127,7 +137,7 @@ class Settings(BaseSettings):
         description="Base URL of a running vLLM (without `/v1`). Unset: Smoothgate starts a vLLM of its own.",
     )
     engine_api_key: SecretStr | None = Field(None, description="Bearer key sent to the vLLM at `ENGINE_URL`.")
-    engine_args: Annotated[tuple[str, ...], NoDecode] = Field(
+    engine_args: Words = Field(
         (), description="Further command-line arguments for our own vLLM, e.g. `--tensor-parallel-size 2`."
     )
     engine_max_model_len: int | None = Field(
@@ -144,6 +154,10 @@ class Settings(BaseSettings):
     engine_read_timeout_seconds: float = Field(
         120.0, gt=0, description="Longest silence of vLLM within an answer before the request fails."
     )
+
+
+class SamplingSettings(_Group):
+    """Noise, samples and bounds where a request names none, and what it may ask for."""
 
     sigma: float = Field(
         0.5,
@@ -167,19 +181,56 @@ class Settings(BaseSettings):
     cosine_threshold: float = Field(
         0.5, ge=0, lt=1, description="Cosine similarity for which the certified radius is reported."
     )
-    eps: Annotated[tuple[float, ...], NoDecode] = Field(
+    eps: Radii = Field(
         (0.25, 0.5, 1.0), description="l2 radii at which the cosine bound is reported, ascending."
     )
     allow_smoothing_off: bool = Field(
         False, description="Whether a client may switch smoothing off (raw features, no certificate)."
     )
-    batch_size: int = Field(0, ge=0, description="Noisy forwards per batch; 0: measured at the start.")
+    degrade: Counts = Field(
+        (),
+        description="Under load, requests that name no `n_certify` get these instead of `N_CERTIFY`, "
+        "falling: the longest wait is cut into as many parts and one more. The certificate says so. "
+        "Unset: never.",
+    )
     cache_mib: int = Field(
         256,
         ge=0,
         description="Memory for results, so that the same picture asked about again on the same terms costs "
         "nothing, in MiB; 0: off.",
     )
+
+    @field_validator("eps")
+    @classmethod
+    def _ascending_radii(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or not all(low < high for low, high in zip((0.0, *value), value, strict=False)):
+            raise ValueError("eps must be one or more radii above 0, in ascending order")
+        return value
+
+    @field_validator("degrade")
+    @classmethod
+    def _falling(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(high <= low for high, low in zip(value, (*value[1:], 0), strict=False)):
+            raise ValueError("degrade must be numbers of samples above 0, falling")
+        return value
+
+    @model_validator(mode="after")
+    def _within_the_budget(self) -> Self:
+        if self.degrade and self.degrade[0] >= self.n_certify:
+            raise ValueError(f"degrade {self.degrade[0]} is not below n_certify {self.n_certify}")
+        if not self.sigma_min <= self.sigma <= self.sigma_max:
+            raise ValueError(
+                f"sigma {self.sigma} is not within sigma_min {self.sigma_min} and sigma_max {self.sigma_max}"
+            )
+        if self.n_select + self.n_certify > self.max_samples:
+            raise ValueError(
+                f"n_select {self.n_select} + n_certify {self.n_certify} exceed max_samples {self.max_samples}"
+            )
+        return self
+
+
+class PolicySettings(_Group):
+    """What must be certified, and how certificates are signed and kept."""
 
     policy: Literal["report", "enforce"] = Field(
         "report",
@@ -198,7 +249,7 @@ class Settings(BaseSettings):
         description="Ed25519 private key to sign certificates with, PEM or JWK (`smoothgate keys new`). "
         "Unset: a new key at every start, which nobody can know before.",
     )
-    retired_keys: Annotated[tuple[str, ...], NoDecode] = Field(
+    retired_keys: Words = Field(
         (),
         description="Files with further public keys to publish: those signed with before the last rotation.",
     )
@@ -211,6 +262,30 @@ class Settings(BaseSettings):
     )
     store_files: int = Field(10, ge=1, description="Files that the store keeps; the oldest is deleted.")
 
+    @model_validator(mode="after")
+    def _complete_policy(self) -> Self:
+        if (self.policy_cosine is None) != (self.policy_eps is None):
+            raise ValueError("policy_cosine and policy_eps belong together")
+        if self.policy == "enforce" and self.policy_cosine is None:
+            raise ValueError("policy enforce needs policy_cosine and policy_eps")
+        return self
+
+
+class LimitSettings(_Group):
+    """What one request, and all of them together, may take."""
+
+    max_requests: int = Field(256, ge=1, description="Requests in flight; more are refused (429).")
+    max_queued_seconds: float = Field(
+        60.0,
+        gt=0,
+        description="Longest wait for the sampler, at the measured throughput; a request whose samples would "
+        "make it longer is refused (429), before its images are decoded. One alone is always taken.",
+    )
+    request_timeout_seconds: float = Field(
+        120.0,
+        gt=0,
+        description="Longest time from a request to its answer (of a stream: to its first token).",
+    )
     max_images: int = Field(4, ge=1, description="Images per request.")
     max_image_bytes: int = Field(10 * 2**20, ge=1, description="Size of one encoded image, in bytes.")
     max_image_pixels: int = Field(
@@ -223,26 +298,16 @@ class Settings(BaseSettings):
         30.0, gt=0, description="Longest time that a body may take to come in."
     )
     decode_timeout_seconds: float = Field(10.0, gt=0, description="Longest time to decode one image.")
-    max_requests: int = Field(256, ge=1, description="Requests in flight; more are refused (429).")
-    max_queued_seconds: float = Field(
-        60.0,
-        gt=0,
-        description="Longest wait for the sampler, at the measured throughput; a request whose samples would "
-        "make it longer is refused (429), before its images are decoded. One alone is always taken.",
-    )
-    degrade: Annotated[tuple[int, ...], NoDecode] = Field(
-        (),
-        description="Under load, requests that name no `n_certify` get these instead of `N_CERTIFY`, "
-        "falling: the longest wait is cut into as many parts and one more. The certificate says so. "
-        "Unset: never.",
-    )
-
-    url_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+    url_hosts: Words = Field(
         (),
         description="Hosts that pictures may be fetched from, over https: names, or `*.example.com`. "
         "Unset: URLs are refused.",
     )
     url_timeout_seconds: float = Field(10.0, gt=0, description="Longest time to fetch one picture.")
+
+
+class HealthSettings(_Group):
+    """How the service watches itself."""
 
     canary_seconds: float = Field(
         300.0,
@@ -254,14 +319,26 @@ class Settings(BaseSettings):
         0.1, gt=0, lt=1, description="How far a canary's score may be from the calibrated one."
     )
 
-    playground: bool | None = Field(
-        None, description="Whether `GET /` is the playground. Unset: with the bundled demo model."
-    )
-    laboratory: bool | None = Field(
-        None,
-        description="Whether the playground of the demo model lets people attack it: one attack at a time, "
-        "on a core of its own. Unset: where there are no `ACCOUNTS`.",
-    )
+
+class Settings(
+    ServerSettings,
+    AccessSettings,
+    EncoderSettings,
+    EngineSettings,
+    SamplingSettings,
+    PolicySettings,
+    LimitSettings,
+    HealthSettings,
+    BaseSettings,
+):
+    """The settings of one process, validated once at start.
+
+    Raises:
+        pydantic.ValidationError: a value is out of bounds, two values contradict each other, or `.env`
+            names a setting that does not exist. Values are left out of the message: they may be secrets.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", env_ignore_empty=True)
 
     @property
     def has_playground(self) -> bool:
@@ -275,30 +352,6 @@ class Settings(BaseSettings):
             return self.laboratory
         return self.has_playground and self.model is None and self.accounts is None
 
-    @field_validator("engine_args", "retired_keys", "url_hosts", mode="before")
-    @classmethod
-    def _shell_words(cls, value: Any) -> Any:
-        return shlex.split(value) if isinstance(value, str) else value
-
-    @field_validator("eps", "degrade", mode="before")
-    @classmethod
-    def _comma_separated(cls, value: Any) -> Any:
-        return value.split(",") if isinstance(value, str) else value
-
-    @field_validator("eps")
-    @classmethod
-    def _ascending_radii(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if not value or not all(low < high for low, high in zip((0.0, *value), value, strict=False)):
-            raise ValueError("eps must be one or more radii above 0, in ascending order")
-        return value
-
-    @field_validator("degrade")
-    @classmethod
-    def _falling(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if any(high <= low for high, low in zip(value, (*value[1:], 0), strict=False)):
-            raise ValueError("degrade must be numbers of samples above 0, falling")
-        return value
-
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.accounts is None and not self.anonymous and not _is_loopback(self.host):
@@ -308,21 +361,20 @@ class Settings(BaseSettings):
             )
         if self.laboratory and not (self.has_playground and self.model is None):
             raise ValueError("laboratory needs the playground and the bundled demo model")
-        if self.degrade and self.degrade[0] >= self.n_certify:
-            raise ValueError(f"degrade {self.degrade[0]} is not below n_certify {self.n_certify}")
-        if not self.sigma_min <= self.sigma <= self.sigma_max:
-            raise ValueError(
-                f"sigma {self.sigma} is not within sigma_min {self.sigma_min} and sigma_max {self.sigma_max}"
-            )
-        if (self.policy_cosine is None) != (self.policy_eps is None):
-            raise ValueError("policy_cosine and policy_eps belong together")
-        if self.policy == "enforce" and self.policy_cosine is None:
-            raise ValueError("policy enforce needs policy_cosine and policy_eps")
-        if self.n_select + self.n_certify > self.max_samples:
-            raise ValueError(
-                f"n_select {self.n_select} + n_certify {self.n_certify} exceed max_samples {self.max_samples}"
-            )
         return self
+
+
+#: Every group with its title, in the order of the documents.
+GROUPS: dict[str, type[BaseModel]] = {
+    "Server": ServerSettings,
+    "Access": AccessSettings,
+    "Encoder": EncoderSettings,
+    "Engine (vLLM)": EngineSettings,
+    "Sampling": SamplingSettings,
+    "Policy and certificates": PolicySettings,
+    "Limits": LimitSettings,
+    "Health": HealthSettings,
+}
 
 
 def _is_loopback(host: str) -> bool:
@@ -330,116 +382,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the table, as text."""
-
-    section: str
-    variable: str
-    default: str
-    values: str
-    description: str
-
-
-def table() -> Iterator[Row]:
-    """Every setting as text, in the order of declaration."""
-    section = ""
-    for name, field in Settings.model_fields.items():
-        section = SECTIONS.get(name, section)
-        yield Row(section, PREFIX + name.upper(), _default(field), _values(field), field.description or "")
-
-
-def render_env_example() -> str:
-    """The content of `.env.example`: every variable, commented out, at its default."""
-    lines = [
-        "# Settings of Smoothgate; copy to .env and uncomment what should differ from the default.",
-        "# Made from service/smoothgate/settings.py: `smoothgate settings --format env`.",
-    ]
-    section = ""
-    for row in table():
-        if row.section != section:
-            section = row.section
-            lines += ["", f"# --- {section} ---"]
-        description = row.description.replace("`", "")
-        lines += ["", f"# {description}", f"# ({row.values})", f"#{row.variable}={row.default}"]
-    return "\n".join(lines) + "\n"
-
-
-def render_markdown() -> str:
-    """The content of `docs/settings.md`: one table per section."""
-    lines = [
-        "# Settings",
-        "",
-        "Each setting is an environment variable, or a line in a file `.env` in the working directory (the",
-        "environment wins). An empty value counts as unset. Sigma and eps are in the units of the encoder's",
-        "input: pixels in [0, 1] after resize and crop.",
-        "",
-        "This page is made from `service/smoothgate/settings.py` by `smoothgate settings --format markdown`.",
-    ]
-    section = ""
-    for row in table():
-        if row.section != section:
-            section = row.section
-            lines += [
-                "",
-                f"## {section}",
-                "",
-                "| variable | default | values | meaning |",
-                "|---|---|---|---|",
-            ]
-        default = f"`{row.default}`" if row.default else "(unset)"
-        lines.append(f"| `{row.variable}` | {default} | {row.values} | {row.description} |")
-    return "\n".join(lines) + "\n"
-
-
-_KINDS: dict[Any, str] = {
-    bool: "true or false",
-    int: "integer",
-    float: "number",
-    str: "text",
-    Path: "path",
-    SecretStr: "secret text",
-    tuple[float, ...]: "numbers, separated by commas",
-    tuple[int, ...]: "integers, separated by commas",
-    tuple[str, ...]: "words, quoted as in a shell",
-}
-
-
-def _values(field: FieldInfo) -> str:
-    """What the setting accepts: its type and bounds, or its choices."""
-    kind: Any = field.annotation
-    if get_origin(kind) in (Union, types.UnionType):
-        (kind,) = (arm for arm in get_args(kind) if arm is not type(None))
-    if get_origin(kind) is Literal:
-        return ", ".join(get_args(kind))
-    bounds = []
-    for bound in field.metadata:
-        match bound:
-            case annotated_types.Ge(limit):
-                bounds.append(f"at least {limit}")
-            case annotated_types.Gt(limit):
-                bounds.append(f"above {limit}")
-            case annotated_types.Le(limit):
-                bounds.append(f"at most {limit}")
-            case annotated_types.Lt(limit):
-                bounds.append(f"below {limit}")
-    return ", ".join([_KINDS[kind], *bounds])
-
-
-def _default(field: FieldInfo) -> str:
-    """The default as it would be written in an environment variable; empty where it is unset."""
-    match field.default:
-        case None:
-            return ""
-        case bool(flag):
-            return str(flag).lower()
-        case tuple(parts) if all(isinstance(part, float) for part in parts):
-            return ",".join(map(str, parts))
-        case tuple(words):
-            return shlex.join(words)
-        case float(number):
-            return f"{number:g}"
-        case value:
-            return str(value)

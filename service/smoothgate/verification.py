@@ -6,15 +6,14 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smoothgate.certify.certificate import Certificate
 from smoothgate.certify.signing import CertificateRejected, verify
 from smoothgate.errors import MalformedRequest
-from smoothgate.psm.unit_encoder import UnitEncoder
-from smoothgate.sampling import noise
-from smoothgate.sampling.replay import replay
-from smoothgate.vision import decode
+
+if TYPE_CHECKING:
+    from smoothgate.psm.unit_encoder import UnitEncoder
 
 # By the encoder's arithmetic: sums in another order, or another processor, move a score by less; another
 # image or another seed moves it by more, except by chance. A bound is steeper than the scores under it.
@@ -94,6 +93,11 @@ def check(
 
 
 def _check_model(certificate: Certificate, image: bytes, encoder: UnitEncoder) -> Iterator[Check]:
+    # Without a model, certificates are checked in an installation that has no torch.
+    from smoothgate.sampling import noise
+    from smoothgate.sampling.replay import replay
+    from smoothgate.vision import decode
+
     # The model's digest covers the PSM: checked first, the PSM is named when it is what differs.
     same = encoder.psm_digest == certificate.model.psm_digest
     yield Check("PSM", same, "the one certified" if same else f"another one: {encoder.psm_digest}")

@@ -1,7 +1,10 @@
-"""Each test in a process of its own: what is imported first matters."""
+"""What is imported first matters, so that most tests run in a process of their own."""
 
+import ast
+import importlib.util
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -62,3 +65,44 @@ def test_another_sitecustomize_still_runs(tmp_path: Path) -> None:
     assert run("import sitecustomize; print(sitecustomize.__file__)", CHILD_SITE, tmp_path) == (
         f"the other\n{tmp_path / 'sitecustomize.py'}\n"
     )
+
+
+REPAIRED = "smoothgate.compat.repaired_imports"
+#: Packages whose import fails next to a torchvision that was built for another torch.
+AFFECTED = {"transformers", "torchvision", "diffusers", "vllm"}
+
+
+def _imports(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+@pytest.mark.parametrize("package", ["smoothgate", "smoothgate_lab"])
+def test_every_module_that_imports_transformers_is_in_a_package_that_repairs_imports_first(
+    package: str,
+) -> None:
+    spec = importlib.util.find_spec(package)
+    assert spec is not None
+    assert spec.origin is not None
+    root = Path(spec.origin).parent
+    affected = [
+        file for file in root.rglob("*.py") if {n.partition(".")[0] for n in _imports(file)} & AFFECTED
+    ]
+    assert affected
+    for file in affected:
+        packages = [parent / "__init__.py" for parent in file.parents if parent.is_relative_to(root)]
+        first = [next(_imports(init), "") for init in packages]
+        assert REPAIRED in first, file
+
+
+def test_the_repair_is_installed_once() -> None:
+    code = f"""
+import sys, {REPAIRED}
+from smoothgate.compat import torch_extensions
+torch_extensions.install()
+print([type(finder).__name__ for finder in sys.meta_path].count("_BeforeFirstImport"))
+"""
+    assert run(code, *map(Path, sys.path)) == "1\n"

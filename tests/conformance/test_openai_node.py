@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.conftest import MODEL
-from tests.node import install, needs_node, run
+from tests.node import install, run
 from tests.whole_service import FEW, SAMPLES
 
-pytestmark = [pytest.mark.engine, needs_node]
+pytestmark = pytest.mark.engine
 
 SOURCES = Path(__file__).parent / "node"
 

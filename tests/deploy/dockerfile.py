@@ -1,9 +1,10 @@
 """Runs the steps of a Dockerfile in order in an ordinary folder, where there is no Docker engine.
 
-Every COPY and RUN is carried out, with absolute paths moved below that folder. A later stage finds only what
-it copies from an earlier one: the folder is emptied between stages. What differs from a build:
+Every COPY and RUN of the stages that the last one needs is carried out, with absolute paths moved below that
+folder. A later stage finds only what it copies from an earlier one, or all of it where it begins `FROM` that
+one: the folder is emptied between stages. What differs from a build:
 
-* `FROM` brings no base: the machine's own interpreter and tools are used.
+* `FROM` an image brings no base: the machine's own interpreter and tools are used.
 * System packages and users (`apt-get`, `useradd`) are not installed.
 * What `pip` would download and this environment has in that very version is lent to the stage file by file;
   pip then finds it installed, and fetches the rest.
@@ -21,6 +22,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.linking import link, link_distribution
+
 NOT_RUN = ("apt-get", "useradd", "rm -rf /var/lib/apt/lists/*")
 
 
@@ -35,6 +38,43 @@ def parse(path: Path) -> list[Step]:
     return [Step(*line.split(maxsplit=1)) for line in joined.splitlines() if line.strip()]
 
 
+class Stage(NamedTuple):
+    name: str
+    base: str
+    steps: list[Step]
+
+
+def stages(path: Path) -> dict[str, Stage]:
+    """The stages by name, each with the image or stage that it begins from; the last one is called `last`.
+
+    Arguments have their default values.
+    """
+    arguments: dict[str, str] = {}
+    found: dict[str, Stage] = {}
+    for step in parse(path):
+        if step.instruction == "FROM":
+            base, _, name = step.text.partition(" AS ")
+            base = re.sub(r"\$\{(\w+)\}", lambda match: arguments[match[1]], base)
+            steps: list[Step] = []
+            found[name or "last"] = Stage(name or "last", base, steps)
+        elif step.instruction == "ARG":
+            name, _, value = step.text.partition("=")
+            arguments[name] = value
+        else:
+            steps.append(step)
+    return found
+
+
+def needed(known: dict[str, Stage]) -> list[Stage]:
+    """The stages that go into the last one, in order: Docker builds no other."""
+    wanted = {"last"}
+    for stage in reversed(known.values()):
+        if stage.name in wanted:
+            sources = re.findall(r"--from=(\S+)", " ".join(step.text for step in stage.steps))
+            wanted |= {stage.base, *sources}
+    return [stage for stage in known.values() if stage.name in wanted]
+
+
 class Build:
     """The image of a Dockerfile as a folder: `root`, with `environment`, `entrypoint` and `healthcheck`."""
 
@@ -46,13 +86,17 @@ class Build:
         self._scratch = scratch
         self._context = scratch / "context"
         self._rewritten = rewritten
-        self._stages: list[str] = []
-        self._names: dict[str, Path] = {}
+        self._finished: dict[str, tuple[Path, dict[str, str], str]] = {}
         self._folder = "/"
         ignored = (dockerfile.parent / f"{dockerfile.name}.dockerignore").read_text().splitlines()
         _copy_context(context, self._context, ignored)
-        for step in parse(dockerfile):
-            getattr(self, f"_{step.instruction.lower()}")(step.text)
+        for stage in needed(stages(dockerfile)):
+            self._begin(stage.base)
+            for step in stage.steps:
+                getattr(self, f"_{step.instruction.lower()}")(step.text)
+            if stage.name != "last":
+                kept = self.root.rename(self._scratch / f"stage-{stage.name}")
+                self._finished[stage.name] = kept, self.environment, self._folder
 
     def run(self, command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
         """A command in the finished image."""
@@ -65,16 +109,16 @@ class Build:
         home = self._inside("/home/smoothgate")
         return {"HOME": str(home), "LANG": "C.UTF-8", "PATH": os.defpath} | self.environment | more
 
-    def _from(self, text: str) -> None:
-        for name, folder in self._names.items():
-            if folder == self.root:
-                self._names[name] = self.root.rename(self._scratch / f"stage-{name}")
+    def _begin(self, base: str) -> None:
+        if base in self._finished:
+            folder, environment, self._folder = self._finished[base]
+            self.environment = dict(environment)
+            shutil.copytree(folder, self.root, symlinks=True, copy_function=link)
+            return
         self.root.mkdir()
         # The interpreter that makes the first environment, as the base image would have it on its PATH.
         self.environment = {"PATH": f"{Path(sys._base_executable).parent}{os.pathsep}{os.defpath}"}  # type: ignore[attr-defined]
         self._folder = "/"
-        _, _, name = text.partition(" AS ")
-        self._names[name or "last"] = self.root
 
     def _workdir(self, text: str) -> None:
         self._folder = text
@@ -88,16 +132,16 @@ class Build:
         words = text.split()
         origin = self._context
         if words[0].startswith("--from="):
-            origin = self._names[words.pop(0).removeprefix("--from=")]
+            origin, _, _ = self._finished[words.pop(0).removeprefix("--from=")]
         *sources, target = words
         to = self._inside(target)
         for source in sources:
             there = origin / source.lstrip("/")
             assert there.exists(), f"COPY {source}: not in the context, or ignored"
             if there.is_dir():
-                shutil.copytree(there, to, symlinks=True, copy_function=_link, dirs_exist_ok=True)
+                shutil.copytree(there, to, symlinks=True, copy_function=link, dirs_exist_ok=True)
             else:
-                _link(there, to / there.name if target.endswith("/") else to)
+                link(there, to / there.name if target.endswith("/") else to)
 
     def _run(self, text: str) -> None:
         commands = [part for part in text.split(" && ") if not part.strip().startswith(NOT_RUN)]
@@ -151,23 +195,11 @@ class Build:
                 continue
             if here.version != version:
                 continue
-            for file in here.files or ():
-                if ".." not in file.parts and here.locate_file(file).is_file():  # type: ignore[attr-defined]
-                    _link(Path(str(here.locate_file(file))), site / file)
+            link_distribution(here, site)
 
 
 # pip's own words are wanted when it fails, and the machine's configuration says where packages come from.
 _PIP = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
-
-
-def _link(source: str | Path, target: str | Path) -> None:
-    target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        shutil.copy2(source, target)
 
 
 def _copy_context(context: Path, to: Path, ignored: list[str]) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 import httpx
 import yaml
 
-from tests.deploy.stack import ROOT, Stack, answers, free_port, process, program, wait_until
+from tests.deploy.stack import ROOT, Stack, answers, free_port, process, wait_until
+from tests.programs import program
 
 FOLDER = ROOT / "deploy/observability"
 RULES = yaml.safe_load((FOLDER / "rules.yaml").read_text())
@@ -68,7 +69,7 @@ def _fast(rules: dict[str, Any]) -> dict[str, Any]:
 @contextmanager
 def scraping(stack: Stack, folder: Path) -> Iterator[Prometheus]:
     """Prometheus as it is deployed, with these targets and in a hurry."""
-    command = program("prometheus", "the Debian package prometheus")
+    command = program("prometheus", package="the Debian package prometheus")
     configuration = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
     configuration["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
     configuration["scrape_configs"].append({"job_name": "vllm"})

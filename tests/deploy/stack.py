@@ -3,10 +3,8 @@ Prometheus beside them.
 """
 
 import os
-import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from smoothgate.demo import bundled
 from smoothgate.engine.vllm_command import VLLMOptions, vllm_command, vllm_environment
@@ -39,23 +36,6 @@ _GATE = {
     "BATCH_SIZE": "32",
     "SHUTDOWN_TIMEOUT_SECONDS": "60",
 }
-
-
-def program(name: str, package: str) -> str:
-    """Where a program is; without it the test is skipped, in CI it fails.
-
-    Args:
-        name: of the program.
-        package: what brings it.
-    """
-    beside = Path(sys.executable).with_name(name)
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if found is None:
-        reason = f"{name} is missing: install {package}"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
 
 
 def wait_until(condition: Callable[[], Any], seconds: float, told: Callable[[], object]) -> Any:

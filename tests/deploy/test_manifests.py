@@ -1,7 +1,7 @@
 """Every topology, rendered by kubectl: it is what Kubernetes and the others accept, and fits together."""
 
+import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from functools import cache
@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from smoothgate.settings import Settings
+from tests.programs import left_out, program
 
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
@@ -25,15 +26,19 @@ KUBERNETES = "1.34"
 Manifest = dict[str, Any]
 
 
+def _run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True)
+
+
 @cache
 def rendered(overlay: str) -> tuple[Manifest, ...]:
     """What `kubectl apply -k` would send."""
-    kubectl = shutil.which("kubectl")
-    assert kubectl, "kubectl is missing (Debian 13: apt-get install kubernetes-client)"
-    result = subprocess.run(
-        [kubectl, "kustomize", DEPLOY / "overlays" / overlay], capture_output=True, text=True
-    )
-    assert result.returncode == 0, f"{result.stderr} (kubectl older than 1.21 knows no components)"
+    kubectl = program("kubectl", package="1.21 or newer")
+    version = json.loads(_run(kubectl, "version", "--client", "--output=json").stdout)["clientVersion"]
+    if (int(version["major"]), int(re.sub(r"\D", "", version["minor"]))) < (1, 21):
+        left_out(f"kubectl {version['gitVersion']} knows no components of Kustomize: install 1.21 or newer")
+    result = _run(kubectl, "kustomize", DEPLOY / "overlays" / overlay)
+    assert result.returncode == 0, result.stderr
     assert not result.stderr, "deprecated fields are said there"
     return tuple(yaml.safe_load_all(result.stdout))
 

@@ -10,7 +10,8 @@ import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
 from smoothgate import metrics
-from tests.deploy.stack import ROOT, program
+from tests.deploy.stack import ROOT
+from tests.programs import program
 
 FOLDER = ROOT / "deploy/observability"
 GROUPS: list[dict[str, Any]] = yaml.safe_load((FOLDER / "rules.yaml").read_text())["groups"]
@@ -23,7 +24,7 @@ ALERTS = [rule["alert"] for rule in RULES if "alert" in rule]
     ["check config prometheus.yml", "check rules rules.yaml", "test rules rules_test.yaml"],
 )
 def test_promtool_is_content(command: str) -> None:
-    promtool = program("promtool", "the Debian package prometheus")
+    promtool = program("promtool", package="the Debian package prometheus")
     told = subprocess.run(
         [promtool, *command.split()], cwd=FOLDER, capture_output=True, text=True, timeout=60, check=False
     )

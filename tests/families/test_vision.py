@@ -18,13 +18,14 @@ from smoothgate.errors import SmoothgateError, Unacceptable
 from smoothgate.psm.calibration import calibrate
 from smoothgate.psm.checkpoint import PSM
 from smoothgate.psm.mapper import ResidualMapper, ResidualMapperConfig
-from smoothgate.psm.picture_files import FolderPictures, clean_tokens, list_pictures, read_pictures
+from smoothgate.psm.picture_files import clean_tokens, list_pictures, read_pictures
 from smoothgate.psm.purifier import LightUNet, LightUNetConfig
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.vision import DecodedImage, VisionAdapter, load
 from smoothgate.vision.families import FAMILIES, UNSUPPORTED
 from smoothgate.vision.processor_adapter import ProcessorAdapter
 from smoothgate_lab.evaluation.psm_evaluation import FolderSubjects, Sampling, run
+from smoothgate_lab.psm_training.folder_pictures import FolderPictures
 from smoothgate_lab.psm_training.stages import Recipe, Trainer
 from tests.families.checkpoints import BUILDERS
 from tests.families.pictures import picture

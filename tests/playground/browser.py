@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-MISSING = "needs Chromium (Debian: apt-get install chromium)"
+from tests.programs import program
+
 #: Long enough for two loaded cores, in milliseconds.
 PATIENCE = 120_000
 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """A headless browser; it must be closed before anything in this thread runs an event loop of its own."""
-    assert CHROMIUM is not None, MISSING
+    """A headless browser, without which the test is left out.
+
+    It must be closed before anything in this thread runs an event loop of its own.
+    """
+    path = program("chromium", "chromium-browser", "google-chrome", package="the Debian package chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         try:
             yield browser
         finally:

@@ -10,14 +10,11 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from tests import processes
-from tests.node import install, needs_node
-from tests.playground.browser import CHROMIUM, MISSING, ask, attack, choose, draw, fewer, opened
+from tests.node import install
+from tests.playground.browser import ask, attack, choose, draw, fewer, opened
 from tests.whole_service import Gate
 
-pytestmark = [
-    pytest.mark.engine,
-    pytest.mark.skipif(CHROMIUM is None and "CI" not in os.environ, reason=MISSING),
-]
+pytestmark = pytest.mark.engine
 
 
 def _proof(page: Page) -> int:
@@ -158,7 +155,6 @@ def test_it_fits_a_phone(gate: Gate, browser: Browser) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
-@needs_node
 def test_axe_finds_nothing_serious_in_light_and_dark(
     gate: Gate, browser: Browser, pytestconfig: pytest.Config
 ) -> None:

@@ -10,7 +10,6 @@ from rich.table import Table
 
 from smoothgate.cli.common import console, failures
 from smoothgate.errors import MalformedRequest
-from smoothgate.gate import accounts
 
 app = typer.Typer(no_args_is_help=True, help="API keys of clients, kept as hashes with their limits.")
 
@@ -32,6 +31,8 @@ def add(
     ] = None,
 ) -> None:
     """Make a key, shown this once. For a further key of the same client take another name."""
+    from smoothgate.gate import accounts
+
     with failures():
         known = accounts.load(file) if file.exists() else []
         if any(account.name == name for account in known):
@@ -53,6 +54,8 @@ def remove(
     name: Annotated[str, typer.Argument(help="Whose key is to be good for nothing.")], file: File = _FILE
 ) -> None:
     """Take an account out; a running service notices within a second."""
+    from smoothgate.gate import accounts
+
     with failures():
         known = accounts.load(file)
         left = [account for account in known if account.name != name]
@@ -64,6 +67,8 @@ def remove(
 @app.command("list")
 def show(file: File = _FILE) -> None:
     """The accounts of a file and their limits."""
+    from smoothgate.gate import accounts
+
     with failures():
         known = accounts.load(file)
     table = Table("name", "requests per minute", "samples per minute")

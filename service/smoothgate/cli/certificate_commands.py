@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import typer
 from rich.table import Table
 
@@ -80,6 +79,8 @@ def verify(
 
 
 def _key_set(source: str) -> dict[str, Any]:
+    import httpx
+
     try:
         if source.startswith(("http://", "https://")):
             text = httpx.get(source, timeout=10).raise_for_status().text

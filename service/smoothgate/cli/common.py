@@ -12,12 +12,14 @@ from rich.console import Console
 from typer.core import TyperCommand
 
 from smoothgate.errors import MalformedRequest, SmoothgateError
+from smoothgate.extras import require
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from smoothgate.psm.calibration import Calibration
     from smoothgate.psm.unit_encoder import UnitEncoder
     from smoothgate.vision import VisionAdapter
-    from smoothgate_lab.psm_training.stages import Pictures
 
 console = Console()
 errors = Console(stderr=True)
@@ -30,6 +32,7 @@ OtherModel = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Sigmas = Annotated[list[float], typer.Option(min=0.01, help="Noise levels, one or several.")]
 
 
 class failures:  # noqa: N801
@@ -40,7 +43,7 @@ class failures:  # noqa: N801
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, SmoothgateError):
-            errors.print(error.message, style="red")
+            errors.print(error.message, style="red", markup=False, soft_wrap=True)
             raise typer.Exit(1) from None
 
 
@@ -85,7 +88,12 @@ def say_unreadable(paths: Sequence[Path]) -> None:
 
 
 def load_adapter(model: str | None, device: str = "cpu") -> VisionAdapter:
-    """The vision part of a checkpoint, or of the bundled demo model."""
+    """The vision part of a checkpoint, or of the bundled demo model.
+
+    Raises:
+        MissingExtra: the extra `serve` is not installed.
+    """
+    require("serve", "A command that loads a model")
     import torch
 
     from smoothgate.demo import bundled
@@ -95,30 +103,31 @@ def load_adapter(model: str | None, device: str = "cpu") -> VisionAdapter:
 
 
 def load_encoder(model: str | None, psm: Path | None, device: str = "cpu") -> UnitEncoder:
-    """A model with its calibration and PSM, or the bundled ones."""
+    """A model with its calibration and PSM, or the bundled ones; raises as `load_adapter`."""
+    if model is not None and psm is None:
+        raise MalformedRequest("--model needs --psm, the folder of its calibration.")
+    adapter = load_adapter(model, device)
     from smoothgate.demo import bundled
     from smoothgate.psm.unit_encoder import UnitEncoder
 
-    if model is not None and psm is None:
-        raise MalformedRequest("--model needs --psm, the folder of its calibration.")
-    return UnitEncoder.load(load_adapter(model, device), psm or bundled("psm"))
+    return UnitEncoder.load(adapter, psm or bundled("psm"))
 
 
 def measure_scores(
     adapter: VisionAdapter,
     folder: Path,
     calibration: Calibration,
-    pictures: Pictures,
+    x: Tensor,
     sigmas: list[float],
     seed: int,
 ) -> Calibration:
-    """Score the PSM in a folder on 64 pictures, and write the calibration with the scores beside it."""
+    """Score the PSM in a folder on canvases x (N, 3, H, W); the calibration with the scores is saved too."""
     from smoothgate.psm.calibration import robustness_scores
     from smoothgate.psm.checkpoint import PSM
     from smoothgate.psm.unit_encoder import UnitEncoder
 
     encoder = UnitEncoder(adapter, calibration, PSM.load(folder))
-    x = pictures(0, 64).to(adapter.device)
-    scored = calibration.with_scores(robustness_scores(encoder.units, x, sigmas, seed), encoder.psm_digest)
+    scores = robustness_scores(encoder.units, x.to(adapter.device), sigmas, seed)
+    scored = calibration.with_scores(scores, encoder.psm_digest)
     scored.save(folder)
     return scored

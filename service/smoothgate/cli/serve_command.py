@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 from enum import StrEnum
-from typing import Annotated
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import ValidationError
 
-from smoothgate import __version__, logs
+from smoothgate import __version__
 from smoothgate.cli.common import console, errors, failures
-from smoothgate.settings import Settings, render_env_example, render_markdown
+from smoothgate.errors import SmoothgateError
+from smoothgate.extras import require
+
+if TYPE_CHECKING:
+    from smoothgate.settings import Settings
 
 
 class Format(StrEnum):
@@ -23,13 +27,20 @@ class Format(StrEnum):
 
 def serve() -> None:
     """Start the service; settings come from the environment and `.env` (`smoothgate settings`)."""
-    # Read when torch is first imported: threads that wait by spinning would take vLLM's cores.
+    # torch reads it on its first import: threads that wait by spinning would take vLLM's cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from smoothgate.server import serve as run
-
-    settings = _settings()
-    logs.configure(settings.log_format, settings.log_level)
     with failures():
+        require("serve", "`smoothgate serve`")
+        settings = _settings()
+        if settings.engine_url is None and find_spec("vllm") is None:
+            raise SmoothgateError(
+                "Without SMOOTHGATE_ENGINE_URL, Smoothgate starts a vLLM of its own, and none is installed: "
+                "pip install 'smoothgate[cpu]' or 'smoothgate[cuda]'"
+            )
+        from smoothgate import logs
+        from smoothgate.server import serve as run
+
+        logs.configure(settings.log_format, settings.log_level)
         if not run(settings, console):
             raise typer.Exit(1)
 
@@ -40,7 +51,12 @@ def settings(
     ] = Format.MARKDOWN,
 ) -> None:
     """Print every setting with its meaning."""
-    typer.echo(render_env_example() if form is Format.ENV else render_markdown(), nl=False)
+    with failures():
+        require("serve", "`smoothgate settings`")
+    from smoothgate.cli import settings_documents
+
+    env = form is Format.ENV
+    typer.echo(settings_documents.env_example() if env else settings_documents.markdown(), nl=False)
 
 
 def version() -> None:
@@ -49,6 +65,10 @@ def version() -> None:
 
 
 def _settings() -> Settings:
+    from pydantic import ValidationError
+
+    from smoothgate.settings import Settings
+
     try:
         return Settings()
     except ValidationError as error:

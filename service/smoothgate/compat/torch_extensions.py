@@ -21,6 +21,8 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
+_installed = False
+
 
 class _BeforeFirstImport(MetaPathFinder):
     """Finds no module. It calls `repair` once, before the first import of a package that needs it."""
@@ -36,8 +38,14 @@ class _BeforeFirstImport(MetaPathFinder):
 
 
 def install() -> None:
-    """Run `repair` before the first import of transformers or torchvision in this process."""
-    sys.meta_path.insert(0, _BeforeFirstImport())
+    """Run `repair` before the first import of transformers or torchvision in this process.
+
+    A second call changes nothing.
+    """
+    global _installed
+    if not _installed:
+        _installed = True
+        sys.meta_path.insert(0, _BeforeFirstImport())
 
 
 def repair() -> None:

@@ -3,6 +3,17 @@
 from importlib.resources import files
 from pathlib import Path
 
+#: One phrasing of each kind of question about one picture that the demo model answers; the playground shows
+#: them.
+QUESTIONS = (
+    "What digit is shown?",
+    "What color is the digit?",
+    "What color is the background?",
+    "Is the background plain, striped or spotted?",
+    "Is the digit even or odd?",
+    "Describe the image.",
+)
+
 
 def bundled(name: str) -> Path:
     """A folder that ships with the demo: `model`, `psm` or `samples`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -10,7 +10,9 @@ from smoothgate.certify.certificate import Certificate
 from smoothgate.certify.statement import Target
 from smoothgate.errors import Unacceptable
 from smoothgate.sampling.sampling_plan import Plan
-from smoothgate.settings import Settings
+
+if TYPE_CHECKING:
+    from smoothgate.settings import Settings
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 

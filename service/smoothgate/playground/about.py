@@ -7,17 +7,24 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from smoothgate import __version__
-from smoothgate.demo import bundled
+from smoothgate.demo import QUESTIONS, bundled
 from smoothgate.http.request_state import runtime_of
-from smoothgate_lab.demo.conversation import ONE_PICTURE
-from smoothgate_lab.laboratory.attack import LARGEST, QUESTION
-
-router = APIRouter(include_in_schema=False)
+from smoothgate.playground.laboratory_plugin import LaboratoryPlugin
 
 
-@router.get("/v1/playground")
-async def about(request: Request) -> dict[str, Any]:
-    """Model, limits, and what is switched on."""
+def about_router(laboratory: LaboratoryPlugin | None) -> APIRouter:
+    """The route of a page that has this laboratory, or none."""
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/v1/playground")
+    async def about(request: Request) -> dict[str, Any]:
+        """Model, limits, and what is switched on."""
+        return _about(request, laboratory)
+
+    return router
+
+
+def _about(request: Request, laboratory: LaboratoryPlugin | None) -> dict[str, Any]:
     runtime = runtime_of(request)
     s = runtime.settings
     demo = s.model is None
@@ -26,10 +33,10 @@ async def about(request: Request) -> dict[str, Any]:
         "version": __version__,
         "model": runtime.model_name,
         "demo": demo,
-        "laboratory": {"question": QUESTION, "largest": LARGEST} if s.has_laboratory else None,
+        "laboratory": None if laboratory is None else laboratory.facts(),
         "metrics": s.metrics_port is None,
         "samples": samples,
-        "questions": [question.phrasings[0] for question in ONE_PICTURE] if demo else [],
+        "questions": list(QUESTIONS) if demo else [],
         "keys": s.accounts is not None,
         "sigma": {"least": s.sigma_min, "usual": s.sigma, "most": s.sigma_max},
         "n_select": s.n_select,

@@ -7,7 +7,7 @@ import io
 
 from torch import Tensor
 
-from smoothgate_lab.demo.demo_evaluation import to_picture
+from smoothgate.vision.images import to_picture
 
 
 def png(x: Tensor) -> bytes:

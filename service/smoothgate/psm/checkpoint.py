@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from smoothgate.errors import SmoothgateError
+from smoothgate.extras import require
 from smoothgate.psm.mapper import ResidualMapper, ResidualMapperConfig
 from smoothgate.psm.purifier import LightUNet, LightUNetConfig
 
@@ -40,6 +41,7 @@ def _residual(config: dict[str, Any]) -> ResidualMapper:
 
 
 def _diffusion(config: dict[str, Any]) -> nn.Module:
+    require("diffusion", "A PSM with a diffusion purifier")
     from smoothgate.psm.diffusion_purifier import DiffusionConfig, DiffusionPurifier
 
     return DiffusionPurifier(DiffusionConfig(**config))
@@ -125,6 +127,7 @@ class PSM(nn.Module):
 
         Raises:
             SmoothgateError: code `unusable_psm`: it has another version or an unknown kind, or it is damaged.
+                Code `missing_extra`: its purifier needs the extra `diffusion`.
         """
         path = folder / CONFIG_FILE
         if not path.is_file():

@@ -1,10 +1,8 @@
-"""Folders of pictures, as calibration and training take them."""
+"""Folders of pictures, as calibration takes them."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -16,12 +14,9 @@ from torch import Tensor
 
 from smoothgate.errors import RequestError, SmoothgateError
 from smoothgate.vision import DecodedImage, VisionAdapter, decode
-from smoothgate_lab.training_loop import seeded
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif"})
 _LARGEST = 100_000_000
-_FEWEST = 20
-_MOST_HELD_OUT = 500
 
 
 def list_pictures(folder: Path) -> list[Path]:
@@ -36,11 +31,20 @@ def list_pictures(folder: Path) -> list[Path]:
     return paths
 
 
+def read_picture(path: Path) -> DecodedImage:
+    """Decode one picture.
+
+    Raises:
+        OSError, RequestError: the file cannot be read, or it holds no picture.
+    """
+    return decode(path.read_bytes(), max_pixels=_LARGEST)
+
+
 def read_pictures(paths: list[Path], unreadable: list[Path]) -> Iterator[DecodedImage]:
     """Decode pictures one by one. Those that cannot be decoded are appended to `unreadable`."""
     for path in paths:
         try:
-            yield decode(path.read_bytes(), max_pixels=_LARGEST)
+            yield read_picture(path)
         except (OSError, RequestError):
             unreadable.append(path)
 
@@ -75,68 +79,7 @@ def clean_tokens(
         yield adapter.tokens(stacked_canvases(adapter, chosen).to(adapter.device))
 
 
-class FolderPictures:
-    """Canvases of pictures chosen at random, the same for the same batch; the next batch is decoded ahead.
-
-    Args:
-        adapter: whose canvases are made.
-        paths: pictures; one that cannot be read is replaced by the next that can.
-        seed: of the choice.
-
-    Attributes:
-        unreadable: pictures that could not be read so far.
-    """
-
-    def __init__(self, adapter: VisionAdapter, paths: Sequence[Path], seed: int) -> None:
-        self.unreadable: set[Path] = set()
-        self._adapter = adapter
-        self._paths = paths
-        self._seed = seed
-        self._pool = ThreadPoolExecutor(4, thread_name_prefix="pictures")
-        self._ahead: dict[tuple[int, int], Future[Tensor]] = {}
-        self._lock = threading.Lock()
-
-    def __call__(self, batch: int, n: int) -> Tensor:
-        """Canvases (n, 3, H, W) of a batch; see `stacked_canvases`.
-
-        Raises:
-            SmoothgateError: code `no_pictures`: none can be read.
-        """
-        waiting = self._ahead.pop((batch, n), None) or self._submit(batch, n)
-        self._ahead = {(batch + 1, n): self._submit(batch + 1, n)}
-        return waiting.result()
-
-    def _submit(self, batch: int, n: int) -> Future[Tensor]:
-        chosen = torch.randint(len(self._paths), (n,), generator=seeded(self._seed, batch)).tolist()
-        pictures = [self._pool.submit(self._picture, index) for index in chosen]
-        # Last in the pool's queue, so that whoever it waits for is under way.
-        return self._pool.submit(
-            lambda: stacked_canvases(self._adapter, [each.result() for each in pictures])
-        )
-
-    def _picture(self, index: int) -> DecodedImage:
-        for path in (self._paths[(index + step) % len(self._paths)] for step in range(len(self._paths))):
-            with self._lock:
-                if path in self.unreadable:
-                    continue
-            try:
-                return decode(path.read_bytes(), max_pixels=_LARGEST)
-            except (OSError, RequestError):
-                with self._lock:
-                    self.unreadable.add(path)
-        raise SmoothgateError("None of the pictures can be read.", code="no_pictures")
-
-
-def split_pictures(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Training pictures and held-out ones: every tenth, at most 500.
-
-    Raises:
-        SmoothgateError: code `too_few_images`: fewer than twenty.
-    """
-    if len(paths) < _FEWEST:
-        raise SmoothgateError(
-            f"Training takes at least {_FEWEST} pictures, not {len(paths)}.", code="too_few_images"
-        )
-    every = max(10, len(paths) // _MOST_HELD_OUT)
-    held_out = set(range(every - 1, len(paths), every))
-    return [p for i, p in enumerate(paths) if i not in held_out], [paths[i] for i in sorted(held_out)]
+def random_canvases(adapter: VisionAdapter, paths: Sequence[Path], n: int, seed: int) -> Tensor:
+    """Canvases (n, 3, H, W) of readable pictures, drawn with replacement; see `stacked_canvases`."""
+    chosen = torch.randint(len(paths), (n,), generator=torch.Generator().manual_seed(seed)).tolist()
+    return stacked_canvases(adapter, [read_picture(paths[index]) for index in chosen])

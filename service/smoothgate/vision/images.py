@@ -1,4 +1,7 @@
-"""Uploaded bytes to upright RGB pixels; whatever is not a plain picture of a permitted size is refused."""
+"""Uploaded bytes to upright RGB pixels; whatever is not a plain picture of a permitted size is refused.
+
+`to_picture` is the way back, from a canvas to 8 bits.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import NoReturn
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from torch import Tensor
 
 from smoothgate.errors import MalformedRequest, RequestError, TooLarge, Unacceptable
 
@@ -164,3 +168,8 @@ def _rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")
+
+
+def to_picture(canvas: Tensor) -> Image.Image:
+    """An 8-bit RGB picture of a canvas (3, H, W) in [0, 1], each value rounded to the nearest level."""
+    return Image.fromarray((canvas * 255).round().byte().permute(1, 2, 0).numpy())

@@ -16,7 +16,7 @@ _LABELS = {
 
 
 def plot_bench(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """Draw the `fcsb` rows of `bench.run`, a panel per number of samples (needs matplotlib, extra `dev`)."""
+    """Draw the `fcsb` rows of `bench.run`, a panel per number of samples (needs matplotlib, extra `lab`)."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def plot_growth(growth: Mapping[str, Sequence[Mapping[str, float]]], file: Path) -> None:
-    """Draw the `growth` of `sampler.run`, a panel for each growing quantity (matplotlib, extra `dev`)."""
+    """Draw the `growth` of `sampler.run`, a panel for each growing quantity (matplotlib, extra `lab`)."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 

@@ -11,9 +11,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from smoothgate import logs
 from smoothgate.cli.common import Json, OtherModel, console, failures, load_adapter, load_encoder, write
-from smoothgate.progress import progress
 
 app = typer.Typer(no_args_is_help=True, help="Measurements.")
 
@@ -27,9 +25,7 @@ _SOAKED = {"SMOOTHGATE_CACHE_MIB": "4"}
 def bench_certify(
     repeats: Annotated[int, typer.Option(min=1, help="Runs to average over.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of the simulated scores.")] = 0,
-    plot: Annotated[
-        Path | None, typer.Option(help="Also draw the bounds into this SVG (extra `dev`).")
-    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the bounds into this SVG.")] = None,
     json_file: Json = None,
 ) -> None:
     """How tight the bounds are on scores of a known distribution, beside other methods."""
@@ -77,9 +73,7 @@ def bench_resize(
 @app.command("sampler")
 def bench_sampler(
     quick: Annotated[bool, typer.Option(help="Next to nothing of everything: does it work?")] = False,
-    plot: Annotated[
-        Path | None, typer.Option(help="Also draw into this SVG how cost grows (extra `dev`).")
-    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw into this SVG how cost grows.")] = None,
     json_file: Json = None,
 ) -> None:
     """The sampler beside the bare forward and plainer ways to draw the same, on the demo model."""
@@ -127,6 +121,8 @@ def bench_serving(
     """The whole service beside vLLM alone, on the demo model; starts both."""
     # Read when torch is first imported: threads that wait by spinning would take vLLM's cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from smoothgate import logs
+    from smoothgate.progress import progress
     from smoothgate_lab.benchmarks.serving_bench import TEXT_TIMES, run
 
     logs.configure("console", "error")
@@ -171,6 +167,7 @@ def bench_soak(
 
     Fails where a request was lost, or its memory grew by more than 5 %.
     """
+    from smoothgate.progress import progress
     from smoothgate_lab.benchmarks.soak import run
     from smoothgate_lab.evaluation.running_service import running
 

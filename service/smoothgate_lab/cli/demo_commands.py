@@ -22,7 +22,7 @@ def demo_train(
     ] = Path("runs/demo/work"),
     seed: Annotated[int, typer.Option(help="Seed of data and initial weights.")] = 1,
 ) -> None:
-    """Train the demo model from scratch (needs the extra `dev`)."""
+    """Train the demo model from scratch."""
     from smoothgate_lab.demo.demo_training import run
 
     run(output, work, seed, console)
@@ -45,7 +45,7 @@ def demo_evaluate(
     ] = False,
     json_file: Json = None,
 ) -> None:
-    """Exact-match accuracy of the demo model on held-out digits, undefended or smoothed (needs `dev`)."""
+    """Exact-match accuracy of the demo model on held-out digits, undefended or smoothed."""
     from smoothgate.demo import bundled
     from smoothgate.psm.unit_encoder import UnitEncoder
     from smoothgate_lab.demo.demo_evaluation import Answerer, run, smoothed_tokens
@@ -93,7 +93,7 @@ def demo_harden(
         typer.Option(exists=True, file_okay=False, help="PSM that goes with it; left out: bundled."),
     ] = None,
 ) -> None:
-    """Train an adversarially robust vision tower, to compare smoothing with (needs the extra `dev`)."""
+    """Train an adversarially robust vision tower, to compare smoothing with."""
     from smoothgate.demo import bundled
     from smoothgate_lab.evaluation.hardening import Hardening
     from smoothgate_lab.training_loop import Schedule
@@ -120,7 +120,7 @@ def demo_tune(
     steps: Annotated[int, typer.Option(min=1, help="Updates of the weights.")] = 3000,
     seed: Annotated[int, typer.Option(help="Seed of pictures, noise and attacks.")] = 1,
 ) -> None:
-    """Fine-tune purifier and mapper on attacked answers: our extension, not the paper's (needs `dev`)."""
+    """Fine-tune purifier and mapper on attacked answers: our extension, not the paper's."""
     from smoothgate.demo import bundled
     from smoothgate_lab.demo.scene_stream import scene_pictures
     from smoothgate_lab.evaluation.answer_tuning import AnswerTuning
@@ -134,7 +134,7 @@ def demo_tune(
         encoder.psm.save(output)
         sigmas = [float(sigma) for sigma in calibration.figures.scores]
         held_out = scene_pictures(seed + 11, augment=False)
-        measure_scores(encoder.adapter, output, calibration, held_out, sigmas, seed)
+        measure_scores(encoder.adapter, output, calibration, held_out(0, 64), sigmas, seed)
     console.print(f"Wrote {output}; its digest is {encoder.psm.digest}")
 
 
@@ -142,7 +142,7 @@ def demo_tune(
 def demo_samples(
     output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("runs/demo/samples"),
 ) -> None:
-    """Write the sample pictures that ship with the demo (needs the extra `dev`)."""
+    """Write the sample pictures that ship with the demo."""
     from smoothgate_lab.demo.sample_pictures import write_samples
 
     for name, facts in write_samples(output).items():

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markdown import Markdown
 
 from smoothgate.cli.common import Json, console, failures, write
 
@@ -29,7 +28,8 @@ def evaluate(
     ] = False,
     json_file: Json = None,
 ) -> None:
-    """Attack the demo model, defended in several ways, and report what held (needs the extra `dev`)."""
+    """Attack the demo model, defended in several ways, and report what held."""
+    from rich.markdown import Markdown
     from transformers.utils.logging import disable_progress_bar
 
     from smoothgate_lab.evaluation import report

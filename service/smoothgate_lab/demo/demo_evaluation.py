@@ -20,6 +20,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling.job import select
 from smoothgate.vision import DecodedImage
+from smoothgate.vision.images import to_picture
 from smoothgate_lab.demo import scenes
 from smoothgate_lab.demo.conversation import ONE_PICTURE, TWO_PICTURES, Facts, Message, Question, facts_of
 from smoothgate_lab.demo.scenes import Digits, Split, load_digits
@@ -36,11 +37,6 @@ class Scene:
 
     picture: Image.Image
     facts: Facts
-
-
-def to_picture(image: Tensor) -> Image.Image:
-    """(3, H, W) in [0, 1] -> 8-bit RGB picture."""
-    return Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy())
 
 
 def labelled_scenes(split: Split, n: int, seed: int) -> tuple[list[Scene], list[Scene]]:

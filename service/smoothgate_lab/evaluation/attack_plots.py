@@ -8,7 +8,7 @@ from typing import Any
 
 def plot_psm(figures: dict[str, Any], file: Path) -> None:
     """Draw the rows of `psm.run`: score, right answers and the mean FCSB, part by part (needs
-    matplotlib, extra `dev`).
+    matplotlib, extra `lab`).
     """
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure

@@ -30,8 +30,9 @@ from smoothgate.demo import bundled
 from smoothgate.errors import SmoothgateError
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.vision import load
+from smoothgate.vision.images import to_picture
 from smoothgate_lab.demo.conversation import ONE_PICTURE
-from smoothgate_lab.demo.demo_evaluation import Answerer, answers, to_picture
+from smoothgate_lab.demo.demo_evaluation import Answerer, answers
 from smoothgate_lab.demo.digit_scenes import DigitScenes
 from smoothgate_lab.evaluation.attacks import objectives
 from smoothgate_lab.evaluation.attacks.pgd import Loss, pgd

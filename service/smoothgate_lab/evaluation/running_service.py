@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from smoothgate.errors import SmoothgateError
-from smoothgate_lab.demo.demo_evaluation import to_picture
+from smoothgate.vision.images import to_picture
 
 _WORKERS = 8
 _START_SECONDS = 600

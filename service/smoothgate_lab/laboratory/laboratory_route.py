@@ -25,7 +25,8 @@ from smoothgate.http import sse
 from smoothgate.http.request_body import read
 from smoothgate.http.request_state import account_of, measured, request_id, runtime_of
 from smoothgate.playground.data_uris import data_uri, png
-from smoothgate_lab.laboratory.attack import QUESTION, AttackRequest, Step, rounded
+from smoothgate.playground.laboratory_plugin import LaboratoryPlugin
+from smoothgate_lab.laboratory.attack import LARGEST, QUESTION, AttackRequest, Step, rounded
 from smoothgate_lab.laboratory.laboratory import Laboratory
 
 ROUTE = "/v1/playground/attack"
@@ -34,6 +35,13 @@ _SHOWN_EVERY = 4
 _TINY = 1e-6
 
 Json = dict[str, Any]
+
+
+def plugin() -> LaboratoryPlugin:
+    """A laboratory of its own, for the playground (entry point `smoothgate.playground`)."""
+    return LaboratoryPlugin(
+        laboratory_router(Laboratory()), QUESTION, {str(norm): eps for norm, eps in LARGEST.items()}
+    )
 
 
 def laboratory_router(laboratory: Laboratory) -> APIRouter:

@@ -18,9 +18,10 @@ from torch import Tensor
 from smoothgate.errors import SmoothgateError
 from smoothgate.psm.calibration import Calibration, calibrate
 from smoothgate.psm.checkpoint import PSM, Identity
-from smoothgate.psm.picture_files import FolderPictures, list_pictures, split_pictures
+from smoothgate.psm.picture_files import list_pictures
 from smoothgate.psm.purifier import LightUNet, LightUNetConfig
 from smoothgate.vision import VisionAdapter, load
+from smoothgate_lab.psm_training.folder_pictures import FolderPictures, split_pictures
 from smoothgate_lab.psm_training.stages import Recipe, Trainer
 from smoothgate_lab.training_loop import seeded
 from tests import checkpoints

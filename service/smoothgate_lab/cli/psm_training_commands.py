@@ -1,8 +1,7 @@
-"""`smoothgate psm`: purifier and smoothness mapper of a model, its calibration, and what they reach."""
+"""`smoothgate psm train`, `tune` and `evaluate`: purifier and smoothness mapper of a model."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -14,8 +13,8 @@ from rich.table import Table
 from smoothgate.cli.common import (
     Device,
     Json,
-    Lists,
     OtherModel,
+    Sigmas,
     console,
     failures,
     load_adapter,
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from smoothgate_lab.evaluation.psm_evaluation import Subjects
     from smoothgate_lab.psm_training.stages import Pictures
 
-app = typer.Typer(no_args_is_help=True, help="Purifier and smoothness mapper: train, calibrate, evaluate.")
-
 Images = Annotated[
     Path | None,
     typer.Option(
@@ -46,9 +43,10 @@ ItsFolder = Annotated[
     Path | None,
     typer.Option("--psm", exists=True, file_okay=False, help="Folder of the PSM; left out: the bundled one."),
 ]
-Sigmas = Annotated[list[float], typer.Option(min=0.01, help="Noise levels, one or several.")]
 _SIGMAS = [0.25, 0.5, 0.75]
 _EPS = [0.25, 0.5, 1.0]
+# Pictures that the robustness scores are means over.
+_SCORED = 64
 _PARTS = ["identity", "purifier", "mapper", "both"]
 
 
@@ -59,7 +57,6 @@ class MapperChoice(StrEnum):
     IDENTITY = "identity"
 
 
-@app.command(cls=Lists)
 def train(
     model: OtherModel = None,
     images: Images = None,
@@ -144,12 +141,11 @@ def train(
         )
         psm = trainer.run(_purifier(purifier), mapper=mapper is MapperChoice.RESIDUAL)
         psm.save(output)
-        measure_scores(adapter, output, calibration, held_out, sigma, seed)
+        measure_scores(adapter, output, calibration, held_out(0, _SCORED), sigma, seed)
     _say_skipped(training, held_out, skipped)
     console.print(f"Wrote {output}; its digest is {psm.digest}")
 
 
-@app.command()
 def tune(
     model: OtherModel = None,
     psm: ItsFolder = None,
@@ -196,70 +192,11 @@ def tune(
         )
         tuned = trainer.tune(encoder.psm)
         tuned.save(output)
-        measure_scores(encoder.adapter, output, calibration, held_out, sigmas, seed)
+        measure_scores(encoder.adapter, output, calibration, held_out(0, _SCORED), sigmas, seed)
     _say_skipped(training, held_out)
     console.print(f"Wrote {output}; its digest is {tuned.digest}")
 
 
-@app.command(cls=Lists)
-def calibrate(
-    model: OtherModel = None,
-    images: Images = None,
-    output: Annotated[
-        Path,
-        typer.Option(
-            help="Folder to write; the PSM in it, if there is one, is scored. SMOOTHGATE_PSM names it."
-        ),
-    ] = Path("runs/psm"),
-    twins: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True, file_okay=False, help="The same pictures, by the same names, with another answer."
-        ),
-    ] = None,
-    sigma: Sigmas = _SIGMAS,
-    seed: Annotated[int, typer.Option(help="Seed of the noise of the scores.")] = 1,
-    device: Device = "cpu",
-) -> None:
-    """Measure centre, scale, chance cosine and scores of a model; a few hundred pictures will do."""
-    from smoothgate.psm.calibration import calibrate as measure
-    from smoothgate.psm.picture_files import FolderPictures, clean_tokens, list_pictures, read_pictures
-    from smoothgate_lab.demo.scene_stream import calibrate_scenes, scene_pictures
-
-    with failures():
-        adapter = load_adapter(model, device)
-        unreadable: list[Path] = []
-        pictures: Pictures
-        if images is None:
-            _require_demo(model)
-            result = calibrate_scenes(adapter, seed)
-            pictures = scene_pictures(seed, augment=False)
-        else:
-            paths = list_pictures(images)
-            if twins is not None:
-                paths = [path for path in paths if (twins / path.relative_to(images)).is_file()]
-            features = clean_tokens(adapter, read_pictures(paths, unreadable))
-            others = None
-            if twins is not None:
-                other_paths = [twins / path.relative_to(images) for path in paths]
-                others = clean_tokens(adapter, read_pictures(other_paths, unreadable))
-            per_channel = adapter.token_grid is None
-            result = measure(features, others, adapter.digest, per_channel=per_channel)
-            pictures = FolderPictures(adapter, paths, seed)
-        result = measure_scores(adapter, output, result, pictures, sigma, seed)
-    say_unreadable(unreadable)
-    table = Table(title=f"Calibration of {model or 'the demo model'}", show_header=False)
-    figures = dataclasses.asdict(result.figures)
-    scores = figures.pop("scores")
-    for name, value in [
-        *figures.items(),
-        *((f"score at sigma {key}", value) for key, value in scores.items()),
-    ]:
-        table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
-    console.print(table)
-
-
-@app.command(cls=Lists)
 def evaluate(
     model: OtherModel = None,
     psm: ItsFolder = None,
@@ -280,7 +217,7 @@ def evaluate(
     ] = 0.001,
     seed: Annotated[int, typer.Option(help="Seed of scenes and noise.")] = 7,
     device: Device = "cpu",
-    plot: Annotated[Path | None, typer.Option(help="Also draw an SVG (extra `dev`).")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw an SVG.")] = None,
     json_file: Json = None,
 ) -> None:
     """Score, answers, chance and twin cosine, FCSB and speed of a PSM and of its parts."""
@@ -380,8 +317,9 @@ def _training_pictures(
     adapter: VisionAdapter, model: str | None, images: Path | None, seed: int
 ) -> tuple[Pictures, Pictures]:
     """Training and held-out pictures."""
-    from smoothgate.psm.picture_files import FolderPictures, list_pictures, split_pictures
+    from smoothgate.psm.picture_files import list_pictures
     from smoothgate_lab.demo.scene_stream import scene_pictures
+    from smoothgate_lab.psm_training.folder_pictures import FolderPictures, split_pictures
 
     if images is None:
         _require_demo(model)
@@ -401,7 +339,8 @@ def _calibration(
     """Of the model: the one in OUTPUT, or else a new one; `unreadable` gets what was skipped."""
     from smoothgate.demo import bundled
     from smoothgate.psm.calibration import FILE, Calibration, calibrate
-    from smoothgate.psm.picture_files import clean_tokens, list_pictures, read_pictures, split_pictures
+    from smoothgate.psm.picture_files import clean_tokens, list_pictures, read_pictures
+    from smoothgate_lab.psm_training.folder_pictures import split_pictures
 
     if images is None:
         return Calibration.load(bundled("psm"))

@@ -1,0 +1,76 @@
+"""`smoothgate psm calibrate`: what a model needs before it can be served."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from smoothgate.cli.common import (
+    Device,
+    OtherModel,
+    Sigmas,
+    console,
+    failures,
+    load_adapter,
+    measure_scores,
+    say_unreadable,
+)
+
+_SIGMAS = [0.25, 0.5, 0.75]
+# Pictures that the robustness scores are means over.
+_SCORED = 64
+
+
+def calibrate(
+    images: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of ordinary pictures.")],
+    model: OtherModel = None,
+    output: Annotated[
+        Path,
+        typer.Option(
+            help="Folder to write; the PSM in it, if there is one, is scored. SMOOTHGATE_PSM names it."
+        ),
+    ] = Path("runs/psm"),
+    twins: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, file_okay=False, help="The same pictures, by the same names, with another answer."
+        ),
+    ] = None,
+    sigma: Sigmas = _SIGMAS,
+    seed: Annotated[int, typer.Option(help="Seed of the noise of the scores.")] = 1,
+    device: Device = "cpu",
+) -> None:
+    """Measure centre, scale, chance cosine and scores of a model; a few hundred pictures will do."""
+    with failures():
+        adapter = load_adapter(model, device)
+        from smoothgate.psm.calibration import calibrate as measure
+        from smoothgate.psm.picture_files import clean_tokens, list_pictures, random_canvases, read_pictures
+
+        unreadable: list[Path] = []
+        paths = list_pictures(images)
+        if twins is not None:
+            paths = [path for path in paths if (twins / path.relative_to(images)).is_file()]
+        features = clean_tokens(adapter, read_pictures(paths, unreadable))
+        others = None
+        if twins is not None:
+            other_paths = [twins / path.relative_to(images) for path in paths]
+            others = clean_tokens(adapter, read_pictures(other_paths, unreadable))
+        per_channel = adapter.token_grid is None
+        result = measure(features, others, adapter.digest, per_channel=per_channel)
+        readable = [path for path in paths if path not in unreadable]
+        x = random_canvases(adapter, readable, _SCORED, seed)
+        result = measure_scores(adapter, output, result, x, sigma, seed)
+    say_unreadable(unreadable)
+    table = Table(title=f"Calibration of {model or 'the demo model'}", show_header=False)
+    figures = dataclasses.asdict(result.figures)
+    scores = figures.pop("scores")
+    for name, value in [
+        *figures.items(),
+        *((f"score at sigma {key}", value) for key, value in scores.items()),
+    ]:
+        table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
+    console.print(table)

@@ -1,0 +1,46 @@
+"""The attack laboratory as a plugin of the page: its code belongs to the lab."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+from fastapi import APIRouter
+
+from smoothgate.extras import MissingExtra, load_plugin
+
+GROUP = "smoothgate.playground"
+
+
+@dataclass(frozen=True, slots=True)
+class LaboratoryPlugin:
+    """What the entry point `laboratory` makes.
+
+    Attributes:
+        router: its route, without a prefix.
+        question: what both models are asked about the attacked picture.
+        largest: largest radius of an attack by norm, pixels in [0, 1].
+    """
+
+    router: APIRouter
+    question: str
+    largest: Mapping[str, float]
+
+    def facts(self) -> dict[str, Any]:
+        """What the page must know of it, as JSON."""
+        return {"question": self.question, "largest": dict(self.largest)}
+
+
+def load_laboratory() -> LaboratoryPlugin:
+    """Make the laboratory.
+
+    Raises:
+        MissingExtra: the extra `lab` is not installed.
+    """
+    what = "The playground's laboratory (SMOOTHGATE_LABORATORY)"
+    for entry in entry_points(group=GROUP, name="laboratory"):
+        make: Callable[[], LaboratoryPlugin] = load_plugin(entry, what)
+        return make()
+    raise MissingExtra("lab", what)
