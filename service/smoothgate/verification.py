@@ -74,7 +74,7 @@ def check(
     try:
         certificate = verify(jws, key_set)
     except CertificateRejected as error:
-        yield Check("signature", False, f"{error.code}: {error.message}")
+        yield Check("signature", False, f"{error.code}: {error}")
         return
     yield Check("signature", True, "made by a key of the set")
     if plain is not None:

@@ -7,6 +7,7 @@ from joserfc.jwk import OKPKey
 
 from smoothgate.certify.signing import (
     BadSignature,
+    CertificateRejected,
     PublicKey,
     SigningKey,
     UnknownKey,
@@ -14,7 +15,6 @@ from smoothgate.certify.signing import (
     jwks,
     verify,
 )
-from smoothgate.errors import SmoothgateError
 
 from .certificates import certificate
 
@@ -148,10 +148,10 @@ def test_what_cannot_sign_is_refused_without_repeating_it(text) -> None:
     assert not text or text not in str(caught.value)
 
 
-def test_the_failures_are_the_services_own() -> None:
+def test_every_rejection_has_a_code() -> None:
     for kind in (BadSignature, UnknownKey, WrongSchema):
-        assert issubclass(kind, SmoothgateError)
-    assert {kind.default_code for kind in (BadSignature, UnknownKey, WrongSchema)} == {
+        assert issubclass(kind, CertificateRejected)
+    assert {kind.code for kind in (BadSignature, UnknownKey, WrongSchema)} == {
         "bad_signature",
         "unknown_key",
         "wrong_schema",

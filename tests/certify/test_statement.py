@@ -1,13 +1,19 @@
 import dataclasses
 import math
-import re
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from smoothgate.certify.statement import CURVE_POINTS, Statement, Target, Terms, certify, require_reachable
-from smoothgate.errors import Unacceptable
+from smoothgate.certify.statement import (
+    CURVE_POINTS,
+    BudgetTooSmall,
+    Statement,
+    Target,
+    Terms,
+    certify,
+    require_reachable,
+)
 
 
 def terms(**changes: object) -> Terms:
@@ -112,20 +118,20 @@ def test_bad_scores_are_refused() -> None:
 @pytest.mark.parametrize("target", [None, Target(0.9, 0.5), Target(0.5, 1.0), Target(0.99, 0.1)])
 def test_a_hopeless_budget_is_refused_with_the_smallest_that_is_not(target) -> None:
     asked = terms(target=target)
-    with pytest.raises(Unacceptable) as caught:
-        require_reachable(asked, 2, param="smoothing.n_certify")
-    assert caught.value.param == "smoothing.n_certify"
-    assert caught.value.code == "budget_too_small"
-    least = int(re.findall(r"could is (\d+)", caught.value.message)[0])
+    with pytest.raises(BudgetTooSmall) as caught:
+        require_reachable(asked, 2)
+    least = caught.value.smallest
+    assert str(caught.value).endswith(f"the smallest number that could is {least}")
     require_reachable(asked, least)
-    with pytest.raises(Unacceptable):
+    with pytest.raises(BudgetTooSmall):
         require_reachable(asked, least - 1)
-    # The number is true: perfect scores do reach the goal with it.
+    # The number is true: perfect scores reach the goal with it, and not with one less.
     perfect = certify(asked, np.ones(64), np.ones(least))
     assert perfect.outcome == "certified"
     assert certify(asked, np.ones(64), np.ones(least - 1)).outcome != "certified"
 
 
 def test_what_no_budget_could_do_is_said_so() -> None:
-    with pytest.raises(Unacceptable, match="too many times sigma"):
+    with pytest.raises(BudgetTooSmall, match="too many times sigma") as caught:
         require_reachable(terms(target=Target(0.9, 20.0)), 1000)
+    assert caught.value.smallest is None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from joserfc import jws
 from joserfc.errors import JoseError, UnsupportedAlgorithmError
@@ -17,34 +17,37 @@ from joserfc.jwk import OKPKey
 from pydantic import ValidationError
 
 from smoothgate.certify.certificate import Certificate
-from smoothgate.errors import Unacceptable
 
 ALGORITHM = "EdDSA"
 TYPE = "smoothgate-certificate+jws"
 
 
-class CertificateRejected(Unacceptable):
-    """The text is not a certificate that this key set vouches for."""
+class CertificateRejected(ValueError):
+    """The text is not a certificate that this key set vouches for.
 
-    default_code = "certificate_rejected"
+    Attributes:
+        code: a stable name of the reason.
+    """
+
+    code: ClassVar[str]
 
 
 class UnknownKey(CertificateRejected):
     """It names a key that is not in the key set."""
 
-    default_code = "unknown_key"
+    code = "unknown_key"
 
 
 class BadSignature(CertificateRejected):
     """It is no JWS, or its content is not what was signed."""
 
-    default_code = "bad_signature"
+    code = "bad_signature"
 
 
 class WrongSchema(CertificateRejected):
     """The signature is good, but what was signed is not a certificate of a version known here."""
 
-    default_code = "wrong_schema"
+    code = "wrong_schema"
 
 
 class _Ed25519Only(jws.JWSRegistry):  # type: ignore[misc]
@@ -138,8 +141,9 @@ def verify(text: str, key_set: Mapping[str, Any]) -> Certificate:
         kid = parts.headers().get("kid")
     except (JoseError, ValueError) as error:
         raise BadSignature("This is not a signed certificate (JWS, compact serialisation).") from error
+    key = _find(key_set, kid)
     try:
-        if not jws.validate_compact(parts, _find(key_set, kid), registry=_REGISTRY):
+        if not jws.validate_compact(parts, key, registry=_REGISTRY):
             raise BadSignature(f"The signature does not match: the content is not what key {kid} signed.")
     except (JoseError, ValueError) as error:
         raise BadSignature(f"The signature cannot be checked: {error}.") from error

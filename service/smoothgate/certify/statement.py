@@ -32,12 +32,25 @@ from smoothgate.certify.bounds import Array, check_scores
 from smoothgate.certify.evidence import Evidence
 from smoothgate.certify.fcsb import BoundName, Point
 from smoothgate.certify.layer_cake import Moments, tune
-from smoothgate.errors import Unacceptable
 
 Outcome = Literal["certified", "abstained", "vacuous"]
 
 #: Points of the curve, from eps = 0 to where the served bound reaches 0.
 CURVE_POINTS = 25
+# No budget is searched beyond this number of samples.
+_MOST_SAMPLES = 1 << 40
+
+
+class BudgetTooSmall(ValueError):
+    """A number of certification samples that cannot reach its goal, even if every score is 1.
+
+    Attributes:
+        smallest: the smallest number that could, or None if no number could.
+    """
+
+    def __init__(self, message: str, smallest: int | None) -> None:
+        super().__init__(message)
+        self.smallest = smallest
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,41 +192,47 @@ def reaches(moments: Moments, target: Target, sigma: float) -> bool:
     return fcsb.point(moments, target.eps, sigma).value >= target.cosine
 
 
-def require_reachable(terms: Terms, n_certify: int, *, param: str | None = None) -> None:
-    """Refuse a budget that could not do what it is for, even if every score were 1.
+def require_reachable(terms: Terms, n_certify: int) -> None:
+    """Check that a budget can do what it is for if every score is 1.
 
-    That is: reach the target, or without one exceed the chance cosine at the smallest eps.
+    The goal is the target. Without a target it is to exceed the chance cosine at the smallest eps.
 
     Raises:
-        Unacceptable: code `budget_too_small`, naming the smallest `n_certify` that could, and `param`.
+        BudgetTooSmall: the budget cannot reach the goal.
     """
     goal = terms.target or Target(terms.floor, terms.eps[0])
-    if _perfect(terms, goal, n_certify):
+    if _reachable(terms, goal, n_certify):
         return
-    enough = n_certify
-    while not _perfect(terms, goal, enough):
-        if enough > 1 << 40:
-            raise Unacceptable(
-                f"a cosine of {goal.cosine:.4g} at eps = {goal.eps:.4g} cannot be certified with sigma = "
-                f"{terms.sigma:.4g}: eps is too many times sigma",
-                param=param,
-                code="budget_too_small",
-            )
-        enough *= 2
-    low, high = enough // 2, enough
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if _perfect(terms, goal, middle) else (middle, high)
-    raise Unacceptable(
+    smallest = _smallest_budget(terms, goal, n_certify)
+    if smallest is None:
+        raise BudgetTooSmall(
+            f"a cosine of {goal.cosine:.4g} at eps = {goal.eps:.4g} cannot be certified with sigma = "
+            f"{terms.sigma:.4g}: eps is too many times sigma",
+            None,
+        )
+    raise BudgetTooSmall(
         f"{n_certify} samples cannot certify a cosine of {goal.cosine:.4g} at eps = {goal.eps:.4g} with "
         f"sigma = {terms.sigma:.4g} and alpha = {terms.alpha:.4g}, even with perfect scores; "
-        f"the smallest number that could is {high}",
-        param=param,
-        code="budget_too_small",
+        f"the smallest number that could is {smallest}",
+        smallest,
     )
 
 
-def _perfect(terms: Terms, goal: Target, n: int) -> bool:
+def _smallest_budget(terms: Terms, goal: Target, too_few: int) -> int | None:
+    """The smallest number of samples above `too_few` that reaches the goal with perfect scores."""
+    high = too_few
+    while not _reachable(terms, goal, high):
+        if high > _MOST_SAMPLES:
+            return None
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _reachable(terms, goal, middle) else (middle, high)
+    return high
+
+
+def _reachable(terms: Terms, goal: Target, n: int) -> bool:
     """Whether n certification scores of 1, after selection scores of 1, reach the goal."""
     evidence = Evidence(tune([1.0], n, terms.alpha))
     return reaches(evidence.moments_if_perfect(n), goal, terms.sigma)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from smoothgate.certify.alpha import per_image
-from smoothgate.certify.statement import Target, Terms, require_reachable
+from smoothgate.certify.statement import BudgetTooSmall, Target, Terms, require_reachable
+from smoothgate.errors import Unacceptable
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +53,22 @@ class Plan:
         )
 
     def require_reachable(self, images: int, chance_cosine: float) -> None:
-        """Refuse a budget that could certify nothing even with perfect scores.
+        """Refuse a budget that cannot certify anything, even with perfect scores.
 
         Raises:
-            Unacceptable: naming the smallest n that could.
+            Unacceptable: code `budget_too_small`. The message names the smallest number that could.
         """
-        _require_reachable(self.terms(images, chance_cosine), self.n_certify)
+        refusal = _refusal(self.terms(images, chance_cosine), self.n_certify)
+        if refusal is not None:
+            raise Unacceptable(refusal, param="smoothing.n_certify", code="budget_too_small")
 
 
+# Most requests ask for the same, and the search takes milliseconds.
 @lru_cache(maxsize=1024)
-def _require_reachable(terms: Terms, n_certify: int) -> None:
-    """Most requests ask for the same, and the answer takes milliseconds."""
-    require_reachable(terms, n_certify, param="smoothing.n_certify")
+def _refusal(terms: Terms, n_certify: int) -> str | None:
+    """Why a budget is too small, or None if it is not."""
+    try:
+        require_reachable(terms, n_certify)
+    except BudgetTooSmall as error:
+        return str(error)
+    return None
