@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smoothgate.certify.betting import Bets, BettingSequence, betting
-from smoothgate.certify.bounds import ceiling, empirical_bernstein, hoeffding
+from smoothgate_lab.benchmarks.comparison_bounds import ceiling, empirical_bernstein, hoeffding
 
 scores = st.lists(st.floats(0, 1), min_size=1, max_size=40)
 alphas = st.floats(1e-6, 0.5)

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from smoothgate.certify.betting import Bets, BettingSequence, betting
-from smoothgate.certify.bounds import clopper_pearson, empirical_bernstein, hoeffding
 from smoothgate.certify.evidence import Evidence
 from smoothgate.certify.layer_cake import tune
 from smoothgate.certify.statement import Target, Terms
 from smoothgate.certify.stopping import StoppingRule
+from smoothgate_lab.benchmarks.comparison_bounds import clopper_pearson, empirical_bernstein, hoeffding
 
 from .distributions import ALL, Array, Distribution, atoms, beta, mixture, most_failures
 

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from scipy import optimize, special
 
 from smoothgate.certify.alpha import TILTS, per_tilt
-from smoothgate.certify.bounds import ceiling
 from smoothgate.certify.evidence import Evidence
 from smoothgate.certify.layer_cake import Moments, Transform, tune
+from smoothgate_lab.benchmarks.comparison_bounds import ceiling
 
 from .distributions import ALL, Distribution, atoms, beta
 

@@ -35,7 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from smoothgate.certify.alpha import check_alpha
-from smoothgate.certify.bounds import MARGIN, Array, check_scores
+from smoothgate.certify.scores import MARGIN, Array, check_scores
 
 #: Fractions of the largest stake. 1 is left out by a hair: a single score of 0 would end the game for ever.
 _FRACTIONS: tuple[float, ...] = (1 - 1e-7, 0.95, 0.8, 0.6, 0.4, 0.25, 0.12, 0.06, 0.03, 0.015, 0.0075)

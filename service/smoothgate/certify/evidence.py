@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from smoothgate.certify.betting import BettingSequence
-from smoothgate.certify.bounds import check_scores
 from smoothgate.certify.layer_cake import Moments, Transform
+from smoothgate.certify.scores import check_scores
 
 
 class Evidence:

@@ -22,8 +22,8 @@ from typing import Literal
 
 from scipy import optimize, special
 
-from smoothgate.certify.bounds import MARGIN
 from smoothgate.certify.layer_cake import Moments
+from smoothgate.certify.scores import MARGIN
 
 BoundName = Literal["mean", "layer_cake"]
 

@@ -39,7 +39,7 @@ from scipy import optimize, special
 
 from smoothgate.certify.alpha import TILTS, check_alpha, per_tilt
 from smoothgate.certify.betting import Bets
-from smoothgate.certify.bounds import MARGIN, Array, check_scores
+from smoothgate.certify.scores import MARGIN, Array, check_scores
 
 #: Most thresholds; the survival function of the selection split is read at its quantiles when there are more
 #: scores.

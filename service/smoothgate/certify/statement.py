@@ -28,10 +28,10 @@ import numpy.typing as npt
 
 from smoothgate.certify import fcsb
 from smoothgate.certify.alpha import check_alpha
-from smoothgate.certify.bounds import Array, check_scores
 from smoothgate.certify.evidence import Evidence
 from smoothgate.certify.fcsb import BoundName, Point
 from smoothgate.certify.layer_cake import Moments, tune
+from smoothgate.certify.scores import Array, check_scores
 
 Outcome = Literal["certified", "abstained", "vacuous"]
 

@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from smoothgate.certify.bounds import Array, check_scores
 from smoothgate.certify.evidence import Evidence
 from smoothgate.certify.layer_cake import tune
+from smoothgate.certify.scores import Array, check_scores
 from smoothgate.certify.statement import Statement, Terms, reaches, state
 
 #: Why sampling ended: the target is met; not even scores of 1 until the end of the budget would meet it; the

@@ -14,13 +14,14 @@ from functools import partial
 import numpy as np
 from scipy import optimize, special, stats
 
-from smoothgate.certify import bounds, fcsb
+from smoothgate.certify import fcsb
 from smoothgate.certify.betting import betting
-from smoothgate.certify.bounds import Array
 from smoothgate.certify.evidence import Evidence
 from smoothgate.certify.layer_cake import Moments, tune
+from smoothgate.certify.scores import Array
 from smoothgate.certify.statement import Target, Terms
 from smoothgate.certify.stopping import StoppingRule
+from smoothgate_lab.benchmarks.comparison_bounds import clopper_pearson, empirical_bernstein, hoeffding
 
 SHAPE = (0.97 * 200, 0.03 * 200)
 ALPHA = 1e-3
@@ -108,8 +109,8 @@ def _methods(selection: Array, scores: Array) -> dict[str, Bound]:
     evidence = Evidence(tune(selection, scores.size, ALPHA))
     evidence.update(scores)
     means = {
-        "hoeffding": bounds.hoeffding(scores, ALPHA),
-        "empirical_bernstein": bounds.empirical_bernstein(scores, ALPHA),
+        "hoeffding": hoeffding(scores, ALPHA),
+        "empirical_bernstein": empirical_bernstein(scores, ALPHA),
         "betting": betting(scores, ALPHA),
     }
     methods: dict[str, Bound] = {name: partial(_mean_bound, lower) for name, lower in means.items()}
@@ -131,7 +132,7 @@ def _thresholds(selection: Array, scores: Array) -> Bound:
     quantiles = np.quantile(selection, [0.0, 0.05, 0.15, 0.3, 0.5, 0.7, 0.9])
     taus = np.concatenate([[2 * quantiles[0] - quantiles[1]], quantiles])
     lowers = np.array(
-        [bounds.clopper_pearson(int((scores >= tau).sum()), scores.size, ALPHA / taus.size) for tau in taus]
+        [clopper_pearson(int((scores >= tau).sum()), scores.size, ALPHA / taus.size) for tau in taus]
     )
     widths = np.diff(taus, prepend=0.0)
 
