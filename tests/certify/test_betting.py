@@ -1,12 +1,11 @@
 import math
-from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from smoothgate.certify.betting import Bets, BettingSequence, betting
+from smoothgate.certify.betting import Bets, betting
 from smoothgate_lab.benchmarks.comparison_bounds import ceiling, empirical_bernstein, hoeffding
 
 scores = st.lists(st.floats(0, 1), min_size=1, max_size=40)
@@ -51,39 +50,14 @@ def test_the_game_is_fair(mean, values) -> None:
 
 
 def test_no_more_than_the_whole_capital_is_staked() -> None:
-    for bets in (Bets.spread(), Bets.tuned(np.array([0.9, 0.8]), 100, 0.01)):
+    for bets in (Bets.spread(), Bets.chosen(np.array([0.9, 0.8]), 100, 0.01)):
         assert sum(bets.weights) <= 1 + 1e-12
         assert all(0 < fraction < 1 for fraction in bets.fractions)
 
 
-@settings(max_examples=50)
-@given(values=scores, alpha=alphas, cuts=st.lists(st.integers(0, 40), max_size=4))
-def test_a_sequence_depends_on_the_scores_alone(values, alpha, cuts) -> None:
-    sequence = BettingSequence(alpha)
-    assert sequence.lower == 0.0
-    edges = sorted({0, len(values), *(cut for cut in cuts if cut < len(values))})
-    for start, end in pairwise(edges):
-        sequence.update(values[start:end])
-    assert sequence.n == len(values)
-    assert sequence.scores.tolist() == values
-    assert sequence.lower == betting(values, alpha)
-
-
-@settings(max_examples=50)
-@given(values=scores, alpha=alphas, further=st.integers(0, 50))
-def test_perfect_scores_are_the_best_that_can_come(values, alpha, further) -> None:
-    sequence = BettingSequence(alpha)
-    sequence.update(values)
-    foreseen = sequence.lower_if_perfect(further)
-    assert foreseen >= sequence.lower
-    if further:
-        sequence.update(np.ones(further))
-    assert foreseen == pytest.approx(sequence.lower, abs=1e-9)
-
-
-def test_tuned_bets_come_close_to_the_ceiling_for_perfect_scores() -> None:
+def test_chosen_bets_come_close_to_the_ceiling_for_perfect_scores() -> None:
     ones = np.ones(1000)
-    assert Bets.tuned(ones, 1000, 0.01).lower(ones, 0.01) >= ceiling(1000, 0.005)
+    assert Bets.chosen(ones, 1000, 0.01).lower(ones, 0.01) >= ceiling(1000, 0.005)
 
 
 @pytest.mark.parametrize("shape", [(194, 6), (14, 6), (1, 1)])
@@ -105,12 +79,5 @@ def test_only_zeros_prove_nothing() -> None:
 def test_a_misleading_selection_costs_tightness_not_truth() -> None:
     rng = np.random.default_rng(0)
     values = rng.beta(14, 6, 2000)
-    misled = Bets.tuned(np.ones(50), 2000, 1e-3).lower(values, 1e-3)
+    misled = Bets.chosen(np.ones(50), 2000, 1e-3).lower(values, 1e-3)
     assert 0.6 < misled < values.mean()
-
-
-def test_nan_is_refused_by_the_sequence() -> None:
-    sequence = BettingSequence(0.05)
-    with pytest.raises(ValueError, match="score"):
-        sequence.update([0.5, math.nan])
-    assert sequence.n == 0

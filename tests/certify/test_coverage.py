@@ -12,9 +12,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from smoothgate.certify.betting import Bets, BettingSequence, betting
+from smoothgate.certify.betting import Bets, betting
 from smoothgate.certify.evidence import Evidence
-from smoothgate.certify.layer_cake import tune
+from smoothgate.certify.layer_cake import choose_transforms
 from smoothgate.certify.statement import Target, Terms
 from smoothgate.certify.stopping import StoppingRule
 from smoothgate_lab.benchmarks.comparison_bounds import clopper_pearson, empirical_bernstein, hoeffding
@@ -37,7 +37,7 @@ def capital_passed(bets: Bets, values: Array, alpha: float, truth: float) -> boo
 def test_fixed_n(law: Distribution) -> None:
     rng = np.random.default_rng(1)
     samples = law.draw(rng, (RUNS, N))
-    for bets in (Bets.spread(), Bets.tuned(law.draw(rng, (32,)), N, ALPHA)):
+    for bets in (Bets.spread(), Bets.chosen(law.draw(rng, (32,)), N, ALPHA)):
         failures = [capital_passed(bets, scores, ALPHA, law.mean) for scores in samples]
         assert sum(failures) <= most_failures(RUNS, ALPHA)
         for failed, scores in list(zip(failures, samples, strict=True))[:200]:
@@ -65,7 +65,7 @@ def ever_exceeded(law: Distribution, bets: Bets, samples: Array) -> int:
     """Runs in which the sequence exceeds the truth at some time: what an adversary who stops then would see.
 
     It does so exactly where the capital at the true mean passes 1 / alpha. That is computed for all times of
-    all runs at once, and `BettingSequence` is asked about a part of them.
+    all runs at once, and the bound is computed for a part of them.
     """
     paths = [
         np.log(weight) + np.log1p(fraction * (samples / law.mean - 1)).cumsum(axis=1)
@@ -75,9 +75,8 @@ def ever_exceeded(law: Distribution, bets: Bets, samples: Array) -> int:
     passed = capital >= -np.log(ALPHA) + 1e-6
     for run in range(0, len(samples), len(samples) // 20):
         times = np.flatnonzero(passed[run])
-        sequence = BettingSequence(ALPHA, bets)
-        sequence.update(samples[run, : times[0] + 1] if times.size else samples[run])
-        assert (sequence.lower > law.mean) == bool(times.size)
+        seen = samples[run, : times[0] + 1] if times.size else samples[run]
+        assert (betting(seen, ALPHA, bets) > law.mean) == bool(times.size)
     return int(passed.any(axis=1).sum())
 
 
@@ -85,7 +84,7 @@ def ever_exceeded(law: Distribution, bets: Bets, samples: Array) -> int:
 def test_sequence_at_adversarial_stopping_times(law: Distribution) -> None:
     rng = np.random.default_rng(2)
     samples = law.draw(rng, (RUNS, 200))
-    for bets in (Bets.spread(), Bets.tuned(law.draw(rng, (32,)), 100, ALPHA)):
+    for bets in (Bets.spread(), Bets.chosen(law.draw(rng, (32,)), 100, ALPHA)):
         assert ever_exceeded(law, bets, samples) <= most_failures(RUNS, ALPHA)
 
 
@@ -97,7 +96,7 @@ def test_layer_cake(law: Distribution) -> None:
     rng = np.random.default_rng(3)
     failures = 0
     for _ in range(20):
-        transforms = tune(law.draw(rng, (24,)), N, ALPHA)
+        transforms = choose_transforms(law.draw(rng, (24,)), N, ALPHA)
         truth = np.array([law.moment(t.thresholds, t.slopes) / t.scale for t in transforms])
         scores = law.draw(rng, (RUNS // 20, N))
         passed = [
@@ -114,7 +113,7 @@ def test_layer_cake_bound_itself() -> None:
     rng = np.random.default_rng(4)
     failures = 0
     for _ in range(RUNS // 25):
-        transforms = tune(law.draw(rng, (12,)), N, 0.5)
+        transforms = choose_transforms(law.draw(rng, (12,)), N, 0.5)
         for scores in law.draw(rng, (25, N)):
             evidence = Evidence(transforms)
             evidence.update(scores)

@@ -8,7 +8,7 @@ from scipy import stats
 
 from smoothgate.certify import fcsb
 from smoothgate.certify.evidence import Evidence
-from smoothgate.certify.layer_cake import Moments, tune
+from smoothgate.certify.layer_cake import Moments, choose_transforms
 
 lowers = st.floats(0.01, 0.9999)
 sigmas = st.floats(0.05, 2)
@@ -17,7 +17,7 @@ cosines = st.floats(-0.9, 0.99)
 
 def moments(seed: int = 0, n: int = 1000) -> Moments:
     rng = np.random.default_rng(seed)
-    evidence = Evidence(tune(rng.beta(30, 4, 64), n, 0.001))
+    evidence = Evidence(choose_transforms(rng.beta(30, 4, 64), n, 0.001))
     evidence.update(rng.beta(30, 4, n))
     return evidence.moments
 
@@ -75,7 +75,7 @@ def test_the_better_bound_is_served() -> None:
 def test_nothing_known_bounds_nothing() -> None:
     assert fcsb.mean_bound(0.0, 0.0, 1.0) == -1.0
     assert fcsb.mean_radius(0.0, 0.5, 1.0) is None
-    nothing = Moments(tune([0.5], 10, 0.01), np.zeros(3))
+    nothing = Moments(choose_transforms([0.5], 10, 0.01), np.zeros(3))
     assert fcsb.layer_cake_bound(nothing, 0.5, 1.0) == -1.0
     assert fcsb.layer_cake_radius(nothing, 0.5, 1.0) is None
 

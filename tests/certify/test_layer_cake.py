@@ -8,7 +8,7 @@ from scipy import optimize, special
 
 from smoothgate.certify.alpha import TILTS, per_tilt
 from smoothgate.certify.evidence import Evidence
-from smoothgate.certify.layer_cake import Moments, Transform, tune
+from smoothgate.certify.layer_cake import Moments, Transform, choose_transforms
 from smoothgate_lab.benchmarks.comparison_bounds import ceiling
 
 from .distributions import ALL, Distribution, atoms, beta
@@ -26,7 +26,7 @@ def truth(transforms: tuple[Transform, ...], distribution: Distribution) -> Mome
 @given(values=scores)
 def test_transforms_are_monotone_maps_of_the_unit_interval(values) -> None:
     grid = np.linspace(0, 1, 200)
-    for transform in tune(values, 100, 0.01):
+    for transform in choose_transforms(values, 100, 0.01):
         image = transform.apply(grid)
         assert image[0] == 0.0
         assert image[-1] == 1.0
@@ -35,13 +35,13 @@ def test_transforms_are_monotone_maps_of_the_unit_interval(values) -> None:
 
 @given(values=scores)
 def test_the_first_transform_is_the_score_itself(values) -> None:
-    transform = tune(values, 100, 0.01)[0]
+    transform = choose_transforms(values, 100, 0.01)[0]
     assert TILTS[0] == 0.0
     np.testing.assert_allclose(transform.apply(np.array(values)), values, atol=1e-12)
 
 
 def test_shares_are_those_of_the_one_place() -> None:
-    assert [transform.alpha for transform in tune([0.9, 0.8], 100, 0.01)] == list(per_tilt(0.01))
+    assert [transform.alpha for transform in choose_transforms([0.9, 0.8], 100, 0.01)] == list(per_tilt(0.01))
 
 
 @pytest.mark.parametrize("distribution", ALL, ids=lambda d: d.name)
@@ -49,7 +49,7 @@ def test_shares_are_those_of_the_one_place() -> None:
 def test_with_the_true_moments_the_bound_is_true(distribution, delta) -> None:
     rng = np.random.default_rng(0)
     for n in (30, 1000, 30000):
-        moments = truth(tune(distribution.draw(rng, (64,)), n, 0.01), distribution)
+        moments = truth(choose_transforms(distribution.draw(rng, (64,)), n, 0.01), distribution)
         assert moments.expected_score(delta) <= distribution.layer_cake(delta) + 1e-9
 
 
@@ -61,7 +61,7 @@ def test_with_the_true_moments_the_bound_is_nearly_the_layer_cake(delta) -> None
         (atoms((0.2, 0.3), (0.9, 0.7)), 0.01),
     ):
         selection = distribution.draw(np.random.default_rng(0), (2000,))
-        moments = truth(tune(selection, 10**6, 0.01), distribution)
+        moments = truth(choose_transforms(selection, 10**6, 0.01), distribution)
         assert moments.expected_score(delta) >= distribution.layer_cake(delta) - slack
 
 
@@ -82,7 +82,7 @@ def test_no_discrete_law_and_no_selection_makes_it_untrue(values, weights, selec
     tops = np.minimum(np.cumsum([0.0] + [weight for _, weight in order]), 1.0)
     shifted = special.ndtr(special.ndtri(tops) - delta)
     exact = float(np.diff(shifted) @ [value for value, _ in order]) + order[-1][0] * (1.0 - shifted[-1])
-    moments = truth(tune(selection, n, 0.01), distribution)
+    moments = truth(choose_transforms(selection, n, 0.01), distribution)
     assert moments.expected_score(delta) <= exact + 1e-9
 
 
@@ -94,7 +94,7 @@ def test_no_discrete_law_and_no_selection_makes_it_untrue(values, weights, selec
     second=deltas,
 )
 def test_the_bound_falls_with_the_distance(selection, lowers, first, second) -> None:
-    moments = Moments(tune(selection, 500, 0.01), np.array(lowers))
+    moments = Moments(choose_transforms(selection, 500, 0.01), np.array(lowers))
     near, far = sorted((first, second))
     assert moments.expected_score(far) <= moments.expected_score(near) + 1e-6  # what the search is good for
 
@@ -107,7 +107,7 @@ def test_the_bound_falls_with_the_distance(selection, lowers, first, second) -> 
     delta=deltas,
 )
 def test_higher_moments_never_lower_the_bound(selection, lowers, rise, delta) -> None:
-    transforms = tune(selection, 500, 0.01)
+    transforms = choose_transforms(selection, 500, 0.01)
     higher = [lower + share * (0.999 - lower) for lower, share in zip(lowers, rise, strict=True)]
     before = Moments(transforms, np.array(lowers)).expected_score(delta)
     assert Moments(transforms, np.array(higher)).expected_score(delta) >= before - 1e-6
@@ -116,7 +116,7 @@ def test_higher_moments_never_lower_the_bound(selection, lowers, rise, delta) ->
 @settings(max_examples=60)
 @given(values=scores, selection=scores, delta=deltas, alpha=st.floats(1e-5, 0.2))
 def test_never_above_the_ceiling_nor_below_the_mean_bound(values, selection, delta, alpha) -> None:
-    evidence = Evidence(tune(selection, len(values), alpha))
+    evidence = Evidence(choose_transforms(selection, len(values), alpha))
     evidence.update(values)
     bound = evidence.moments.expected_score(delta)
     assert bound <= special.ndtr(special.ndtri(ceiling(len(values), alpha)) - delta)
@@ -128,7 +128,7 @@ def test_never_above_the_ceiling_nor_below_the_mean_bound(values, selection, del
 def test_the_search_finds_the_maximum(shape) -> None:
     """Against a general-purpose optimiser, from several starts."""
     rng = np.random.default_rng(0)
-    evidence = Evidence(tune(rng.beta(*shape, 64), 1000, 0.001))
+    evidence = Evidence(choose_transforms(rng.beta(*shape, 64), 1000, 0.001))
     evidence.update(rng.beta(*shape, 1000))
     moments = evidence.moments
     slopes = np.stack([transform.slopes / transform.scale for transform in moments.transforms])
@@ -151,21 +151,21 @@ def test_the_search_finds_the_maximum(shape) -> None:
 
 
 def test_at_no_distance_the_bound_is_that_on_the_score() -> None:
-    moments = Moments(tune([0.9, 0.8], 100, 0.01), np.array([0.7, 0.7, 0.7]))
+    moments = Moments(choose_transforms([0.9, 0.8], 100, 0.01), np.array([0.7, 0.7, 0.7]))
     assert moments.expected_score(0.0) == 0.7
 
 
 def test_many_selection_scores_and_none_at_all() -> None:
     rng = np.random.default_rng(0)
-    assert tune(rng.random(5000), 100, 0.01)[0].slopes.size <= 130
-    assert tune([], 100, 0.01)[1].scale > 0.0
+    assert choose_transforms(rng.random(5000), 100, 0.01)[0].slopes.size <= 130
+    assert choose_transforms([], 100, 0.01)[1].scale > 0.0
 
 
 def test_bad_input_is_refused() -> None:
     for bad in ([math.nan], [1.5]):
         with pytest.raises(ValueError, match="score"):
-            tune(bad, 100, 0.01)
+            choose_transforms(bad, 100, 0.01)
     with pytest.raises(ValueError, match="n_certify"):
-        tune([0.5], 0, 0.01)
+        choose_transforms([0.5], 0, 0.01)
     with pytest.raises(ValueError, match="alpha"):
-        tune([0.5], 10, 0.0)
+        choose_transforms([0.5], 10, 0.0)

@@ -20,10 +20,10 @@ from __future__ import annotations
 
 import math
 
-#: Tilts, in units of eps / sigma: transform j is the best one when the layer-cake bound is read near eps =
-#: tilt * sigma. Between them the bound interpolates (`layers.Moments.bound`). Measured on beta scores of
-#: several shapes and n from 256 to 16384: one tilt more costs as much as it brings, one fewer loses up to
-#: 0.05 beyond 2 sigma.
+#: Tilts, in units of eps / sigma. Transform j is the best one where the layer-cake bound is read near eps =
+#: tilt * sigma. Between the tilts the bound interpolates (`layer_cake.Moments.expected_score`). Measured on
+#: beta scores of several shapes with n from 256 to 16384: a fourth tilt costs as much as it brings, and two
+#: tilts lose up to 0.05 beyond 2 sigma.
 TILTS: tuple[float, ...] = (0.0, 0.5, 1.5)
 
 #: Share of the image's alpha for each tilt. The mean needs least, because log(1 / alpha) enters beside its

@@ -19,7 +19,7 @@ with the stakes mixed as in Orabona & Jun 2021 in place of predictable plug-ins.
 the order of the samples, has no tuning that could be late, and loses at most log(1 / w_k) against the best
 fraction of its list.)
 
-The stakes must be chosen before the first sample. `Bets.tuned` puts half of the weight on the fraction that
+The stakes must be chosen before the first sample. `Bets.chosen` puts half of the weight on the fraction that
 looks best on a selection split; the rest guards against a split that misleads.
 
 With log m = u, log K_n is convex and falling in u. Newton's iterates from the left therefore stay on the left
@@ -70,7 +70,7 @@ class Bets:
         return cls(_FRACTIONS, (1.0 / len(_FRACTIONS),) * len(_FRACTIONS))
 
     @classmethod
-    def tuned(cls, selection: Array, n: int, alpha: float) -> Bets:
+    def chosen(cls, selection: Array, n: int, alpha: float) -> Bets:
         """Half of the weight on the fraction that gives the best bound after n samples like `selection`."""
         best = _best_fraction(selection, n, -math.log(alpha))
         rest = 0.5 / len(_FRACTIONS)
@@ -130,48 +130,3 @@ def _best_fraction(selection: Array, n: int, goal: float) -> float:
 def betting(scores: npt.ArrayLike, alpha: float, bets: Bets | None = None) -> float:
     """The betting bound after these scores (n,): P(bound <= mean) >= 1 - alpha, at any stopping time n."""
     return (bets or Bets.spread()).lower(check_scores(scores), alpha)
-
-
-class BettingSequence:
-    """The same bound, fed as samples come: P(for all n: lower_n <= mean) >= 1 - alpha.
-
-    `lower` depends on the scores alone, not on how they were cut into updates, so that it can be replayed.
-    """
-
-    def __init__(self, alpha: float, bets: Bets | None = None) -> None:
-        self.alpha = check_alpha(alpha)
-        self.bets = bets or Bets.spread()
-        self._chunks: list[Array] = []
-        self._lower: float | None = None
-
-    @property
-    def n(self) -> int:
-        """How many samples were seen."""
-        return sum(chunk.size for chunk in self._chunks)
-
-    @property
-    def scores(self) -> Array:
-        """All scores so far, in the order in which they came (n,)."""
-        if len(self._chunks) > 1:
-            self._chunks = [np.concatenate(self._chunks)]
-        return self._chunks[0] if self._chunks else np.empty(0)
-
-    def update(self, scores: npt.ArrayLike) -> None:
-        """Take in further samples in the order drawn; ValueError for one that is not a number in [0, 1]."""
-        self._chunks.append(check_scores(scores))
-        self._lower = None
-
-    @property
-    def lower(self) -> float:
-        """The bound after the samples seen so far; 0 before the first."""
-        if self._lower is None:
-            self._lower = self.bets.lower(self.scores, self.alpha) if self._chunks else 0.0
-        return self._lower
-
-    def lower_if_perfect(self, further: int) -> float:
-        """What `lower` would be after so many further scores of 1: no continuation can do better."""
-        if further <= 0:
-            return self.lower
-        scores = self.scores
-        values, counts = np.append(scores, 1.0), np.append(np.ones_like(scores), float(further))
-        return self.bets.lower(values, self.alpha, counts)

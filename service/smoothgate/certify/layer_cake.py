@@ -79,8 +79,19 @@ class Transform:
         scaled = np.interp(scores, self.thresholds, heights / heights[-1])
         return np.asarray(np.clip(scaled, 0.0, 1.0), dtype=np.float64)
 
+    def lower(self, scores: Array, further: int = 0) -> float:
+        """The lower bound on E[T(S)] / T(1) after scores (n,) and `further` more scores of 1.
 
-def tune(selection: npt.ArrayLike, n_certify: int, alpha: float) -> tuple[Transform, ...]:
+        It holds at any stopping time n. Without any score it is 0.
+        """
+        values = self.apply(scores)
+        if not further:
+            return self.bets.lower(values, self.alpha) if values.size else 0.0
+        counts = np.append(np.ones_like(values), float(further))
+        return self.bets.lower(np.append(values, 1.0), self.alpha, counts)
+
+
+def choose_transforms(selection: npt.ArrayLike, n_certify: int, alpha: float) -> tuple[Transform, ...]:
     """The transforms and bets for `n_certify` samples, one of each for each tilt.
 
     The slopes of tilt delta are psi'(P) = exp(delta Phi^-1(P) - delta^2 / 2) for P = alpha^(1/n) G, where G
@@ -112,7 +123,7 @@ def tune(selection: npt.ArrayLike, n_certify: int, alpha: float) -> tuple[Transf
         left_standing = np.clip(survival * share ** (1.0 / n_certify), _LEAST, _MOST)
         slopes = np.exp(tilt * special.ndtri(left_standing) - tilt**2 / 2.0)
         plain = Transform(thresholds, slopes, share, Bets.spread())
-        bets = Bets.tuned(plain.apply(scores), n_certify, share)
+        bets = Bets.chosen(plain.apply(scores), n_certify, share)
         transforms.append(Transform(thresholds, slopes, share, bets))
     return tuple(transforms)
 
@@ -123,7 +134,7 @@ class Moments:
     alpha.
 
     Attributes:
-        transforms: from `tune`, one for each tilt; the first is the identity.
+        transforms: from `choose_transforms`, one for each tilt; the first is the identity.
         lowers: a lower bound on E[T_j(S)] / T_j(1) for each, shape (J,).
     """
 

@@ -30,8 +30,8 @@ from smoothgate.certify import fcsb
 from smoothgate.certify.alpha import check_alpha
 from smoothgate.certify.evidence import Evidence
 from smoothgate.certify.fcsb import BoundName, Point
-from smoothgate.certify.layer_cake import Moments, tune
-from smoothgate.certify.scores import Array, check_scores
+from smoothgate.certify.layer_cake import Moments, choose_transforms
+from smoothgate.certify.scores import check_scores
 
 Outcome = Literal["certified", "abstained", "vacuous"]
 
@@ -146,25 +146,30 @@ class Statement:
         return "layer_cake" if self.radius != self.radius_mean else "mean"
 
 
-def certify(terms: Terms, selection: npt.ArrayLike, certification: npt.ArrayLike) -> Statement:
-    """The statement from the scores S = (1 + <u, t>) / 2 of both splits, for a fixed number of samples.
+def certify(
+    terms: Terms, selection: npt.ArrayLike, certification: npt.ArrayLike, budget: int | None = None
+) -> Statement:
+    """The statement from the scores S = (1 + <u, t>) / 2 of both splits.
 
     Args:
         terms: what is asked.
-        selection: scores of the selection samples; they choose transforms and bets (`layers.tune`).
+        selection: scores of the selection samples. They choose transforms and bets
+            (`layer_cake.choose_transforms`).
         certification: scores of fresh samples, in the order drawn (n_certify,).
+        budget: the number of samples that transforms and bets are chosen for; None: n_certify.
 
     Raises:
         ValueError: a score that is not a number in [0, 1], or no certification score.
     """
     scores = check_scores(certification)
-    evidence = Evidence(tune(selection, scores.size, terms.alpha))
+    evidence = Evidence(choose_transforms(selection, budget or scores.size, terms.alpha))
     evidence.update(scores)
-    return state(terms, scores, evidence.moments)
+    return state(terms, evidence)
 
 
-def state(terms: Terms, scores: Array, moments: Moments) -> Statement:
-    """The statement from certification scores (n,) and what they established."""
+def state(terms: Terms, evidence: Evidence) -> Statement:
+    """The statement from certification scores and what they establish; ValueError before the first score."""
+    scores, moments = check_scores(evidence.scores), evidence.moments
     sigma, cosine, target = terms.sigma, terms.cosine_threshold, terms.target
     points = tuple(fcsb.point(moments, eps, sigma) for eps in terms.eps)
     target_bound = None if target is None else fcsb.point(moments, target.eps, sigma).value
@@ -234,7 +239,7 @@ def _smallest_budget(terms: Terms, goal: Target, too_few: int) -> int | None:
 
 def _reachable(terms: Terms, goal: Target, n: int) -> bool:
     """Whether n certification scores of 1, after selection scores of 1, reach the goal."""
-    evidence = Evidence(tune([1.0], n, terms.alpha))
+    evidence = Evidence(choose_transforms([1.0], n, terms.alpha))
     return reaches(evidence.moments_if_perfect(n), goal, terms.sigma)
 
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numpy as np
 import numpy.typing as npt
 
 from smoothgate.certify.evidence import Evidence
-from smoothgate.certify.layer_cake import tune
+from smoothgate.certify.layer_cake import choose_transforms
 from smoothgate.certify.scores import Array, check_scores
 from smoothgate.certify.statement import Statement, Terms, reaches, state
 
@@ -32,7 +31,7 @@ class StoppingRule:
 
     Args:
         terms: what is asked; `terms.target` is what early stopping waits for.
-        selection: scores known before the first certification sample (`layers.tune`).
+        selection: scores known before the first certification sample (`layer_cake.choose_transforms`).
         budget: most certification samples.
 
     Raises:
@@ -43,19 +42,18 @@ class StoppingRule:
         self.terms = terms
         self.budget = budget
         self.next_look = budget if terms.target is None else min(FIRST_LOOK, budget)
-        self._evidence = Evidence(tune(selection, budget, terms.alpha))
-        self._chunks: list[Array] = []
+        self._evidence = Evidence(choose_transforms(selection, budget, terms.alpha))
         self._reason: StopReason | None = None
 
     @property
     def n(self) -> int:
         """How many certification scores were taken in."""
-        return sum(chunk.size for chunk in self._chunks)
+        return self._evidence.n
 
     @property
     def scores(self) -> Array:
         """The certification scores so far, in the order drawn (n,)."""
-        return np.concatenate(self._chunks) if self._chunks else np.empty(0)
+        return self._evidence.scores
 
     @property
     def reason(self) -> StopReason | None:
@@ -71,7 +69,6 @@ class StoppingRule:
         values = check_scores(scores)
         if self.n + values.size > self.budget:
             raise ValueError(f"more scores than the budget of {self.budget}")
-        self._chunks.append(values)
         self._evidence.update(values)
         if self._reason is None and self.n >= self.next_look:
             self._reason = self._look()
@@ -80,7 +77,7 @@ class StoppingRule:
 
     def statement(self) -> Statement:
         """The statement that holds now, whatever made sampling stop; ValueError before the first score."""
-        return state(self.terms, check_scores(self.scores), self._evidence.moments)
+        return state(self.terms, self._evidence)
 
     def _look(self) -> StopReason | None:
         target, sigma = self.terms.target, self.terms.sigma

@@ -17,7 +17,7 @@ from scipy import optimize, special, stats
 from smoothgate.certify import fcsb
 from smoothgate.certify.betting import betting
 from smoothgate.certify.evidence import Evidence
-from smoothgate.certify.layer_cake import Moments, tune
+from smoothgate.certify.layer_cake import Moments, choose_transforms
 from smoothgate.certify.scores import Array
 from smoothgate.certify.statement import Target, Terms
 from smoothgate.certify.stopping import StoppingRule
@@ -106,7 +106,7 @@ def _draw(n: int, seed: int) -> tuple[Array, Array]:
 
 def _methods(selection: Array, scores: Array) -> dict[str, Bound]:
     """FCSB against eps by every method, from the same scores."""
-    evidence = Evidence(tune(selection, scores.size, ALPHA))
+    evidence = Evidence(choose_transforms(selection, scores.size, ALPHA))
     evidence.update(scores)
     means = {
         "hoeffding": hoeffding(scores, ALPHA),
