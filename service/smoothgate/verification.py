@@ -103,14 +103,14 @@ def _check_model(certificate: Certificate, image: bytes, encoder: UnitEncoder) -
         return
     generator = certificate.noise.generator
     try:
-        noise.named(generator)
+        noise.generator_named(generator)
     except ValueError:
         yield Check("noise", False, f"its generator is not known here: {generator}")
         return
     canvas = encoder.adapter.canvas(decode(image, max_pixels=_LARGEST))
     norm = certificate.image.resize_norm
     yield Check("resize norm", norm == canvas.upload_norm, f"{canvas.upload_norm:.6g} here, {norm} certified")
-    again = replay(encoder, canvas, certificate).statement
+    again = replay(encoder, canvas, certificate)
     close = _TOLERANCE.get(certificate.model.dtype, max(_TOLERANCE.values()))
     yield _compare("score estimate", again.score_estimate, certificate.score_estimate, close)
     yield _compare("score lower bound", again.score_lower, certificate.score_lower, _STEEPNESS * close)

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from smoothgate.errors import SmoothgateError
-from smoothgate.psm.calibration import FILE, calibrate, robustness_scores
+from smoothgate.psm.calibration import FILE, calibrate
 
 
 def _features(n: int = 40) -> torch.Tensor:
@@ -60,20 +60,3 @@ def test_a_missing_calibration_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(SmoothgateError, match="smoothgate psm calibrate") as caught:
         Calibration.load(tmp_path)
     assert FILE in str(caught.value)
-
-
-def test_the_score_is_taken_against_the_mean_direction_of_other_samples() -> None:
-    """Features that are one of two orthogonal directions: t lies between them, and s = (1 + cos 45) / 2."""
-    seen: list[torch.Tensor] = []
-
-    def units(z: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        seen.append(z)
-        assert sigma.tolist() == [0.5] * len(z)
-        first = (torch.arange(len(z)) % 2 == 0).float()
-        return torch.stack([first, 1 - first], 1)
-
-    scores = robustness_scores(units, torch.full((2, 3, 16, 16), 0.5), [0.5], seed=1)
-    assert scores == {"0.5": pytest.approx((1 + 0.5**0.5) / 2)}
-    drawn = torch.cat(seen).flatten(1)
-    assert len(torch.unique(drawn, dim=0)) == len(drawn) == 2 * (64 + 64)
-    assert float((drawn - 0.5).std()) == pytest.approx(0.5, rel=0.02)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from smoothgate.sampling.autotune import Tuned, choose, tune
+from smoothgate.vision import Layout
 
 CPU = torch.device("cpu")
 SHAPE = (3, 4, 4)
@@ -23,7 +24,7 @@ def test_the_smallest_batch_near_the_best_is_chosen() -> None:
 def test_the_fastest_size_is_found() -> None:
     """A batch of up to 16 costs the same; beyond that each sample costs twice what the 16 did."""
 
-    def units(z: Tensor, sigma: Tensor) -> Tensor:
+    def units(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         time.sleep(0.02 + 0.0025 * max(0, len(z) - 16))
         return z.flatten(1)
 
@@ -35,7 +36,7 @@ def test_the_fastest_size_is_found() -> None:
 def test_threads_that_get_in_each_others_way_are_not_used() -> None:
     one_at_a_time = threading.Lock()
 
-    def units(z: Tensor, sigma: Tensor) -> Tensor:
+    def units(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         with one_at_a_time:
             time.sleep(0.001 * len(z) / torch.get_num_threads())
         return z.flatten(1)
@@ -45,7 +46,7 @@ def test_threads_that_get_in_each_others_way_are_not_used() -> None:
 
 
 def test_threads_that_do_not_are() -> None:
-    def units(z: Tensor, sigma: Tensor) -> Tensor:
+    def units(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         time.sleep(0.001 * len(z))
         return z.flatten(1)
 
@@ -56,7 +57,7 @@ def test_threads_that_do_not_are() -> None:
 def test_what_is_set_is_not_measured() -> None:
     sizes = set()
 
-    def units(z: Tensor, sigma: Tensor) -> Tensor:
+    def units(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         sizes.add(len(z))
         return z.flatten(1)
 

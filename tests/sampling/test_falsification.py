@@ -9,7 +9,6 @@ that is wrong by little.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,14 +17,14 @@ import torch
 from torch import Tensor
 
 from smoothgate.certify.betting import betting
-from smoothgate.certify.statement import Statement, Terms, certify
+from smoothgate.certify.statement import Statement, Terms
 from smoothgate.demo import bundled
 from smoothgate.psm.unit_encoder import UnitEncoder
-from smoothgate.sampling.job import scores_against, select
-from smoothgate.vision import DecodedImage, load
+from smoothgate.sampling.draw import Units, draw, generator_noise, noisy
+from smoothgate.sampling.selection import scores_against
+from smoothgate.sampling.splits import draw_splits
+from smoothgate.vision import DecodedImage, Layout, load
 from smoothgate_lab.demo.demo_evaluation import labelled_scenes
-
-Units = Callable[[Tensor], Tensor]
 
 ALPHA = 0.001
 FRESH, FIRST = 4096, 512
@@ -43,12 +42,8 @@ class Certified:
 
 
 def _scores(units: Units, x: Tensor, t: Tensor, sigma: float, n: int, gen: torch.Generator) -> list[float]:
-    found: list[float] = []
     with torch.inference_mode():
-        for first in range(0, n, 128):
-            z = x + sigma * torch.randn(min(128, n - first), *x.shape, generator=gen)
-            found += scores_against(t, units(z)).tolist()
-    return found
+        return scores_against(t, draw(units, x, sigma, generator_noise(gen), n, batch=128))
 
 
 def _certify(
@@ -61,11 +56,9 @@ def _certify(
     stated: float = 1.0,
 ) -> Certified:
     """Certify x; the certificate states `stated` times the sigma of the noise (1 for an honest one)."""
-    with torch.inference_mode():
-        selected = units(x + sigma * torch.randn(64, *x.shape, generator=gen))
-    t, selection = select([selected])
+    splits = draw_splits(units, x, sigma, generator_noise(gen), 64, n, batch=128)
     terms = Terms(sigma=sigma * stated, alpha=ALPHA, eps=eps)
-    return Certified(t, certify(terms, selection, _scores(units, x, t, sigma, n, gen)))
+    return Certified(splits.direction, splits.statement(terms))
 
 
 def _attack(
@@ -77,8 +70,9 @@ def _attack(
     steps = 12
     for step in range(steps):
         delta.requires_grad_(True)
-        z = x + delta + sigma * torch.randn(draws, *x.shape, generator=gen)
-        (gradient,) = torch.autograd.grad((units(z) @ t).mean(), delta)
+        levels = torch.full((draws,), sigma)
+        z = noisy(x + delta, levels, torch.randn(draws, *x.shape, generator=gen))
+        (gradient,) = torch.autograd.grad((units(z, levels) @ t).mean(), delta)
         delta = delta.detach()
         # A gradient that vanishes says nothing: go on as before.
         if (length := gradient.norm()) > 1e-12:
@@ -125,15 +119,12 @@ def test_no_attack_inside_the_ball_beats_a_certificate_of_the_demo_model(
     sigma, radii = 0.5, (0.2, 0.5, 0.9)
     moved = []
 
-    def units(z: Tensor) -> Tensor:
-        return demo.units(z, torch.full((len(z),), sigma))
-
     for number, scene in enumerate(scenes[part::PARTS]):
         x = demo.adapter.canvas(DecodedImage(np.asarray(scene.picture), "PNG", "")).x
         at = number % len(radii)
-        certified = _certify(units, x, sigma, radii, 512, gen)
-        adversarial = _attack(units, x, certified.t, sigma, radii[at], gen)
-        short, attacked = _falls_short(units, certified, adversarial, x, sigma, at, gen)
+        certified = _certify(demo.units, x, sigma, radii, 512, gen)
+        adversarial = _attack(demo.units, x, certified.t, sigma, radii[at], gen)
+        short, attacked = _falls_short(demo.units, certified, adversarial, x, sigma, at, gen)
         assert short <= 0, number
         moved.append(certified.statement.score_estimate - attacked)
     # The attack does something: it is no use to fail to break what one did not push. By chance alone the mean
@@ -148,7 +139,7 @@ def _half_space(x: Tensor, sigma: float, quantile: float) -> Units:
     normal /= normal.norm()
     offset = float(x.flatten() @ normal) - sigma * quantile
 
-    def units(z: Tensor) -> Tensor:
+    def units(z: Tensor, sigma_of_rows: Tensor, layout: Layout = ()) -> Tensor:
         side = (z.flatten(1) @ normal - offset) * 30 / sigma
         angle = torch.pi * torch.sigmoid(-side)
         return torch.stack([angle.cos(), angle.sin()], 1)

@@ -14,14 +14,14 @@ from smoothgate.sampling import noise
 from smoothgate.sampling.forward import Forward
 from smoothgate.sampling.job import Job
 from smoothgate.sampling.queue import Slice
-from smoothgate.vision import load
+from smoothgate.vision import Layout, load
 from tests import checkpoints, psms
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 SHAPE = (3, 4, 4)
 
 
-def units(z: Tensor, sigma: Tensor) -> Tensor:
+def units(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
     return F.normalize(z.flatten(1), dim=1)
 
 
@@ -33,7 +33,7 @@ def job(seed: int, sigma: float = 0.1) -> Job:
 def test_a_row_is_canvas_plus_sigma_times_the_samples_own_noise() -> None:
     seen: list[tuple[Tensor, Tensor]] = []
 
-    def recording(z: Tensor, sigma: Tensor) -> Tensor:
+    def recording(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         seen.append((z.clone(), sigma.clone()))
         return units(z, sigma)
 
@@ -41,7 +41,7 @@ def test_a_row_is_canvas_plus_sigma_times_the_samples_own_noise() -> None:
     Forward(recording, CPU, 8).features([Slice(a, 5, 2), Slice(b, 0, 1)])
     ((z, sigma),) = seen
     drawn = torch.empty(3, *SHAPE)
-    noise.fastest(CPU).fill(drawn, [(1, 5), (1, 6), (2, 0)])
+    noise.generator_for(CPU).fill(drawn, [(1, 5), (1, 6), (2, 0)])
     assert sigma.tolist() == pytest.approx([0.1, 0.1, 0.7])
     torch.testing.assert_close(z, torch.stack([a.x, a.x, b.x]) + sigma.view(-1, 1, 1, 1) * drawn)
 

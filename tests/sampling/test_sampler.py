@@ -12,16 +12,18 @@ from torch.nn import functional as F  # noqa: N812
 
 from smoothgate.certify.statement import Target, Terms
 from smoothgate.errors import NotReady, SamplerFailed
+from smoothgate.sampling.draw import Units
 from smoothgate.sampling.job import Job
 from smoothgate.sampling.noise import HostNoise
 from smoothgate.sampling.sampler import Place, Sampler
+from smoothgate.vision import Layout
 
 CPU = torch.device("cpu")
 SHAPE = (3, 4, 4)
 MIX = torch.randn(48, 16, generator=torch.Generator().manual_seed(0))
 
 
-def units(z: Tensor, sigma: Tensor) -> Tensor:
+def units(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
     """A cheap encoder with the right interface."""
     return F.normalize(z.flatten(1) @ MIX, dim=1)
 
@@ -50,9 +52,7 @@ def own_threads() -> Callable[[], list[threading.Thread]]:
 def run() -> Iterator[Run]:
     started: list[Sampler] = []
 
-    def begin(
-        encoder: Callable[[Tensor, Tensor], Tensor] = units, batch_size: int = 10, threads: int = 1
-    ) -> Sampler:
+    def begin(encoder: Units = units, batch_size: int = 10, threads: int = 1) -> Sampler:
         sampler = Sampler([Place(encoder, CPU)] * threads, batch_size)
         sampler.start()
         started.append(sampler)
@@ -79,7 +79,7 @@ def _one_by_one(job: Job) -> tuple[Tensor, list[float]]:
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_batches_mixed_of_several_jobs_give_what_single_samples_give(run: Run, threads: int) -> None:
-    def uneven(z: Tensor, sigma: Tensor) -> Tensor:
+    def uneven(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         time.sleep(float(z.sum()) % 0.003)  # batches end in another order than they began in
         return units(z, sigma)
 
@@ -98,7 +98,7 @@ def test_batches_mixed_of_several_jobs_give_what_single_samples_give(run: Run, t
 def test_each_sample_goes_with_the_sigma_of_its_job(run: Run) -> None:
     seen: list[tuple[Tensor, Tensor]] = []
 
-    def recording(z: Tensor, sigma: Tensor) -> Tensor:
+    def recording(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         seen.append((z.clone(), sigma.clone()))
         return units(z, sigma)
 
@@ -119,7 +119,7 @@ def test_each_sample_goes_with_the_sigma_of_its_job(run: Run) -> None:
 def test_the_certificate_rests_on_other_samples_than_the_direction(run: Run) -> None:
     seen: list[Tensor] = []
 
-    def recording(z: Tensor, sigma: Tensor) -> Tensor:
+    def recording(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         seen.append(z.clone())
         return units(z, sigma)
 
@@ -132,7 +132,7 @@ def test_the_certificate_rests_on_other_samples_than_the_direction(run: Run) -> 
 
 
 def test_a_small_job_does_not_wait_for_a_large_one(run: Run) -> None:
-    def slow(z: Tensor, sigma: Tensor) -> Tensor:
+    def slow(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         time.sleep(0.002)
         return units(z, sigma)
 
@@ -165,7 +165,7 @@ def test_sampling_stops_at_the_deadline(run: Run) -> None:
 def test_what_waits_is_known_in_samples_and_in_seconds(run: Run) -> None:
     going = threading.Event()
 
-    def waiting(z: Tensor, sigma: Tensor) -> Tensor:
+    def waiting(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         going.wait(10)
         time.sleep(0.01)
         return units(z, sigma)
@@ -188,7 +188,7 @@ def test_what_waits_is_known_in_samples_and_in_seconds(run: Run) -> None:
 def test_memory_does_not_grow_with_the_samples(run: Run) -> None:
     live: list[int] = []
 
-    def watching(z: Tensor, sigma: Tensor) -> Tensor:
+    def watching(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         live.append(sum(each.nbytes for each in gc.get_objects() if type(each) is Tensor))
         return units(z, sigma)
 
@@ -207,7 +207,7 @@ def test_memory_does_not_grow_with_the_samples(run: Run) -> None:
 def test_the_work_of_a_departed_client_is_dropped(run: Run) -> None:
     drawn = 0
 
-    def counting(z: Tensor, sigma: Tensor) -> Tensor:
+    def counting(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         nonlocal drawn
         drawn += len(z)
         time.sleep(0.001)
@@ -230,7 +230,7 @@ def test_the_work_of_a_departed_client_is_dropped(run: Run) -> None:
 def test_a_failing_batch_fails_its_jobs_and_no_others(run: Run) -> None:
     broken = threading.Event()
 
-    def fragile(z: Tensor, sigma: Tensor) -> Tensor:
+    def fragile(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         if broken.is_set():
             raise RuntimeError("out of memory")
         return units(z, sigma)
@@ -257,7 +257,7 @@ def test_a_dead_thread_fails_its_jobs_and_can_be_started_again(
     deadly = threading.Event()
     deadly.set()
 
-    def dies(z: Tensor, sigma: Tensor) -> Tensor:
+    def dies(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         if deadly.is_set():
             deadly.clear()
             raise KeyboardInterrupt
@@ -290,7 +290,7 @@ def test_a_dying_thread_fails_what_it_had_taken_whole_and_what_still_waits(
 ) -> None:
     batches = 0
 
-    def dies_second(z: Tensor, sigma: Tensor) -> Tensor:
+    def dies_second(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         nonlocal batches
         batches += 1
         if batches == 2:
@@ -298,7 +298,7 @@ def test_a_dying_thread_fails_what_it_had_taken_whole_and_what_still_waits(
         return units(z, sigma)
 
     going = threading.Event()
-    sampler = run(lambda z, sigma: (going.wait(10), dies_second(z, sigma))[1])
+    sampler = run(lambda z, sigma, layout=(): (going.wait(10), dies_second(z, sigma))[1])
     (thread,) = own_threads()
     # Its second batch holds the rest of it: it is no longer in the queue.
     taken, waiting = job(n_select=5, budget=3), job(seed=2)
@@ -319,7 +319,7 @@ def test_a_dying_thread_fails_what_the_queue_has_forgotten(
 ) -> None:
     certifying, swept = threading.Event(), threading.Event()
 
-    def encoder(z: Tensor, sigma: Tensor) -> Tensor:
+    def encoder(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         if z.shape[2:] != SHAPE[1:]:
             swept.set()
         elif len(z) == 3:
@@ -343,7 +343,7 @@ def test_a_dying_thread_fails_what_the_queue_has_forgotten(
 
 
 def test_closing_fails_what_still_waits() -> None:
-    def slow(z: Tensor, sigma: Tensor) -> Tensor:
+    def slow(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         time.sleep(0.01)
         return units(z, sigma)
 

@@ -113,9 +113,9 @@ def measure_scores(
     seed: int,
 ) -> Calibration:
     """Score the PSM in a folder on 64 pictures, and write the calibration with the scores beside it."""
-    from smoothgate.psm.calibration import robustness_scores
     from smoothgate.psm.checkpoint import PSM
     from smoothgate.psm.unit_encoder import UnitEncoder
+    from smoothgate.sampling.splits import robustness_scores
 
     encoder = UnitEncoder(adapter, calibration, PSM.load(folder))
     x = pictures(0, 64).to(adapter.device)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -202,37 +202,3 @@ def _require_enough(images: int) -> None:
 def _pairs(unit: Tensor) -> Tensor:
     """Cosines of every image with the next few: enough for a percentile without an n x n table."""
     return torch.cat([(unit * unit.roll(shift, 0)).sum(1) for shift in range(1, min(6, len(unit) // 2 + 1))])
-
-
-@torch.no_grad()
-def robustness_scores(
-    units: Callable[[Tensor, Tensor], Tensor],
-    pictures: Tensor,
-    sigmas: Sequence[float],
-    seed: int,
-    n: int = 64,
-) -> dict[str, float]:
-    """Gaussian robustness score by sigma: mean of s = E[(1 + <u(x + d), t>) / 2] over pictures, a point
-    estimate.
-
-    Args:
-        units: `UnitEncoder.units`.
-        pictures: canvases (N, 3, H, W), on the encoder's device.
-        sigmas: noise levels.
-        seed: of the noise.
-        n: noise samples that choose t, and as many fresh ones that are scored.
-    """
-    gen = torch.Generator().manual_seed(seed)
-    scores = {}
-    for sigma in sigmas:
-        total = 0.0
-        for x in pictures:
-
-            def draw(x: Tensor = x, sigma: float = sigma) -> Tensor:
-                noise = torch.randn((n, *x.shape), generator=gen).to(x)
-                return units(x + sigma * noise, torch.full((n,), sigma, device=x.device))
-
-            t = F.normalize(draw().mean(0), dim=0)
-            total += float(((1 + draw() @ t) / 2).mean())
-        scores[f"{sigma:g}"] = total / len(pictures)
-    return scores

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from smoothgate.sampling.forward import Units
+from smoothgate.sampling.draw import Units
 
 # On a CPU 64 gain nothing that can be measured, and a small request waits twice as long behind a large one.
 _SIZES = {"cpu": (8, 16, 32), "cuda": (32, 64, 128, 256)}

@@ -8,20 +8,18 @@ compiled into CUDA graphs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from smoothgate.certify.scores import Array
 from smoothgate.sampling import noise
-from smoothgate.sampling.job import Job, Scores
+from smoothgate.sampling.draw import Units, noisy
+from smoothgate.sampling.job import Job
 from smoothgate.sampling.queue import Slice
-
-#: Noisy canvases (B, 3, H, W) and the sigma (B,) of their noise, and their layout where they have one -> unit
-#: features (B, T * D) float32.
-Units = Callable[..., Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +38,7 @@ class Scored:
     scores: Tensor
     done: torch.cuda.Event | None
 
-    def fetch(self) -> list[tuple[Job, int, Scores]]:
+    def fetch(self) -> list[tuple[Job, int, Array]]:
         """(job, first sample, scores); waits for the device."""
         if self.done is not None:
             self.done.synchronize()
@@ -70,7 +68,7 @@ class Forward:
         self, units: Units, device: torch.device, batch_size: int, *, one_shape: bool = True
     ) -> None:
         self.device = device
-        self.noise = noise.fastest(device)
+        self.noise = noise.generator_for(device)
         self._on_cuda = device.type == "cuda"
         self.depth = 2 if self._on_cuda else 1
         self._rows = batch_size if self._on_cuda and one_shape else None
@@ -109,18 +107,19 @@ class Forward:
         count = sum(each.count for each in batch)
         rows = self._rows or count
         z = torch.empty((rows, *batch[0].job.x.shape), device=self.device)
-        draws = [(each.job.seed, i) for each in batch for i in range(each.first, each.first + each.count)]
-        self.noise.fill(z[:count], draws)
+        samples: list[noise.SampleId] = [
+            (each.job.seed, number) for each in batch for number in range(each.first, each.first + each.count)
+        ]
+        self.noise.fill(z[:count], samples)
         z[count:] = 0
-        row = 0
-        for each in batch:
-            mine = z[row : row + each.count]
-            mine.mul_(each.job.terms.sigma).add_(each.job.canvas(self.device))
-            row += each.count
         levels = torch.tensor(
             [each.job.terms.sigma for each in batch for _ in range(each.count)] + [1.0] * (rows - count),
             pin_memory=self._on_cuda,
         ).to(self.device, non_blocking=True)
+        row = 0
+        for each in batch:
+            mine = slice(row, row + each.count)
+            noisy(each.job.canvas(self.device), levels[mine], z[mine])
+            row += each.count
         with torch.autocast("cuda", torch.bfloat16, enabled=self._on_cuda):
-            layout = batch[0].job.layout
-            return (self._units(z, levels, layout) if layout else self._units(z, levels)).float()
+            return self._units(z, levels, batch[0].job.layout).float()

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from smoothgate.certify.scores import Array
 from smoothgate.certify.statement import Terms
 from smoothgate.certify.stopping import StoppingRule, StopReason
-from smoothgate.errors import Unacceptable
+from smoothgate.sampling.selection import Selection, known, score
 from smoothgate.vision import Layout
 
-# The sum of unit vectors below which no direction can be told from rounding.
-_SHORTEST = 1e-3
-
-Scores = npt.NDArray[np.float64]
 T = TypeVar("T")
 
 
@@ -88,7 +83,7 @@ class Job:
         self._lock = threading.Lock()
         self._selection = Selection()
         self._units = _InOrder[Tensor](0)
-        self._scores = _InOrder[Scores](0)
+        self._scores = _InOrder[Array](0)
         self._canvases: dict[torch.device, Tensor] = {}
         self._directions: dict[torch.device, Tensor] = {}
         self._selection_scores: list[float] = []
@@ -151,13 +146,11 @@ class Job:
         scored: less than was given where earlier selection samples are not in, more when they come in.
         """
         if first >= self.n_select:
-            return [(first, _scores(units @ self._direction_on(units.device)))]
+            return [(first, score(units @ self._direction_on(units.device)))]
         with self._lock:
-            return [
-                (at, self._selection.take(part)) for at, part in self._units.put(first, units, len(units))
-            ]
+            return [(at, self._selection.add(part)) for at, part in self._units.put(first, units, len(units))]
 
-    def account(self, first: int, scores: Scores) -> None:
+    def account(self, first: int, scores: Array) -> None:
         """Work on the CPU: take in scores of samples from `first` on; the rule decides whether to go on.
 
         Raises:
@@ -168,7 +161,7 @@ class Job:
                 if self.over:
                     return
                 if at < self.n_select:
-                    self._selection_scores += _known(part)
+                    self._selection_scores += known(part)
                     if at + len(part) == self.n_select:
                         self._begin_certification()
                 elif self._rule is not None:
@@ -194,75 +187,6 @@ class Job:
     def _end(self, reason: StopReason | None) -> None:
         if reason is not None and self._rule is not None:
             _settle(self.evidence, Evidence(self._rule, reason, self._selection_scores))
-
-
-class Selection:
-    """The selection split of one image: the running sum, in float64, whose direction is served."""
-
-    def __init__(self) -> None:
-        self._sum: Tensor | None = None
-
-    def take(self, units: Tensor) -> Tensor:
-        """Add the next unit features (k, T * D). Nothing here waits for the device.
-
-        Returns (k,) float64: the score of each sample against the mean direction of those *before* it, NaN
-        where that has no length. It is close to what certification will see, at no extra memory. It may
-        guide choices (thresholds, stakes); it proves nothing.
-        """
-        if self._sum is None:
-            self._sum = units.new_zeros(units.shape[1], dtype=torch.float64)
-        # <u_i, S + u_0 + ... + u_{i-1}> and that sum's length, from the products among the samples: nothing
-        # of the size of `units` is made.
-        products = (units @ units.T).double()
-        with_sum = (units @ self._sum.float()).double()
-        with_earlier = products.tril(-1).sum(1)
-        growth = 2 * (with_sum + with_earlier) + products.diagonal()
-        squares = self._sum.square().sum() + growth.cumsum(0) - growth
-        lengths = squares.clamp(min=0).sqrt()
-        scores = _scores((with_sum + with_earlier) / lengths)
-        self._sum += units.sum(0, dtype=torch.float64)
-        return torch.where(lengths > _SHORTEST, scores, torch.nan)
-
-    def direction(self) -> Tensor:
-        """t (T * D) float32, of length 1, on the device of the samples.
-
-        Raises:
-            Unacceptable: the samples cancel out, so that there is no direction to serve.
-        """
-        if self._sum is None or (length := self._sum.norm()) < _SHORTEST:
-            raise Unacceptable(
-                "The noisy features of this image have no common direction.", code="no_direction"
-            )
-        t: Tensor = (self._sum / length).float()
-        return t
-
-
-def select(batches: Iterable[Tensor]) -> tuple[Tensor, list[float]]:
-    """t (T * D) and the selection scores, from all unit features of a selection split, in the order drawn.
-
-    Raises:
-        Unacceptable: as `Selection.direction`.
-    """
-    selection = Selection()
-    scores = [selection.take(units) for units in batches]
-    t = selection.direction()
-    return t, _known(torch.cat(scores).cpu().numpy())
-
-
-def _known(scores: Scores) -> list[float]:
-    known: list[float] = scores[~np.isnan(scores)].tolist()
-    return known
-
-
-def scores_against(t: Tensor, units: Tensor) -> Scores:
-    """S = (1 + <u, t>) / 2 of unit features (k, T * D), on the CPU."""
-    scores: Scores = _scores(units @ t).cpu().numpy()
-    return scores
-
-
-def _scores(cosines: Tensor) -> Tensor:
-    """(1 + cos) / 2 in float64, clipped to [0, 1] against rounding."""
-    return ((1.0 + cosines.double()) / 2.0).clamp(0.0, 1.0)
 
 
 class _InOrder(Generic[T]):

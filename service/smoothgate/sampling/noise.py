@@ -20,7 +20,7 @@ from torch import Tensor
 SEED_BITS = 128
 
 #: Seed and number of a sample: in [0, 2^128) and [0, 2^64).
-Draw = tuple[int, int]
+SampleId = tuple[int, int]
 
 
 def fresh_seed() -> int:
@@ -28,7 +28,7 @@ def fresh_seed() -> int:
     return secrets.randbits(SEED_BITS)
 
 
-class Noise(Protocol):
+class NoiseGenerator(Protocol):
     """A generator of standard normal samples.
 
     Attributes:
@@ -38,8 +38,8 @@ class Noise(Protocol):
     @property
     def name(self) -> str: ...  # noqa: D102
 
-    def fill(self, out: Tensor, draws: Sequence[Draw]) -> None:
-        """Fill row r of `out` (B, ...) float32, contiguous, with sample `draws[r]` of N(0, I)."""
+    def fill(self, out: Tensor, samples: Sequence[SampleId]) -> None:
+        """Fill row r of `out` (B, ...) float32, contiguous, with sample `samples[r]` of N(0, I)."""
         ...
 
 
@@ -48,10 +48,10 @@ class HostNoise:
 
     name = "numpy.random.Philox(key=seed, counter=[0, 0, index, 0]).standard_normal(float32)"
 
-    def fill(self, out: Tensor, draws: Sequence[Draw]) -> None:
-        """As `Noise.fill`; to another device the noise is copied."""
+    def fill(self, out: Tensor, samples: Sequence[SampleId]) -> None:
+        """As `NoiseGenerator.fill`; to another device the noise is copied."""
         rows = np.empty(out.shape, np.float32) if out.device.type != "cpu" else out.numpy()
-        for row, (seed, index) in zip(rows, draws, strict=True):
+        for row, (seed, index) in zip(rows, samples, strict=True):
             philox = np.random.Philox(key=seed, counter=[0, 0, index, 0])
             np.random.Generator(philox).standard_normal(dtype=np.float32, out=row)
         if out.device.type != "cpu":
@@ -71,9 +71,9 @@ class DeviceNoise:
         " Box-Muller in float32 on (u+1)/2^32 and v/2^32"
     )
 
-    def fill(self, out: Tensor, draws: Sequence[Draw]) -> None:
-        """As `Noise.fill`. Nothing waits for the device: seeds and numbers are all that is copied to it."""
-        words = torch.tensor([_words(seed, index) for seed, index in draws], dtype=torch.int64)
+    def fill(self, out: Tensor, samples: Sequence[SampleId]) -> None:
+        """As `NoiseGenerator.fill`. Only seeds and numbers are copied to the device. Nothing waits for it."""
+        words = torch.tensor([_words(seed, index) for seed, index in samples], dtype=torch.int64)
         if out.device.type == "cuda":
             words = words.pin_memory()
         counters = words.to(out.device, non_blocking=True)
@@ -118,21 +118,21 @@ def _box_muller(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     return length * angle.cos(), length * angle.sin()
 
 
-_ALL: tuple[Noise, ...] = (HostNoise(), DeviceNoise())
+_GENERATORS: tuple[NoiseGenerator, ...] = (HostNoise(), DeviceNoise())
 
 
-def fastest(device: torch.device) -> Noise:
+def generator_for(device: torch.device) -> NoiseGenerator:
     """The generator for new noise on a device."""
-    return _ALL[0] if device.type == "cpu" else _ALL[1]
+    return _GENERATORS[0] if device.type == "cpu" else _GENERATORS[1]
 
 
-def named(name: str) -> Noise:
+def generator_named(name: str) -> NoiseGenerator:
     """The generator that a certificate names.
 
     Raises:
         ValueError: there is none of that name.
     """
-    for noise in _ALL:
-        if noise.name == name:
-            return noise
+    for generator in _GENERATORS:
+        if generator.name == name:
+            return generator
     raise ValueError(f"unknown noise generator: {name}")

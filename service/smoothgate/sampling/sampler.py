@@ -18,9 +18,10 @@ import torch
 
 from smoothgate import metrics
 from smoothgate.errors import NotReady, SamplerFailed, SmoothgateError
-from smoothgate.sampling.forward import Forward, Scored, Units
+from smoothgate.sampling.draw import Units
+from smoothgate.sampling.forward import Forward, Scored
 from smoothgate.sampling.job import Job
-from smoothgate.sampling.noise import Noise
+from smoothgate.sampling.noise import NoiseGenerator
 from smoothgate.sampling.queue import Queue, Slice
 
 log = structlog.get_logger("sampler")
@@ -81,7 +82,7 @@ class Sampler:
         self._moved = time.monotonic()
 
     @property
-    def noise(self) -> Noise:
+    def noise(self) -> NoiseGenerator:
         """What all samples are drawn from."""
         return self._forwards[0].noise
 

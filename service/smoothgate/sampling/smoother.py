@@ -15,6 +15,7 @@ from smoothgate.certify import certificate as parts
 from smoothgate.certify.certificate import Certificate
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling import noise
+from smoothgate.sampling.draw import noisy, numbered_noise
 from smoothgate.sampling.job import Job
 from smoothgate.sampling.result_cache import Key, Result, ResultCache, key_of
 from smoothgate.sampling.sampler import Sampler
@@ -226,9 +227,8 @@ class Smoothed:
 
     def copy(self, number: int) -> Tensor:
         """(3, H, W) float32 on the CPU: the canvas with the noise of sample `number`, not clipped."""
-        out = torch.empty((1, *self.canvas.shape))
-        self._smoother.sampler.noise.fill(out, [(self.seed, number)])
-        return self.canvas + self._job.terms.sigma * out[0]
+        noise = numbered_noise(self._smoother.sampler.noise, self.seed, number)
+        return noisy(self.canvas, torch.tensor([self._job.terms.sigma]), noise((1, *self.canvas.shape)))[0]
 
     def cancel(self) -> None:
         """The client has left: draw nothing more."""

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,13 +22,14 @@ from torch import Tensor
 from transformers import AutoConfig, CLIPVisionModel
 
 from smoothgate.certify.statement import Target, Terms
-from smoothgate.certify.statement import certify as certify_scores
 from smoothgate.demo import bundled
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling import noise
 from smoothgate.sampling.autotune import Tuned, cores, tune
-from smoothgate.sampling.job import Job, scores_against, select
+from smoothgate.sampling.draw import generator_noise, noisy
+from smoothgate.sampling.job import Job
 from smoothgate.sampling.sampler import Place, Sampler
+from smoothgate.sampling.splits import draw_splits
 from smoothgate_lab.demo.digit_scenes import DigitScenes
 
 SIGMA = 0.5
@@ -199,8 +200,8 @@ class Bench:
 
     def _bare(self, workers: int, threads: int, batch: int) -> float:
         """The forward and nothing else: one batch of noisy canvases, made before, again and again."""
-        z = self.canvases[:1] + SIGMA * torch.randn(batch, *self.canvases.shape[1:])
         sigma = torch.full((batch,), SIGMA)
+        z = noisy(self.canvases[0], sigma, torch.randn(batch, *self.canvases.shape[1:]))
         times = max(1, sum(self.size.mixed) // (batch * workers))
 
         def work() -> None:
@@ -235,17 +236,16 @@ class Bench:
     def _plain(self, index: int, n: int, batch: int) -> None:
         torch.set_num_threads(cores())
         job = self.job(index, n)
-
-        def draw(count: int) -> Iterator[Tensor]:
-            for first in range(0, count, batch):
-                size = min(batch, count - first)
-                with torch.inference_mode():
-                    z = job.x + SIGMA * torch.randn(size, *job.x.shape)
-                    yield self.encoder.units(z, torch.full((size,), SIGMA))
-
-        t, selection = select(draw(job.n_select))
-        scores = [score for units in draw(job.budget) for score in scores_against(t, units).tolist()]
-        certify_scores(job.terms, selection, scores)
+        splits = draw_splits(
+            self.encoder.units,
+            job.x,
+            SIGMA,
+            generator_noise(torch.Generator()),
+            job.n_select,
+            job.budget,
+            batch=batch,
+        )
+        splits.statement(job.terms)
 
 
 def canvas_growth(

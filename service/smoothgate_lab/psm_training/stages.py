@@ -22,6 +22,7 @@ from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.vision import VisionAdapter
 from smoothgate_lab.psm_training import losses
 from smoothgate_lab.psm_training.feature_attacks import perturb
+from smoothgate_lab.psm_training.noise_pairs import noise_pairs
 from smoothgate_lab.training_loop import HeldOut, Schedule, claim, seeded, train
 
 #: (number of a batch, pictures in it) -> canvases (n, 3, H, W) in [0, 1]; a function of its arguments alone.
@@ -349,10 +350,9 @@ class Trainer:
         listed = torch.tensor(r.sigmas)[torch.randint(len(r.sigmas), (n,), generator=gen)]
         is_listed = torch.rand(n, generator=gen) < 0.5
         sigma = torch.where(is_listed, listed, r.sigma_max * torch.rand(n, generator=gen))
-        x, sigma = x.repeat(2, 1, 1, 1), sigma.repeat(2)
-        z = x + sigma.view(-1, 1, 1, 1) * torch.randn(x.shape, generator=gen)
+        z, levels = noise_pairs(x, sigma, gen)
         device = self.adapter.device
-        return _Noisy(x.to(device), z.to(device), sigma.to(device), gen)
+        return _Noisy(x.repeat(2, 1, 1, 1).to(device), z.to(device), levels.to(device), gen)
 
     def _autocast(self) -> torch.autocast:
         cuda = self.adapter.device.type == "cuda"
