@@ -13,35 +13,36 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from smoothgate.sampling.job import Evidence, Job
+from smoothgate.sampling.certifier import SamplingResult
+from smoothgate.sampling.ticket import SamplingTask
 
-# The score itself, and its part in the evidence for three bounds.
-_SCORE_BYTES = 32
+# A selection score is a Python float in a list, a certification score is a float64.
+_SELECTION_SCORE_BYTES, _SCORE_BYTES = 32, 8
 
 #: Everything that determines a result but the noise.
 Key = tuple[object, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class CachedResult:
     """What sampling one image came to, and the seed of its noise."""
 
     direction: Tensor
-    evidence: Evidence
+    result: SamplingResult
     seed: int
 
     @property
     def size(self) -> int:
-        """Bytes, near enough: of the direction and the scores, with what the stopping rule keeps of each."""
-        scores = self.evidence.rule.n + len(self.evidence.selection_scores)
-        return self.direction.numel() * self.direction.element_size() + _SCORE_BYTES * scores
+        """Bytes, near enough: of the direction and the scores."""
+        selection = _SELECTION_SCORE_BYTES * len(self.result.selection_scores)
+        return self.direction.nbytes + selection + _SCORE_BYTES * self.result.rule.n
 
 
-def key_of(encoder_digest: str, job: Job) -> Key:
-    """The key of a job: encoder (weights, calibration, PSM), canvas, terms, numbers of samples."""
-    x = job.x.contiguous().numpy()
+def key_of(encoder_digest: str, task: SamplingTask) -> Key:
+    """The key of a task: encoder (weights, calibration, PSM), canvas, terms, numbers of samples."""
+    x = task.x.contiguous().numpy()
     pixels = hashlib.sha256(x.tobytes()).digest()
-    return (encoder_digest, job.form, pixels, job.terms, job.n_select, job.budget)
+    return (encoder_digest, task.batch_key, pixels, task.terms, task.n_select, task.budget)
 
 
 class ResultCache:
@@ -53,18 +54,18 @@ class ResultCache:
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self._results: OrderedDict[Key, Result] = OrderedDict()
+        self._results: OrderedDict[Key, CachedResult] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def get(self, key: Key) -> Result | None:
+    def get(self, key: Key) -> CachedResult | None:
         """The result of a key, which becomes the latest."""
         with self._lock:
             if key in self._results:
                 self._results.move_to_end(key)
             return self._results.get(key)
 
-    def put(self, key: Key, result: Result) -> None:
+    def put(self, key: Key, result: CachedResult) -> None:
         """Keep a result; the ones that were not asked for the longest time make room."""
         with self._lock:
             if key in self._results:

@@ -1,7 +1,7 @@
 """Continuous batching of noise samples: threads that keep their devices full with samples of all requests.
 
-Each thread owns one device (on a CPU, one share of its cores) and takes its batches from one queue. A job
-first draws its selection samples, whose mean gives the served direction t, then fresh certification samples,
+Each thread owns one device (on a CPU, one share of its cores) and takes its batches from one queue. A ticket
+first has its selection samples, whose mean gives the served direction t, then fresh certification samples,
 which are scored against t; it hands out the direction as soon as it is known.
 """
 
@@ -19,10 +19,10 @@ import torch
 from smoothgate import metrics
 from smoothgate.errors import NotReady, SamplerFailed, SmoothgateError
 from smoothgate.sampling.draw import Units
-from smoothgate.sampling.forward import Forward, Scored
-from smoothgate.sampling.job import Job
+from smoothgate.sampling.forward import Forward, ScoredBatch
 from smoothgate.sampling.noise import NoiseGenerator
-from smoothgate.sampling.queue import Queue, Slice
+from smoothgate.sampling.queue import Queue, SampleRange
+from smoothgate.sampling.ticket import Ticket
 
 log = structlog.get_logger("sampler")
 
@@ -74,8 +74,9 @@ class Sampler:
             batch_size,
             len(places),
             batch_size if static else _SMALLEST_SHARE,
-            metrics.SAMPLES_DROPPED.inc,
-            values,
+            batch_values=None if values is None else batch_size * values,
+            begun=metrics.STAGE_SECONDS.labels("queue").observe,
+            departed=metrics.SAMPLES_DROPPED.inc,
         )
         self._threads: list[threading.Thread | None] = [None] * len(places)
         self._closing = False
@@ -116,7 +117,7 @@ class Sampler:
                 thread.start()
 
     def close(self) -> None:
-        """Stop the threads; jobs still waiting fail with NotReady."""
+        """Stop the threads; tickets still waiting fail with NotReady."""
         self._closing = True
         self._queue.close()
         for thread in self._threads:
@@ -124,8 +125,8 @@ class Sampler:
                 thread.join()
         self._fail(self._queue.clear(), NotReady(_CLOSING, code="draining"))
 
-    def submit(self, job: Job) -> None:
-        """Queue a job.
+    def submit(self, ticket: Ticket) -> None:
+        """Queue a ticket.
 
         Raises:
             NotReady: a thread is not running.
@@ -134,14 +135,14 @@ class Sampler:
             raise NotReady("The sampler is not running.", code="sampler_down", retry_after=1)
         if not self.queued_samples:
             self._moved = time.monotonic()
-        self._queue.put(job)
+        self._queue.put(ticket)
 
     def _run(self, number: int) -> None:
         place, forward = self._places[number], self._forwards[number]
         if place.device.type == "cpu":
             torch.set_num_threads(place.threads)
-        under_way: deque[Scored] = deque()
-        batch: Sequence[Slice] | None = ()
+        under_way: deque[ScoredBatch] = deque()
+        batch: Sequence[SampleRange] | None = ()
         try:
             while True:
                 batch = self._queue.take(place.device, wait=not under_way)
@@ -157,34 +158,34 @@ class Sampler:
             self._threads[number] = None  # dead from here on, whatever it still has to do
             metrics.SAMPLER_FAILURES.inc()
             self._fail(self._queue.clear(), SamplerFailed(_FAILED))
-            self._fail(_jobs(batch, under_way), SamplerFailed(_FAILED))
+            self._fail(_waiting(batch, under_way), SamplerFailed(_FAILED))
             log.exception("sampler thread died", place=number)
             raise
-        self._fail(_jobs(batch, under_way), NotReady(_CLOSING, code="draining"))
+        self._fail(_waiting(batch, under_way), NotReady(_CLOSING, code="draining"))
 
-    def _launch(self, forward: Forward, batch: Sequence[Slice]) -> Scored | None:
+    def _launch(self, forward: Forward, batch: Sequence[SampleRange]) -> ScoredBatch | None:
         try:
             return forward.launch(batch)
         except Exception:
             metrics.SAMPLER_FAILURES.inc()
-            self._fail(_jobs(batch), SamplerFailed(_FAILED))
+            self._fail(_waiting(batch), SamplerFailed(_FAILED))
             log.exception("a batch failed", samples=sum(each.count for each in batch))
             return None
 
-    def _account(self, scored: Scored, started: float) -> None:
+    def _account(self, scored: ScoredBatch, started: float) -> None:
         try:
             pieces = scored.fetch()
         except Exception:
             metrics.SAMPLER_FAILURES.inc()
-            self._fail(_jobs(scored.batch), SamplerFailed(_FAILED))
+            self._fail(_waiting(scored.batch), SamplerFailed(_FAILED))
             log.exception("a batch failed", samples=sum(each.count for each in scored.batch))
             return
-        for job, first, scores in pieces:
+        for ticket, first, scores in pieces:
             try:
-                job.account(first, scores)
-                job.expire()
+                ticket.account(first, scores)
+                ticket.expire()
             except SmoothgateError as error:
-                job.fail(error)
+                ticket.fail(error)
         self._queue.wake()
         self._moved = time.monotonic()
         drawn = sum(each.count for each in scored.batch)
@@ -196,12 +197,12 @@ class Sampler:
         metrics.SAMPLING_SECONDS.inc(seconds / len(self._places))
 
     @staticmethod
-    def _fail(jobs: Sequence[Job], error: Exception) -> None:
-        for job in jobs:
-            job.fail(error)
+    def _fail(tickets: Sequence[Ticket], error: Exception) -> None:
+        for ticket in tickets:
+            ticket.fail(error)
 
 
-def _jobs(batch: Sequence[Slice] | None, under_way: Iterable[Scored] = ()) -> list[Job]:
-    """The jobs of batches that are not through, as far as they still wait for something."""
+def _waiting(batch: Sequence[SampleRange] | None, under_way: Iterable[ScoredBatch] = ()) -> list[Ticket]:
+    """The tickets of batches that are not through, as far as they still wait for something."""
     slices = [*(batch or ()), *(each for scored in under_way for each in scored.batch)]
-    return [each.job for each in slices if not each.job.over]
+    return [each.ticket for each in slices if not each.ticket.over]

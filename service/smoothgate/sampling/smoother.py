@@ -1,11 +1,13 @@
-"""Smooths the images of one request: canvas, sampling job, served tokens, certificate."""
+"""Smooths the images of one request: canvas, sampling, served tokens, certificate."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Hashable
+from concurrent.futures import Future
 from datetime import UTC, datetime
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,11 +17,12 @@ from smoothgate.certify import certificate as parts
 from smoothgate.certify.certificate import Certificate
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling import noise
+from smoothgate.sampling.certifier import SamplingResult
 from smoothgate.sampling.draw import noisy, numbered_noise
-from smoothgate.sampling.job import Job
-from smoothgate.sampling.result_cache import Key, Result, ResultCache, key_of
+from smoothgate.sampling.result_cache import CachedResult, Key, ResultCache, key_of
 from smoothgate.sampling.sampler import Sampler
 from smoothgate.sampling.sampling_plan import Plan
+from smoothgate.sampling.ticket import SamplingTask, Ticket
 from smoothgate.vision import Canvas, DecodedImage
 from smoothgate.vision.adapter import Space
 
@@ -79,48 +82,41 @@ class Smoother:
             NotReady: the sampler does not run.
         """
         canvas = await asyncio.to_thread(self.encoder.adapter.canvas, image)
-        job = Job(
-            canvas.x,
-            plan.terms(images, self.chance_cosine),
-            seed=noise.fresh_seed(),
-            n_select=plan.n_select,
-            budget=plan.n_certify,
-            deadline=deadline,
-            request=request,
-            layout=canvas.layout,
-        )
-        if fresh or not self._cache.max_bytes:
-            self.sampler.submit(job)
-            return Smoothed(self, image, canvas, job, plan)
-        key = await asyncio.to_thread(key_of, self._model.digest, job)
-        known = self._cache.get(key)
-        metrics.CACHE.labels("miss" if known is None else "hit").inc()
-        if known is None:
-            self.sampler.submit(job)
-            job.evidence.add_done_callback(lambda _: self._keep(key, job))
+        terms = plan.terms(images, self.chance_cosine)
+        task = SamplingTask(canvas.x, terms, plan.n_select, plan.n_certify, canvas.layout)
+        key, known = None, None
+        if self._cache.max_bytes and not fresh:
+            key = await asyncio.to_thread(key_of, self._model.digest, task)
+            known = self._cache.get(key)
+            metrics.CACHE.labels("miss" if known is None else "hit").inc()
+        seed = noise.fresh_seed() if known is None else known.seed
+        ticket = Ticket(task, seed, deadline=deadline, request=request)
+        if known is not None:
+            ticket.finish(known.direction, known.result)
         else:
-            job.seed = known.seed
-            job.finish(known.direction, known.evidence)
-        return Smoothed(self, image, canvas, job, plan, cached=known is not None)
+            self.sampler.submit(ticket)
+            if key is not None:
+                ticket.result.add_done_callback(partial(self._keep, key, ticket))
+        return Smoothed(self, image, canvas, ticket, plan, cached=known is not None)
 
-    def _keep(self, key: Key, job: Job) -> None:
-        """A result that a deadline cut short is of that request only."""
-        if job.evidence.cancelled() or job.evidence.exception() is not None:
+    def _keep(self, key: Key, ticket: Ticket, done: Future[SamplingResult]) -> None:
+        """Remember a result. One that a deadline cut short is of that request only."""
+        if done.cancelled() or done.exception() is not None:
             return
-        evidence = job.evidence.result()
-        if evidence.reason != "deadline":
-            self._cache.put(key, Result(job.direction.result(), evidence, job.seed))
+        result = done.result()
+        if result.reason != "deadline":
+            self._cache.put(key, CachedResult(ticket.direction.result(), result, ticket.seed))
 
     def certificate(
-        self, image: DecodedImage, canvas: Canvas, job: Job, plan: Plan, *, cached: bool
+        self, image: DecodedImage, canvas: Canvas, ticket: Ticket, plan: Plan, *, cached: bool
     ) -> Certificate:
-        """The certificate of a finished job."""
-        evidence = job.evidence.result()
+        """The certificate of a finished ticket."""
+        task, result = ticket.task, ticket.result.result()
         figures = self.encoder.calibration.figures
         _, height, width = canvas.x.shape
         return Certificate.of(
-            evidence.rule.statement(),
-            stop_reason=evidence.reason,
+            result.rule.statement(),
+            stop_reason=result.reason,
             space=_SPACES[self.encoder.adapter.space],
             time=datetime.now(UTC),
             image=parts.Image(
@@ -133,12 +129,12 @@ class Smoother:
             ),
             model=self._model,
             noise=parts.Noise(
-                sigma=job.terms.sigma,
+                sigma=task.terms.sigma,
                 generator=self.sampler.noise.name,
-                seed=f"{job.seed:032x}",
-                n_select=job.n_select,
-                n_certify=evidence.rule.n,
-                budget=job.budget,
+                seed=f"{ticket.seed:032x}",
+                n_select=task.n_select,
+                n_certify=result.rule.n,
+                budget=task.budget,
                 degraded_from=plan.degraded_from,
             ),
             chance=parts.Chance(mean=figures.chance_mean, p95=figures.chance_p95),
@@ -155,7 +151,7 @@ class Smoothed:
         smoother: Smoother,
         image: DecodedImage,
         canvas: Canvas,
-        job: Job,
+        ticket: Ticket,
         plan: Plan,
         *,
         cached: bool = False,
@@ -163,7 +159,7 @@ class Smoothed:
         self._smoother = smoother
         self.image = image
         self._canvas = canvas
-        self._job = job
+        self._ticket = ticket
         self.plan = plan
         self._cached = cached
         self._started = time.perf_counter()
@@ -175,10 +171,8 @@ class Smoothed:
             SamplerFailed, NotReady: the sampler failed or is being shut down.
             Unacceptable: the noisy features have no common direction.
         """
-        direction = await asyncio.wrap_future(self._job.direction)
+        direction = await asyncio.wrap_future(self._ticket.direction)
         metrics.STAGE_SECONDS.labels("select").observe(time.perf_counter() - self._started)
-        if self._job.begun is not None:
-            metrics.STAGE_SECONDS.labels("queue").observe(max(0.0, self._job.begun - self._started))
         return direction
 
     async def tokens(self) -> Tensor:
@@ -187,12 +181,12 @@ class Smoothed:
 
     async def certificate(self) -> Certificate:
         """The certificate, once sampling has ended; raises as `tokens`."""
-        await asyncio.wrap_future(self._job.evidence)
+        await asyncio.wrap_future(self._ticket.result)
         made = await asyncio.to_thread(
             self._smoother.certificate,
             self.image,
             self._canvas,
-            self._job,
+            self._ticket,
             self.plan,
             cached=self._cached,
         )
@@ -206,19 +200,19 @@ class Smoothed:
 
     async def certification_scores(self) -> list[float]:
         """Scores of the certification samples, once sampling has ended; raises as `direction`."""
-        evidence = await asyncio.wrap_future(self._job.evidence)
-        scores: list[float] = evidence.rule.scores.tolist()
+        result = await asyncio.wrap_future(self._ticket.result)
+        scores: list[float] = result.rule.scores.tolist()
         return scores
 
     def scores(self) -> tuple[list[float], list[float]]:
         """Selection and certification scores, in the order drawn; after `certificate`."""
-        evidence = self._job.evidence.result()
-        return evidence.selection_scores, evidence.rule.scores.tolist()
+        result = self._ticket.result.result()
+        return result.selection_scores, result.rule.scores.tolist()
 
     @property
     def seed(self) -> int:
         """Of the noise."""
-        return self._job.seed
+        return self._ticket.seed
 
     @property
     def canvas(self) -> Tensor:
@@ -228,8 +222,9 @@ class Smoothed:
     def copy(self, number: int) -> Tensor:
         """(3, H, W) float32 on the CPU: the canvas with the noise of sample `number`, not clipped."""
         noise = numbered_noise(self._smoother.sampler.noise, self.seed, number)
-        return noisy(self.canvas, torch.tensor([self._job.terms.sigma]), noise((1, *self.canvas.shape)))[0]
+        sigma = torch.tensor([self._ticket.task.terms.sigma])
+        return noisy(self.canvas, sigma, noise((1, *self.canvas.shape)))[0]
 
     def cancel(self) -> None:
         """The client has left: draw nothing more."""
-        self._job.cancel()
+        self._ticket.cancel()

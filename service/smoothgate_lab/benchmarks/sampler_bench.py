@@ -27,9 +27,9 @@ from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling import noise
 from smoothgate.sampling.autotune import Tuned, cores, tune
 from smoothgate.sampling.draw import generator_noise, noisy
-from smoothgate.sampling.job import Job
 from smoothgate.sampling.sampler import Place, Sampler
 from smoothgate.sampling.splits import draw_splits
+from smoothgate.sampling.ticket import SamplingTask, Ticket
 from smoothgate_lab.demo.digit_scenes import DigitScenes
 
 SIGMA = 0.5
@@ -92,12 +92,15 @@ class Bench:
         sampler.start()
         return sampler
 
-    def job(self, index: int, n: int, target: Target | None = None) -> Job:
-        """A request of n samples, an eighth of them for selection."""
+    def task(self, index: int, n: int, target: Target | None = None) -> SamplingTask:
+        """n samples of a scene, an eighth of them for selection."""
         terms = Terms(sigma=SIGMA, alpha=ALPHA, eps=(EPS,), target=target)
-        x = self.canvases[index % len(self.canvases)]
         n_select = max(1, min(128, n // 8))
-        return Job(x, terms, seed=noise.fresh_seed(), n_select=n_select, budget=n - n_select)
+        return SamplingTask(self.canvases[index % len(self.canvases)], terms, n_select, n - n_select)
+
+    def ticket(self, index: int, n: int, target: Target | None = None) -> Ticket:
+        """A request of n samples."""
+        return Ticket(self.task(index, n, target), noise.fresh_seed())
 
     def throughput(self, step: Callable[[], None]) -> dict[str, Any]:
         """Samples per second: the sampler on mixed requests, and the three plain ways."""
@@ -130,11 +133,11 @@ class Bench:
             for index in range(self.size.latencies):
                 # What is left of the round before would count as waiting alone.
                 time.sleep(3 * self.tuned.batch_size * self.tuned.workers / sampler.samples_per_second)
-                alone.append(self._wait(sampler, [self.job(index, SMALL)]))
-                large = self.job(index + 1, LARGE)
+                alone.append(self._wait(sampler, [self.ticket(index, SMALL)]))
+                large = self.ticket(index + 1, LARGE)
                 sampler.submit(large)
                 large.direction.result()
-                beside.append(self._wait(sampler, [self.job(index, SMALL)]))
+                beside.append(self._wait(sampler, [self.ticket(index, SMALL)]))
                 large.cancel()
                 step()
         finally:
@@ -151,12 +154,12 @@ class Bench:
         drawn, same, certified = 0, 0, 0
         try:
             for index in range(self.size.scenes):
-                pair = [self.job(index, self.size.budget), self.job(index, self.size.budget, target)]
-                for job in pair:
-                    sampler.submit(job)
-                fixed, early = (job.evidence.result() for job in pair)
+                pair = [self.ticket(index, self.size.budget), self.ticket(index, self.size.budget, target)]
+                for ticket in pair:
+                    sampler.submit(ticket)
+                fixed, early = (ticket.result.result() for ticket in pair)
                 verdict = fixed.rule.statement().points[0].value >= target.cosine
-                drawn += pair[1].n_select + early.rule.n
+                drawn += pair[1].task.n_select + early.rule.n
                 same += verdict == (early.reason == "certified")
                 certified += verdict
                 step()
@@ -172,29 +175,29 @@ class Bench:
         by_n, by_requests = [], []
         try:
             for n in self.size.growth:
-                by_n.append({"at": n, "seconds": self._wait(sampler, [self.job(0, n)])})
+                by_n.append({"at": n, "seconds": self._wait(sampler, [self.ticket(0, n)])})
                 step()
             for count in self.size.concurrency:
-                jobs = [self.job(index, 256) for index in range(count)]
-                by_requests.append({"at": count, "seconds": self._wait(sampler, jobs)})
+                tickets = [self.ticket(index, 256) for index in range(count)]
+                by_requests.append({"at": count, "seconds": self._wait(sampler, tickets)})
                 step()
         finally:
             sampler.close()
         return {"samples of a request": by_n, "requests of 256 samples": by_requests}
 
-    def _wait(self, sampler: Sampler, jobs: Sequence[Job]) -> float:
+    def _wait(self, sampler: Sampler, tickets: Sequence[Ticket]) -> float:
         started = time.perf_counter()
-        for job in jobs:
-            sampler.submit(job)
-        for job in jobs:
-            job.evidence.result()
+        for ticket in tickets:
+            sampler.submit(ticket)
+        for ticket in tickets:
+            ticket.result.result()
         return time.perf_counter() - started
 
     def _sampled(self) -> float:
         sampler = self.sampler()
         try:
-            jobs = [self.job(index, n) for index, n in enumerate(self.size.mixed)]
-            return sum(self.size.mixed) / self._wait(sampler, jobs)
+            tickets = [self.ticket(index, n) for index, n in enumerate(self.size.mixed)]
+            return sum(self.size.mixed) / self._wait(sampler, tickets)
         finally:
             sampler.close()
 
@@ -235,17 +238,17 @@ class Bench:
 
     def _plain(self, index: int, n: int, batch: int) -> None:
         torch.set_num_threads(cores())
-        job = self.job(index, n)
+        task = self.task(index, n)
         splits = draw_splits(
             self.encoder.units,
-            job.x,
+            task.x,
             SIGMA,
             generator_noise(torch.Generator()),
-            job.n_select,
-            job.budget,
+            task.n_select,
+            task.budget,
             batch=batch,
         )
-        splits.statement(job.terms)
+        splits.statement(task.terms)
 
 
 def canvas_growth(
