@@ -15,7 +15,7 @@ from smoothgate.psm.calibration import calibrate
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling import noise
 from smoothgate.sampling.replay import replay
-from smoothgate.sampling.sampler import Place, Sampler
+from smoothgate.sampling.sampler import Sampler, Worker
 from smoothgate.sampling.sampling_plan import Plan
 from smoothgate.sampling.smoother import Smoother
 from smoothgate.verification import Check, check
@@ -57,7 +57,7 @@ def certificate(encoder: UnitEncoder, picture: bytes) -> Certificate:
 
 
 def _certificate(encoder: UnitEncoder, picture: bytes) -> Certificate:
-    sampler = Sampler([Place(encoder.units, torch.device("cpu"))] * 2, 24)
+    sampler = Sampler([Worker(encoder.units, torch.device("cpu"))] * 2, 24)
     sampler.start()
     smoother = Smoother(encoder, sampler, "tiny")
 

@@ -14,7 +14,7 @@ from smoothgate.certify.statement import Target, Terms
 from smoothgate.errors import NotReady, SamplerFailed
 from smoothgate.sampling.draw import Units
 from smoothgate.sampling.noise import HostNoise
-from smoothgate.sampling.sampler import Place, Sampler
+from smoothgate.sampling.sampler import Sampler, Worker
 from smoothgate.sampling.ticket import SamplingTask, Ticket
 from smoothgate.vision import Layout
 
@@ -60,7 +60,7 @@ def run() -> Iterator[Run]:
     started: list[Sampler] = []
 
     def begin(encoder: Units = units, batch_size: int = 10, threads: int = 1) -> Sampler:
-        sampler = Sampler([Place(encoder, CPU)] * threads, batch_size)
+        sampler = Sampler([Worker(encoder, CPU)] * threads, batch_size)
         sampler.start()
         started.append(sampler)
         return sampler
@@ -350,7 +350,7 @@ def test_closing_fails_what_still_waits() -> None:
         time.sleep(0.01)
         return units(z, sigma)
 
-    sampler = Sampler([Place(slow, CPU)], 10)
+    sampler = Sampler([Worker(slow, CPU)], 10)
     sampler.start()
     waiting = ticket(budget=100_000)
     sampler.submit(waiting)

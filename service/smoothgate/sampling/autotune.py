@@ -21,7 +21,7 @@ _REPEATS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Tuned:
+class Tuning:
     """One way to use a device, and its speed.
 
     Attributes:
@@ -42,14 +42,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def tune(
+def autotune(
     units: Units,
     shape: Sequence[int],
     device: torch.device,
     *,
     threads: int = 0,
     batch_size: int = 0,
-) -> Tuned:
+) -> Tuning:
     """Measure throughput, and choose the smallest batch that comes near the best.
 
     Args:
@@ -60,24 +60,24 @@ def tune(
         batch_size: the only size to consider; 0: several.
     """
     total = threads or cores()
-    ways = sorted({(1, total), (total, 1)}) if device.type == "cpu" else [(1, 1)]
+    divisions = sorted({(1, total), (total, 1)}) if device.type == "cpu" else [(1, 1)]
     sizes = (batch_size,) if batch_size else _SIZES[device.type]
-    found = [
-        Tuned(workers, each, size, speed)
-        for workers, each in ways
-        for size, speed in _measured(units, shape, device, workers, each, sizes)
+    measured = [
+        Tuning(workers, threads_each, size, speed)
+        for workers, threads_each in divisions
+        for size, speed in _measure(units, shape, device, workers, threads_each, sizes)
     ]
-    return choose(found)
+    return smallest_near_best(measured)
 
 
-def choose(found: Sequence[Tuned]) -> Tuned:
+def smallest_near_best(measured: Sequence[Tuning]) -> Tuning:
     """The way with the fewest samples under way whose throughput comes near the best."""
-    best = max(each.samples_per_second for each in found)
-    good = [each for each in found if each.samples_per_second >= _GOOD_ENOUGH * best]
+    best = max(each.samples_per_second for each in measured)
+    good = [each for each in measured if each.samples_per_second >= _GOOD_ENOUGH * best]
     return min(good, key=lambda each: (each.batch_size * each.workers, -each.samples_per_second))
 
 
-def _measured(
+def _measure(
     units: Units, shape: Sequence[int], device: torch.device, workers: int, threads: int, sizes: Sequence[int]
 ) -> Iterator[tuple[int, float]]:
     """(batch size, samples per second) while the workers run side by side."""

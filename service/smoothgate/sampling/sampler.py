@@ -35,13 +35,13 @@ _CLOSING = "The service is shutting down."
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where one thread works.
+class Worker:
+    """What one sampler thread works with.
 
     Attributes:
-        units: the encoder there.
-        device: its device.
-        threads: CPU threads that it may use.
+        units: the encoder.
+        device: where the encoder is.
+        threads: CPU threads that the thread may use.
     """
 
     units: Units
@@ -53,32 +53,38 @@ class Sampler:
     """All threads that draw samples, and their queue.
 
     Args:
-        places: one thread works at each; all on devices of one type.
-        batch_size: noisy forwards per batch.
+        workers: one thread for each; all on devices of one type.
+        batch_size: most noisy forwards in a batch.
         rate: noisy forwards per second to expect before any were drawn.
-        values: of a canvas that `batch_size` was chosen for; None: all have the same size.
+        one_shape: whether all canvases have one shape.
+        batch_values: most canvas values (3 * H * W of each sample) in a batch; None: no limit.
     """
 
     def __init__(
-        self, places: Sequence[Place], batch_size: int, rate: float = 100.0, values: int | None = None
+        self,
+        workers: Sequence[Worker],
+        batch_size: int,
+        *,
+        rate: float = 100.0,
+        one_shape: bool = True,
+        batch_values: int | None = None,
     ) -> None:
         self.batch_size = batch_size
         self.samples_per_second = rate
-        self._places = places
-        one_shape = values is None
+        self._workers = workers
         self._forwards = [
-            Forward(place.units, place.device, batch_size, one_shape=one_shape) for place in places
+            Forward(worker.units, worker.device, batch_size, one_shape=one_shape) for worker in workers
         ]
-        static = places[0].device.type == "cuda" and one_shape
+        costs_the_same = workers[0].device.type == "cuda" and one_shape
         self._queue = Queue(
             batch_size,
-            len(places),
-            batch_size if static else _SMALLEST_SHARE,
-            batch_values=None if values is None else batch_size * values,
+            len(workers),
+            batch_size if costs_the_same else _SMALLEST_SHARE,
+            batch_values=batch_values,
             begun=metrics.STAGE_SECONDS.labels("queue").observe,
             departed=metrics.SAMPLES_DROPPED.inc,
         )
-        self._threads: list[threading.Thread | None] = [None] * len(places)
+        self._threads: list[threading.Thread | None] = [None] * len(workers)
         self._closing = False
         self._moved = time.monotonic()
 
@@ -138,14 +144,14 @@ class Sampler:
         self._queue.put(ticket)
 
     def _run(self, number: int) -> None:
-        place, forward = self._places[number], self._forwards[number]
-        if place.device.type == "cpu":
-            torch.set_num_threads(place.threads)
+        worker, forward = self._workers[number], self._forwards[number]
+        if worker.device.type == "cpu":
+            torch.set_num_threads(worker.threads)
         under_way: deque[ScoredBatch] = deque()
         batch: Sequence[SampleRange] | None = ()
         try:
             while True:
-                batch = self._queue.take(place.device, wait=not under_way)
+                batch = self._queue.take(worker.device, wait=not under_way)
                 if batch is None:
                     break
                 started = time.perf_counter()
@@ -159,7 +165,7 @@ class Sampler:
             metrics.SAMPLER_FAILURES.inc()
             self._fail(self._queue.clear(), SamplerFailed(_FAILED))
             self._fail(_waiting(batch, under_way), SamplerFailed(_FAILED))
-            log.exception("sampler thread died", place=number)
+            log.exception("sampler thread died", worker=number)
             raise
         self._fail(_waiting(batch, under_way), NotReady(_CLOSING, code="draining"))
 
@@ -190,11 +196,11 @@ class Sampler:
         self._moved = time.monotonic()
         drawn = sum(each.count for each in scored.batch)
         seconds = time.perf_counter() - started
-        rate = len(self._places) * drawn / seconds
+        rate = len(self._workers) * drawn / seconds
         self.samples_per_second += _RECENT * (rate - self.samples_per_second)
         metrics.SAMPLES.inc(drawn)
         metrics.BATCH_FILL.observe(drawn / self.batch_size)
-        metrics.SAMPLING_SECONDS.inc(seconds / len(self._places))
+        metrics.SAMPLING_SECONDS.inc(seconds / len(self._workers))
 
     @staticmethod
     def _fail(tickets: Sequence[Ticket], error: Exception) -> None:

@@ -25,9 +25,9 @@ from smoothgate.certify.statement import Target, Terms
 from smoothgate.demo import bundled
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling import noise
-from smoothgate.sampling.autotune import Tuned, cores, tune
+from smoothgate.sampling.autotune import Tuning, autotune, cores
 from smoothgate.sampling.draw import generator_noise, noisy
-from smoothgate.sampling.sampler import Place, Sampler
+from smoothgate.sampling.sampler import Sampler, Worker
 from smoothgate.sampling.splits import draw_splits
 from smoothgate.sampling.ticket import SamplingTask, Ticket
 from smoothgate_lab.demo.digit_scenes import DigitScenes
@@ -83,12 +83,12 @@ class Bench:
         self.canvases = canvases
         self.size = size
         self.device = encoder.adapter.device
-        self.tuned: Tuned = tune(encoder.units, canvases.shape[1:], self.device)
+        self.tuning: Tuning = autotune(encoder.units, canvases.shape[1:], self.device)
 
     def sampler(self) -> Sampler:
         """A sampler as the service starts it."""
-        place = Place(self.encoder.units, self.device, self.tuned.threads)
-        sampler = Sampler([place] * self.tuned.workers, self.tuned.batch_size)
+        worker = Worker(self.encoder.units, self.device, self.tuning.threads)
+        sampler = Sampler([worker] * self.tuning.workers, self.tuning.batch_size)
         sampler.start()
         return sampler
 
@@ -106,7 +106,9 @@ class Bench:
         """Samples per second: the sampler on mixed requests, and the three plain ways."""
         ways: dict[str, Callable[[], float]] = {
             "sampler": self._sampled,
-            "bare forward": lambda: self._bare(self.tuned.workers, self.tuned.threads, self.tuned.batch_size),
+            "bare forward": lambda: self._bare(
+                self.tuning.workers, self.tuning.threads, self.tuning.batch_size
+            ),
             "bare forward, all cores at once, batch 64": lambda: self._bare(1, cores(), 64),
             "a batched call per request": self._in_turn,
             "a loop over single samples": self._singles,
@@ -132,7 +134,7 @@ class Bench:
         try:
             for index in range(self.size.latencies):
                 # What is left of the round before would count as waiting alone.
-                time.sleep(3 * self.tuned.batch_size * self.tuned.workers / sampler.samples_per_second)
+                time.sleep(3 * self.tuning.batch_size * self.tuning.workers / sampler.samples_per_second)
                 alone.append(self._wait(sampler, [self.ticket(index, SMALL)]))
                 large = self.ticket(index + 1, LARGE)
                 sampler.submit(large)
@@ -311,7 +313,7 @@ def run(encoder: UnitEncoder, size: Size, console: Console) -> dict[str, Any]:
         peaks = memory()
         step()
     return {
-        "tuned": asdict(bench.tuned),
+        "tuned": asdict(bench.tuning),
         "throughput": throughput,
         "latency": latency,
         "memory": peaks,

@@ -48,7 +48,8 @@ class Recipe:
         joint_steps: of stage 3, both networks together with the losses of both stages; our extension.
         served_steps: of stage 4, as stage 3, but where noise is little the mean of the samples, which is what
             is served, is to be right, not each sample; our extension.
-        adversarial_steps: of `Trainer.tune`, as stage 4, on pictures under feature-space PGD; our extension.
+        adversarial_steps: of `Trainer.train_adversarially`, as stage 4, on pictures under feature-space PGD;
+            our extension.
         lambda_rb, lambda_mse: weights of l_rb (lambda_1) and l_mse (lambda_2) beside l_diff.
         lambda_stats, lambda_id: weights of l_stats (lambda_3) and l_id (lambda_4) beside l_rb.
         lambda_consistency: weight of our own term in stages 1 and 2, relative to l_rb; 0 is the paper's.
@@ -140,7 +141,7 @@ class Trainer:
         self.save_every = save_every
 
     def run(self, purifier: nn.Module, *, mapper: bool = True) -> PSM:
-        """All stages but that of `tune`.
+        """All stages but that of `train_adversarially`.
 
         Args:
             purifier: with first or published weights; one without weights is left as it is.
@@ -164,7 +165,7 @@ class Trainer:
         psm.training_facts = {"recipe": asdict(self.recipe)}
         return psm.eval().requires_grad_(False)
 
-    def tune(self, psm: PSM) -> PSM:
+    def train_adversarially(self, psm: PSM) -> PSM:
         """Adversarial fine-tuning of a trained PSM, in place.
 
         Raises:
