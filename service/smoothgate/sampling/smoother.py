@@ -24,10 +24,6 @@ from smoothgate.sampling.sampler import Sampler
 from smoothgate.sampling.sampling_plan import Plan
 from smoothgate.sampling.ticket import SamplingTask, Ticket
 from smoothgate.vision import Canvas, DecodedImage
-from smoothgate.vision.adapter import Space
-
-# As certificates call them.
-_SPACES: dict[Space, parts.Space] = {"canvas": "encoder_input", "stacked_tiles": "stacked_tiles"}
 
 
 class Smoother:
@@ -117,7 +113,7 @@ class Smoother:
         return Certificate.of(
             result.rule.statement(),
             stop_reason=result.reason,
-            space=_SPACES[self.encoder.adapter.space],
+            space=self.encoder.adapter.space,
             time=datetime.now(UTC),
             image=parts.Image(
                 sha256=image.sha256,

@@ -9,13 +9,11 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from smoothgate.certify.certificate import Space
 from smoothgate.vision.images import DecodedImage
 
 #: What of an image decides about its tokens beside the shape of its canvas; mostly nothing.
 Layout = tuple[int, ...]
-
-#: Where the noise is added: the resized image, or its tiles and its thumbnail, which overlap.
-Space = Literal["canvas", "stacked_tiles"]
 
 #: How visual tokens are handed to vLLM: as the embeddings of an image, or as pieces of an embedded prompt.
 Way = Literal["image_embeds", "prompt_embeds"]

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-from smoothgate.vision.adapter import Canvas, Layout, Prompt, Space, Way
+from smoothgate.certify.certificate import Space
+from smoothgate.vision.adapter import Canvas, Layout, Prompt, Way
 from smoothgate.vision.images import DecodedImage
 from smoothgate.vision.preprocessing import require_rescaled, unsupported
 from smoothgate.vision.resize import LinearResize
@@ -96,7 +97,7 @@ class SharedAdapter(ABC):
 
     family: ClassVar[str]
     way: ClassVar[Way]
-    space: ClassVar[Space] = "canvas"
+    space: ClassVar[Space] = "encoder_input"
     engine_limits: ClassVar[dict[str, int]] = {"image": 0}
 
     canvas_shape: tuple[int, int, int] | None = None

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 import torch
 from transformers import PretrainedConfig
 
+from smoothgate.certify.certificate import Space
 from smoothgate.errors import SmoothgateError
-from smoothgate.vision.adapter import Space, VisionAdapter, Way
+from smoothgate.vision.adapter import VisionAdapter, Way
 
 
 class Family(Protocol):

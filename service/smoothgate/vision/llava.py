@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, LlavaConfig
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector, LlavaPreTrainedModel
 
-from smoothgate.vision.adapter import Canvas, Layout, Prompt, Space, Way
+from smoothgate.certify.certificate import Space
+from smoothgate.vision.adapter import Canvas, Layout, Prompt, Way
 from smoothgate.vision.base_adapter import digest
 from smoothgate.vision.images import DecodedImage
 from smoothgate.vision.preprocessing import Preprocessing, from_processor, unsupported
@@ -50,7 +51,7 @@ class LlavaAdapter:
 
     family: ClassVar[str] = "llava"
     way: ClassVar[Way] = "image_embeds"
-    space: ClassVar[Space] = "canvas"
+    space: ClassVar[Space] = "encoder_input"
     engine_limits: ClassVar[dict[str, int]] = {"image": 0}
     tile_height = None
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from transformers.image_processing_utils import get_patch_output_size, select_best_resolution
 
-from smoothgate.vision.adapter import Layout, Space, Way
+from smoothgate.certify.certificate import Space
+from smoothgate.vision.adapter import Layout, Way
 from smoothgate.vision.base_adapter import SharedAdapter, cut, stack, unstack
 from smoothgate.vision.preprocessing import filter_of, unsupported
 from smoothgate.vision.resize import LinearResize
