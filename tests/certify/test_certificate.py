@@ -3,7 +3,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from smoothgate.certify.certificate import ASSUMPTIONS, Certificate, Chance, Image, Noise
+from smoothgate.certify.certificate import ASSUMPTIONS, Certificate, CertifiedImage, Chance, NoiseRecord
 from smoothgate.certify.statement import Target
 
 from .certificates import certificate, parts, statement
@@ -96,7 +96,7 @@ def test_numbers_that_are_none_are_refused() -> None:
 
 def test_what_it_is_made_of_must_agree() -> None:
     noise = parts()["noise"]
-    assert isinstance(noise, Noise)
+    assert isinstance(noise, NoiseRecord)
     for change in (
         {"noise": noise.model_copy(update={"sigma": 0.65})},
         {"noise": noise.model_copy(update={"n_certify": 512})},
@@ -112,4 +112,4 @@ def test_every_field_is_described_in_the_schema() -> None:
         assert model["additionalProperties"] is False
         for name, field in model["properties"].items():
             assert field.get("description"), f"{model['title']}.{name}"
-    assert "sha256" in Image.model_fields
+    assert "sha256" in CertifiedImage.model_fields

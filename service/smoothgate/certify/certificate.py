@@ -47,7 +47,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
-class Image(_Part):
+class CertifiedImage(_Part):
     """The picture that the certificate is about."""
 
     sha256: Digest
@@ -65,7 +65,7 @@ class Image(_Part):
     where the space is `stacked_tiles`; null if unknown."""
 
 
-class Model(_Part):
+class CertifiedModel(_Part):
     """The encoder that was smoothed."""
 
     name: str
@@ -78,7 +78,7 @@ class Model(_Part):
     """Floating-point type of the encoder's arithmetic."""
 
 
-class Noise(_Part):
+class NoiseRecord(_Part):
     """The noise, such that it can be drawn again."""
 
     distribution: Literal["gaussian"] = "gaussian"
@@ -163,11 +163,11 @@ class Certificate(_Part):
     """The paper whose definitions are used."""
     time: datetime
     """When the certificate was made."""
-    image: Image
+    image: CertifiedImage
     """The picture."""
-    model: Model
+    model: CertifiedModel
     """The encoder."""
-    noise: Noise
+    noise: NoiseRecord
     """The noise."""
     norm: Literal["l2"] = "l2"
     """Norm of all distances."""
@@ -213,9 +213,9 @@ class Certificate(_Part):
         *,
         stop_reason: StopReason,
         time: datetime,
-        image: Image,
-        model: Model,
-        noise: Noise,
+        image: CertifiedImage,
+        model: CertifiedModel,
+        noise: NoiseRecord,
         chance: Chance,
         space: Space = "encoder_input",
         flip_point: float | None = None,

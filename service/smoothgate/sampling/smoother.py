@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from smoothgate import metrics
-from smoothgate.certify import certificate as parts
-from smoothgate.certify.certificate import Certificate
+from smoothgate.certify.certificate import Certificate, CertifiedImage, CertifiedModel, Chance, NoiseRecord
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling import noise
 from smoothgate.sampling.certifier import SamplingResult
@@ -42,7 +41,7 @@ class Smoother:
         self.encoder = encoder
         self.sampler = sampler
         self._cache = ResultCache(cache_bytes)
-        self._model = parts.Model(
+        self._model = CertifiedModel(
             name=model_name,
             digest=encoder.digest,
             psm_digest=encoder.psm_digest,
@@ -115,7 +114,7 @@ class Smoother:
             stop_reason=result.reason,
             space=self.encoder.adapter.space,
             time=datetime.now(UTC),
-            image=parts.Image(
+            image=CertifiedImage(
                 sha256=image.sha256,
                 width=image.width,
                 height=image.height,
@@ -124,7 +123,7 @@ class Smoother:
                 resize_norm=canvas.upload_norm,
             ),
             model=self._model,
-            noise=parts.Noise(
+            noise=NoiseRecord(
                 sigma=task.terms.sigma,
                 generator=self.sampler.noise.name,
                 seed=f"{ticket.seed:032x}",
@@ -133,7 +132,7 @@ class Smoother:
                 budget=task.budget,
                 degraded_from=plan.degraded_from,
             ),
-            chance=parts.Chance(mean=figures.chance_mean, p95=figures.chance_p95),
+            chance=Chance(mean=figures.chance_mean, p95=figures.chance_p95),
             flip_point=figures.flip_point,
             cached=cached,
         )

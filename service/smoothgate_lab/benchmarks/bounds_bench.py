@@ -37,7 +37,7 @@ Bound = Callable[[float], float]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class BoundFigure:
     """One figure.
 
     Attributes:
@@ -77,7 +77,7 @@ REQUIRED: dict[tuple[str, str, int | None, float | None], float] = {
 
 
 def run(repeats: int = 5, seed: int = 0) -> list[dict[str, object]]:
-    """All figures, as dictionaries with the fields of `Row` and `met`. Takes a few seconds."""
+    """All figures, as dictionaries with the fields of `BoundFigure` and `met`. Takes a few seconds."""
     rows = _limits()
     for n in NUMBERS:
         draws = [_draw(n, seed + repeat) for repeat in range(repeats)]
@@ -85,17 +85,19 @@ def run(repeats: int = 5, seed: int = 0) -> list[dict[str, object]]:
         radii = {name: float(np.mean([_radius(method[name]) for method in methods])) for name in methods[0]}
         for name in methods[0]:
             for eps in EPS:
-                rows.append(Row("fcsb", name, n, eps, float(np.mean([m[name](eps) for m in methods]))))
-            rows.append(Row("radius", name, n, None, radii[name]))
+                rows.append(
+                    BoundFigure("fcsb", name, n, eps, float(np.mean([m[name](eps) for m in methods])))
+                )
+            rows.append(BoundFigure("radius", name, n, None, radii[name]))
         for name, radius in radii.items():
             if name != "served" and radius > 0.0:
-                rows.append(Row("radius_ratio", name, n, None, radii["served"] / radius))
+                rows.append(BoundFigure("radius_ratio", name, n, None, radii["served"] / radius))
     rows += _samples(repeats, seed)
-    marked = [Row(**(asdict(row) | {"required": REQUIRED.get(_key(row))})) for row in rows]
+    marked = [BoundFigure(**(asdict(row) | {"required": REQUIRED.get(_key(row))})) for row in rows]
     return [asdict(row) | {"met": row.met} for row in marked]
 
 
-def _key(row: Row) -> tuple[str, str, int | None, float | None]:
+def _key(row: BoundFigure) -> tuple[str, str, int | None, float | None]:
     return row.quantity, row.method, row.n, row.eps
 
 
@@ -142,7 +144,7 @@ def _thresholds(selection: Array, scores: Array) -> Bound:
     return bound
 
 
-def _limits() -> list[Row]:
+def _limits() -> list[BoundFigure]:
     """Both bounds with infinitely many samples."""
     mean = SHAPE[0] / sum(SHAPE)
     grid = np.linspace(0.0, 1.0, 20001)
@@ -154,8 +156,8 @@ def _limits() -> list[Row]:
     rows = []
     limits: dict[str, Bound] = {"paper_limit": partial(_mean_bound, mean), "layer_cake_limit": layer_cake}
     for name, bound in limits.items():
-        rows += [Row("fcsb", name, None, eps, bound(eps)) for eps in EPS]
-        rows.append(Row("radius", name, None, None, _radius(bound)))
+        rows += [BoundFigure("fcsb", name, None, eps, bound(eps)) for eps in EPS]
+        rows.append(BoundFigure("radius", name, None, None, _radius(bound)))
     return rows
 
 
@@ -166,7 +168,7 @@ def _radius(bound: Bound) -> float:
     return float(optimize.brentq(lambda eps: bound(eps) - COSINE, 0.0, 20.0, xtol=1e-6))
 
 
-def _samples(repeats: int, seed: int) -> list[Row]:
+def _samples(repeats: int, seed: int) -> list[BoundFigure]:
     """Samples until the target is certified: by the stopping rule, and by Hoeffding at the true mean."""
     terms = Terms(sigma=1.0, alpha=ALPHA, eps=(TARGET.eps,), target=TARGET)
     drawn = []
@@ -181,7 +183,7 @@ def _samples(repeats: int, seed: int) -> list[Row]:
     hoeffding = -np.log(ALPHA) / (2.0 * gap**2)
     served = float(np.mean(drawn))
     return [
-        Row("samples", "served", None, TARGET.eps, served),
-        Row("samples", "hoeffding", None, TARGET.eps, float(hoeffding)),
-        Row("samples_ratio", "hoeffding", None, TARGET.eps, float(hoeffding) / served),
+        BoundFigure("samples", "served", None, TARGET.eps, served),
+        BoundFigure("samples", "hoeffding", None, TARGET.eps, float(hoeffding)),
+        BoundFigure("samples_ratio", "hoeffding", None, TARGET.eps, float(hoeffding) / served),
     ]

@@ -11,7 +11,7 @@ from torch import Tensor
 from smoothgate.certify.betting import betting
 from smoothgate.certify.fcsb import Point
 from smoothgate.certify.statement import Terms, certify
-from smoothgate_lab.evaluation.evaluation_plan import Cell, Defence, Plan
+from smoothgate_lab.evaluation.evaluation_plan import Cell, Defence, EvaluationPlan
 from smoothgate_lab.evaluation.victims import SmoothedVictim, Victim
 from smoothgate_lab.training_loop import seeded
 
@@ -28,7 +28,7 @@ class CleanPictures:
         victim: what a defence makes of a picture with the plan's `n_select` noisy copies.
     """
 
-    def __init__(self, plan: Plan, canvases: Tensor, victim: Callable[[Defence], Victim]) -> None:
+    def __init__(self, plan: EvaluationPlan, canvases: Tensor, victim: Callable[[Defence], Victim]) -> None:
         self._plan = plan
         self._canvases = canvases
         self._victim = victim

@@ -123,7 +123,7 @@ def run(encoder: UnitEncoder, parts: Sequence[str], subjects: Subjects, sampling
         task = bar.add_task("", total=len(todo) * (len(x) + len(subjects.twins)))
         for part, sigma in todo:
             bar.update(task, description=f"{part}, sigma {sigma:g}")
-            row = _Row(restricted(encoder, part), sigma, sampling)
+            row = _PartAtSigma(restricted(encoder, part), sigma, sampling)
             started = time.perf_counter()
             certified = list(_each(row.certify, x, bar, task))
             twins = list(_each(row.twin, subjects.twins, bar, task))
@@ -162,7 +162,7 @@ class _Certified:
     statement: Statement
 
 
-class _Row:
+class _PartAtSigma:
     """One part at one sigma. The noise of a picture is a function of the seed and the picture's number."""
 
     def __init__(self, encoder: UnitEncoder, sigma: float, sampling: Sampling) -> None:

@@ -38,7 +38,7 @@ from smoothgate_lab.evaluation.attacks import objectives
 from smoothgate_lab.evaluation.attacks.pgd import Loss, pgd
 from smoothgate_lab.evaluation.attacks.square import square
 from smoothgate_lab.evaluation.clean_certificates import CleanPictures
-from smoothgate_lab.evaluation.evaluation_plan import Cell, Defence, Plan
+from smoothgate_lab.evaluation.evaluation_plan import Cell, Defence, EvaluationPlan
 from smoothgate_lab.evaluation.psm_evaluation import restricted
 from smoothgate_lab.evaluation.running_service import RemoteModel
 from smoothgate_lab.evaluation.threads import one_core_each
@@ -96,7 +96,9 @@ class Evaluation:
         psm: folder of the plan's PSM and calibration.
     """
 
-    def __init__(self, plan: Plan, folder: Path, model: Path | None = None, psm: Path | None = None) -> None:
+    def __init__(
+        self, plan: EvaluationPlan, folder: Path, model: Path | None = None, psm: Path | None = None
+    ) -> None:
         self.plan = plan
         self.folder = folder
         #: Where the service runs that attacks of that setting ask.
