@@ -1,4 +1,4 @@
-"""What a score is: a number in [0, 1], of which there is a float64 vector."""
+"""Scores: float64 vectors of numbers in [0, 1]."""
 
 from __future__ import annotations
 

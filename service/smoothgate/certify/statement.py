@@ -1,20 +1,20 @@
 """What a certificate states about one image: from scores to bounds, a radius and an outcome.
 
-The statement, true with probability at least 1 - alpha over the certification noise (for whatever selection
-split):
+The statement is
 
-    score_lower <= s(x), and for every eps >= 0 and every x' with ||x' - x||_2 <= eps: <g(x'), t> >=
-    FCSB(eps),
+    score_lower <= s(x), and for every eps >= 0 and every x' with ||x' - x||_2 <= eps:
+    <g(x'), t> >= FCSB(eps).
 
+For any selection split it is true with probability at least 1 - alpha over the certification noise. It holds
 at all eps of the list, on the whole curve and at the radius at once. alpha is this image's share of the
-request's (`smoothgate.certify.alpha`, which also splits it further).
+request's error probability. `smoothgate.certify.alpha` splits it further.
 
-Outcomes, in this order:
+The first of these outcomes that applies is stated:
 
 * `vacuous`: even at the smallest eps asked for, the served bound is not above both 0 and the chance cosine
   (95th percentile of the cosine of unrelated images). The certificate is true and says nothing.
-* `abstained`: the request stated a target, a cosine at an eps, and the served bound at that eps is below it.
-* `certified`: neither. The bound separates x' from unrelated images, and the target, if any, is met.
+* `abstained`: the request has a target, a cosine at an eps, and the served bound at that eps is below it.
+* `certified`: the bound separates x' from unrelated images, and the target, if there is one, is met.
 
 A target "radius r at cosine c" is the target "cosine c at eps = r".
 """
@@ -35,9 +35,9 @@ from smoothgate.certify.scores import check_scores
 
 Outcome = Literal["certified", "abstained", "vacuous"]
 
-#: Points of the curve, from eps = 0 to where the served bound reaches 0.
+#: Number of points on the curve, which goes from eps = 0 to where the served bound reaches 0.
 CURVE_POINTS = 25
-# No budget is searched beyond this number of samples.
+# The search for the smallest budget ends at this number of samples.
 _MOST_SAMPLES = 1 << 40
 
 
@@ -55,7 +55,7 @@ class BudgetTooSmall(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a request wants certified: the served bound at `eps` is at least `cosine`."""
+    """What a request asks to be certified: the served bound at `eps` is at least `cosine`."""
 
     cosine: float
     eps: float
@@ -67,7 +67,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What is asked of the samples of one image.
+    """What the certificate of one image is asked for.
 
     Attributes:
         sigma: standard deviation of the noise, in pixels of [0, 1].
@@ -75,7 +75,7 @@ class Terms:
         eps: l2 radii at which the bounds are reported, positive and ascending, at least one.
         cosine_threshold: the cosine at which the certified radius is reported.
         chance_cosine: 95th percentile of the cosine of unrelated images.
-        target: what the request wants reached, or None.
+        target: what the request asks to be certified, or None.
 
     Raises:
         ValueError: a value outside its range.
@@ -100,23 +100,23 @@ class Terms:
 
     @property
     def floor(self) -> float:
-        """What the bound must exceed to say anything."""
+        """The bound says something if it is above this cosine."""
         return max(self.chance_cosine, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """What was established, in numbers that JSON can hold. Radii are None where not even eps = 0 reaches the
-    cosine.
+    """What is established, in numbers that JSON can hold.
 
     Attributes:
-        terms: what was asked.
-        n_certify: fresh samples under the bounds.
-        score_estimate: mean of the certification scores, in [0, 1]; an estimate, no bound.
+        terms: what was asked for.
+        n_certify: number of fresh samples that the bounds are computed from.
+        score_estimate: mean of the certification scores, in [0, 1]. It is an estimate, not a bound.
         score_lower: lower bound on the mean score s(x).
         points: both bounds at each eps of the terms.
         curve: both bounds on an even grid from eps = 0 to where the served bound reaches 0.
-        radius_mean: radius at the cosine threshold by the mean bound.
+        radius_mean: radius at the cosine threshold by the mean bound, or None if the bound is below the
+            threshold even at eps = 0.
         radius_layer_cake: the same by the layer-cake bound.
         target_bound: the served bound at the target's eps; None without a target.
         outcome: see the module.
@@ -140,7 +140,7 @@ class Statement:
 
     @property
     def served(self) -> BoundName:
-        """Which bound gives the served radius; where there is none, the served bound at the smallest eps."""
+        """Which bound gives the served radius. Without a radius: which is served at the smallest eps."""
         if self.radius is None:
             return self.points[0].served
         return "layer_cake" if self.radius != self.radius_mean else "mean"
@@ -152,7 +152,7 @@ def certify(
     """The statement from the scores S = (1 + <u, t>) / 2 of both splits.
 
     Args:
-        terms: what is asked.
+        terms: what is asked for.
         selection: scores of the selection samples. They choose transforms and bets
             (`layer_cake.choose_transforms`).
         certification: scores of fresh samples, in the order drawn (n_certify,).
