@@ -1,4 +1,4 @@
-"""`smoothgate verify`: what of a certificate can be confirmed, and what precisely does not agree."""
+"""Checks of one certificate for `smoothgate verify`. Each says what agrees and what differs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from smoothgate.sampling import noise
 from smoothgate.sampling.replay import replay
 from smoothgate.vision import decode
 
-# By the encoder's arithmetic: sums in another order, or another processor, move a score by less; another
-# image or another seed moves it by more, except by chance. A bound is steeper than the scores under it.
+# By the encoder's arithmetic. Sums in another order or on another processor change a score by less than this.
+# Another image or another seed changes it by more, except by chance. Bounds change faster than scores do.
 _TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-3, "float16": 1e-3}
 _STEEPNESS = 10
 _LARGEST = 1_000_000_000
@@ -25,7 +25,7 @@ _LARGEST = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was checked."""
+    """One check: its name, whether it passed, and what was found."""
 
     name: str
     passed: bool
@@ -33,12 +33,13 @@ class Check:
 
 
 def read(text: str) -> list[tuple[str, dict[str, Any] | None]]:
-    """The signed certificates in a text, each with the plain fields that came beside it, if any.
+    """The signed certificates in a text, each with the plain fields that are shown next to it, if there are
+    any.
 
-    Takes a JWS, a certificate as JSON, or any JSON answer of the service that holds `certificates`.
+    The text is a JWS, a certificate as JSON, or a JSON answer of the service that holds `certificates`.
 
     Raises:
-        MalformedRequest: none of these.
+        MalformedRequest: the text is none of these.
     """
     text = text.strip()
     if not text.startswith("{"):
@@ -47,12 +48,12 @@ def read(text: str) -> list[tuple[str, dict[str, Any] | None]]:
         value = json.loads(text)
     except ValueError as error:
         raise MalformedRequest("This is neither JSON nor a JWS.") from error
-    found = value.get("certificates", [value])
-    if not isinstance(found, list) or not all(
-        isinstance(c, dict) and isinstance(c.get("jws"), str) for c in found
+    certificates = value.get("certificates", [value])
+    if not isinstance(certificates, list) or not all(
+        isinstance(c, dict) and isinstance(c.get("jws"), str) for c in certificates
     ):
         raise MalformedRequest("This JSON holds no signed certificate (a field jws).")
-    return [(c["jws"], {key: item for key, item in c.items() if key != "jws"}) for c in found]
+    return [(c["jws"], {key: item for key, item in c.items() if key != "jws"}) for c in certificates]
 
 
 def check(
@@ -62,11 +63,11 @@ def check(
     image: bytes | None = None,
     encoder: UnitEncoder | None = None,
 ) -> Iterator[Check]:
-    """Check one certificate; with the image and its model, replay the noise as well.
+    """Check one certificate. With the image and the model, also replay the noise.
 
     Args:
         jws: the signed certificate.
-        plain: the fields shown beside it, or None.
+        plain: the fields shown next to it, or None.
         key_set: a JWKS.
         image: the uploaded file.
         encoder: of the model that the certificate should be about.
@@ -94,7 +95,7 @@ def check(
 
 
 def _check_model(certificate: Certificate, image: bytes, encoder: UnitEncoder) -> Iterator[Check]:
-    # The model's digest covers the PSM: checked first, the PSM is named when it is what differs.
+    # The model's digest covers the PSM. The PSM is checked first, so that it is named if it differs.
     same = encoder.psm_digest == certificate.model.psm_digest
     yield Check("PSM", same, "the one certified" if same else f"another one: {encoder.psm_digest}")
     same = encoder.digest == certificate.model.digest

@@ -1,9 +1,10 @@
 """Gaussian noise that can be replayed sample by sample.
 
 Sample i of a seed is a function of (seed, i) alone, by counter-based generators (Salmon et al. 2011,
-"Parallel random numbers: as easy as 1, 2, 3"): it does not matter which batch a sample was in, or whether it
-was drawn. There are two of them, since neither is fast everywhere; both give the same noise on every device
-(the second up to the rounding of its logarithms), so that any certificate can be replayed on a CPU.
+"Parallel random numbers: as easy as 1, 2, 3"). It does not depend on its batch or on the samples drawn before
+it. There are two generators, because neither is fast on every device. Both give the same noise on every
+device (the second one up to the rounding of its logarithms), so that any certificate can be replayed on a
+CPU.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class NoiseGenerator(Protocol):
     """A generator of standard normal samples.
 
     Attributes:
-        name: as certificates carry it: enough to draw the noise again without this code.
+        name: what certificates call it. It describes the generator well enough to write it again.
     """
 
     @property
@@ -44,12 +45,12 @@ class NoiseGenerator(Protocol):
 
 
 class HostNoise:
-    """Philox4x64 and the ziggurat of NumPy: fast on a CPU, and only there."""
+    """Philox4x64 and the ziggurat of NumPy: fast on a CPU only."""
 
     name = "numpy.random.Philox(key=seed, counter=[0, 0, index, 0]).standard_normal(float32)"
 
     def fill(self, out: Tensor, samples: Sequence[SampleId]) -> None:
-        """As `NoiseGenerator.fill`; to another device the noise is copied."""
+        """As `NoiseGenerator.fill`. The noise is drawn on the CPU and copied to any other device."""
         rows = np.empty(out.shape, np.float32) if out.device.type != "cpu" else out.numpy()
         for row, (seed, index) in zip(rows, samples, strict=True):
             philox = np.random.Philox(key=seed, counter=[0, 0, index, 0])
@@ -59,7 +60,7 @@ class HostNoise:
 
 
 class DeviceNoise:
-    """Philox4x32 of ten rounds, then Box-Muller, in tensor operations: runs wherever PyTorch does.
+    """Philox4x32 with ten rounds, then Box-Muller, in tensor operations that run on every device of PyTorch.
 
     Block b of a sample is Philox with the lower 64 bits of the seed as its key and the counter (b, index
     modulo 2^32, bits 64 to 95 of the seed, bits 96 to 127 xor index / 2^32). Its four words are two pairs
@@ -95,12 +96,13 @@ def _words(seed: int, index: int) -> list[int]:
 
 
 def philox(counter: list[Tensor], k0: Tensor, k1: Tensor) -> list[Tensor]:
-    """Philox4x32-10 (Salmon et al. 2011, section 3.3): four words of counter and two of key, each an int64
-    tensor that holds an unsigned 32-bit number, to four random words.
+    """Philox4x32-10 (Salmon et al. 2011, section 3.3): four random words from four words of counter and two
+    of key. Each word is an int64 tensor that holds an unsigned 32-bit number.
     """
     x0, x1, x2, x3 = counter
     for _ in range(10):
-        # int64 wraps on overflow, and what is above bit 63 is never needed: the shift's sign bits are masked.
+        # int64 wraps on overflow. Bits above bit 63 are never needed, and the mask removes the shift's sign
+        # bits.
         p0, p1 = 0xD2511F53 * x0, 0xCD9E8D57 * x2
         x0, x1, x2, x3 = (
             ((p1 >> 32) & _LOW) ^ x1 ^ k0,
@@ -130,7 +132,7 @@ def generator_named(name: str) -> NoiseGenerator:
     """The generator that a certificate names.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: no generator has that name.
     """
     for generator in _GENERATORS:
         if generator.name == name:

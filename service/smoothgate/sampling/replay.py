@@ -1,4 +1,4 @@
-"""Draws the noise of a certificate again, sample by sample from its seed, and makes the statement anew."""
+"""Draws the noise of a certificate again from its seed, and computes the statement again."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def replay(encoder: UnitEncoder, canvas: Canvas, certificate: Certificate) -> St
     Args:
         encoder: of the model that the certificate names.
         canvas: of its image.
-        certificate: with seed, sigma, numbers of samples and terms.
+        certificate: gives seed, sigma, numbers of samples and terms.
 
     Raises:
-        ValueError: its noise is from a generator that is not known here.
+        ValueError: the certificate's noise comes from an unknown generator.
     """
     recorded = certificate.noise
     splits = draw_splits(

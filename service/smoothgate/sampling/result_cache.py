@@ -1,7 +1,7 @@
-"""Results of earlier requests about the same image, so that a chat's second turn costs nothing.
+"""Results of earlier requests about the same image, so that the second turn of a chat draws no samples.
 
-A result is a statement about one canvas; whoever asks about the same canvas on the same terms may have it
-again, noise and all (design 1.4, point 7). Another image never gets it.
+A result is a statement about one canvas. A request about the same canvas on the same terms may have it again,
+with its noise (design 1.4, point 7). A request about another image never gets it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from smoothgate.sampling.ticket import SamplingTask
 # A selection score is a Python float in a list, a certification score is a float64.
 _SELECTION_SCORE_BYTES, _SCORE_BYTES = 32, 8
 
-#: Everything that determines a result but the noise.
+#: Everything that determines a result, apart from the noise.
 Key = tuple[object, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class CachedResult:
-    """What sampling one image came to, and the seed of its noise."""
+    """The result of sampling one image, and the seed of its noise."""
 
     direction: Tensor
     result: SamplingResult
@@ -33,7 +33,7 @@ class CachedResult:
 
     @property
     def size(self) -> int:
-        """Bytes, near enough: of the direction and the scores."""
+        """Approximate size in bytes: the direction and the scores."""
         selection = _SELECTION_SCORE_BYTES * len(self.result.selection_scores)
         return self.direction.nbytes + selection + _SCORE_BYTES * self.result.rule.n
 
@@ -46,7 +46,7 @@ def key_of(encoder_digest: str, task: SamplingTask) -> Key:
 
 
 class ResultCache:
-    """The latest results, within a number of bytes.
+    """The most recently used results, up to a number of bytes.
 
     Args:
         max_bytes: of all results; 0: nothing is kept.
@@ -59,14 +59,14 @@ class ResultCache:
         self._lock = threading.Lock()
 
     def get(self, key: Key) -> CachedResult | None:
-        """The result of a key, which becomes the latest."""
+        """The result of a key, which becomes the most recently used one."""
         with self._lock:
             if key in self._results:
                 self._results.move_to_end(key)
             return self._results.get(key)
 
     def put(self, key: Key, result: CachedResult) -> None:
-        """Keep a result; the ones that were not asked for the longest time make room."""
+        """Keep a result. The least recently used results make room for it."""
         with self._lock:
             if key in self._results:
                 self._bytes -= self._results.pop(key).size

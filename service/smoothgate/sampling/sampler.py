@@ -1,8 +1,8 @@
-"""Continuous batching of noise samples: threads that keep their devices full with samples of all requests.
+"""Continuous batching of noise samples: threads that fill the batches of their devices from all requests.
 
-Each thread owns one device (on a CPU, one share of its cores) and takes its batches from one queue. A ticket
-first has its selection samples, whose mean gives the served direction t, then fresh certification samples,
-which are scored against t; it hands out the direction as soon as it is known.
+Each thread owns one device, or one share of the cores of a CPU, and takes its batches from one queue. A
+ticket's selection samples are drawn first, and their mean gives the served direction t. Fresh certification
+samples are then scored against t. The direction is available as soon as it is known.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from smoothgate.sampling.ticket import Ticket
 
 log = structlog.get_logger("sampler")
 
-# Where a batch costs what its samples cost, a small request is spread over the threads down to this.
+# If the cost of a batch grows with its samples, a small request is spread over threads in shares of this
+# size.
 _SMALLEST_SHARE = 8
-# How much the latest batch counts in the throughput that waiting times are told from.
+# Weight of the latest batch in the throughput from which waiting times are estimated.
 _RECENT = 0.05
 _FAILED = "The sampler failed; the request was not completed."
 _CLOSING = "The service is shutting down."
@@ -53,7 +54,7 @@ class Sampler:
     """All threads that draw samples, and their queue.
 
     Args:
-        workers: one thread for each; all on devices of one type.
+        workers: one for each thread. All devices are of one type.
         batch_size: most noisy forwards in a batch.
         rate: noisy forwards per second to expect before any were drawn.
         one_shape: whether all canvases have one shape.
@@ -90,7 +91,7 @@ class Sampler:
 
     @property
     def noise(self) -> NoiseGenerator:
-        """What all samples are drawn from."""
+        """The generator of all noise."""
         return self._forwards[0].noise
 
     @property
@@ -100,21 +101,23 @@ class Sampler:
 
     @property
     def queued_samples(self) -> int:
-        """Noisy forwards that wait to be drawn."""
+        """Number of samples that wait to be drawn."""
         return len(self._queue)
 
     @property
     def queued_seconds(self) -> float:
-        """How long those will take, at the throughput of the latest batches."""
+        """How long the waiting samples will take at the throughput of the latest batches."""
         return self.queued_samples / self.samples_per_second
 
     @property
     def stalled_seconds(self) -> float:
-        """How long nothing has come of what waits; 0 where nothing waits."""
+        """Seconds since the last batch, or since the first ticket came to an idle sampler; 0 if none
+        waits.
+        """
         return time.monotonic() - self._moved if self.queued_samples else 0.0
 
     def start(self) -> None:
-        """Start all threads, or those again that have died."""
+        """Start all threads that are not running."""
         for number, thread in enumerate(self._threads):
             if thread is None or not thread.is_alive():
                 name = f"sampler-{number}"
@@ -123,7 +126,7 @@ class Sampler:
                 thread.start()
 
     def close(self) -> None:
-        """Stop the threads; tickets still waiting fail with NotReady."""
+        """Stop the threads. Tickets that still wait fail with NotReady."""
         self._closing = True
         self._queue.close()
         for thread in self._threads:
@@ -147,27 +150,27 @@ class Sampler:
         worker, forward = self._workers[number], self._forwards[number]
         if worker.device.type == "cpu":
             torch.set_num_threads(worker.threads)
-        under_way: deque[ScoredBatch] = deque()
+        in_progress: deque[ScoredBatch] = deque()
         batch: Sequence[SampleRange] | None = ()
         try:
             while True:
-                batch = self._queue.take(worker.device, wait=not under_way)
+                batch = self._queue.take(worker.device, wait=not in_progress)
                 if batch is None:
                     break
                 started = time.perf_counter()
                 if batch and (scored := self._launch(forward, batch)):
-                    under_way.append(scored)
-                if under_way and (not batch or len(under_way) >= forward.depth):
-                    self._account(under_way[0], started)
-                    under_way.popleft()
+                    in_progress.append(scored)
+                if in_progress and (not batch or len(in_progress) >= forward.depth):
+                    self._account(in_progress[0], started)
+                    in_progress.popleft()
         except BaseException:
-            self._threads[number] = None  # dead from here on, whatever it still has to do
+            self._threads[number] = None  # counts as dead from here on
             metrics.SAMPLER_FAILURES.inc()
             self._fail(self._queue.clear(), SamplerFailed(_FAILED))
-            self._fail(_waiting(batch, under_way), SamplerFailed(_FAILED))
+            self._fail(_waiting(batch, in_progress), SamplerFailed(_FAILED))
             log.exception("sampler thread died", worker=number)
             raise
-        self._fail(_waiting(batch, under_way), NotReady(_CLOSING, code="draining"))
+        self._fail(_waiting(batch, in_progress), NotReady(_CLOSING, code="draining"))
 
     def _launch(self, forward: Forward, batch: Sequence[SampleRange]) -> ScoredBatch | None:
         try:
@@ -208,7 +211,7 @@ class Sampler:
             ticket.fail(error)
 
 
-def _waiting(batch: Sequence[SampleRange] | None, under_way: Iterable[ScoredBatch] = ()) -> list[Ticket]:
-    """The tickets of batches that are not through, as far as they still wait for something."""
-    slices = [*(batch or ()), *(each for scored in under_way for each in scored.batch)]
-    return [each.ticket for each in slices if not each.ticket.over]
+def _waiting(batch: Sequence[SampleRange] | None, in_progress: Iterable[ScoredBatch] = ()) -> list[Ticket]:
+    """The tickets of unfinished batches that still wait for something."""
+    ranges = [*(batch or ()), *(each for scored in in_progress for each in scored.batch)]
+    return [each.ticket for each in ranges if not each.ticket.over]

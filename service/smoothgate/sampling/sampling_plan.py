@@ -1,4 +1,4 @@
-"""How one request wants its images smoothed, and the refusal of what cannot succeed."""
+"""The sampling parameters of one request, and the refusal of budgets that cannot succeed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ class Plan:
 
     Attributes:
         sigma: standard deviation of the noise, in the encoder's input space.
-        n_select, n_certify: samples per image that choose t, and most fresh ones that are scored.
+        n_select: samples per image that choose t.
+        n_certify: largest number of fresh samples per image that are scored.
         alpha: probability of a wrong certificate, shared by the images of the request.
         eps: l2 radii at which the bound is reported, ascending.
         cosine_threshold: cosine for which the certified radius is reported.
-        target: what sampling should stop for, or None to use the whole budget.
-        enforce: whether an image that misses the target is refused.
-        degraded_from: the `n_certify` that it would have been without load, or None.
+        target: sampling stops when it is decided; None: the whole budget is used.
+        enforce: whether a request is refused if an image misses the target.
+        degraded_from: `n_certify` without load, if load has reduced it; else None.
     """
 
     sigma: float
@@ -37,16 +38,16 @@ class Plan:
 
     @property
     def samples(self) -> int:
-        """Most noisy forwards per image."""
+        """Largest number of noisy forwards per image."""
         return self.n_select + self.n_certify
 
     def terms(self, images: int, chance_cosine: float) -> Terms:
-        """What the certificate of one of `images` images is made on; it reports at the target's eps too."""
-        asked = self.eps if self.target is None else (*self.eps, self.target.eps)
+        """The terms of the certificate of one of `images` images. It also reports at the target's eps."""
+        eps = self.eps if self.target is None else (*self.eps, self.target.eps)
         return Terms(
             sigma=self.sigma,
             alpha=per_image(self.alpha, images),
-            eps=tuple(sorted(set(asked))),
+            eps=tuple(sorted(set(eps))),
             cosine_threshold=self.cosine_threshold,
             chance_cosine=chance_cosine,
             target=self.target,

@@ -1,4 +1,4 @@
-"""Smooths the images of one request: canvas, sampling, served tokens, certificate."""
+"""Smooths images: canvas, sampling, served tokens, certificate."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from smoothgate.vision import Canvas, DecodedImage
 
 
 class Smoother:
-    """What turns decoded images into served tokens and certificates.
+    """Turns decoded images into served tokens and certificates.
 
     Args:
-        encoder: the unit of work.
-        sampler: the thread that draws the samples.
-        model_name: the name that certificates carry.
-        cache_bytes: of results kept for further requests about the same image; 0: none.
+        encoder: the encoder of the model that is served.
+        sampler: draws the samples.
+        model_name: name of the model in certificates.
+        cache_bytes: size of the results that are kept for later requests about the same image; 0: none.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Smoother:
 
     @property
     def chance_cosine(self) -> float:
-        """95th percentile of the cosine of unrelated images: a bound not above it is vacuous."""
+        """95th percentile of the cosine of unrelated images. A bound that is not above it is vacuous."""
         return self.encoder.calibration.figures.chance_p95
 
     async def begin(
@@ -66,15 +66,13 @@ class Smoother:
         """Queue one of the `images` images of a request.
 
         Args:
-            image: as decoded.
-            plan: the request's parameters.
-            images: how many share its alpha.
-            deadline: `time.monotonic()` at which drawing ends and the certificate is made from what there is.
-            request: the same for all images of a request; they share its turns at the device.
-            fresh: whether to draw in any case, and to keep nothing.
+            image: the decoded image. plan: the parameters of the request. images: number of images that share
+            its alpha. deadline: `time.monotonic()` at which drawing ends. The certificate is made from the
+            samples so far. request: identifies the request. Images of one request share its turns at the
+            device. fresh: whether to draw new samples and keep no result, whatever the cache holds.
 
         Raises:
-            NotReady: the sampler does not run.
+            NotReady: the sampler is not running.
         """
         canvas = await asyncio.to_thread(self.encoder.adapter.canvas, image)
         terms = plan.terms(images, self.chance_cosine)
@@ -95,7 +93,7 @@ class Smoother:
         return Smoothed(self, image, canvas, ticket, plan, cached=known is not None)
 
     def _keep(self, key: Key, ticket: Ticket, done: Future[SamplingResult]) -> None:
-        """Remember a result. One that a deadline cut short is of that request only."""
+        """Put a result into the cache, unless a deadline cut it short."""
         if done.cancelled() or done.exception() is not None:
             return
         result = done.result()
@@ -139,7 +137,7 @@ class Smoother:
 
 
 class Smoothed:
-    """One image on its way through the sampler, on the terms of `plan`."""
+    """One image that is being sampled, or has been, with the parameters of `plan`."""
 
     def __init__(
         self,
@@ -160,10 +158,11 @@ class Smoothed:
         self._started = time.perf_counter()
 
     async def direction(self) -> Tensor:
-        """t (T * D) float32, once the selection samples are in.
+        """t (T * D) float32. Waits for the selection samples.
 
         Raises:
-            SamplerFailed, NotReady: the sampler failed or is being shut down.
+            SamplerFailed: the sampler failed.
+            NotReady: the sampler is being shut down.
             Unacceptable: the noisy features have no common direction.
         """
         direction = await asyncio.wrap_future(self._ticket.direction)
@@ -171,13 +170,13 @@ class Smoothed:
         return direction
 
     async def tokens(self) -> Tensor:
-        """The served visual tokens (T, D) float32; raises as `direction`."""
+        """The served visual tokens (T, D) float32. Waits and raises as `direction`."""
         return self._smoother.encoder.served_tokens(await self.direction())
 
     async def certificate(self) -> Certificate:
-        """The certificate, once sampling has ended; raises as `tokens`."""
+        """The certificate. Waits for the end of sampling; raises as `direction`."""
         await asyncio.wrap_future(self._ticket.result)
-        made = await asyncio.to_thread(
+        certificate = await asyncio.to_thread(
             self._smoother.certificate,
             self.image,
             self._canvas,
@@ -187,14 +186,14 @@ class Smoothed:
         )
         metrics.STAGE_SECONDS.labels("certify").observe(time.perf_counter() - self._started)
         if not self._cached:
-            metrics.SAMPLES_PER_IMAGE.observe(made.noise.n_select + made.noise.n_certify)
-        metrics.CERTIFICATES.labels(made.outcome).inc()
-        metrics.SCORE.observe(made.score_estimate)
-        metrics.RADIUS.observe(made.radius.value or 0.0)
-        return made
+            metrics.SAMPLES_PER_IMAGE.observe(certificate.noise.n_select + certificate.noise.n_certify)
+        metrics.CERTIFICATES.labels(certificate.outcome).inc()
+        metrics.SCORE.observe(certificate.score_estimate)
+        metrics.RADIUS.observe(certificate.radius.value or 0.0)
+        return certificate
 
     async def certification_scores(self) -> list[float]:
-        """Scores of the certification samples, once sampling has ended; raises as `direction`."""
+        """Scores of the certification samples. Waits for the end of sampling; raises as `direction`."""
         result = await asyncio.wrap_future(self._ticket.result)
         scores: list[float] = result.rule.scores.tolist()
         return scores
@@ -206,16 +205,16 @@ class Smoothed:
 
     @property
     def seed(self) -> int:
-        """Of the noise."""
+        """The seed of the noise."""
         return self._ticket.seed
 
     @property
     def canvas(self) -> Tensor:
-        """(3, H, W) float32 on the CPU."""
+        """The canvas (3, H, W) float32 on the CPU."""
         return self._canvas.x
 
     def copy(self, number: int) -> Tensor:
-        """(3, H, W) float32 on the CPU: the canvas with the noise of sample `number`, not clipped."""
+        """The canvas with the noise of sample `number`: (3, H, W) float32 on the CPU, not clipped."""
         noise = numbered_noise(self._smoother.sampler.noise, self.seed, number)
         sigma = torch.tensor([self._ticket.task.terms.sigma])
         return noisy(self.canvas, sigma, noise((1, *self.canvas.shape)))[0]
