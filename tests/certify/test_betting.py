@@ -38,7 +38,7 @@ def test_capital_is_that_of_betting_sample_by_sample(values, mean) -> None:
 
 
 @given(mean=st.floats(0.05, 0.95), values=st.lists(st.floats(0, 1), min_size=2, max_size=6))
-def test_the_game_is_fair(mean, values) -> None:
+def test_the_expected_capital_after_one_round_is_one(mean, values) -> None:
     """Expected capital after one round is 1 when the mean is m, for any two-point law."""
     bets = Bets.spread()
     low, high = min(values), max(values)
@@ -49,7 +49,7 @@ def test_the_game_is_fair(mean, values) -> None:
     assert (1 - p) * after[0] + p * after[1] == pytest.approx(1.0, rel=1e-6)
 
 
-def test_no_more_than_the_whole_capital_is_staked() -> None:
+def test_weights_sum_to_at_most_one_and_fractions_are_below_one() -> None:
     for bets in (Bets.spread(), Bets.chosen(np.array([0.9, 0.8]), 100, 0.01)):
         assert sum(bets.weights) <= 1 + 1e-12
         assert all(0 < fraction < 1 for fraction in bets.fractions)
@@ -67,16 +67,16 @@ def test_betting_beats_the_classical_bounds(shape) -> None:
     assert betting(values, 1e-3) > max(hoeffding(values, 1e-3), empirical_bernstein(values, 1e-3))
 
 
-def test_a_score_of_zero_does_not_end_the_game() -> None:
+def test_a_score_of_zero_does_not_lose_all_capital() -> None:
     values = np.concatenate([np.zeros(1), np.ones(400)])
     assert betting(values, 1e-3) > 0.9
 
 
-def test_only_zeros_prove_nothing() -> None:
+def test_the_bound_of_zeros_alone_is_zero() -> None:
     assert betting(np.zeros(100), 0.05) == 0.0
 
 
-def test_a_misleading_selection_costs_tightness_not_truth() -> None:
+def test_with_a_misleading_selection_the_bound_is_true_and_less_tight() -> None:
     rng = np.random.default_rng(0)
     values = rng.beta(14, 6, 2000)
     misled = Bets.chosen(np.ones(50), 2000, 1e-3).lower(values, 1e-3)

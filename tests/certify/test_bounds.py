@@ -21,7 +21,7 @@ alphas = st.floats(1e-6, 0.5)
 
 @pytest.mark.parametrize("bound", BOUNDS)
 @pytest.mark.parametrize("bad", [[math.nan], [0.5, math.nan], [1.0 + 1e-9], [-1e-9], [math.inf], [], [[0.5]]])
-def test_scores_that_are_none_are_refused(bound, bad) -> None:
+def test_invalid_scores_are_refused(bound, bad) -> None:
     with pytest.raises(ValueError, match="score"):
         bound(bad, 0.05)
 
@@ -44,7 +44,7 @@ def test_higher_scores_never_lower_the_bound(bound, values, alpha, data) -> None
 
 @pytest.mark.parametrize("bound", BOUNDS)
 @given(values=scores, alpha=st.floats(1e-6, 0.2))
-def test_more_of_the_same_never_lowers_the_bound(bound, values, alpha) -> None:
+def test_repeating_the_scores_never_lowers_the_bound(bound, values, alpha) -> None:
     assert bound(values * 2, alpha) >= bound(values, alpha) - 1e-9
 
 
@@ -80,6 +80,6 @@ def test_clopper_pearson_refuses_impossible_counts(successes, n) -> None:
         clopper_pearson(successes, n, 0.05)
 
 
-def test_no_samples_have_no_ceiling() -> None:
+def test_the_ceiling_of_zero_samples_is_refused() -> None:
     with pytest.raises(ValueError, match="n must"):
         ceiling(0, 0.05)

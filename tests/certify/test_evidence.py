@@ -45,7 +45,7 @@ def test_no_continuation_is_better_than_perfect_scores(values, alpha, further) -
     np.testing.assert_allclose(foreseen, known.moments.lowers, atol=1e-9)
 
 
-def test_before_the_first_score_nothing_is_known() -> None:
+def test_before_the_first_score_all_bounds_are_zero() -> None:
     nothing = evidence(10)
     assert nothing.moments.lowers.tolist() == [0.0, 0.0, 0.0]
     assert nothing.moments.expected_score(0.5) == 0.0
@@ -53,7 +53,7 @@ def test_before_the_first_score_nothing_is_known() -> None:
 
 
 @pytest.mark.parametrize("bad", [1.5, math.nan])
-def test_a_bad_score_leaves_no_trace(bad: float) -> None:
+def test_an_update_with_a_bad_score_changes_nothing(bad: float) -> None:
     known = evidence(10)
     with pytest.raises(ValueError, match="score"):
         known.update([0.5, bad])

@@ -72,7 +72,7 @@ def test_the_better_bound_is_served() -> None:
     assert fcsb.Point(0.1, 0.6, 0.5).value == 0.6
 
 
-def test_nothing_known_bounds_nothing() -> None:
+def test_without_evidence_the_bound_is_minus_one() -> None:
     assert fcsb.mean_bound(0.0, 0.0, 1.0) == -1.0
     assert fcsb.mean_radius(0.0, 0.5, 1.0) is None
     nothing = Moments(choose_transforms([0.5], 10, 0.01), np.zeros(3))

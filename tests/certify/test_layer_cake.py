@@ -40,13 +40,13 @@ def test_the_first_transform_is_the_score_itself(values) -> None:
     np.testing.assert_allclose(transform.apply(np.array(values)), values, atol=1e-12)
 
 
-def test_shares_are_those_of_the_one_place() -> None:
+def test_each_transform_has_its_share_of_alpha() -> None:
     assert [transform.alpha for transform in choose_transforms([0.9, 0.8], 100, 0.01)] == list(per_tilt(0.01))
 
 
 @pytest.mark.parametrize("distribution", ALL, ids=lambda d: d.name)
 @pytest.mark.parametrize("delta", [0.05, 0.3, 1.0, 2.0, 3.5])
-def test_with_the_true_moments_the_bound_is_true(distribution, delta) -> None:
+def test_with_exact_moments_the_bound_is_true(distribution, delta) -> None:
     rng = np.random.default_rng(0)
     for n in (30, 1000, 30000):
         moments = truth(choose_transforms(distribution.draw(rng, (64,)), n, 0.01), distribution)
@@ -54,7 +54,7 @@ def test_with_the_true_moments_the_bound_is_true(distribution, delta) -> None:
 
 
 @pytest.mark.parametrize("delta", [0.3, 0.5, 1.0, 1.5, 2.0])
-def test_with_the_true_moments_the_bound_is_nearly_the_layer_cake(delta) -> None:
+def test_with_exact_moments_the_bound_is_close_to_the_layer_cake(delta) -> None:
     for distribution, slack in (
         (beta(14, 6), 0.03),
         (beta(3, 2), 0.04),
@@ -73,7 +73,9 @@ def test_with_the_true_moments_the_bound_is_nearly_the_layer_cake(delta) -> None
     n=st.integers(1, 10**5),
     delta=deltas,
 )
-def test_no_discrete_law_and_no_selection_makes_it_untrue(values, weights, selection, n, delta) -> None:
+def test_the_bound_is_true_for_any_discrete_law_and_any_selection(
+    values, weights, selection, n, delta
+) -> None:
     total = sum(weights[: len(values)])
     law = [(value, weight / total) for value, weight in zip(values, weights, strict=False)]
     distribution = atoms(*law)
@@ -150,12 +152,12 @@ def test_the_search_finds_the_maximum(shape) -> None:
         assert moments.expected_score(delta) == pytest.approx(-min(found), abs=1e-5)
 
 
-def test_at_no_distance_the_bound_is_that_on_the_score() -> None:
+def test_at_distance_zero_the_bound_is_that_on_the_score() -> None:
     moments = Moments(choose_transforms([0.9, 0.8], 100, 0.01), np.array([0.7, 0.7, 0.7]))
     assert moments.expected_score(0.0) == 0.7
 
 
-def test_many_selection_scores_and_none_at_all() -> None:
+def test_many_selection_scores_and_none_are_accepted() -> None:
     rng = np.random.default_rng(0)
     assert choose_transforms(rng.random(5000), 100, 0.01)[0].slopes.size <= 130
     assert choose_transforms([], 100, 0.01)[1].scale > 0.0

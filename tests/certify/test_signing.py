@@ -38,7 +38,7 @@ def signed(header: dict[str, object], payload: object) -> str:
     return f"{head}.{encoded(private.sign(head.encode()))}"
 
 
-def test_what_is_signed_is_verified() -> None:
+def test_a_signed_certificate_is_verified() -> None:
     assert verify(TEXT, jwks([KEY])) == certificate()
     assert verify(f"\n{TEXT}\n", json.loads(json.dumps(jwks([KEY])))) == certificate()
     assert decoded(TEXT.split(".")[0]) == {
@@ -65,7 +65,7 @@ def test_a_changed_character_is_never_accepted(position) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "no", "a.b", "a.b.c", "..", TEXT + ".x", TEXT.rsplit(".", 1)[0] + "."])
-def test_what_is_no_jws_is_refused(text) -> None:
+def test_text_that_is_not_a_jws_is_refused(text) -> None:
     with pytest.raises(BadSignature):
         verify(text, jwks([KEY]))
 
@@ -82,7 +82,7 @@ def test_an_unknown_key_is_named() -> None:
             verify(TEXT, key_set)
 
 
-def test_a_key_that_calls_itself_by_another_name_is_unknown() -> None:
+def test_a_key_under_the_name_of_another_is_unknown() -> None:
     other = SigningKey.generate()
     with pytest.raises(UnknownKey):
         verify(TEXT, {"keys": [other.jwk() | {"kid": KEY.kid}]})
@@ -142,7 +142,7 @@ def test_keys_are_loaded_from_pem_and_jwk() -> None:
         json.dumps(OKPKey.generate_key("X25519").as_dict(private=True)),
     ],
 )
-def test_what_cannot_sign_is_refused_without_repeating_it(text) -> None:
+def test_a_text_that_is_no_signing_key_is_refused_without_repeating_it(text) -> None:
     with pytest.raises(ValueError, match="key") as caught:
         SigningKey.load(text)
     assert not text or text not in str(caught.value)

@@ -27,7 +27,7 @@ def made(shape: tuple[float, float] = (194, 6), n: int = 1000, **changes: object
     return certify(terms(**changes), rng.beta(*shape, 64), rng.beta(*shape, n))
 
 
-def test_what_is_stated_fits_together() -> None:
+def test_the_fields_of_a_statement_are_consistent() -> None:
     statement = made()
     assert statement.n_certify == 1000
     assert statement.score_lower < statement.score_estimate
@@ -40,7 +40,7 @@ def test_what_is_stated_fits_together() -> None:
     assert statement.target_bound is None
 
 
-def test_the_curve_runs_from_the_image_to_where_the_bound_is_spent() -> None:
+def test_the_curve_goes_from_eps_0_to_where_the_bound_reaches_0() -> None:
     curve = made().curve
     assert len(curve) == CURVE_POINTS
     assert curve[0].eps == 0.0
@@ -66,7 +66,7 @@ def test_more_samples_certify_more() -> None:
         ((194, 6), {"eps": (3.0,)}, "vacuous"),
     ],
 )
-def test_outcomes(shape, changes, outcome) -> None:
+def test_outcome(shape, changes, outcome) -> None:
     assert made(shape, **changes).outcome == outcome
 
 
@@ -116,7 +116,7 @@ def test_bad_scores_are_refused() -> None:
 
 
 @pytest.mark.parametrize("target", [None, Target(0.9, 0.5), Target(0.5, 1.0), Target(0.99, 0.1)])
-def test_a_hopeless_budget_is_refused_with_the_smallest_that_is_not(target) -> None:
+def test_a_budget_that_is_too_small_is_refused_with_the_smallest_that_is_not(target) -> None:
     asked = terms(target=target)
     with pytest.raises(BudgetTooSmall) as caught:
         require_reachable(asked, 2)
@@ -131,7 +131,7 @@ def test_a_hopeless_budget_is_refused_with_the_smallest_that_is_not(target) -> N
     assert certify(asked, np.ones(64), np.ones(least - 1)).outcome != "certified"
 
 
-def test_what_no_budget_could_do_is_said_so() -> None:
+def test_a_goal_that_no_budget_reaches_has_no_smallest_budget() -> None:
     with pytest.raises(BudgetTooSmall, match="too many times sigma") as caught:
         require_reachable(terms(target=Target(0.9, 20.0)), 1000)
     assert caught.value.smallest is None

@@ -33,7 +33,7 @@ def test_it_stops_when_the_target_is_certified() -> None:
     assert statement.outcome == "certified"
 
 
-def test_it_stops_when_perfect_scores_could_not_help() -> None:
+def test_it_stops_when_perfect_scores_could_not_reach_the_target() -> None:
     selection, scores = drawn((5, 5), 2048)
     rule = StoppingRule(terms(Target(0.7, 1.0)), selection, 2048)
     assert run(rule, scores, 16) == "unreachable"
@@ -78,7 +78,7 @@ def test_the_statement_does_not_depend_on_batches() -> None:
     assert statements[0] == statements[1] == statements[2]
 
 
-def test_the_target_costs_nothing() -> None:
+def test_a_target_does_not_change_the_bounds() -> None:
     selection, scores = drawn((194, 6), 512)
     rule = StoppingRule(terms(Target(0.99, 0.01)), selection, 512)
     for score in np.split(scores, 32):
@@ -86,7 +86,7 @@ def test_the_target_costs_nothing() -> None:
     assert rule.statement().points == certify(terms(), selection, scores).points
 
 
-def test_it_looks_ever_more_rarely() -> None:
+def test_the_numbers_of_samples_at_which_it_looks_grow_geometrically() -> None:
     selection, scores = drawn((194, 6), 4096)
     rule = StoppingRule(terms(Target(0.995, 0.001)), selection, 4096)
     looks = [rule.next_look]

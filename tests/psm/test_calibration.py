@@ -13,7 +13,7 @@ def _features(n: int = 40) -> torch.Tensor:
     return common + torch.randn(n, 4, 8, generator=torch.Generator().manual_seed(1))
 
 
-def test_the_centre_takes_the_common_part_away() -> None:
+def test_the_centre_removes_the_common_part() -> None:
     features = _features()
     raw = F.normalize(features.flatten(1), dim=1)
     assert float(raw[0] @ raw[1]) > 0.8
@@ -34,7 +34,7 @@ def test_twins_give_the_flip_point() -> None:
     assert strangers.flip_point == pytest.approx(0.5**0.5, abs=0.1)
 
 
-def test_what_is_saved_comes_back(tmp_path: Path) -> None:
+def test_a_saved_calibration_is_read_back(tmp_path: Path) -> None:
     result = calibrate([_features()], None, "digest")
     result.save(tmp_path)
     loaded = type(result).load(tmp_path)

@@ -1,4 +1,4 @@
-"""The choice of batch size and threads, with an encoder whose time is known."""
+"""The choice of batch size and threads, with encoders whose time per batch is known."""
 
 import threading
 import time
@@ -22,7 +22,7 @@ def test_the_smallest_batch_near_the_best_is_chosen() -> None:
 
 
 def test_the_fastest_size_is_found() -> None:
-    """A batch of up to 16 costs the same; beyond that each sample costs twice what the 16 did."""
+    """Batches of up to 16 samples take the same time. Each further sample takes twice its share of that."""
 
     def units(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         time.sleep(0.02 + 0.0025 * max(0, len(z) - 16))
@@ -33,7 +33,7 @@ def test_the_fastest_size_is_found() -> None:
     assert 200 < tuning.samples_per_second <= 16 / 0.02
 
 
-def test_threads_that_get_in_each_others_way_are_not_used() -> None:
+def test_one_worker_is_chosen_when_workers_block_each_other() -> None:
     one_at_a_time = threading.Lock()
 
     def units(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
@@ -45,7 +45,7 @@ def test_threads_that_get_in_each_others_way_are_not_used() -> None:
     assert (tuning.workers, tuning.threads) == (1, 4)
 
 
-def test_threads_that_do_not_are() -> None:
+def test_several_workers_are_chosen_when_they_do_not_block_each_other() -> None:
     def units(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         time.sleep(0.001 * len(z))
         return z.flatten(1)
@@ -54,7 +54,7 @@ def test_threads_that_do_not_are() -> None:
     assert (tuning.workers, tuning.threads) == (4, 1)
 
 
-def test_what_is_set_is_not_measured() -> None:
+def test_a_given_batch_size_is_the_only_one_measured() -> None:
     sizes = set()
 
     def units(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:

@@ -1,4 +1,4 @@
-"""The unit of work: the same on every device, as far as that can be seen without a GPU."""
+"""Noisy forwards, checked as far as possible without a GPU."""
 
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def test_scores_come_with_their_tickets_and_numbers() -> None:
 
 
 def test_nothing_waits_for_the_device_within_a_batch() -> None:
-    """On `meta` there are no values: a tensor that is looked at raises."""
+    """On `meta` tensors have no values, so that reading one raises."""
     a, b = ticket(1), ticket(2)
     ((_, first, scores),) = Forward(units, CPU, 8).launch([SampleRange(b, 0, 4)]).fetch()
     b.account(first, scores)
@@ -68,8 +68,8 @@ def test_nothing_waits_for_the_device_within_a_batch() -> None:
     assert [(each, first, scores.shape) for each, first, scores in scored] == [(a, 0, (4,)), (b, 4, (3,))]
 
 
-def test_the_encoder_is_one_graph(tmp_path: Path) -> None:
-    """What CUDA graphs need: no break, and the same features."""
+def test_the_encoder_compiles_to_one_graph(tmp_path: Path) -> None:
+    """CUDA graphs need a graph without breaks. It gives the same features."""
     adapter = load(str(checkpoints.build(tmp_path)), device="cpu", dtype=torch.float32)
     with torch.no_grad():
         tokens = adapter.tokens(torch.rand(8, *adapter.canvas_shape))

@@ -26,13 +26,13 @@ def test_a_sample_depends_on_seed_and_index_alone(generator: NoiseGenerator) -> 
 
 @both
 @pytest.mark.parametrize("bit", range(0, 128, 9))
-def test_the_whole_seed_counts(generator: NoiseGenerator, bit: int) -> None:
+def test_every_bit_of_the_seed_changes_the_noise(generator: NoiseGenerator, bit: int) -> None:
     assert not torch.isin(_draw(generator, 1 << bit, 0, 64), _draw(generator, 0, 0, 64)).any()
 
 
 @both
 @pytest.mark.parametrize("bit", range(0, 64, 7))
-def test_the_whole_index_counts(generator: NoiseGenerator, bit: int) -> None:
+def test_every_bit_of_the_index_changes_the_noise(generator: NoiseGenerator, bit: int) -> None:
     assert not torch.isin(_draw(generator, 5, 1 << bit, 64), _draw(generator, 5, 0, 64)).any()
 
 
@@ -78,8 +78,8 @@ def test_the_largest_values_are_finite() -> None:
             assert all(bool(part.isfinite().all()) for part in noise._box_muller(u, v))
 
 
-def test_noise_for_a_device_needs_nothing_of_it() -> None:
-    """On `meta` there are no values: whatever waits for the device raises."""
+def test_device_noise_never_waits_for_the_device() -> None:
+    """On `meta` tensors have no values, so that waiting for one raises."""
     DeviceNoise().fill(torch.empty(4, 3, 8, 8, device="meta"), [(1, i) for i in range(4)])
 
 

@@ -79,7 +79,7 @@ def test_nothing_is_certified_before_the_direction_is_known() -> None:
     assert take(made) == {each: 32}
 
 
-def test_certification_does_not_starve_while_selection_never_ends() -> None:
+def test_certification_goes_on_while_new_selections_keep_coming() -> None:
     old = ticket(budget=1000)
     made = selected(old)
     served = []
@@ -89,7 +89,7 @@ def test_certification_does_not_starve_while_selection_never_ends() -> None:
     assert all(sum(served[turn : turn + 4]) >= 8 for turn in range(36))
 
 
-def test_a_newcomer_does_not_wait_for_what_others_have_had() -> None:
+def test_a_newcomer_shares_equally_from_its_arrival_on() -> None:
     old = ticket(budget=10_000)
     made = selected(old)
     for _ in range(100):
@@ -174,7 +174,7 @@ def test_tickets_of_departed_clients_are_dropped_and_counted() -> None:
     assert len(made) == 1000 - 16 - 32
 
 
-def test_a_closed_queue_gives_nothing() -> None:
+def test_a_closed_queue_returns_none() -> None:
     made = queue(ticket())
     made.close()
     assert made.take(CPU, wait=True) is None

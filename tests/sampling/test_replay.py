@@ -1,4 +1,4 @@
-"""A certificate made by the sampler is confirmed by a replay, and by nothing else; on a tiny real encoder."""
+"""A replay confirms a certificate that the sampler made, and no other. The encoder is real and tiny."""
 
 import asyncio
 from pathlib import Path
@@ -97,7 +97,7 @@ def test_a_replay_confirms_everything(certificate: Certificate, picture: bytes, 
     } <= names
 
 
-def test_noise_that_a_device_drew_is_drawn_again(
+def test_noise_drawn_by_the_device_generator_is_replayed_on_the_cpu(
     encoder: UnitEncoder, picture: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(noise, "generator_for", lambda device: noise.DeviceNoise())
@@ -108,7 +108,7 @@ def test_noise_that_a_device_drew_is_drawn_again(
     assert _failures(certificate, picture, encoder, noise=other)
 
 
-def test_single_samples_replay_what_batches_drew(
+def test_a_replay_gives_the_scores_of_batches_of_other_sizes(
     certificate: Certificate, picture: bytes, encoder: UnitEncoder
 ) -> None:
     canvas = encoder.adapter.canvas(decode(picture, max_pixels=10**6))

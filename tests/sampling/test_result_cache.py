@@ -47,15 +47,15 @@ def test_the_same_picture_on_the_same_terms_has_the_same_key() -> None:
         ),
     ],
 )
-def test_anything_else_has_another(changes: dict[str, Any]) -> None:
+def test_a_change_of_the_task_changes_the_key(changes: dict[str, Any]) -> None:
     assert key_of("m", dataclasses.replace(TASK, **changes)) != key_of("m", TASK)
 
 
-def test_another_encoder_has_another_key() -> None:
+def test_another_encoder_changes_the_key() -> None:
     assert key_of("m", TASK) != key_of("n", TASK)
 
 
-def test_the_one_asked_for_longest_ago_makes_room() -> None:
+def test_the_least_recently_used_result_is_dropped_first() -> None:
     cache = ResultCache(2 * result(0).size)
     assert result(0).size == 250 * 4 + 10 * 32 + 100 * 8
     for seed in (1, 2):
@@ -79,7 +79,7 @@ def test_the_same_key_is_kept_once() -> None:
     assert found.seed == 3
 
 
-def test_what_is_too_large_is_not_kept() -> None:
+def test_a_result_larger_than_the_cache_is_not_kept() -> None:
     cache = ResultCache(100)
     cache.put(("k",), result(1))
     assert cache.get(("k",)) is None

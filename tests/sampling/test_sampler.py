@@ -48,7 +48,7 @@ Run = Callable[..., Sampler]
 
 @pytest.fixture
 def own_threads() -> Callable[[], list[threading.Thread]]:
-    """The samplers' threads that this test has started: services under test elsewhere have some too."""
+    """The sampler threads that this test has started. Services of other tests have some too."""
     before = set(threading.enumerate())
     return lambda: [
         thread for thread in {*threading.enumerate()} - before if thread.name.startswith("sampler-")
@@ -86,7 +86,7 @@ def _one_by_one(each: Ticket) -> tuple[Tensor, list[float]]:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_batches_mixed_of_several_tickets_give_what_single_samples_give(run: Run, threads: int) -> None:
+def test_mixed_batches_give_the_results_of_single_samples(run: Run, threads: int) -> None:
     def uneven(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         time.sleep(float(z.sum()) % 0.003)  # batches end in another order than they began in
         return units(z, sigma)
@@ -103,7 +103,7 @@ def test_batches_mixed_of_several_tickets_give_what_single_samples_give(run: Run
         np.testing.assert_allclose(result.rule.scores, scores, atol=1e-5)
 
 
-def test_each_sample_goes_with_the_sigma_of_its_ticket(run: Run) -> None:
+def test_each_sample_has_the_sigma_of_its_ticket(run: Run) -> None:
     seen: list[tuple[Tensor, Tensor]] = []
 
     def recording(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
@@ -124,7 +124,7 @@ def test_each_sample_goes_with_the_sigma_of_its_ticket(run: Run) -> None:
         assert float((mine - each.task.x).std()) == pytest.approx(each.task.terms.sigma, rel=0.1)
 
 
-def test_the_certificate_rests_on_other_samples_than_the_direction(run: Run) -> None:
+def test_certification_samples_are_not_selection_samples(run: Run) -> None:
     seen: list[Tensor] = []
 
     def recording(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
@@ -169,7 +169,7 @@ def test_sampling_stops_at_the_deadline(run: Run) -> None:
     assert 0 < result.rule.n < 1_000_000
 
 
-def test_what_waits_is_known_in_samples_and_in_seconds(run: Run) -> None:
+def test_the_queue_is_measured_in_samples_and_in_seconds(run: Run) -> None:
     going = threading.Event()
 
     def waiting(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
@@ -211,7 +211,7 @@ def test_memory_does_not_grow_with_the_samples(run: Run) -> None:
     assert peaks[1] - peaks[0] < 100_000
 
 
-def test_the_work_of_a_departed_client_is_dropped(run: Run) -> None:
+def test_the_samples_of_a_departed_client_are_not_drawn(run: Run) -> None:
     drawn = 0
 
     def counting(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
@@ -292,7 +292,7 @@ def test_a_dead_thread_fails_its_tickets_and_can_be_started_again(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_dying_thread_fails_what_it_had_taken_whole_and_what_still_waits(
+def test_a_dying_thread_fails_tickets_it_has_taken_and_tickets_in_the_queue(
     run: Run, own_threads: Callable[[], list[threading.Thread]]
 ) -> None:
     certifying, going = threading.Event(), threading.Event()
@@ -318,7 +318,7 @@ def test_a_dying_thread_fails_what_it_had_taken_whole_and_what_still_waits(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_dying_thread_fails_what_the_queue_has_forgotten(
+def test_a_dying_thread_fails_its_tickets_that_have_left_the_queue(
     run: Run, own_threads: Callable[[], list[threading.Thread]]
 ) -> None:
     certifying, swept = threading.Event(), threading.Event()
@@ -345,7 +345,7 @@ def test_a_dying_thread_fails_what_the_queue_has_forgotten(
         thread.join(10)
 
 
-def test_closing_fails_what_still_waits() -> None:
+def test_closing_fails_tickets_that_still_wait() -> None:
     def slow(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         time.sleep(0.01)
         return units(z, sigma)
