@@ -13,7 +13,7 @@ alphas = st.floats(1e-6, 0.5)
 
 
 @given(values=scores, alpha=alphas)
-def test_the_bound_is_where_the_capital_reaches_one_over_alpha(values, alpha) -> None:
+def test_the_bound_is_where_the_capital_reaches_one_over_alpha(values: list[float], alpha: float) -> None:
     bets, array = Bets.spread(), np.array(values)
     lower = bets.lower(array, alpha)
     goal = math.log(1 / alpha)
@@ -26,7 +26,7 @@ def test_the_bound_is_where_the_capital_reaches_one_over_alpha(values, alpha) ->
 
 
 @given(values=scores, mean=st.floats(0.01, 1))
-def test_capital_is_that_of_betting_sample_by_sample(values, mean) -> None:
+def test_capital_is_that_of_betting_sample_by_sample(values: list[float], mean: float) -> None:
     bets = Bets.spread()
     capital = 0.0
     for fraction, weight in zip(bets.fractions, bets.weights, strict=True):
@@ -38,7 +38,7 @@ def test_capital_is_that_of_betting_sample_by_sample(values, mean) -> None:
 
 
 @given(mean=st.floats(0.05, 0.95), values=st.lists(st.floats(0, 1), min_size=2, max_size=6))
-def test_the_expected_capital_after_one_round_is_one(mean, values) -> None:
+def test_the_expected_capital_after_one_round_is_one(mean: float, values: list[float]) -> None:
     """Expected capital after one round is 1 when the mean is m, for any two-point law."""
     bets = Bets.spread()
     low, high = min(values), max(values)
@@ -61,7 +61,7 @@ def test_chosen_bets_come_close_to_the_ceiling_for_perfect_scores() -> None:
 
 
 @pytest.mark.parametrize("shape", [(194, 6), (14, 6), (1, 1)])
-def test_betting_beats_the_classical_bounds(shape) -> None:
+def test_betting_beats_the_classical_bounds(shape: tuple[float, float]) -> None:
     rng = np.random.default_rng(0)
     values = rng.beta(*shape, 1024)
     assert betting(values, 1e-3) > max(hoeffding(values, 1e-3), empirical_bernstein(values, 1e-3))

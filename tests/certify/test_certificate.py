@@ -29,6 +29,7 @@ def test_the_radius_in_upload_space_is_divided_by_the_norm_of_the_resize() -> No
     made = certificate()
     assert made.radius.value is not None
     assert made.radius.upload == pytest.approx(made.radius.value / 0.25)
+    assert made.radius.upload is not None
     assert made.radius.upload <= made.radius.value / 0.25
     unknown = parts()["image"].model_copy(update={"resize_norm": None})
     assert certificate(image=unknown).radius.upload is None
@@ -75,7 +76,7 @@ def test_a_certificate_is_immutable() -> None:
         ("chance.p95", 1.5),
     ],
 )
-def test_invalid_fields_are_refused(path, value) -> None:
+def test_invalid_fields_are_refused(path: str, value: object) -> None:
     data = json.loads(certificate().model_dump_json())
     *outer, name = path.split(".")
     inner = data

@@ -30,7 +30,7 @@ everywhere = pytest.mark.parametrize("law", ALL, ids=lambda law: law.name)
 
 def capital_passed(bets: Bets, values: Array, alpha: float, truth: float) -> bool:
     """Whether the bound may exceed the truth: the capital falls in the mean and is 1 / alpha at the bound."""
-    return bets.log_capital(truth, values)[0] >= -np.log(alpha)
+    return bool(bets.log_capital(truth, values)[0] >= -np.log(alpha))
 
 
 @everywhere

@@ -19,7 +19,9 @@ def evidence(n: int = 40, alpha: float = 0.01) -> Evidence:
 
 
 @given(values=scores, alpha=alphas, cuts=st.lists(st.integers(0, 40), max_size=4))
-def test_bounds_depend_on_the_scores_and_not_on_the_updates(values, alpha, cuts) -> None:
+def test_bounds_depend_on_the_scores_and_not_on_the_updates(
+    values: list[float], alpha: float, cuts: list[int]
+) -> None:
     whole, pieces = evidence(alpha=alpha), evidence(alpha=alpha)
     whole.update(values)
     edges = sorted({0, len(values), *(cut for cut in cuts if cut < len(values))})
@@ -35,7 +37,9 @@ def test_bounds_depend_on_the_scores_and_not_on_the_updates(values, alpha, cuts)
 
 
 @given(values=scores, alpha=alphas, further=st.integers(0, 50))
-def test_no_continuation_is_better_than_perfect_scores(values, alpha, further) -> None:
+def test_no_continuation_is_better_than_perfect_scores(
+    values: list[float], alpha: float, further: int
+) -> None:
     known = evidence(alpha=alpha)
     known.update(values)
     foreseen = known.moments_if_perfect(further).lowers

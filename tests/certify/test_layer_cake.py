@@ -11,7 +11,7 @@ from smoothgate.certify.evidence import Evidence
 from smoothgate.certify.layer_cake import Moments, Transform, choose_transforms
 from smoothgate_lab.benchmarks.comparison_bounds import ceiling
 
-from .distributions import ALL, Distribution, atoms, beta
+from .distributions import ALL, Array, Distribution, atoms, beta
 
 deltas = st.floats(0.01, 4)
 scores = st.lists(st.floats(0, 1), min_size=1, max_size=30)
@@ -24,7 +24,7 @@ def truth(transforms: tuple[Transform, ...], distribution: Distribution) -> Mome
 
 
 @given(values=scores)
-def test_transforms_are_monotone_maps_of_the_unit_interval(values) -> None:
+def test_transforms_are_monotone_maps_of_the_unit_interval(values: list[float]) -> None:
     grid = np.linspace(0, 1, 200)
     for transform in choose_transforms(values, 100, 0.01):
         image = transform.apply(grid)
@@ -34,7 +34,7 @@ def test_transforms_are_monotone_maps_of_the_unit_interval(values) -> None:
 
 
 @given(values=scores)
-def test_the_first_transform_is_the_score_itself(values) -> None:
+def test_the_first_transform_is_the_score_itself(values: list[float]) -> None:
     transform = choose_transforms(values, 100, 0.01)[0]
     assert TILTS[0] == 0.0
     np.testing.assert_allclose(transform.apply(np.array(values)), values, atol=1e-12)
@@ -46,7 +46,7 @@ def test_each_transform_has_its_share_of_alpha() -> None:
 
 @pytest.mark.parametrize("distribution", ALL, ids=lambda d: d.name)
 @pytest.mark.parametrize("delta", [0.05, 0.3, 1.0, 2.0, 3.5])
-def test_with_exact_moments_the_bound_is_true(distribution, delta) -> None:
+def test_with_exact_moments_the_bound_is_true(distribution: Distribution, delta: float) -> None:
     rng = np.random.default_rng(0)
     for n in (30, 1000, 30000):
         moments = truth(choose_transforms(distribution.draw(rng, (64,)), n, 0.01), distribution)
@@ -54,7 +54,7 @@ def test_with_exact_moments_the_bound_is_true(distribution, delta) -> None:
 
 
 @pytest.mark.parametrize("delta", [0.3, 0.5, 1.0, 1.5, 2.0])
-def test_with_exact_moments_the_bound_is_close_to_the_layer_cake(delta) -> None:
+def test_with_exact_moments_the_bound_is_close_to_the_layer_cake(delta: float) -> None:
     for distribution, slack in (
         (beta(14, 6), 0.03),
         (beta(3, 2), 0.04),
@@ -74,7 +74,7 @@ def test_with_exact_moments_the_bound_is_close_to_the_layer_cake(delta) -> None:
     delta=deltas,
 )
 def test_the_bound_is_true_for_any_discrete_law_and_any_selection(
-    values, weights, selection, n, delta
+    values: list[float], weights: list[float], selection: list[float], n: int, delta: float
 ) -> None:
     total = sum(weights[: len(values)])
     law = [(value, weight / total) for value, weight in zip(values, weights, strict=False)]
@@ -95,7 +95,9 @@ def test_the_bound_is_true_for_any_discrete_law_and_any_selection(
     first=deltas,
     second=deltas,
 )
-def test_the_bound_falls_with_the_distance(selection, lowers, first, second) -> None:
+def test_the_bound_falls_with_the_distance(
+    selection: list[float], lowers: list[float], first: float, second: float
+) -> None:
     moments = Moments(choose_transforms(selection, 500, 0.01), np.array(lowers))
     near, far = sorted((first, second))
     assert moments.expected_score(far) <= moments.expected_score(near) + 1e-6  # what the search is good for
@@ -108,7 +110,9 @@ def test_the_bound_falls_with_the_distance(selection, lowers, first, second) -> 
     rise=st.lists(st.floats(0, 1), min_size=3, max_size=3),
     delta=deltas,
 )
-def test_higher_moments_never_lower_the_bound(selection, lowers, rise, delta) -> None:
+def test_higher_moments_never_lower_the_bound(
+    selection: list[float], lowers: list[float], rise: list[float], delta: float
+) -> None:
     transforms = choose_transforms(selection, 500, 0.01)
     higher = [lower + share * (0.999 - lower) for lower, share in zip(lowers, rise, strict=True)]
     before = Moments(transforms, np.array(lowers)).expected_score(delta)
@@ -117,7 +121,9 @@ def test_higher_moments_never_lower_the_bound(selection, lowers, rise, delta) ->
 
 @settings(max_examples=60)
 @given(values=scores, selection=scores, delta=deltas, alpha=st.floats(1e-5, 0.2))
-def test_never_above_the_ceiling_nor_below_the_mean_bound(values, selection, delta, alpha) -> None:
+def test_never_above_the_ceiling_nor_below_the_mean_bound(
+    values: list[float], selection: list[float], delta: float, alpha: float
+) -> None:
     evidence = Evidence(choose_transforms(selection, len(values), alpha))
     evidence.update(values)
     bound = evidence.moments.expected_score(delta)
@@ -127,7 +133,7 @@ def test_never_above_the_ceiling_nor_below_the_mean_bound(values, selection, del
 
 
 @pytest.mark.parametrize("shape", [(194, 6), (14, 6), (2, 2)])
-def test_the_search_finds_the_maximum(shape) -> None:
+def test_the_search_finds_the_maximum(shape: tuple[float, float]) -> None:
     """Against a general-purpose optimiser, from several starts."""
     rng = np.random.default_rng(0)
     evidence = Evidence(choose_transforms(rng.beta(*shape, 64), 1000, 0.001))
@@ -137,10 +143,10 @@ def test_the_search_finds_the_maximum(shape) -> None:
     widths = np.diff(moments.transforms[0].thresholds)
     for delta in (0.1, 0.7, 1.5, 3.0):
 
-        def loss(mu, delta=delta):
+        def loss(mu: Array, delta: float = delta) -> float:
             y = np.maximum(mu @ slopes, 1e-300)
             z = np.log(y) / delta + delta / 2
-            return widths @ (y * special.ndtr(z) - special.ndtr(z - delta)) - mu @ moments.lowers
+            return float(widths @ (y * special.ndtr(z) - special.ndtr(z - delta)) - mu @ moments.lowers)
 
         starts = [np.eye(3)[0], np.eye(3)[1], np.eye(3)[2], np.ones(3)]
         found = [

@@ -13,6 +13,6 @@ def test_scores_become_a_float64_vector() -> None:
 
 
 @pytest.mark.parametrize("bad", [[math.nan], [0.5, math.nan], [1.0 + 1e-9], [-1e-9], [math.inf], [], [[0.5]]])
-def test_invalid_scores_are_refused(bad) -> None:
+def test_invalid_scores_are_refused(bad: list[float] | list[list[float]]) -> None:
     with pytest.raises(ValueError, match="score"):
         check_scores(bad)

@@ -31,7 +31,7 @@ def decoded(part: str) -> Any:
     return json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
 
 
-def signed(header: dict[str, object], payload: object) -> str:
+def signed(header: dict[str, str], payload: object) -> str:
     """What the holder of KEY could sign without this package."""
     head = f"{encoded(header)}.{encoded(payload)}"
     private = OKPKey.import_key(KEY.pem()).private_key
@@ -58,26 +58,27 @@ def test_every_change_of_the_content_is_caught() -> None:
 
 
 @pytest.mark.parametrize("position", range(5, len(TEXT) - 5, 997))
-def test_a_changed_character_is_never_accepted(position) -> None:
+def test_a_changed_character_is_never_accepted(position: int) -> None:
     other = "A" if TEXT[position] != "A" else "B"
     with pytest.raises((BadSignature, UnknownKey)):
         verify(TEXT[:position] + other + TEXT[position + 1 :], jwks([KEY]))
 
 
 @pytest.mark.parametrize("text", ["", "no", "a.b", "a.b.c", "..", TEXT + ".x", TEXT.rsplit(".", 1)[0] + "."])
-def test_text_that_is_not_a_jws_is_refused(text) -> None:
+def test_text_that_is_not_a_jws_is_refused(text: str) -> None:
     with pytest.raises(BadSignature):
         verify(text, jwks([KEY]))
 
 
 def test_an_unknown_key_is_named() -> None:
     other = SigningKey.generate()
-    for key_set in (
+    key_sets: tuple[dict[str, Any], ...] = (
         {},
         {"keys": []},
         jwks([other]),
         {"keys": ["x", {"kty": "RSA"}, {"crv": "Ed25519", "x": "?"}]},
-    ):
+    )
+    for key_set in key_sets:
         with pytest.raises(UnknownKey, match=KEY.kid):
             verify(TEXT, key_set)
 
@@ -89,7 +90,7 @@ def test_a_key_under_the_name_of_another_is_unknown() -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["none", "HS256", "Ed25519"])
-def test_other_algorithms_are_refused(algorithm) -> None:
+def test_other_algorithms_are_refused(algorithm: str) -> None:
     forged = signed({"alg": algorithm, "kid": KEY.kid}, decoded(TEXT.split(".")[1]))
     with pytest.raises(BadSignature):
         verify(forged, jwks([KEY]))
@@ -98,7 +99,8 @@ def test_other_algorithms_are_refused(algorithm) -> None:
 def test_a_good_signature_over_something_else_is_the_wrong_schema() -> None:
     data = decoded(TEXT.split(".")[1])
     header = {"alg": "EdDSA", "kid": KEY.kid}
-    for payload in ({}, data | {"version": 2}, data | {"extra": 1}, b"not json"):
+    payloads: tuple[object, ...] = ({}, data | {"version": 2}, data | {"extra": 1}, b"not json")
+    for payload in payloads:
         with pytest.raises(WrongSchema):
             verify(signed(header, payload), jwks([KEY]))
     assert verify(signed(header, data), jwks([KEY])) == certificate()
@@ -142,7 +144,7 @@ def test_keys_are_loaded_from_pem_and_jwk() -> None:
         json.dumps(OKPKey.generate_key("X25519").as_dict(private=True)),
     ],
 )
-def test_a_text_that_is_no_signing_key_is_refused_without_repeating_it(text) -> None:
+def test_a_text_that_is_no_signing_key_is_refused_without_repeating_it(text: str) -> None:
     with pytest.raises(ValueError, match="key") as caught:
         SigningKey.load(text)
     assert not text or text not in str(caught.value)

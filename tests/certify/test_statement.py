@@ -1,6 +1,7 @@
 import dataclasses
 import math
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,13 +17,13 @@ from smoothgate.certify.statement import (
 )
 
 
-def terms(**changes: object) -> Terms:
+def terms(**changes: Any) -> Terms:
     return dataclasses.replace(
         Terms(sigma=0.5, alpha=0.001, eps=(0.25, 0.5, 1.0), chance_cosine=0.1), **changes
     )
 
 
-def made(shape: tuple[float, float] = (194, 6), n: int = 1000, **changes: object) -> Statement:
+def made(shape: tuple[float, float] = (194, 6), n: int = 1000, **changes: Any) -> Statement:
     rng = np.random.default_rng(0)
     return certify(terms(**changes), rng.beta(*shape, 64), rng.beta(*shape, n))
 
@@ -34,6 +35,8 @@ def test_the_fields_of_a_statement_are_consistent() -> None:
     assert [point.eps for point in statement.points] == [0.25, 0.5, 1.0]
     values = [point.value for point in statement.points]
     assert values == sorted(values, reverse=True)
+    assert statement.radius_layer_cake is not None
+    assert statement.radius_mean is not None
     assert statement.radius == statement.radius_layer_cake > statement.radius_mean
     assert statement.served == "layer_cake"
     assert statement.outcome == "certified"
@@ -66,7 +69,7 @@ def test_more_samples_certify_more() -> None:
         ((194, 6), {"eps": (3.0,)}, "vacuous"),
     ],
 )
-def test_outcome(shape, changes, outcome) -> None:
+def test_outcome(shape: tuple[float, float], changes: dict[str, Any], outcome: str) -> None:
     assert made(shape, **changes).outcome == outcome
 
 
@@ -116,11 +119,12 @@ def test_bad_scores_are_refused() -> None:
 
 
 @pytest.mark.parametrize("target", [None, Target(0.9, 0.5), Target(0.5, 1.0), Target(0.99, 0.1)])
-def test_a_budget_that_is_too_small_is_refused_with_the_smallest_that_is_not(target) -> None:
+def test_a_budget_that_is_too_small_is_refused_with_the_smallest_that_is_not(target: Target | None) -> None:
     asked = terms(target=target)
     with pytest.raises(BudgetTooSmall) as caught:
         require_reachable(asked, 2)
     least = caught.value.smallest
+    assert least is not None
     assert str(caught.value).endswith(f"the smallest number that could is {least}")
     require_reachable(asked, least)
     with pytest.raises(BudgetTooSmall):

@@ -29,6 +29,7 @@ def test_it_stops_when_the_target_is_certified() -> None:
     assert rule.n < 1500
     statement = rule.statement()
     assert statement.n_certify == rule.n
+    assert statement.target_bound is not None
     assert statement.target_bound >= 0.7
     assert statement.outcome == "certified"
 
@@ -40,7 +41,9 @@ def test_it_stops_when_perfect_scores_could_not_reach_the_target() -> None:
     assert rule.n < 2048
     assert rule.statement().outcome == "vacuous"
     rule.update(np.ones(2048 - rule.n))
-    assert rule.statement().target_bound < 0.7
+    bound = rule.statement().target_bound
+    assert bound is not None
+    assert bound < 0.7
 
 
 def test_it_stops_at_the_budget() -> None:

@@ -17,7 +17,7 @@ def test_the_centre_removes_the_common_part() -> None:
     features = _features()
     raw = F.normalize(features.flatten(1), dim=1)
     assert float(raw[0] @ raw[1]) > 0.8
-    result = calibrate(features.split(7), None, "digest")
+    result = calibrate(torch.split(features, 7), None, "digest")
     torch.testing.assert_close(result.mu, features.mean(0))
     assert abs(result.figures.chance_mean) < 0.1
     assert result.figures.chance_mean < result.figures.chance_p95 < 0.6

@@ -138,10 +138,11 @@ def _half_space(x: Tensor, sigma: float, quantile: float) -> Units:
     """The worst case of the mean bound: the feature flips when the image crosses a plane."""
     normal = torch.ones_like(x).flatten()
     normal /= normal.norm()
+    width = sigma
     offset = float(x.flatten() @ normal) - sigma * quantile
 
-    def units(z: Tensor, sigma_of_rows: Tensor, layout: Layout = ()) -> Tensor:
-        side = (z.flatten(1) @ normal - offset) * 30 / sigma
+    def units(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
+        side = (z.flatten(1) @ normal - offset) * 30 / width
         angle = torch.pi * torch.sigmoid(-side)
         return torch.stack([angle.cos(), angle.sin()], 1)
 

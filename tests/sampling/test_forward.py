@@ -71,10 +71,12 @@ def test_nothing_waits_for_the_device_within_a_batch() -> None:
 def test_the_encoder_compiles_to_one_graph(tmp_path: Path) -> None:
     """CUDA graphs need a graph without breaks. It gives the same features."""
     adapter = load(str(checkpoints.build(tmp_path)), device="cpu", dtype=torch.float32)
+    shape = adapter.canvas_shape
+    assert shape is not None
     with torch.no_grad():
-        tokens = adapter.tokens(torch.rand(8, *adapter.canvas_shape))
+        tokens = adapter.tokens(torch.rand(8, *shape))
     encoder = UnitEncoder(adapter, calibrate([tokens], None, adapter.digest), psms.build(adapter.digest))
-    z, sigma = torch.rand(4, *adapter.canvas_shape), torch.full((4,), 0.3)
+    z, sigma = torch.rand(4, *shape), torch.full((4,), 0.3)
     with torch.inference_mode():
         compiled = torch.compile(encoder.units, fullgraph=True, dynamic=False, backend="eager")
         torch.testing.assert_close(compiled(z, sigma), encoder.units(z, sigma))

@@ -40,6 +40,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> UnitEncoder:
 
 def _encoder(path: Path, seed: int, psm_seed: int = 0) -> UnitEncoder:
     adapter = load(str(checkpoints.build(path, seed=seed)), device="cpu", dtype=torch.float32)
+    assert adapter.canvas_shape is not None
     with torch.no_grad():
         tokens = adapter.tokens(torch.rand(32, *adapter.canvas_shape))
     psm = psms.build(adapter.digest, seed=psm_seed)

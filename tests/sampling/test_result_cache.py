@@ -27,6 +27,15 @@ def test_the_same_picture_on_the_same_terms_has_the_same_key() -> None:
     assert key_of("m", same) == key_of("m", TASK)
 
 
+CHANGED_TERMS: list[tuple[str, Any]] = [
+    ("sigma", 0.2),
+    ("alpha", 0.002),
+    ("eps", (0.05, 0.1)),
+    ("cosine_threshold", 0.6),
+    ("chance_cosine", 0.1),
+]
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -35,16 +44,7 @@ def test_the_same_picture_on_the_same_terms_has_the_same_key() -> None:
         {"layout": (1, 2)},
         {"n_select": 9},
         {"budget": 65},
-        *(
-            {"terms": dataclasses.replace(TERMS, **{name: value})}
-            for name, value in [
-                ("sigma", 0.2),
-                ("alpha", 0.002),
-                ("eps", (0.05, 0.1)),
-                ("cosine_threshold", 0.6),
-                ("chance_cosine", 0.1),
-            ]
-        ),
+        *({"terms": dataclasses.replace(TERMS, **{name: value})} for name, value in CHANGED_TERMS),
     ],
 )
 def test_a_change_of_the_task_changes_the_key(changes: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ UNITS = F.normalize(torch.randn(12, 16, generator=torch.Generator().manual_seed(
 
 @pytest.mark.parametrize("sizes", [(12,), (1,) * 12, (5, 1, 6)])
 def test_how_samples_are_batched_changes_nothing(sizes: tuple[int, ...]) -> None:
-    t, scores = select(UNITS.split(list(sizes)))
+    t, scores = select(torch.split(UNITS, list(sizes)))
     torch.testing.assert_close(t, F.normalize(UNITS.sum(0), dim=0))
     expected = [(1 + float(UNITS[i] @ F.normalize(UNITS[:i].sum(0), dim=0))) / 2 for i in range(1, 12)]
     assert scores == pytest.approx(expected, abs=1e-6)
@@ -32,4 +32,4 @@ def test_scores_are_kept_in_the_unit_interval() -> None:
     t = torch.zeros(16)
     t[0] = 1.0
     beyond = torch.stack([1.0000001 * t, -1.0000001 * t, 0 * t])
-    assert scores_against(t, beyond.split(2)) == [1.0, 0.0, 0.5]
+    assert scores_against(t, torch.split(beyond, 2)) == [1.0, 0.0, 0.5]

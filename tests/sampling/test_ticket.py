@@ -17,7 +17,7 @@ UNITS = F.normalize(torch.randn(4, 16, generator=torch.Generator().manual_seed(0
 
 
 def ticket(**options: float) -> Ticket:
-    return Ticket(SamplingTask(torch.zeros(3, 4, 4), TERMS, 4, 64), 1, **options)  # type: ignore[arg-type]
+    return Ticket(SamplingTask(torch.zeros(3, 4, 4), TERMS, 4, 64), 1, **options)
 
 
 def select(each: Ticket) -> None:
