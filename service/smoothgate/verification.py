@@ -6,15 +6,14 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smoothgate.certify.certificate import Certificate
 from smoothgate.certify.signing import CertificateRejected, verify
 from smoothgate.errors import MalformedRequest
-from smoothgate.psm.unit_encoder import UnitEncoder
-from smoothgate.sampling import noise
-from smoothgate.sampling.replay import replay
-from smoothgate.vision import decode
+
+if TYPE_CHECKING:
+    from smoothgate.psm.unit_encoder import UnitEncoder
 
 # By the encoder's arithmetic. Sums in another order or on another processor change a score by less than this.
 # Another image or another seed changes it by more, except by chance. Bounds change faster than scores do.
@@ -95,6 +94,11 @@ def check(
 
 
 def _check_model(certificate: Certificate, image: bytes, encoder: UnitEncoder) -> Iterator[Check]:
+    # Without a model, certificates are checked in an installation that has no torch.
+    from smoothgate.sampling import noise
+    from smoothgate.sampling.replay import replay
+    from smoothgate.vision import decode
+
     # The model's digest covers the PSM. The PSM is checked first, so that it is named if it differs.
     same = encoder.psm_digest == certificate.model.psm_digest
     yield Check("PSM", same, "the one certified" if same else f"another one: {encoder.psm_digest}")
