@@ -87,7 +87,7 @@ class Sampler:
         )
         self._threads: list[threading.Thread | None] = [None] * len(workers)
         self._closing = False
-        self._moved = time.monotonic()
+        self._last_progress = time.monotonic()
 
     @property
     def noise(self) -> NoiseGenerator:
@@ -111,10 +111,11 @@ class Sampler:
 
     @property
     def stalled_seconds(self) -> float:
-        """Seconds since the last batch, or since the first ticket came to an idle sampler; 0 if none
-        waits.
+        """Seconds without progress: since the last batch, or since a ticket came to an idle sampler.
+
+        0 if no ticket waits.
         """
-        return time.monotonic() - self._moved if self.queued_samples else 0.0
+        return time.monotonic() - self._last_progress if self.queued_samples else 0.0
 
     def start(self) -> None:
         """Start all threads that are not running."""
@@ -143,7 +144,7 @@ class Sampler:
         if self._closing or not self.alive:
             raise NotReady("The sampler is not running.", code="sampler_down", retry_after=1)
         if not self.queued_samples:
-            self._moved = time.monotonic()
+            self._last_progress = time.monotonic()
         self._queue.put(ticket)
 
     def _run(self, number: int) -> None:
@@ -176,18 +177,14 @@ class Sampler:
         try:
             return forward.launch(batch)
         except Exception:
-            metrics.SAMPLER_FAILURES.inc()
-            self._fail(_waiting(batch), SamplerFailed(_FAILED))
-            log.exception("a batch failed", samples=sum(each.count for each in batch))
+            self._batch_failed(batch)
             return None
 
     def _account(self, scored: ScoredBatch, started: float) -> None:
         try:
             pieces = scored.fetch()
         except Exception:
-            metrics.SAMPLER_FAILURES.inc()
-            self._fail(_waiting(scored.batch), SamplerFailed(_FAILED))
-            log.exception("a batch failed", samples=sum(each.count for each in scored.batch))
+            self._batch_failed(scored.batch)
             return
         for ticket, first, scores in pieces:
             try:
@@ -196,7 +193,7 @@ class Sampler:
             except SmoothgateError as error:
                 ticket.fail(error)
         self._queue.wake()
-        self._moved = time.monotonic()
+        self._last_progress = time.monotonic()
         drawn = sum(each.count for each in scored.batch)
         seconds = time.perf_counter() - started
         rate = len(self._workers) * drawn / seconds
@@ -204,6 +201,11 @@ class Sampler:
         metrics.SAMPLES.inc(drawn)
         metrics.BATCH_FILL.observe(drawn / self.batch_size)
         metrics.SAMPLING_SECONDS.inc(seconds / len(self._workers))
+
+    def _batch_failed(self, batch: Sequence[SampleRange]) -> None:
+        metrics.SAMPLER_FAILURES.inc()
+        self._fail(_waiting(batch), SamplerFailed(_FAILED))
+        log.exception("a batch failed", samples=sum(each.count for each in batch))
 
     @staticmethod
     def _fail(tickets: Sequence[Ticket], error: Exception) -> None:
