@@ -1,4 +1,4 @@
-"""`smoothgate verify`: what of a certificate can be confirmed, and what precisely does not agree."""
+"""Checks of one certificate for `smoothgate verify`. Each says what agrees and what differs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from smoothgate.errors import MalformedRequest
 if TYPE_CHECKING:
     from smoothgate.psm.unit_encoder import UnitEncoder
 
-# By the encoder's arithmetic: sums in another order, or another processor, move a score by less; another
-# image or another seed moves it by more, except by chance. A bound is steeper than the scores under it.
+# By the encoder's arithmetic. Sums in another order or on another processor change a score by less than this.
+# Another image or another seed changes it by more, except by chance. Bounds change faster than scores do.
 _TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-3, "float16": 1e-3}
 _STEEPNESS = 10
 _LARGEST = 1_000_000_000
@@ -24,7 +24,7 @@ _LARGEST = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was checked."""
+    """One check: its name, whether it passed, and what was found."""
 
     name: str
     passed: bool
@@ -32,12 +32,13 @@ class Check:
 
 
 def read(text: str) -> list[tuple[str, dict[str, Any] | None]]:
-    """The signed certificates in a text, each with the plain fields that came beside it, if any.
+    """The signed certificates in a text, each with the plain fields that are shown next to it, if there are
+    any.
 
-    Takes a JWS, a certificate as JSON, or any JSON answer of the service that holds `certificates`.
+    The text is a JWS, a certificate as JSON, or a JSON answer of the service that holds `certificates`.
 
     Raises:
-        MalformedRequest: none of these.
+        MalformedRequest: the text is none of these.
     """
     text = text.strip()
     if not text.startswith("{"):
@@ -46,12 +47,12 @@ def read(text: str) -> list[tuple[str, dict[str, Any] | None]]:
         value = json.loads(text)
     except ValueError as error:
         raise MalformedRequest("This is neither JSON nor a JWS.") from error
-    found = value.get("certificates", [value])
-    if not isinstance(found, list) or not all(
-        isinstance(c, dict) and isinstance(c.get("jws"), str) for c in found
+    certificates = value.get("certificates", [value])
+    if not isinstance(certificates, list) or not all(
+        isinstance(c, dict) and isinstance(c.get("jws"), str) for c in certificates
     ):
         raise MalformedRequest("This JSON holds no signed certificate (a field jws).")
-    return [(c["jws"], {key: item for key, item in c.items() if key != "jws"}) for c in found]
+    return [(c["jws"], {key: item for key, item in c.items() if key != "jws"}) for c in certificates]
 
 
 def check(
@@ -61,11 +62,11 @@ def check(
     image: bytes | None = None,
     encoder: UnitEncoder | None = None,
 ) -> Iterator[Check]:
-    """Check one certificate; with the image and its model, replay the noise as well.
+    """Check one certificate. With the image and the model, also replay the noise.
 
     Args:
         jws: the signed certificate.
-        plain: the fields shown beside it, or None.
+        plain: the fields shown next to it, or None.
         key_set: a JWKS.
         image: the uploaded file.
         encoder: of the model that the certificate should be about.
@@ -73,7 +74,7 @@ def check(
     try:
         certificate = verify(jws, key_set)
     except CertificateRejected as error:
-        yield Check("signature", False, f"{error.code}: {error.message}")
+        yield Check("signature", False, f"{error.code}: {error}")
         return
     yield Check("signature", True, "made by a key of the set")
     if plain is not None:
@@ -98,7 +99,7 @@ def _check_model(certificate: Certificate, image: bytes, encoder: UnitEncoder) -
     from smoothgate.sampling.replay import replay
     from smoothgate.vision import decode
 
-    # The model's digest covers the PSM: checked first, the PSM is named when it is what differs.
+    # The model's digest covers the PSM. The PSM is checked first, so that it is named if it differs.
     same = encoder.psm_digest == certificate.model.psm_digest
     yield Check("PSM", same, "the one certified" if same else f"another one: {encoder.psm_digest}")
     same = encoder.digest == certificate.model.digest
@@ -107,14 +108,14 @@ def _check_model(certificate: Certificate, image: bytes, encoder: UnitEncoder) -
         return
     generator = certificate.noise.generator
     try:
-        noise.named(generator)
+        noise.generator_named(generator)
     except ValueError:
         yield Check("noise", False, f"its generator is not known here: {generator}")
         return
     canvas = encoder.adapter.canvas(decode(image, max_pixels=_LARGEST))
     norm = certificate.image.resize_norm
     yield Check("resize norm", norm == canvas.upload_norm, f"{canvas.upload_norm:.6g} here, {norm} certified")
-    again = replay(encoder, canvas, certificate).statement
+    again = replay(encoder, canvas, certificate)
     close = _TOLERANCE.get(certificate.model.dtype, max(_TOLERANCE.values()))
     yield _compare("score estimate", again.score_estimate, certificate.score_estimate, close)
     yield _compare("score lower bound", again.score_lower, certificate.score_lower, _STEEPNESS * close)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from smoothgate.certify.certificate import Certificate, Chance, Image, Model, Noise
+from smoothgate.certify.certificate import Certificate, CertifiedImage, CertifiedModel, Chance, NoiseRecord
 from smoothgate.certify.statement import Statement, Target, Terms, certify
 
 
@@ -21,11 +21,13 @@ def parts(**changes: Any) -> dict[str, Any]:
     given = {
         "stop_reason": "budget",
         "time": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
-        "image": Image(
+        "image": CertifiedImage(
             sha256="ab" * 32, width=640, height=480, canvas_width=48, canvas_height=48, resize_norm=0.25
         ),
-        "model": Model(name="demo", digest="cd" * 32, psm_digest=None, dtype="float32"),
-        "noise": Noise(sigma=0.5, generator="philox", seed="0f" * 16, n_select=32, n_certify=256, budget=256),
+        "model": CertifiedModel(name="demo", digest="cd" * 32, psm_digest=None, dtype="float32"),
+        "noise": NoiseRecord(
+            sigma=0.5, generator="philox", seed="0f" * 16, n_select=32, n_certify=256, budget=256
+        ),
         "chance": Chance(mean=0.0, p95=0.1),
         "flip_point": 0.4,
     }

@@ -1,6 +1,5 @@
 from hypothesis import settings
 
-# No deadline: timings of a busy machine say nothing. Derandomised: a run is a verdict on the code, not on
-# luck.
+# No deadline, because times on a busy machine vary. Derandomised, so that a result depends on the code alone.
 settings.register_profile("certify", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("certify")

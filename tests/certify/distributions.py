@@ -1,4 +1,4 @@
-"""Score distributions on [0, 1] whose truth is known, and the test that a bound covers it."""
+"""Score distributions on [0, 1] with known means, and the number of failures that chance allows."""
 
 from __future__ import annotations
 

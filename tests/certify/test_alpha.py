@@ -25,6 +25,6 @@ def test_every_tilt_has_a_share_and_the_first_is_the_mean() -> None:
     assert TILTS[0] == 0.0
 
 
-def test_no_images_are_refused() -> None:
+def test_zero_images_are_refused() -> None:
     with pytest.raises(ValueError, match="images"):
         per_image(0.001, 0)

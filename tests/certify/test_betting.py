@@ -1,20 +1,19 @@
 import math
-from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from smoothgate.certify.betting import Bets, BettingSequence, betting
-from smoothgate.certify.bounds import ceiling, empirical_bernstein, hoeffding
+from smoothgate.certify.betting import Bets, betting
+from smoothgate_lab.benchmarks.comparison_bounds import ceiling, empirical_bernstein, hoeffding
 
 scores = st.lists(st.floats(0, 1), min_size=1, max_size=40)
 alphas = st.floats(1e-6, 0.5)
 
 
 @given(values=scores, alpha=alphas)
-def test_the_bound_is_where_the_capital_reaches_one_over_alpha(values, alpha) -> None:
+def test_the_bound_is_where_the_capital_reaches_one_over_alpha(values: list[float], alpha: float) -> None:
     bets, array = Bets.spread(), np.array(values)
     lower = bets.lower(array, alpha)
     goal = math.log(1 / alpha)
@@ -27,7 +26,7 @@ def test_the_bound_is_where_the_capital_reaches_one_over_alpha(values, alpha) ->
 
 
 @given(values=scores, mean=st.floats(0.01, 1))
-def test_capital_is_that_of_betting_sample_by_sample(values, mean) -> None:
+def test_capital_is_that_of_betting_sample_by_sample(values: list[float], mean: float) -> None:
     bets = Bets.spread()
     capital = 0.0
     for fraction, weight in zip(bets.fractions, bets.weights, strict=True):
@@ -39,7 +38,7 @@ def test_capital_is_that_of_betting_sample_by_sample(values, mean) -> None:
 
 
 @given(mean=st.floats(0.05, 0.95), values=st.lists(st.floats(0, 1), min_size=2, max_size=6))
-def test_the_game_is_fair(mean, values) -> None:
+def test_the_expected_capital_after_one_round_is_one(mean: float, values: list[float]) -> None:
     """Expected capital after one round is 1 when the mean is m, for any two-point law."""
     bets = Bets.spread()
     low, high = min(values), max(values)
@@ -50,67 +49,35 @@ def test_the_game_is_fair(mean, values) -> None:
     assert (1 - p) * after[0] + p * after[1] == pytest.approx(1.0, rel=1e-6)
 
 
-def test_no_more_than_the_whole_capital_is_staked() -> None:
-    for bets in (Bets.spread(), Bets.tuned(np.array([0.9, 0.8]), 100, 0.01)):
+def test_weights_sum_to_at_most_one_and_fractions_are_below_one() -> None:
+    for bets in (Bets.spread(), Bets.chosen(np.array([0.9, 0.8]), 100, 0.01)):
         assert sum(bets.weights) <= 1 + 1e-12
         assert all(0 < fraction < 1 for fraction in bets.fractions)
 
 
-@settings(max_examples=50)
-@given(values=scores, alpha=alphas, cuts=st.lists(st.integers(0, 40), max_size=4))
-def test_a_sequence_depends_on_the_scores_alone(values, alpha, cuts) -> None:
-    sequence = BettingSequence(alpha)
-    assert sequence.lower == 0.0
-    edges = sorted({0, len(values), *(cut for cut in cuts if cut < len(values))})
-    for start, end in pairwise(edges):
-        sequence.update(values[start:end])
-    assert sequence.n == len(values)
-    assert sequence.scores.tolist() == values
-    assert sequence.lower == betting(values, alpha)
-
-
-@settings(max_examples=50)
-@given(values=scores, alpha=alphas, further=st.integers(0, 50))
-def test_perfect_scores_are_the_best_that_can_come(values, alpha, further) -> None:
-    sequence = BettingSequence(alpha)
-    sequence.update(values)
-    foreseen = sequence.lower_if_perfect(further)
-    assert foreseen >= sequence.lower
-    if further:
-        sequence.update(np.ones(further))
-    assert foreseen == pytest.approx(sequence.lower, abs=1e-9)
-
-
-def test_tuned_bets_come_close_to_the_ceiling_for_perfect_scores() -> None:
+def test_chosen_bets_come_close_to_the_ceiling_for_perfect_scores() -> None:
     ones = np.ones(1000)
-    assert Bets.tuned(ones, 1000, 0.01).lower(ones, 0.01) >= ceiling(1000, 0.005)
+    assert Bets.chosen(ones, 1000, 0.01).lower(ones, 0.01) >= ceiling(1000, 0.005)
 
 
 @pytest.mark.parametrize("shape", [(194, 6), (14, 6), (1, 1)])
-def test_betting_beats_the_classical_bounds(shape) -> None:
+def test_betting_beats_the_classical_bounds(shape: tuple[float, float]) -> None:
     rng = np.random.default_rng(0)
     values = rng.beta(*shape, 1024)
     assert betting(values, 1e-3) > max(hoeffding(values, 1e-3), empirical_bernstein(values, 1e-3))
 
 
-def test_a_score_of_zero_does_not_end_the_game() -> None:
+def test_a_score_of_zero_does_not_lose_all_capital() -> None:
     values = np.concatenate([np.zeros(1), np.ones(400)])
     assert betting(values, 1e-3) > 0.9
 
 
-def test_only_zeros_prove_nothing() -> None:
+def test_the_bound_of_zeros_alone_is_zero() -> None:
     assert betting(np.zeros(100), 0.05) == 0.0
 
 
-def test_a_misleading_selection_costs_tightness_not_truth() -> None:
+def test_with_a_misleading_selection_the_bound_is_true_and_less_tight() -> None:
     rng = np.random.default_rng(0)
     values = rng.beta(14, 6, 2000)
-    misled = Bets.tuned(np.ones(50), 2000, 1e-3).lower(values, 1e-3)
+    misled = Bets.chosen(np.ones(50), 2000, 1e-3).lower(values, 1e-3)
     assert 0.6 < misled < values.mean()
-
-
-def test_nan_is_refused_by_the_sequence() -> None:
-    sequence = BettingSequence(0.05)
-    with pytest.raises(ValueError, match="score"):
-        sequence.update([0.5, math.nan])
-    assert sequence.n == 0

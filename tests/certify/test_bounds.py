@@ -1,37 +1,38 @@
 import math
+from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 from smoothgate.certify.betting import betting
-from smoothgate.certify.bounds import (
+from smoothgate_lab.benchmarks.comparison_bounds import (
     ceiling,
-    check_scores,
     clopper_pearson,
     empirical_bernstein,
     hoeffding,
-    samples_needed,
-    scores_from_cosines,
 )
 
-BOUNDS = [hoeffding, empirical_bernstein, betting]
+Bound = Callable[[npt.ArrayLike, float], float]
+
+BOUNDS: list[Bound] = [hoeffding, empirical_bernstein, betting]
 scores = st.lists(st.floats(0, 1), min_size=1, max_size=40)
 alphas = st.floats(1e-6, 0.5)
 
 
 @pytest.mark.parametrize("bound", BOUNDS)
 @pytest.mark.parametrize("bad", [[math.nan], [0.5, math.nan], [1.0 + 1e-9], [-1e-9], [math.inf], [], [[0.5]]])
-def test_scores_that_are_none_are_refused(bound, bad) -> None:
+def test_invalid_scores_are_refused(bound: Bound, bad: list[float] | list[list[float]]) -> None:
     with pytest.raises(ValueError, match="score"):
         bound(bad, 0.05)
 
 
 @pytest.mark.parametrize("bound", BOUNDS)
 @given(values=scores, alpha=alphas)
-def test_bounds_stay_below_the_mean_and_the_ceiling(bound, values, alpha) -> None:
+def test_bounds_stay_below_the_mean_and_the_ceiling(bound: Bound, values: list[float], alpha: float) -> None:
     lower = bound(values, alpha)
     assert 0.0 <= lower <= 1.0
     assert lower <= np.mean(values) + 1e-12
@@ -40,19 +41,21 @@ def test_bounds_stay_below_the_mean_and_the_ceiling(bound, values, alpha) -> Non
 
 @pytest.mark.parametrize("bound", [hoeffding, betting])
 @given(values=scores, alpha=alphas, data=st.data())
-def test_higher_scores_never_lower_the_bound(bound, values, alpha, data) -> None:
+def test_higher_scores_never_lower_the_bound(
+    bound: Bound, values: list[float], alpha: float, data: st.DataObject
+) -> None:
     raised = [data.draw(st.floats(value, 1)) for value in values]
     assert bound(raised, alpha) >= bound(values, alpha) - 1e-9
 
 
 @pytest.mark.parametrize("bound", BOUNDS)
 @given(values=scores, alpha=st.floats(1e-6, 0.2))
-def test_more_of_the_same_never_lowers_the_bound(bound, values, alpha) -> None:
+def test_repeating_the_scores_never_lowers_the_bound(bound: Bound, values: list[float], alpha: float) -> None:
     assert bound(values * 2, alpha) >= bound(values, alpha) - 1e-9
 
 
 @given(values=scores, alpha=st.floats(1e-6, 0.2), factor=st.floats(0.1, 1))
-def test_more_confidence_never_raises_the_bound(values, alpha, factor) -> None:
+def test_more_confidence_never_raises_the_bound(values: list[float], alpha: float, factor: float) -> None:
     for bound in BOUNDS:
         assert bound(values, alpha * factor) <= bound(values, alpha) + 1e-9
 
@@ -66,7 +69,7 @@ def test_hoeffding_and_bernstein_are_the_formulas() -> None:
 
 
 @given(n=st.integers(1, 500), share=st.floats(0, 1), alpha=alphas)
-def test_clopper_pearson_inverts_the_binomial_tail(n, share, alpha) -> None:
+def test_clopper_pearson_inverts_the_binomial_tail(n: int, share: float, alpha: float) -> None:
     successes = round(share * n)
     lower = clopper_pearson(successes, n, alpha)
     assert lower <= ceiling(n, alpha)
@@ -78,30 +81,11 @@ def test_clopper_pearson_inverts_the_binomial_tail(n, share, alpha) -> None:
 
 
 @pytest.mark.parametrize(("successes", "n"), [(-1, 5), (6, 5), (0, 0)])
-def test_clopper_pearson_refuses_impossible_counts(successes, n) -> None:
+def test_clopper_pearson_refuses_impossible_counts(successes: int, n: int) -> None:
     with pytest.raises(ValueError, match="successes"):
         clopper_pearson(successes, n, 0.05)
 
 
-@given(target=st.floats(0.05, 0.9999), alpha=alphas)
-def test_samples_needed_is_the_least(target, alpha) -> None:
-    n = samples_needed(target, alpha)
-    assert ceiling(n, alpha) >= target - 1e-9
-    assert n == 1 or ceiling(n - 1, alpha) < target
-
-
-def test_impossible_targets_are_refused() -> None:
-    for target in (0.0, 1.0, math.nan):
-        with pytest.raises(ValueError, match="target"):
-            samples_needed(target, 0.05)
+def test_the_ceiling_of_zero_samples_is_refused() -> None:
     with pytest.raises(ValueError, match="n must"):
         ceiling(0, 0.05)
-
-
-def test_cosines_become_scores() -> None:
-    assert scores_from_cosines(np.array([-1, 0, 1], dtype=np.float32)).tolist() == [0.0, 0.5, 1.0]
-    assert scores_from_cosines([1.0000002, -1.0000002]).tolist() == [1.0, 0.0]
-    for bad in ([1.1], [-1.1], [math.nan]):
-        with pytest.raises(ValueError, match="cosine"):
-            scores_from_cosines(bad)
-    assert check_scores([0, 1]).dtype == np.float64

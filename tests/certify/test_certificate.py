@@ -3,13 +3,13 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from smoothgate.certify.certificate import ASSUMPTIONS, Certificate, Chance, Image, Noise
+from smoothgate.certify.certificate import ASSUMPTIONS, Certificate, CertifiedImage, Chance, NoiseRecord
 from smoothgate.certify.statement import Target
 
 from .certificates import certificate, parts, statement
 
 
-def test_it_says_what_the_statement_says() -> None:
+def test_a_certificate_repeats_its_statement() -> None:
     stated = statement(target=Target(0.5, 0.5))
     made = certificate(statement=stated, stop_reason="certified")
     assert made.version == 1
@@ -29,12 +29,13 @@ def test_the_radius_in_upload_space_is_divided_by_the_norm_of_the_resize() -> No
     made = certificate()
     assert made.radius.value is not None
     assert made.radius.upload == pytest.approx(made.radius.value / 0.25)
+    assert made.radius.upload is not None
     assert made.radius.upload <= made.radius.value / 0.25
     unknown = parts()["image"].model_copy(update={"resize_norm": None})
     assert certificate(image=unknown).radius.upload is None
 
 
-def test_without_a_radius_there_is_null() -> None:
+def test_a_missing_radius_is_null() -> None:
     made = certificate(statement=statement((5, 5)))
     assert made.outcome == "vacuous"
     assert made.radius.value is None
@@ -42,7 +43,7 @@ def test_without_a_radius_there_is_null() -> None:
     assert json.loads(made.model_dump_json())["radius"]["value"] is None
 
 
-def test_json_and_back_loses_nothing() -> None:
+def test_json_can_be_read_back_without_loss() -> None:
     made = certificate(statement=statement(target=Target(0.9, 0.5)))
     text = made.model_dump_json()
     assert Certificate.model_validate_json(text) == made
@@ -50,7 +51,7 @@ def test_json_and_back_loses_nothing() -> None:
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
-def test_it_cannot_be_changed() -> None:
+def test_a_certificate_is_immutable() -> None:
     made = certificate()
     with pytest.raises(ValidationError, match="frozen"):
         made.alpha = 0.5  # type: ignore[misc]
@@ -75,7 +76,7 @@ def test_it_cannot_be_changed() -> None:
         ("chance.p95", 1.5),
     ],
 )
-def test_what_is_no_certificate_is_refused(path, value) -> None:
+def test_invalid_fields_are_refused(path: str, value: object) -> None:
     data = json.loads(certificate().model_dump_json())
     *outer, name = path.split(".")
     inner = data
@@ -86,7 +87,7 @@ def test_what_is_no_certificate_is_refused(path, value) -> None:
         Certificate.model_validate_json(json.dumps(data))
 
 
-def test_numbers_that_are_none_are_refused() -> None:
+def test_nan_and_infinity_are_refused() -> None:
     text = certificate().model_dump_json()
     lower = json.loads(text)["score_lower"]
     for bad in ("NaN", "Infinity", "1e999"):
@@ -94,9 +95,9 @@ def test_numbers_that_are_none_are_refused() -> None:
             Certificate.model_validate_json(text.replace(f'"score_lower":{lower}', f'"score_lower":{bad}'))
 
 
-def test_what_it_is_made_of_must_agree() -> None:
+def test_noise_and_chance_must_be_those_of_the_statement() -> None:
     noise = parts()["noise"]
-    assert isinstance(noise, Noise)
+    assert isinstance(noise, NoiseRecord)
     for change in (
         {"noise": noise.model_copy(update={"sigma": 0.65})},
         {"noise": noise.model_copy(update={"n_certify": 512})},
@@ -112,4 +113,4 @@ def test_every_field_is_described_in_the_schema() -> None:
         assert model["additionalProperties"] is False
         for name, field in model["properties"].items():
             assert field.get("description"), f"{model['title']}.{name}"
-    assert "sha256" in Image.model_fields
+    assert "sha256" in CertifiedImage.model_fields

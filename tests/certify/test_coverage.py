@@ -1,8 +1,8 @@
-"""Do the bounds hold as often as they say? Thousands of simulated runs on laws whose truth is known.
+"""Bounds hold as often as they state, in thousands of simulated runs on laws whose truth is known.
 
-A bound passes when the runs in which it exceeded the truth are no more than chance allows at its alpha (one
-chance in 10,000 of a false alarm, with fixed seeds). alpha is large here, so that a wrong bound has room to
-show. The last tests hold the same measure against bounds that are wrong on purpose.
+A bound passes if the runs in which it exceeds the truth are no more than chance allows at its alpha. With
+fixed seeds the probability of a false alarm is 1 in 10,000. alpha is large here, so that a wrong bound fails
+often enough to be noticed. The last tests apply the same measure to bounds that are wrong on purpose.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from smoothgate.certify.betting import Bets, BettingSequence, betting
-from smoothgate.certify.bounds import clopper_pearson, empirical_bernstein, hoeffding
+from smoothgate.certify.betting import Bets, betting
 from smoothgate.certify.evidence import Evidence
-from smoothgate.certify.layer_cake import tune
+from smoothgate.certify.layer_cake import choose_transforms
 from smoothgate.certify.statement import Target, Terms
 from smoothgate.certify.stopping import StoppingRule
+from smoothgate_lab.benchmarks.comparison_bounds import clopper_pearson, empirical_bernstein, hoeffding
 
 from .distributions import ALL, Array, Distribution, atoms, beta, mixture, most_failures
 
@@ -29,15 +29,15 @@ everywhere = pytest.mark.parametrize("law", ALL, ids=lambda law: law.name)
 
 
 def capital_passed(bets: Bets, values: Array, alpha: float, truth: float) -> bool:
-    """Whether the bound may exceed the truth: there its capital is 1 / alpha, and it falls in the mean."""
-    return bets.log_capital(truth, values)[0] >= -np.log(alpha)
+    """Whether the bound may exceed the truth: the capital falls in the mean and is 1 / alpha at the bound."""
+    return bool(bets.log_capital(truth, values)[0] >= -np.log(alpha))
 
 
 @everywhere
-def test_fixed_n(law: Distribution) -> None:
+def test_betting_bound_at_fixed_n(law: Distribution) -> None:
     rng = np.random.default_rng(1)
     samples = law.draw(rng, (RUNS, N))
-    for bets in (Bets.spread(), Bets.tuned(law.draw(rng, (32,)), N, ALPHA)):
+    for bets in (Bets.spread(), Bets.chosen(law.draw(rng, (32,)), N, ALPHA)):
         failures = [capital_passed(bets, scores, ALPHA, law.mean) for scores in samples]
         assert sum(failures) <= most_failures(RUNS, ALPHA)
         for failed, scores in list(zip(failures, samples, strict=True))[:200]:
@@ -46,9 +46,7 @@ def test_fixed_n(law: Distribution) -> None:
 
 @everywhere
 @pytest.mark.parametrize("bound", [hoeffding, empirical_bernstein])
-def test_fixed_n_of_the_bounds_to_compare_with(
-    law: Distribution, bound: Callable[[Array, float], float]
-) -> None:
+def test_comparison_bounds_at_fixed_n(law: Distribution, bound: Callable[[Array, float], float]) -> None:
     samples = law.draw(np.random.default_rng(1), (RUNS, N))
     failures = sum(bound(scores, ALPHA) > law.mean for scores in samples)
     assert failures <= most_failures(RUNS, ALPHA)
@@ -62,10 +60,10 @@ def test_clopper_pearson(p: float) -> None:
 
 
 def ever_exceeded(law: Distribution, bets: Bets, samples: Array) -> int:
-    """Runs in which the sequence exceeds the truth at some time: what an adversary who stops then would see.
+    """Number of runs in which the bound exceeds the truth at any time. An adversary would stop at that time.
 
-    It does so exactly where the capital at the true mean passes 1 / alpha. That is computed for all times of
-    all runs at once, and `BettingSequence` is asked about a part of them.
+    The bound exceeds the truth exactly when the capital at the true mean passes 1 / alpha. That is computed
+    for all times of all runs at once, and the bound is computed for a part of them.
     """
     paths = [
         np.log(weight) + np.log1p(fraction * (samples / law.mean - 1)).cumsum(axis=1)
@@ -75,29 +73,26 @@ def ever_exceeded(law: Distribution, bets: Bets, samples: Array) -> int:
     passed = capital >= -np.log(ALPHA) + 1e-6
     for run in range(0, len(samples), len(samples) // 20):
         times = np.flatnonzero(passed[run])
-        sequence = BettingSequence(ALPHA, bets)
-        sequence.update(samples[run, : times[0] + 1] if times.size else samples[run])
-        assert (sequence.lower > law.mean) == bool(times.size)
+        seen = samples[run, : times[0] + 1] if times.size else samples[run]
+        assert (betting(seen, ALPHA, bets) > law.mean) == bool(times.size)
     return int(passed.any(axis=1).sum())
 
 
 @everywhere
-def test_sequence_at_adversarial_stopping_times(law: Distribution) -> None:
+def test_betting_bound_at_adversarial_stopping_times(law: Distribution) -> None:
     rng = np.random.default_rng(2)
     samples = law.draw(rng, (RUNS, 200))
-    for bets in (Bets.spread(), Bets.tuned(law.draw(rng, (32,)), 100, ALPHA)):
+    for bets in (Bets.spread(), Bets.chosen(law.draw(rng, (32,)), 100, ALPHA)):
         assert ever_exceeded(law, bets, samples) <= most_failures(RUNS, ALPHA)
 
 
 @everywhere
-def test_layer_cake(law: Distribution) -> None:
-    """The bound cannot exceed the truth at any eps unless one of the moments does: that is counted, every run
-    whole.
-    """
+def test_moments_of_the_layer_cake_bound(law: Distribution) -> None:
+    """The bound can exceed the truth at some eps only if one of the moments does. Such runs are counted."""
     rng = np.random.default_rng(3)
     failures = 0
     for _ in range(20):
-        transforms = tune(law.draw(rng, (24,)), N, ALPHA)
+        transforms = choose_transforms(law.draw(rng, (24,)), N, ALPHA)
         truth = np.array([law.moment(t.thresholds, t.slopes) / t.scale for t in transforms])
         scores = law.draw(rng, (RUNS // 20, N))
         passed = [
@@ -108,13 +103,13 @@ def test_layer_cake(law: Distribution) -> None:
     assert failures <= most_failures(RUNS, ALPHA)
 
 
-def test_layer_cake_bound_itself() -> None:
+def test_layer_cake_bound() -> None:
     law = mixture(beta(30, 3), atoms((0.05, 1.0)), 0.04)
     truth = law.layer_cake(0.8)
     rng = np.random.default_rng(4)
     failures = 0
     for _ in range(RUNS // 25):
-        transforms = tune(law.draw(rng, (12,)), N, 0.5)
+        transforms = choose_transforms(law.draw(rng, (12,)), N, 0.5)
         for scores in law.draw(rng, (25, N)):
             evidence = Evidence(transforms)
             evidence.update(scores)
@@ -122,8 +117,8 @@ def test_layer_cake_bound_itself() -> None:
     assert failures <= most_failures(RUNS, 0.5)
 
 
-def test_stopping_early_for_a_target_that_is_not_true() -> None:
-    """The target is just above the truth: whenever the rule says `certified`, it is wrong."""
+def test_a_false_target_is_rarely_certified() -> None:
+    """The target is just above the truth, so the rule is wrong whenever it says `certified`."""
     law = beta(14, 6)
     target = Target(2 * law.layer_cake(0.5) - 1 + 1e-3, 0.5)
     terms = Terms(sigma=1.0, alpha=0.5, eps=(0.5,), target=target)
@@ -137,7 +132,7 @@ def test_stopping_early_for_a_target_that_is_not_true() -> None:
     assert wrong <= most_failures(runs, 0.5)
 
 
-# What is wrong on purpose must be caught.
+# Bounds that are wrong on purpose fail the same measure.
 
 
 def test_hoeffding_read_sequentially_is_caught() -> None:
@@ -159,7 +154,7 @@ def test_clopper_pearson_read_sequentially_is_caught() -> None:
 
 @pytest.mark.parametrize("fresh", [True, False])
 def test_scoring_the_samples_that_chose_t_is_caught(fresh: bool) -> None:
-    """Features uniform on a sphere: every direction scores 1/2; samples favour the one they chose."""
+    """Features are uniform on a sphere, so every direction scores 1/2. Samples favour the one they chose."""
     rng = np.random.default_rng(8)
     runs, failures = 2000, 0
     for _ in range(runs):
@@ -173,7 +168,7 @@ def test_scoring_the_samples_that_chose_t_is_caught(fresh: bool) -> None:
 
 
 def test_alpha_spent_twice_is_caught() -> None:
-    """Each of three bounds at the whole alpha in place of a share: on independent scores that shows."""
+    """Each of three bounds uses the whole alpha instead of a share. Independent scores make that visible."""
     law = atoms((0.0, 0.1), (1.0, 0.9))
     samples = law.draw(np.random.default_rng(9), (RUNS, 3, N))
     exceeded = [[clopper_pearson(int(s.sum()), N, ALPHA) > law.mean for s in run] for run in samples]

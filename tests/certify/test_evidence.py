@@ -1,29 +1,72 @@
+import math
+from itertools import pairwise
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from smoothgate.certify.betting import betting
 from smoothgate.certify.evidence import Evidence
-from smoothgate.certify.layer_cake import tune
+from smoothgate.certify.layer_cake import choose_transforms
+
+scores = st.lists(st.floats(0, 1), min_size=1, max_size=40)
+alphas = st.floats(1e-6, 0.5)
 
 
-def test_updates_may_be_cut_anywhere() -> None:
-    rng = np.random.default_rng(0)
-    selection, scores = rng.beta(14, 6, 64), rng.beta(14, 6, 300)
-    whole, pieces = Evidence(tune(selection, 300, 0.01)), Evidence(tune(selection, 300, 0.01))
-    whole.update(scores)
-    for start in range(0, 300, 7):
-        pieces.update(scores[start : start + 7])
-    assert whole.moments.lowers.tolist() == pieces.moments.lowers.tolist()
+def evidence(n: int = 40, alpha: float = 0.01) -> Evidence:
+    return Evidence(choose_transforms(np.random.default_rng(0).beta(14, 6, 64), n, alpha))
 
 
-def test_before_the_first_score_nothing_is_known() -> None:
-    evidence = Evidence(tune([0.9], 10, 0.01))
-    assert evidence.moments.lowers.tolist() == [0.0, 0.0, 0.0]
-    assert evidence.moments.expected_score(0.5) == 0.0
-    assert evidence.moments_if_perfect(100).score_lower > 0.9
+@given(values=scores, alpha=alphas, cuts=st.lists(st.integers(0, 40), max_size=4))
+def test_bounds_depend_on_the_scores_and_not_on_the_updates(
+    values: list[float], alpha: float, cuts: list[int]
+) -> None:
+    whole, pieces = evidence(alpha=alpha), evidence(alpha=alpha)
+    whole.update(values)
+    edges = sorted({0, len(values), *(cut for cut in cuts if cut < len(values))})
+    for start, end in pairwise(edges):
+        pieces.update(values[start:end])
+    assert pieces.n == len(values)
+    assert pieces.scores.tolist() == values
+    assert pieces.moments.lowers.tolist() == whole.moments.lowers.tolist()
+    identity = whole.transforms[0]
+    assert whole.moments.score_lower == betting(
+        identity.apply(np.array(values)), identity.alpha, identity.bets
+    )
 
 
-def test_a_bad_score_leaves_no_trace() -> None:
-    evidence = Evidence(tune([0.9], 10, 0.01))
+@given(values=scores, alpha=alphas, further=st.integers(0, 50))
+def test_no_continuation_is_better_than_perfect_scores(
+    values: list[float], alpha: float, further: int
+) -> None:
+    known = evidence(alpha=alpha)
+    known.update(values)
+    foreseen = known.moments_if_perfect(further).lowers
+    assert (foreseen >= known.moments.lowers).all()
+    if further:
+        known.update(np.ones(further))
+    np.testing.assert_allclose(foreseen, known.moments.lowers, atol=1e-9)
+
+
+def test_before_the_first_score_all_bounds_are_zero() -> None:
+    nothing = evidence(10)
+    assert nothing.moments.lowers.tolist() == [0.0, 0.0, 0.0]
+    assert nothing.moments.expected_score(0.5) == 0.0
+    assert nothing.moments_if_perfect(100).score_lower > 0.9
+
+
+@pytest.mark.parametrize("bad", [1.5, math.nan])
+def test_an_update_with_a_bad_score_changes_nothing(bad: float) -> None:
+    known = evidence(10)
     with pytest.raises(ValueError, match="score"):
-        evidence.update([0.5, 1.5])
-    assert evidence.moments.score_lower == 0.0
+        known.update([0.5, bad])
+    assert known.n == 0
+    assert known.moments.score_lower == 0.0
+
+
+def test_scores_are_kept_when_their_buffer_is_used_again() -> None:
+    known, buffer = evidence(), np.array([0.5, 0.75])
+    known.update(buffer)
+    buffer[:] = 0.0
+    assert known.scores.tolist() == [0.5, 0.75]

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from scipy import optimize, special
 
 from smoothgate.certify.alpha import TILTS, per_tilt
-from smoothgate.certify.bounds import ceiling
 from smoothgate.certify.evidence import Evidence
-from smoothgate.certify.layer_cake import Moments, Transform, tune
+from smoothgate.certify.layer_cake import Moments, Transform, choose_transforms
+from smoothgate_lab.benchmarks.comparison_bounds import ceiling
 
-from .distributions import ALL, Distribution, atoms, beta
+from .distributions import ALL, Array, Distribution, atoms, beta
 
 deltas = st.floats(0.01, 4)
 scores = st.lists(st.floats(0, 1), min_size=1, max_size=30)
@@ -24,9 +24,9 @@ def truth(transforms: tuple[Transform, ...], distribution: Distribution) -> Mome
 
 
 @given(values=scores)
-def test_transforms_are_monotone_maps_of_the_unit_interval(values) -> None:
+def test_transforms_are_monotone_maps_of_the_unit_interval(values: list[float]) -> None:
     grid = np.linspace(0, 1, 200)
-    for transform in tune(values, 100, 0.01):
+    for transform in choose_transforms(values, 100, 0.01):
         image = transform.apply(grid)
         assert image[0] == 0.0
         assert image[-1] == 1.0
@@ -34,34 +34,34 @@ def test_transforms_are_monotone_maps_of_the_unit_interval(values) -> None:
 
 
 @given(values=scores)
-def test_the_first_transform_is_the_score_itself(values) -> None:
-    transform = tune(values, 100, 0.01)[0]
+def test_the_first_transform_is_the_score_itself(values: list[float]) -> None:
+    transform = choose_transforms(values, 100, 0.01)[0]
     assert TILTS[0] == 0.0
     np.testing.assert_allclose(transform.apply(np.array(values)), values, atol=1e-12)
 
 
-def test_shares_are_those_of_the_one_place() -> None:
-    assert [transform.alpha for transform in tune([0.9, 0.8], 100, 0.01)] == list(per_tilt(0.01))
+def test_each_transform_has_its_share_of_alpha() -> None:
+    assert [transform.alpha for transform in choose_transforms([0.9, 0.8], 100, 0.01)] == list(per_tilt(0.01))
 
 
 @pytest.mark.parametrize("distribution", ALL, ids=lambda d: d.name)
 @pytest.mark.parametrize("delta", [0.05, 0.3, 1.0, 2.0, 3.5])
-def test_with_the_true_moments_the_bound_is_true(distribution, delta) -> None:
+def test_with_exact_moments_the_bound_is_true(distribution: Distribution, delta: float) -> None:
     rng = np.random.default_rng(0)
     for n in (30, 1000, 30000):
-        moments = truth(tune(distribution.draw(rng, (64,)), n, 0.01), distribution)
+        moments = truth(choose_transforms(distribution.draw(rng, (64,)), n, 0.01), distribution)
         assert moments.expected_score(delta) <= distribution.layer_cake(delta) + 1e-9
 
 
 @pytest.mark.parametrize("delta", [0.3, 0.5, 1.0, 1.5, 2.0])
-def test_with_the_true_moments_the_bound_is_nearly_the_layer_cake(delta) -> None:
+def test_with_exact_moments_the_bound_is_close_to_the_layer_cake(delta: float) -> None:
     for distribution, slack in (
         (beta(14, 6), 0.03),
         (beta(3, 2), 0.04),
         (atoms((0.2, 0.3), (0.9, 0.7)), 0.01),
     ):
         selection = distribution.draw(np.random.default_rng(0), (2000,))
-        moments = truth(tune(selection, 10**6, 0.01), distribution)
+        moments = truth(choose_transforms(selection, 10**6, 0.01), distribution)
         assert moments.expected_score(delta) >= distribution.layer_cake(delta) - slack
 
 
@@ -73,7 +73,9 @@ def test_with_the_true_moments_the_bound_is_nearly_the_layer_cake(delta) -> None
     n=st.integers(1, 10**5),
     delta=deltas,
 )
-def test_no_discrete_law_and_no_selection_makes_it_untrue(values, weights, selection, n, delta) -> None:
+def test_the_bound_is_true_for_any_discrete_law_and_any_selection(
+    values: list[float], weights: list[float], selection: list[float], n: int, delta: float
+) -> None:
     total = sum(weights[: len(values)])
     law = [(value, weight / total) for value, weight in zip(values, weights, strict=False)]
     distribution = atoms(*law)
@@ -82,7 +84,7 @@ def test_no_discrete_law_and_no_selection_makes_it_untrue(values, weights, selec
     tops = np.minimum(np.cumsum([0.0] + [weight for _, weight in order]), 1.0)
     shifted = special.ndtr(special.ndtri(tops) - delta)
     exact = float(np.diff(shifted) @ [value for value, _ in order]) + order[-1][0] * (1.0 - shifted[-1])
-    moments = truth(tune(selection, n, 0.01), distribution)
+    moments = truth(choose_transforms(selection, n, 0.01), distribution)
     assert moments.expected_score(delta) <= exact + 1e-9
 
 
@@ -93,8 +95,10 @@ def test_no_discrete_law_and_no_selection_makes_it_untrue(values, weights, selec
     first=deltas,
     second=deltas,
 )
-def test_the_bound_falls_with_the_distance(selection, lowers, first, second) -> None:
-    moments = Moments(tune(selection, 500, 0.01), np.array(lowers))
+def test_the_bound_falls_with_the_distance(
+    selection: list[float], lowers: list[float], first: float, second: float
+) -> None:
+    moments = Moments(choose_transforms(selection, 500, 0.01), np.array(lowers))
     near, far = sorted((first, second))
     assert moments.expected_score(far) <= moments.expected_score(near) + 1e-6  # what the search is good for
 
@@ -106,8 +110,10 @@ def test_the_bound_falls_with_the_distance(selection, lowers, first, second) -> 
     rise=st.lists(st.floats(0, 1), min_size=3, max_size=3),
     delta=deltas,
 )
-def test_higher_moments_never_lower_the_bound(selection, lowers, rise, delta) -> None:
-    transforms = tune(selection, 500, 0.01)
+def test_higher_moments_never_lower_the_bound(
+    selection: list[float], lowers: list[float], rise: list[float], delta: float
+) -> None:
+    transforms = choose_transforms(selection, 500, 0.01)
     higher = [lower + share * (0.999 - lower) for lower, share in zip(lowers, rise, strict=True)]
     before = Moments(transforms, np.array(lowers)).expected_score(delta)
     assert Moments(transforms, np.array(higher)).expected_score(delta) >= before - 1e-6
@@ -115,8 +121,10 @@ def test_higher_moments_never_lower_the_bound(selection, lowers, rise, delta) ->
 
 @settings(max_examples=60)
 @given(values=scores, selection=scores, delta=deltas, alpha=st.floats(1e-5, 0.2))
-def test_never_above_the_ceiling_nor_below_the_mean_bound(values, selection, delta, alpha) -> None:
-    evidence = Evidence(tune(selection, len(values), alpha))
+def test_never_above_the_ceiling_nor_below_the_mean_bound(
+    values: list[float], selection: list[float], delta: float, alpha: float
+) -> None:
+    evidence = Evidence(choose_transforms(selection, len(values), alpha))
     evidence.update(values)
     bound = evidence.moments.expected_score(delta)
     assert bound <= special.ndtr(special.ndtri(ceiling(len(values), alpha)) - delta)
@@ -125,20 +133,20 @@ def test_never_above_the_ceiling_nor_below_the_mean_bound(values, selection, del
 
 
 @pytest.mark.parametrize("shape", [(194, 6), (14, 6), (2, 2)])
-def test_the_search_finds_the_maximum(shape) -> None:
+def test_the_search_finds_the_maximum(shape: tuple[float, float]) -> None:
     """Against a general-purpose optimiser, from several starts."""
     rng = np.random.default_rng(0)
-    evidence = Evidence(tune(rng.beta(*shape, 64), 1000, 0.001))
+    evidence = Evidence(choose_transforms(rng.beta(*shape, 64), 1000, 0.001))
     evidence.update(rng.beta(*shape, 1000))
     moments = evidence.moments
     slopes = np.stack([transform.slopes / transform.scale for transform in moments.transforms])
     widths = np.diff(moments.transforms[0].thresholds)
     for delta in (0.1, 0.7, 1.5, 3.0):
 
-        def loss(mu, delta=delta):
+        def loss(mu: Array, delta: float = delta) -> float:
             y = np.maximum(mu @ slopes, 1e-300)
             z = np.log(y) / delta + delta / 2
-            return widths @ (y * special.ndtr(z) - special.ndtr(z - delta)) - mu @ moments.lowers
+            return float(widths @ (y * special.ndtr(z) - special.ndtr(z - delta)) - mu @ moments.lowers)
 
         starts = [np.eye(3)[0], np.eye(3)[1], np.eye(3)[2], np.ones(3)]
         found = [
@@ -150,22 +158,22 @@ def test_the_search_finds_the_maximum(shape) -> None:
         assert moments.expected_score(delta) == pytest.approx(-min(found), abs=1e-5)
 
 
-def test_at_no_distance_the_bound_is_that_on_the_score() -> None:
-    moments = Moments(tune([0.9, 0.8], 100, 0.01), np.array([0.7, 0.7, 0.7]))
+def test_at_distance_zero_the_bound_is_that_on_the_score() -> None:
+    moments = Moments(choose_transforms([0.9, 0.8], 100, 0.01), np.array([0.7, 0.7, 0.7]))
     assert moments.expected_score(0.0) == 0.7
 
 
-def test_many_selection_scores_and_none_at_all() -> None:
+def test_many_selection_scores_and_none_are_accepted() -> None:
     rng = np.random.default_rng(0)
-    assert tune(rng.random(5000), 100, 0.01)[0].slopes.size <= 130
-    assert tune([], 100, 0.01)[1].scale > 0.0
+    assert choose_transforms(rng.random(5000), 100, 0.01)[0].slopes.size <= 130
+    assert choose_transforms([], 100, 0.01)[1].scale > 0.0
 
 
 def test_bad_input_is_refused() -> None:
     for bad in ([math.nan], [1.5]):
         with pytest.raises(ValueError, match="score"):
-            tune(bad, 100, 0.01)
+            choose_transforms(bad, 100, 0.01)
     with pytest.raises(ValueError, match="n_certify"):
-        tune([0.5], 0, 0.01)
+        choose_transforms([0.5], 0, 0.01)
     with pytest.raises(ValueError, match="alpha"):
-        tune([0.5], 10, 0.0)
+        choose_transforms([0.5], 10, 0.0)

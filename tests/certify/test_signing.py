@@ -7,6 +7,7 @@ from joserfc.jwk import OKPKey
 
 from smoothgate.certify.signing import (
     BadSignature,
+    CertificateRejected,
     PublicKey,
     SigningKey,
     UnknownKey,
@@ -14,7 +15,6 @@ from smoothgate.certify.signing import (
     jwks,
     verify,
 )
-from smoothgate.errors import SmoothgateError
 
 from .certificates import certificate
 
@@ -31,14 +31,14 @@ def decoded(part: str) -> Any:
     return json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
 
 
-def signed(header: dict[str, object], payload: object) -> str:
+def signed(header: dict[str, str], payload: object) -> str:
     """What the holder of KEY could sign without this package."""
     head = f"{encoded(header)}.{encoded(payload)}"
     private = OKPKey.import_key(KEY.pem()).private_key
     return f"{head}.{encoded(private.sign(head.encode()))}"
 
 
-def test_what_is_signed_is_verified() -> None:
+def test_a_signed_certificate_is_verified() -> None:
     assert verify(TEXT, jwks([KEY])) == certificate()
     assert verify(f"\n{TEXT}\n", json.loads(json.dumps(jwks([KEY])))) == certificate()
     assert decoded(TEXT.split(".")[0]) == {
@@ -53,43 +53,44 @@ def test_every_change_of_the_content_is_caught() -> None:
     data = decoded(payload)
     for path, value in (("alpha", 1e-9), ("score_lower", 0.99), ("outcome", "vacuous")):
         forged = f"{header}.{encoded(data | {path: value})}.{signature}"
-        with pytest.raises(BadSignature):
+        with pytest.raises(BadSignature, match="does not match"):
             verify(forged, jwks([KEY]))
 
 
 @pytest.mark.parametrize("position", range(5, len(TEXT) - 5, 997))
-def test_a_changed_character_is_never_accepted(position) -> None:
+def test_a_changed_character_is_never_accepted(position: int) -> None:
     other = "A" if TEXT[position] != "A" else "B"
     with pytest.raises((BadSignature, UnknownKey)):
         verify(TEXT[:position] + other + TEXT[position + 1 :], jwks([KEY]))
 
 
 @pytest.mark.parametrize("text", ["", "no", "a.b", "a.b.c", "..", TEXT + ".x", TEXT.rsplit(".", 1)[0] + "."])
-def test_what_is_no_jws_is_refused(text) -> None:
+def test_text_that_is_not_a_jws_is_refused(text: str) -> None:
     with pytest.raises(BadSignature):
         verify(text, jwks([KEY]))
 
 
 def test_an_unknown_key_is_named() -> None:
     other = SigningKey.generate()
-    for key_set in (
+    key_sets: tuple[dict[str, Any], ...] = (
         {},
         {"keys": []},
         jwks([other]),
         {"keys": ["x", {"kty": "RSA"}, {"crv": "Ed25519", "x": "?"}]},
-    ):
+    )
+    for key_set in key_sets:
         with pytest.raises(UnknownKey, match=KEY.kid):
             verify(TEXT, key_set)
 
 
-def test_a_key_that_calls_itself_by_another_name_is_unknown() -> None:
+def test_a_key_under_the_name_of_another_is_unknown() -> None:
     other = SigningKey.generate()
     with pytest.raises(UnknownKey):
         verify(TEXT, {"keys": [other.jwk() | {"kid": KEY.kid}]})
 
 
 @pytest.mark.parametrize("algorithm", ["none", "HS256", "Ed25519"])
-def test_other_algorithms_are_refused(algorithm) -> None:
+def test_other_algorithms_are_refused(algorithm: str) -> None:
     forged = signed({"alg": algorithm, "kid": KEY.kid}, decoded(TEXT.split(".")[1]))
     with pytest.raises(BadSignature):
         verify(forged, jwks([KEY]))
@@ -98,7 +99,8 @@ def test_other_algorithms_are_refused(algorithm) -> None:
 def test_a_good_signature_over_something_else_is_the_wrong_schema() -> None:
     data = decoded(TEXT.split(".")[1])
     header = {"alg": "EdDSA", "kid": KEY.kid}
-    for payload in ({}, data | {"version": 2}, data | {"extra": 1}, b"not json"):
+    payloads: tuple[object, ...] = ({}, data | {"version": 2}, data | {"extra": 1}, b"not json")
+    for payload in payloads:
         with pytest.raises(WrongSchema):
             verify(signed(header, payload), jwks([KEY]))
     assert verify(signed(header, data), jwks([KEY])) == certificate()
@@ -142,16 +144,16 @@ def test_keys_are_loaded_from_pem_and_jwk() -> None:
         json.dumps(OKPKey.generate_key("X25519").as_dict(private=True)),
     ],
 )
-def test_what_cannot_sign_is_refused_without_repeating_it(text) -> None:
+def test_a_text_that_is_no_signing_key_is_refused_without_repeating_it(text: str) -> None:
     with pytest.raises(ValueError, match="key") as caught:
         SigningKey.load(text)
     assert not text or text not in str(caught.value)
 
 
-def test_the_failures_are_the_services_own() -> None:
+def test_every_rejection_has_a_code() -> None:
     for kind in (BadSignature, UnknownKey, WrongSchema):
-        assert issubclass(kind, SmoothgateError)
-    assert {kind.default_code for kind in (BadSignature, UnknownKey, WrongSchema)} == {
+        assert issubclass(kind, CertificateRejected)
+    assert {kind.code for kind in (BadSignature, UnknownKey, WrongSchema)} == {
         "bad_signature",
         "unknown_key",
         "wrong_schema",

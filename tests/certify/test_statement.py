@@ -1,40 +1,49 @@
 import dataclasses
 import math
-import re
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 
-from smoothgate.certify.statement import CURVE_POINTS, Statement, Target, Terms, certify, require_reachable
-from smoothgate.errors import Unacceptable
+from smoothgate.certify.statement import (
+    CURVE_POINTS,
+    BudgetTooSmall,
+    Statement,
+    Target,
+    Terms,
+    certify,
+    require_reachable,
+)
 
 
-def terms(**changes: object) -> Terms:
+def terms(**changes: Any) -> Terms:
     return dataclasses.replace(
         Terms(sigma=0.5, alpha=0.001, eps=(0.25, 0.5, 1.0), chance_cosine=0.1), **changes
     )
 
 
-def made(shape: tuple[float, float] = (194, 6), n: int = 1000, **changes: object) -> Statement:
+def made(shape: tuple[float, float] = (194, 6), n: int = 1000, **changes: Any) -> Statement:
     rng = np.random.default_rng(0)
     return certify(terms(**changes), rng.beta(*shape, 64), rng.beta(*shape, n))
 
 
-def test_what_is_stated_fits_together() -> None:
+def test_the_fields_of_a_statement_are_consistent() -> None:
     statement = made()
     assert statement.n_certify == 1000
     assert statement.score_lower < statement.score_estimate
     assert [point.eps for point in statement.points] == [0.25, 0.5, 1.0]
     values = [point.value for point in statement.points]
     assert values == sorted(values, reverse=True)
+    assert statement.radius_layer_cake is not None
+    assert statement.radius_mean is not None
     assert statement.radius == statement.radius_layer_cake > statement.radius_mean
     assert statement.served == "layer_cake"
     assert statement.outcome == "certified"
     assert statement.target_bound is None
 
 
-def test_the_curve_runs_from_the_image_to_where_the_bound_is_spent() -> None:
+def test_the_curve_goes_from_eps_0_to_where_the_bound_reaches_0() -> None:
     curve = made().curve
     assert len(curve) == CURVE_POINTS
     assert curve[0].eps == 0.0
@@ -60,7 +69,7 @@ def test_more_samples_certify_more() -> None:
         ((194, 6), {"eps": (3.0,)}, "vacuous"),
     ],
 )
-def test_outcomes(shape, changes, outcome) -> None:
+def test_outcome(shape: tuple[float, float], changes: dict[str, Any], outcome: str) -> None:
     assert made(shape, **changes).outcome == outcome
 
 
@@ -110,22 +119,23 @@ def test_bad_scores_are_refused() -> None:
 
 
 @pytest.mark.parametrize("target", [None, Target(0.9, 0.5), Target(0.5, 1.0), Target(0.99, 0.1)])
-def test_a_hopeless_budget_is_refused_with_the_smallest_that_is_not(target) -> None:
+def test_a_budget_that_is_too_small_is_refused_with_the_smallest_that_is_not(target: Target | None) -> None:
     asked = terms(target=target)
-    with pytest.raises(Unacceptable) as caught:
-        require_reachable(asked, 2, param="smoothing.n_certify")
-    assert caught.value.param == "smoothing.n_certify"
-    assert caught.value.code == "budget_too_small"
-    least = int(re.findall(r"could is (\d+)", caught.value.message)[0])
+    with pytest.raises(BudgetTooSmall) as caught:
+        require_reachable(asked, 2)
+    least = caught.value.smallest
+    assert least is not None
+    assert str(caught.value).endswith(f"the smallest number that could is {least}")
     require_reachable(asked, least)
-    with pytest.raises(Unacceptable):
+    with pytest.raises(BudgetTooSmall):
         require_reachable(asked, least - 1)
-    # The number is true: perfect scores do reach the goal with it.
+    # The number is true: perfect scores reach the goal with it, and not with one less.
     perfect = certify(asked, np.ones(64), np.ones(least))
     assert perfect.outcome == "certified"
     assert certify(asked, np.ones(64), np.ones(least - 1)).outcome != "certified"
 
 
-def test_what_no_budget_could_do_is_said_so() -> None:
-    with pytest.raises(Unacceptable, match="too many times sigma"):
+def test_a_goal_that_no_budget_reaches_has_no_smallest_budget() -> None:
+    with pytest.raises(BudgetTooSmall, match="too many times sigma") as caught:
         require_reachable(terms(target=Target(0.9, 20.0)), 1000)
+    assert caught.value.smallest is None

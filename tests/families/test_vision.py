@@ -162,7 +162,9 @@ def test_a_psm_is_trained_and_scored_on_pictures_of_any_size(
 
     torch.manual_seed(0)
     purifier = LightUNet(LightUNetConfig(width=16, core_width=24, heads=2, noise_width=16))
-    encoder = UnitEncoder(adapter, calibration, trainer("tuned").tune(trainer("first").run(purifier)))
+    encoder = UnitEncoder(
+        adapter, calibration, trainer("tuned").train_adversarially(trainer("first").run(purifier))
+    )
     sampling = Sampling(sigmas=(0.25,), eps=(0.1,), n_select=4, n_certify=8, alpha=0.01, seed=0)
     (row,) = run(encoder, ("both",), FolderSubjects(adapter, tmp_path, 4), sampling)["rows"]
     assert -1 <= row["fcsb"]["0.1"] <= row["score"] <= 1

@@ -4,19 +4,19 @@ import torch
 from torch import Tensor
 
 from smoothgate.sampling import noise
-from smoothgate.sampling.noise import DeviceNoise, HostNoise, Noise
+from smoothgate.sampling.noise import DeviceNoise, HostNoise, NoiseGenerator
 
 both = pytest.mark.parametrize("generator", [HostNoise(), DeviceNoise()], ids=["host", "device"])
 
 
-def _draw(generator: Noise, seed: int, index: int, size: int = 4096) -> Tensor:
+def _draw(generator: NoiseGenerator, seed: int, index: int, size: int = 4096) -> Tensor:
     out = torch.empty(1, size)
     generator.fill(out, [(seed, index)])
     return out[0]
 
 
 @both
-def test_a_sample_depends_on_seed_and_index_alone(generator: Noise) -> None:
+def test_a_sample_depends_on_seed_and_index_alone(generator: NoiseGenerator) -> None:
     batch = torch.empty(3, 4096)
     generator.fill(batch, [(8, 3), (7, 3), (7, 4)])
     assert torch.equal(_draw(generator, 7, 3), batch[1])
@@ -26,18 +26,18 @@ def test_a_sample_depends_on_seed_and_index_alone(generator: Noise) -> None:
 
 @both
 @pytest.mark.parametrize("bit", range(0, 128, 9))
-def test_the_whole_seed_counts(generator: Noise, bit: int) -> None:
+def test_every_bit_of_the_seed_changes_the_noise(generator: NoiseGenerator, bit: int) -> None:
     assert not torch.isin(_draw(generator, 1 << bit, 0, 64), _draw(generator, 0, 0, 64)).any()
 
 
 @both
 @pytest.mark.parametrize("bit", range(0, 64, 7))
-def test_the_whole_index_counts(generator: Noise, bit: int) -> None:
+def test_every_bit_of_the_index_changes_the_noise(generator: NoiseGenerator, bit: int) -> None:
     assert not torch.isin(_draw(generator, 5, 1 << bit, 64), _draw(generator, 5, 0, 64)).any()
 
 
 @both
-def test_the_noise_is_standard_normal(generator: Noise) -> None:
+def test_the_noise_is_standard_normal(generator: NoiseGenerator) -> None:
     values = torch.cat([_draw(generator, noise.fresh_seed(), i) for i in range(64)]).double().numpy()
     n = values.size
     assert abs(values.mean()) < 5 / n**0.5
@@ -52,7 +52,7 @@ def test_the_noise_is_standard_normal(generator: Noise) -> None:
 
 @both
 @pytest.mark.parametrize("shape", [(3, 4, 5), (60,), (61,), (3, 1, 1)])
-def test_shape_does_not_change_the_values(generator: Noise, shape: tuple[int, ...]) -> None:
+def test_shape_does_not_change_the_values(generator: NoiseGenerator, shape: tuple[int, ...]) -> None:
     out = torch.empty(1, *shape)
     generator.fill(out, [(1, 2)])
     assert torch.equal(out.flatten(), _draw(generator, 1, 2)[: out.numel()])
@@ -78,21 +78,21 @@ def test_the_largest_values_are_finite() -> None:
             assert all(bool(part.isfinite().all()) for part in noise._box_muller(u, v))
 
 
-def test_noise_for_a_device_needs_nothing_of_it() -> None:
-    """On `meta` there are no values: whatever waits for the device raises."""
+def test_device_noise_never_waits_for_the_device() -> None:
+    """On `meta` tensors have no values, so that waiting for one raises."""
     DeviceNoise().fill(torch.empty(4, 3, 8, 8, device="meta"), [(1, i) for i in range(4)])
 
 
 @both
-def test_certificates_name_their_generator(generator: Noise) -> None:
-    assert type(noise.named(generator.name)) is type(generator)
+def test_certificates_name_their_generator(generator: NoiseGenerator) -> None:
+    assert type(noise.generator_named(generator.name)) is type(generator)
     with pytest.raises(ValueError, match="unknown"):
-        noise.named(generator.name + " ")
+        noise.generator_named(generator.name + " ")
 
 
 def test_each_device_has_its_generator() -> None:
-    assert isinstance(noise.fastest(torch.device("cpu")), HostNoise)
-    assert isinstance(noise.fastest(torch.device("cuda")), DeviceNoise)
+    assert isinstance(noise.generator_for(torch.device("cpu")), HostNoise)
+    assert isinstance(noise.generator_for(torch.device("cuda")), DeviceNoise)
 
 
 def test_fresh_seeds_differ() -> None:

@@ -1,57 +1,77 @@
-"""Who is served next, without any device."""
+"""Which samples are drawn next, without any device."""
 
+from collections.abc import Callable
+
+import pytest
 import torch
 
 from smoothgate.certify.statement import Terms
-from smoothgate.sampling.job import Job
-from smoothgate.sampling.queue import Queue, Slice
+from smoothgate.sampling.queue import Queue, SampleRange
+from smoothgate.sampling.ticket import SamplingTask, Ticket
 
 CPU = torch.device("cpu")
 TERMS = Terms(sigma=0.1, alpha=0.001, eps=(0.05,))
 
 
-def job(n_select: int = 8, budget: int = 64, size: int = 4, request: object = None) -> Job:
-    x = torch.zeros(3, size, size)
-    return Job(x, TERMS, seed=1, n_select=n_select, budget=budget, request=request)
+def ticket(n_select: int = 8, budget: int = 64, size: int = 4, request: object = None) -> Ticket:
+    return Ticket(SamplingTask(torch.zeros(3, size, size), TERMS, n_select, budget), 1, request=request)
 
 
-def selected(n: int = 8, **options: int) -> Job:
-    """One whose selection is over."""
-    each = job(n_select=n, **options)
-    each.packed = n
-    each.direction.set_result(torch.ones(1))
-    return each
+def ignore(number: float) -> None:
+    pass
 
 
-def queue(*jobs: Job, batch_size: int = 32, workers: int = 1, smallest: int = 32) -> Queue:
-    made = Queue(batch_size, workers, smallest, lambda samples: None)
-    for each in jobs:
+def queue(
+    *tickets: Ticket,
+    batch_size: int = 32,
+    workers: int = 1,
+    smallest_share: int = 32,
+    batch_values: int | None = None,
+    begun: Callable[[float], None] = ignore,
+    departed: Callable[[int], None] = ignore,
+) -> Queue:
+    made = Queue(
+        batch_size, workers, smallest_share, batch_values=batch_values, begun=begun, departed=departed
+    )
+    for each in tickets:
         made.put(each)
     return made
 
 
-def take(made: Queue, device: torch.device = CPU) -> dict[Job, int]:
+def selected(*tickets: Ticket, **options: int) -> Queue:
+    """A queue of tickets whose selection is over."""
+    made = queue(*tickets, **options)  # type: ignore[arg-type]
+    while take(made):
+        pass
+    for each in tickets:
+        each.direction.set_result(torch.ones(1))
+    return made
+
+
+def take(made: Queue, device: torch.device = CPU) -> dict[Ticket, int]:
     batch = made.take(device, wait=False)
     assert batch is not None
-    return {each.job: each.count for each in batch}
+    return {each.ticket: each.count for each in batch}
 
 
 def test_a_batch_is_full_and_of_consecutive_samples() -> None:
-    a, b = selected(budget=100), selected(budget=100)
-    made = queue(a, b)
+    a, b = ticket(budget=100), ticket(budget=100)
+    made = selected(a, b)
     for turn in range(3):
         batch = made.take(CPU, wait=False)
-        assert batch == [Slice(a, 8 + 16 * turn, 16), Slice(b, 8 + 16 * turn, 16)]
+        assert batch == [SampleRange(a, 8 + 16 * turn, 16), SampleRange(b, 8 + 16 * turn, 16)]
     assert len(made) == 2 * (100 - 48)
 
 
 def test_selection_goes_first() -> None:
-    old, new = selected(budget=1000), job(n_select=24)
-    assert take(queue(old, new)) == {new: 24, old: 8}
+    old, new = ticket(budget=1000), ticket(n_select=24)
+    made = selected(old)
+    made.put(new)
+    assert take(made) == {new: 24, old: 8}
 
 
 def test_nothing_is_certified_before_the_direction_is_known() -> None:
-    each = job(n_select=8, budget=100)
+    each = ticket(n_select=8, budget=100)
     made = queue(each)
     assert take(made) == {each: 8}
     assert take(made) == {}
@@ -59,34 +79,36 @@ def test_nothing_is_certified_before_the_direction_is_known() -> None:
     assert take(made) == {each: 32}
 
 
-def test_certification_does_not_starve_while_selection_never_ends() -> None:
-    old = selected(budget=1000)
-    made = queue(old)
+def test_certification_goes_on_while_new_selections_keep_coming() -> None:
+    old = ticket(budget=1000)
+    made = selected(old)
     served = []
     for _ in range(40):
-        made.put(job(n_select=32))
+        made.put(ticket(n_select=32))
         served.append(take(made).get(old, 0))
     assert all(sum(served[turn : turn + 4]) >= 8 for turn in range(36))
 
 
-def test_a_newcomer_does_not_wait_for_what_others_have_had() -> None:
-    old = selected(budget=10_000)
-    made = queue(old)
+def test_a_newcomer_shares_equally_from_its_arrival_on() -> None:
+    old = ticket(budget=10_000)
+    made = selected(old)
     for _ in range(100):
         take(made)
-    new = selected(budget=1000)
+    new = ticket(budget=1000)
     made.put(new)
+    assert take(made)[new] == 8
+    new.direction.set_result(torch.ones(1))
     counts = {old: 0, new: 0}
     for _ in range(20):
         for each, count in take(made).items():
             counts[each] += count
-    assert counts[new] - counts[old] in (0, 16, 32)
+    assert abs(counts[new] - counts[old]) <= 32
 
 
 def test_requests_share_equally_however_many_images_they_have() -> None:
-    many = [selected(budget=1000, request=7) for _ in range(3)]  # type: ignore[arg-type]
-    one = selected(budget=1000)
-    made = queue(*many, one)
+    many = [ticket(budget=1000, request=7) for _ in range(3)]
+    one = ticket(n_select=24, budget=1000)
+    made = selected(*many, one)
     counts = dict.fromkeys([*many, one], 0)
     for _ in range(30):
         for each, count in take(made).items():
@@ -96,23 +118,29 @@ def test_requests_share_equally_however_many_images_they_have() -> None:
 
 
 def test_canvases_of_different_sizes_batch_apart_and_take_turns() -> None:
-    small, large = selected(budget=1000, size=4), selected(budget=1000, size=8)
-    made = queue(small, large)
+    small, large = ticket(budget=1000, size=4), ticket(budget=1000, size=8)
+    made = selected(small, large)
     turns = [take(made) for _ in range(6)]
     assert all(len(turn) == 1 for turn in turns)
     assert [sum(turn.get(each, 0) for turn in turns) for each in (small, large)] == [96, 96]
 
 
+@pytest.mark.parametrize(("size", "count"), [(4, 32), (8, 16), (16, 4), (64, 1)])
+def test_a_batch_of_larger_canvases_holds_fewer(size: int, count: int) -> None:
+    each = ticket(n_select=64, size=size)
+    assert take(queue(each, batch_values=16 * 3 * 8 * 8)) == {each: count}
+
+
 def test_a_small_request_is_spread_over_the_workers() -> None:
-    each = job(n_select=32)
-    made = queue(each, workers=2, smallest=8)
+    each = ticket(n_select=32)
+    made = queue(each, workers=2, smallest_share=8)
     assert [take(made)[each] for _ in range(2)] == [16, 8]
     assert take(made) == {each: 8}
     assert take(made) == {}
 
 
 def test_selection_stays_on_the_device_where_it_began() -> None:
-    each, other = job(n_select=64), torch.device("meta")
+    each, other = ticket(n_select=64), torch.device("meta")
     made = queue(each, batch_size=32)
     assert take(made) == {each: 32}
     assert take(made, other) == {}
@@ -121,20 +149,32 @@ def test_selection_stays_on_the_device_where_it_began() -> None:
     assert take(made, other) == {each: 32}
 
 
-def test_departed_jobs_are_dropped_and_counted() -> None:
-    dropped: list[int] = []
-    made = Queue(32, 1, 32, dropped.append)
-    gone, stays = selected(budget=1000), selected(budget=1000)
-    made.put(gone)
-    made.put(stays)
+def test_the_wait_for_the_first_sample_is_told_once() -> None:
+    waits: list[float] = []
+    each = ticket(n_select=64)
+    made = queue(each, begun=waits.append)
+    assert waits == []
     take(made)
+    take(made)
+    assert len(waits) == 1
+    assert 0 <= waits[0] < 60
+
+
+def test_tickets_of_departed_clients_are_dropped_and_counted() -> None:
+    dropped: list[int] = []
+    gone, stays = ticket(budget=1000), ticket(budget=1000)
+    made = queue(gone, stays, departed=dropped.append)
+    assert take(made) == {gone: 8, stays: 8}
+    for each in (gone, stays):
+        each.direction.set_result(torch.ones(1))
+    assert take(made) == {gone: 16, stays: 16}
     gone.cancel()
     assert take(made) == {stays: 32}
     assert dropped == [1000 - 16]
     assert len(made) == 1000 - 16 - 32
 
 
-def test_a_closed_queue_gives_nothing() -> None:
-    made = queue(selected())
+def test_a_closed_queue_returns_none() -> None:
+    made = queue(ticket())
     made.close()
     assert made.take(CPU, wait=True) is None

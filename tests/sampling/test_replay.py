@@ -1,4 +1,4 @@
-"""A certificate made by the sampler is confirmed by a replay, and by nothing else; on a tiny real encoder."""
+"""A replay confirms a certificate that the sampler made, and no other. The encoder is real and tiny."""
 
 import asyncio
 from pathlib import Path
@@ -15,7 +15,7 @@ from smoothgate.psm.calibration import calibrate
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling import noise
 from smoothgate.sampling.replay import replay
-from smoothgate.sampling.sampler import Place, Sampler
+from smoothgate.sampling.sampler import Sampler, Worker
 from smoothgate.sampling.sampling_plan import Plan
 from smoothgate.sampling.smoother import Smoother
 from smoothgate.verification import Check, check
@@ -40,6 +40,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> UnitEncoder:
 
 def _encoder(path: Path, seed: int, psm_seed: int = 0) -> UnitEncoder:
     adapter = load(str(checkpoints.build(path, seed=seed)), device="cpu", dtype=torch.float32)
+    assert adapter.canvas_shape is not None
     with torch.no_grad():
         tokens = adapter.tokens(torch.rand(32, *adapter.canvas_shape))
     psm = psms.build(adapter.digest, seed=psm_seed)
@@ -57,7 +58,7 @@ def certificate(encoder: UnitEncoder, picture: bytes) -> Certificate:
 
 
 def _certificate(encoder: UnitEncoder, picture: bytes) -> Certificate:
-    sampler = Sampler([Place(encoder.units, torch.device("cpu"))] * 2, 24)
+    sampler = Sampler([Worker(encoder.units, torch.device("cpu"))] * 2, 24)
     sampler.start()
     smoother = Smoother(encoder, sampler, "tiny")
 
@@ -97,10 +98,10 @@ def test_a_replay_confirms_everything(certificate: Certificate, picture: bytes, 
     } <= names
 
 
-def test_noise_that_a_device_drew_is_drawn_again(
+def test_noise_drawn_by_the_device_generator_is_replayed_on_the_cpu(
     encoder: UnitEncoder, picture: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(noise, "fastest", lambda device: noise.DeviceNoise())
+    monkeypatch.setattr(noise, "generator_for", lambda device: noise.DeviceNoise())
     certificate = _certificate(encoder, picture)
     assert certificate.noise.generator == noise.DeviceNoise().name
     assert _failures(certificate, picture, encoder) == []
@@ -108,13 +109,13 @@ def test_noise_that_a_device_drew_is_drawn_again(
     assert _failures(certificate, picture, encoder, noise=other)
 
 
-def test_single_samples_replay_what_batches_drew(
+def test_a_replay_gives_the_scores_of_batches_of_other_sizes(
     certificate: Certificate, picture: bytes, encoder: UnitEncoder
 ) -> None:
     canvas = encoder.adapter.canvas(decode(picture, max_pixels=10**6))
     again = replay(encoder, canvas, certificate)
-    assert len(again.certification_scores) == 100
-    assert again.statement.score_estimate == pytest.approx(certificate.score_estimate, abs=1e-5)
+    assert again.n_certify == 100
+    assert again.score_estimate == pytest.approx(certificate.score_estimate, abs=1e-5)
 
 
 def test_another_image_is_named(certificate: Certificate, encoder: UnitEncoder, tmp_path: Path) -> None:

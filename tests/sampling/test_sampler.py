@@ -12,26 +12,35 @@ from torch.nn import functional as F  # noqa: N812
 
 from smoothgate.certify.statement import Target, Terms
 from smoothgate.errors import NotReady, SamplerFailed
-from smoothgate.sampling.job import Job
+from smoothgate.sampling.draw import Units
 from smoothgate.sampling.noise import HostNoise
-from smoothgate.sampling.sampler import Place, Sampler
+from smoothgate.sampling.sampler import Sampler, Worker
+from smoothgate.sampling.ticket import SamplingTask, Ticket
+from smoothgate.vision import Layout
 
 CPU = torch.device("cpu")
 SHAPE = (3, 4, 4)
 MIX = torch.randn(48, 16, generator=torch.Generator().manual_seed(0))
 
 
-def units(z: Tensor, sigma: Tensor) -> Tensor:
+def units(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
     """A cheap encoder with the right interface."""
     return F.normalize(z.flatten(1) @ MIX, dim=1)
 
 
-def job(
-    *, seed: int = 1, n_select: int = 16, budget: int = 64, sigma: float = 0.1, target: Target | None = None
-) -> Job:
-    x = torch.rand(SHAPE, generator=torch.Generator().manual_seed(seed))
+def ticket(
+    *,
+    seed: int = 1,
+    n_select: int = 16,
+    budget: int = 64,
+    sigma: float = 0.1,
+    target: Target | None = None,
+    shape: tuple[int, ...] = SHAPE,
+    deadline: float | None = None,
+) -> Ticket:
+    x = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
     terms = Terms(sigma=sigma, alpha=0.001, eps=(0.05,), target=target)
-    return Job(x, terms, seed=seed, n_select=n_select, budget=budget)
+    return Ticket(SamplingTask(x, terms, n_select, budget), seed, deadline=deadline)
 
 
 Run = Callable[..., Sampler]
@@ -39,7 +48,7 @@ Run = Callable[..., Sampler]
 
 @pytest.fixture
 def own_threads() -> Callable[[], list[threading.Thread]]:
-    """The samplers' threads that this test has started: services under test elsewhere have some too."""
+    """The sampler threads that this test has started. Services of other tests have some too."""
     before = set(threading.enumerate())
     return lambda: [
         thread for thread in {*threading.enumerate()} - before if thread.name.startswith("sampler-")
@@ -50,10 +59,8 @@ def own_threads() -> Callable[[], list[threading.Thread]]:
 def run() -> Iterator[Run]:
     started: list[Sampler] = []
 
-    def begin(
-        encoder: Callable[[Tensor, Tensor], Tensor] = units, batch_size: int = 10, threads: int = 1
-    ) -> Sampler:
-        sampler = Sampler([Place(encoder, CPU)] * threads, batch_size)
+    def begin(encoder: Units = units, batch_size: int = 10, threads: int = 1) -> Sampler:
+        sampler = Sampler([Worker(encoder, CPU)] * threads, batch_size)
         sampler.start()
         started.append(sampler)
         return sampler
@@ -63,116 +70,116 @@ def run() -> Iterator[Run]:
         sampler.close()
 
 
-def _one_by_one(job: Job) -> tuple[Tensor, list[float]]:
+def _one_by_one(each: Ticket) -> tuple[Tensor, list[float]]:
     """Direction and scores by the definition, a sample at a time."""
+    task = each.task
 
     def unit(index: int) -> Tensor:
         z = torch.empty(1, *SHAPE)
-        HostNoise().fill(z, [(job.seed, index)])
-        sigma = torch.tensor([job.terms.sigma])
-        return units(job.x + sigma * z, sigma)[0]
+        HostNoise().fill(z, [(each.seed, index)])
+        sigma = torch.tensor([task.terms.sigma])
+        return units(task.x + sigma * z, sigma)[0]
 
-    t = F.normalize(sum((unit(i) for i in range(job.n_select)), torch.zeros(16)), dim=0)
-    scores = [(1 + float(unit(job.n_select + i) @ t)) / 2 for i in range(job.budget)]
+    t = F.normalize(sum((unit(i) for i in range(task.n_select)), torch.zeros(16)), dim=0)
+    scores = [(1 + float(unit(task.n_select + i) @ t)) / 2 for i in range(task.budget)]
     return t, scores
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_batches_mixed_of_several_jobs_give_what_single_samples_give(run: Run, threads: int) -> None:
-    def uneven(z: Tensor, sigma: Tensor) -> Tensor:
+def test_mixed_batches_give_the_results_of_single_samples(run: Run, threads: int) -> None:
+    def uneven(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         time.sleep(float(z.sum()) % 0.003)  # batches end in another order than they began in
         return units(z, sigma)
 
     sampler = run(uneven, threads=threads)
-    jobs = [job(seed=1), job(seed=2, n_select=3, budget=100), job(seed=3, n_select=40, budget=7)]
-    for each in jobs:
+    tickets = [ticket(seed=1), ticket(seed=2, n_select=3, budget=100), ticket(seed=3, n_select=40, budget=7)]
+    for each in tickets:
         sampler.submit(each)
-    for each in jobs:
+    for each in tickets:
         t, scores = _one_by_one(each)
         torch.testing.assert_close(each.direction.result(10), t, atol=1e-5, rtol=0)
-        evidence = each.evidence.result(10)
-        assert evidence.reason == "budget"
-        np.testing.assert_allclose(evidence.rule.scores, scores, atol=1e-5)
+        result = each.result.result(10)
+        assert result.reason == "budget"
+        np.testing.assert_allclose(result.rule.scores, scores, atol=1e-5)
 
 
-def test_each_sample_goes_with_the_sigma_of_its_job(run: Run) -> None:
+def test_each_sample_has_the_sigma_of_its_ticket(run: Run) -> None:
     seen: list[tuple[Tensor, Tensor]] = []
 
-    def recording(z: Tensor, sigma: Tensor) -> Tensor:
+    def recording(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         seen.append((z.clone(), sigma.clone()))
         return units(z, sigma)
 
     sampler = run(recording)
-    jobs = [job(seed=seed, budget=200, sigma=sigma) for seed, sigma in ((1, 0.1), (2, 1.0), (3, 10.0))]
-    for each in jobs:
+    tickets = [ticket(seed=seed, budget=200, sigma=sigma) for seed, sigma in ((1, 0.1), (2, 1.0), (3, 10.0))]
+    for each in tickets:
         sampler.submit(each)
-    for each in jobs:
-        each.evidence.result(10)
-    assert any(len(sigma.unique()) > 1 for _, sigma in seen)
+    for each in tickets:
+        each.result.result(10)
+    assert any(len(set(sigma.tolist())) > 1 for _, sigma in seen)
     z, sigma = torch.cat([z for z, _ in seen]), torch.cat([sigma for _, sigma in seen])
-    for each in jobs:
-        mine = z[sigma == each.terms.sigma]
+    for each in tickets:
+        mine = z[sigma == each.task.terms.sigma]
         assert len(mine) == 216
-        assert float((mine - each.x).std()) == pytest.approx(each.terms.sigma, rel=0.1)
+        assert float((mine - each.task.x).std()) == pytest.approx(each.task.terms.sigma, rel=0.1)
 
 
-def test_the_certificate_rests_on_other_samples_than_the_direction(run: Run) -> None:
+def test_certification_samples_are_not_selection_samples(run: Run) -> None:
     seen: list[Tensor] = []
 
-    def recording(z: Tensor, sigma: Tensor) -> Tensor:
+    def recording(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         seen.append(z.clone())
         return units(z, sigma)
 
-    each = job(n_select=16, budget=64)
+    each = ticket(n_select=16, budget=64)
     run(recording).submit(each)
-    each.evidence.result(10)
+    each.result.result(10)
     rows = torch.cat(seen).flatten(1)
     assert len(rows) == 80
     assert len(torch.unique(rows, dim=0)) == 80
 
 
-def test_a_small_job_does_not_wait_for_a_large_one(run: Run) -> None:
-    def slow(z: Tensor, sigma: Tensor) -> Tensor:
+def test_a_small_ticket_does_not_wait_for_a_large_one(run: Run) -> None:
+    def slow(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         time.sleep(0.002)
         return units(z, sigma)
 
     sampler = run(slow)
-    large, small = job(seed=1, budget=4000), job(seed=2, budget=20)
+    large, small = ticket(seed=1, budget=4000), ticket(seed=2, budget=20)
     sampler.submit(large)
     sampler.submit(small)
-    small.evidence.result(10)
-    assert not large.evidence.done()
+    small.result.result(10)
+    assert not large.result.done()
     large.cancel()
 
 
 def test_sampling_stops_when_the_target_is_met(run: Run) -> None:
-    each = job(sigma=0.05, budget=20_000, target=Target(cosine=0.5, eps=0.02))
+    each = ticket(sigma=0.05, budget=20_000, target=Target(cosine=0.5, eps=0.02))
     run().submit(each)
-    evidence = each.evidence.result(20)
-    assert evidence.reason == "certified"
-    assert evidence.rule.n < 2000
+    result = each.result.result(20)
+    assert result.reason == "certified"
+    assert result.rule.n < 2000
 
 
 def test_sampling_stops_at_the_deadline(run: Run) -> None:
-    each = job(budget=1_000_000)
-    each.deadline = time.monotonic() + 0.05
+    each = ticket(budget=1_000_000, deadline=time.monotonic() + 0.05)
     run().submit(each)
-    evidence = each.evidence.result(10)
-    assert evidence.reason == "deadline"
-    assert 0 < evidence.rule.n < 1_000_000
+    result = each.result.result(10)
+    assert result.reason == "deadline"
+    assert 0 < result.rule.n < 1_000_000
 
 
-def test_what_waits_is_known_in_samples_and_in_seconds(run: Run) -> None:
+def test_the_queue_is_measured_in_samples_and_in_seconds(run: Run) -> None:
     going = threading.Event()
 
-    def waiting(z: Tensor, sigma: Tensor) -> Tensor:
+    def waiting(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         going.wait(10)
         time.sleep(0.01)
         return units(z, sigma)
 
     sampler = run(waiting)
     assert (sampler.queued_samples, sampler.queued_seconds) == (0, 0)
-    each = job(n_select=16, budget=2000)
+    each = ticket(n_select=16, budget=2000)
     sampler.submit(each)
     for _ in range(100):
         if sampler.queued_samples == 2006:  # a batch of 10 is under way
@@ -180,7 +187,7 @@ def test_what_waits_is_known_in_samples_and_in_seconds(run: Run) -> None:
         time.sleep(0.01)
     assert sampler.queued_seconds == pytest.approx(2006 / sampler.samples_per_second)
     going.set()
-    each.evidence.result(20)
+    each.result.result(20)
     assert sampler.queued_samples == 0
     assert 300 < sampler.samples_per_second < 1000  # a batch of 10 takes a hundredth of a second
 
@@ -188,7 +195,7 @@ def test_what_waits_is_known_in_samples_and_in_seconds(run: Run) -> None:
 def test_memory_does_not_grow_with_the_samples(run: Run) -> None:
     live: list[int] = []
 
-    def watching(z: Tensor, sigma: Tensor) -> Tensor:
+    def watching(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         live.append(sum(each.nbytes for each in gc.get_objects() if type(each) is Tensor))
         return units(z, sigma)
 
@@ -196,68 +203,68 @@ def test_memory_does_not_grow_with_the_samples(run: Run) -> None:
     peaks = []
     for n in (300, 6000):
         live.clear()
-        each = job(budget=n)
+        each = ticket(budget=n)
         sampler.submit(each)
-        each.evidence.result(60)
+        each.result.result(60)
         peaks.append(max(live))
-    # The unit features of the second job would be 384,000 bytes.
+    # The unit features of the second ticket would be 384,000 bytes.
     assert peaks[1] - peaks[0] < 100_000
 
 
-def test_the_work_of_a_departed_client_is_dropped(run: Run) -> None:
+def test_the_samples_of_a_departed_client_are_not_drawn(run: Run) -> None:
     drawn = 0
 
-    def counting(z: Tensor, sigma: Tensor) -> Tensor:
+    def counting(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         nonlocal drawn
         drawn += len(z)
         time.sleep(0.001)
         return units(z, sigma)
 
     sampler = run(counting)
-    gone = job(budget=100_000)
+    gone = ticket(budget=100_000)
     sampler.submit(gone)
     gone.direction.result(10)
     gone.cancel()
-    after = job(seed=2)
+    after = ticket(seed=2)
     sampler.submit(after)
-    after.evidence.result(10)
+    after.result.result(10)
     assert drawn < 10_000
     assert sampler.queued_samples == 0
     with pytest.raises(CancelledError):
-        gone.evidence.result(1)
+        gone.result.result(1)
 
 
-def test_a_failing_batch_fails_its_jobs_and_no_others(run: Run) -> None:
+def test_a_failing_batch_fails_its_tickets_and_no_others(run: Run) -> None:
     broken = threading.Event()
 
-    def fragile(z: Tensor, sigma: Tensor) -> Tensor:
+    def fragile(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         if broken.is_set():
             raise RuntimeError("out of memory")
         return units(z, sigma)
 
     sampler = run(fragile)
     broken.set()
-    first = job()
+    first = ticket()
     sampler.submit(first)
     with pytest.raises(SamplerFailed):
-        first.evidence.result(10)
+        first.result.result(10)
     with pytest.raises(SamplerFailed):
         first.direction.result(10)
     broken.clear()
-    second = job(seed=2)
+    second = ticket(seed=2)
     sampler.submit(second)
-    assert second.evidence.result(10).reason == "budget"
+    assert second.result.result(10).reason == "budget"
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_dead_thread_fails_its_jobs_and_can_be_started_again(
+def test_a_dead_thread_fails_its_tickets_and_can_be_started_again(
     run: Run, own_threads: Callable[[], list[threading.Thread]], threads: int
 ) -> None:
     deadly = threading.Event()
     deadly.set()
 
-    def dies(z: Tensor, sigma: Tensor) -> Tensor:
+    def dies(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         if deadly.is_set():
             deadly.clear()
             raise KeyboardInterrupt
@@ -265,61 +272,58 @@ def test_a_dead_thread_fails_its_jobs_and_can_be_started_again(
 
     sampler = run(dies, threads=threads)
     first = own_threads()
-    lost = job()
+    lost = ticket()
     sampler.submit(lost)
     with pytest.raises(SamplerFailed):
-        lost.evidence.result(10)
+        lost.result.result(10)
     for _ in range(100):
         if not sampler.alive:
             break
         time.sleep(0.01)
     with pytest.raises(NotReady):
-        sampler.submit(job())
+        sampler.submit(ticket())
     sampler.start()
-    again = job()
+    again = ticket()
     sampler.submit(again)
-    assert again.evidence.result(10).reason == "budget"
+    assert again.result.result(10).reason == "budget"
     sampler.close()
     for thread in first:
         thread.join(10)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_dying_thread_fails_what_it_had_taken_whole_and_what_still_waits(
+def test_a_dying_thread_fails_tickets_it_has_taken_and_tickets_in_the_queue(
     run: Run, own_threads: Callable[[], list[threading.Thread]]
 ) -> None:
-    batches = 0
+    certifying, going = threading.Event(), threading.Event()
 
-    def dies_second(z: Tensor, sigma: Tensor) -> Tensor:
-        nonlocal batches
-        batches += 1
-        if batches == 2:
+    def dies_in_certification(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
+        if len(z) == 3:
+            certifying.set()
+            going.wait(10)
             raise KeyboardInterrupt
         return units(z, sigma)
 
-    going = threading.Event()
-    sampler = run(lambda z, sigma: (going.wait(10), dies_second(z, sigma))[1])
+    sampler = run(dies_in_certification)
     (thread,) = own_threads()
-    # Its second batch holds the rest of it: it is no longer in the queue.
-    taken, waiting = job(n_select=5, budget=3), job(seed=2)
-    waiting.x = torch.rand(3, 8, 2)
+    taken, waiting = ticket(n_select=5, budget=3), ticket(seed=2)
     sampler.submit(taken)
-    waiting.packed = waiting.n_select  # certification without a direction: never in a batch
+    assert certifying.wait(10)  # this batch holds the rest of it
     sampler.submit(waiting)
     going.set()
     for each in (taken, waiting):
         with pytest.raises(SamplerFailed):
-            each.evidence.result(10)
+            each.result.result(10)
     thread.join(10)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_dying_thread_fails_what_the_queue_has_forgotten(
+def test_a_dying_thread_fails_its_tickets_that_have_left_the_queue(
     run: Run, own_threads: Callable[[], list[threading.Thread]]
 ) -> None:
     certifying, swept = threading.Event(), threading.Event()
 
-    def encoder(z: Tensor, sigma: Tensor) -> Tensor:
+    def encoder(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         if z.shape[2:] != SHAPE[1:]:
             swept.set()
         elif len(z) == 3:
@@ -330,29 +334,28 @@ def test_a_dying_thread_fails_what_the_queue_has_forgotten(
 
     sampler = run(encoder, threads=2)
     threads = own_threads()
-    taken, later = job(n_select=5, budget=3), job(seed=2)
-    later.x = torch.rand(3, 8, 2)
+    taken, later = ticket(n_select=5, budget=3), ticket(seed=2, shape=(3, 8, 2))
     sampler.submit(taken)
     assert certifying.wait(10)
     sampler.submit(later)  # the other thread takes of it, and the queue drops what is drawn whole
     with pytest.raises(SamplerFailed):
-        taken.evidence.result(10)
+        taken.result.result(10)
     sampler.close()
     for thread in threads:
         thread.join(10)
 
 
-def test_closing_fails_what_still_waits() -> None:
-    def slow(z: Tensor, sigma: Tensor) -> Tensor:
+def test_closing_fails_tickets_that_still_wait() -> None:
+    def slow(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         time.sleep(0.01)
         return units(z, sigma)
 
-    sampler = Sampler([Place(slow, CPU)], 10)
+    sampler = Sampler([Worker(slow, CPU)], 10)
     sampler.start()
-    waiting = job(budget=100_000)
+    waiting = ticket(budget=100_000)
     sampler.submit(waiting)
     sampler.close()
     with pytest.raises(NotReady):
-        waiting.evidence.result(10)
+        waiting.result.result(10)
     with pytest.raises(NotReady):
-        sampler.submit(job())
+        sampler.submit(ticket())

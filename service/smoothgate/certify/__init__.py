@@ -1,1 +1,3 @@
-"""The mathematics of the certificate: confidence bounds, the FCSB, the statement. No model, no torch."""
+"""The mathematics of the certificate: confidence bounds, the FCSB, the statement, signing. No model, no
+torch.
+"""

@@ -1,4 +1,4 @@
-"""How the error probability of a certificate is shared; the only place where it is split.
+"""How the error probability of a certificate is split. No other module splits it.
 
 A certificate states several numbers that hold *together* with probability at least 1 - alpha:
 
@@ -6,28 +6,28 @@ A certificate states several numbers that hold *together* with probability at le
       image      alpha / images                                    `per_image`
         bound    SHARES[j] * alpha_image, one for each tilt         `per_tilt`
 
-The tilts are the transforms of the score whose means are bounded (`smoothgate.certify.layer_cake`). Tilt 0 is
-the score itself, which carries the paper's bound; the others carry the layer-cake bound. Nothing else costs
-anything:
+Each tilt stands for one transform of the score whose mean is bounded (`smoothgate.certify.layer_cake`).
+Tilt 0 is the score itself, which carries the paper's bound. The other tilts carry the layer-cake bound.
+Nothing else needs a share of alpha:
 
-* every eps, the whole curve and every radius follow from the same few means, so they hold at once;
-* the bounds on the means are confidence *sequences*, so that looking at them after any number of samples, and
-  stopping there, is free: no share is kept for checkpoints;
-* thresholds, transforms and bets are chosen on the selection split, before the first certification sample.
+* Every eps, the whole curve and every radius follow from the same few means, so all of them hold at once.
+* The bounds on the means are confidence *sequences*. They may be read after any number of samples, and
+  sampling may stop there, without a share for checkpoints.
+* Thresholds, transforms and bets are chosen on the selection split, before the first certification sample.
 """
 
 from __future__ import annotations
 
 import math
 
-#: Tilts, in units of eps / sigma: transform j is the best one when the layer-cake bound is read near eps =
-#: tilt * sigma. Between them the bound interpolates (`layers.Moments.bound`). Measured on beta scores of
-#: several shapes and n from 256 to 16384: one tilt more costs as much as it brings, one fewer loses up to
-#: 0.05 beyond 2 sigma.
+#: Tilts, in units of eps / sigma. Transform j is the best one where the layer-cake bound is read near eps =
+#: tilt * sigma. Between the tilts the bound interpolates (`layer_cake.Moments.expected_score`). Measured on
+#: beta scores of several shapes with n from 256 to 16384: a fourth tilt costs as much as it brings, and two
+#: tilts lose up to 0.05 beyond 2 sigma.
 TILTS: tuple[float, ...] = (0.0, 0.5, 1.5)
 
-#: Share of the image's alpha for each tilt. The mean needs least, because log(1 / alpha) enters beside its
-#: small variance.
+#: Share of the image's alpha for each tilt. The mean needs the smallest share, because in its bound
+#: log(1 / alpha) is multiplied by a small variance.
 SHARES: tuple[float, ...] = (0.2, 0.4, 0.4)
 
 _DOWN = 1.0 - 1e-12

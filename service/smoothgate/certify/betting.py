@@ -1,29 +1,32 @@
-"""Betting: the lower confidence bound on a mean that certificates use, valid after any number of samples.
+"""Betting: the lower confidence bound on a mean that certificates use. It is valid after any number of
+samples.
 
-A gambler who believes that the mean exceeds m stakes, at each sample x in [0, 1], the fraction k of what the
-rules allow on it: the capital is multiplied by 1 - k + k x / m, which is never negative and has mean at most
-1 when the true mean is at most m. Splitting one unit of capital over several fractions k with prior weights w
-gives
+A gambler bets that the mean exceeds m. At each sample x in [0, 1] the gambler stakes the fraction k of the
+largest allowed stake, and the capital is multiplied by 1 - k + k x / m. That factor is never negative, and
+its mean is at most 1 if the true mean is at most m. One unit of capital, split over several fractions k with
+prior weights w, becomes
 
     K_n(m) = sum_k w_k prod_{i <= n} (1 - k + k x_i / m),
 
-a non-negative supermartingale started at 1 when E[x | past] <= m. By Ville's inequality it ever reaches 1 /
-alpha with probability at most alpha, so with probability at least 1 - alpha *all* of the intervals
+This is a non-negative supermartingale that starts at 1 if E[x | past] <= m. By Ville's inequality the
+probability that it ever reaches 1 / alpha is at most alpha. So with probability at least 1 - alpha the true
+mean is in *all* of the sets
 
     { m : K_n(m) < 1 / alpha },  n = 1, 2, ...
 
-hold the true mean. K_n falls in m, so each is an interval (L_n, 1], and L_n is a confidence sequence: it may
-be read after any number of samples, also one chosen by looking at it. (Waudby-Smith & Ramdas, "Estimating
-means of bounded random variables by betting", JRSS-B 2023, section 4: the capital process; its one-sided half
-with the stakes mixed as in Orabona & Jun 2021 in place of predictable plug-ins. A mixture does not depend on
-the order of the samples, has no tuning that could be late, and loses at most log(1 / w_k) against the best
-fraction of its list.)
+K_n falls in m, so each set is an interval (L_n, 1], and L_n is a confidence sequence: it may be read after
+any number of samples, even a number that was chosen by looking at it.
 
-The stakes must be chosen before the first sample. `Bets.tuned` puts half of the weight on the fraction that
-looks best on a selection split; the rest guards against a split that misleads.
+Source: Waudby-Smith & Ramdas, "Estimating means of bounded random variables by betting", JRSS-B 2023, section
+4 (the capital process). We use its one-sided half and mix the stakes as in Orabona & Jun 2021, in place of
+predictable plug-ins. A mixture does not depend on the order of the samples and has nothing to adapt on the
+way. It loses at most log(1 / w_k) against the best fraction of its list.
 
-With log m = u, log K_n is convex and falling in u. Newton's iterates from the left therefore stay on the left
-of the root: each of them is itself a valid bound, and a few suffice.
+The stakes must be chosen before the first sample. `Bets.chosen` puts half of the weight on the fraction that
+is best on a selection split. The other half protects against a split that misleads.
+
+With u = log m, log K_n is convex and falls in u. Newton's iterates that start on the left of the root
+therefore stay on the left of it. Each of them is a valid bound, and a few are enough.
 """
 
 from __future__ import annotations
@@ -35,9 +38,10 @@ import numpy as np
 import numpy.typing as npt
 
 from smoothgate.certify.alpha import check_alpha
-from smoothgate.certify.bounds import MARGIN, Array, check_scores
+from smoothgate.certify.scores import MARGIN, Array, check_scores
 
-#: Fractions of the largest stake. 1 is left out by a hair: a single score of 0 would end the game for ever.
+#: Fractions of the largest stake. The largest is just below 1: at 1 a single score of 0 would lose all
+#: capital.
 _FRACTIONS: tuple[float, ...] = (1 - 1e-7, 0.95, 0.8, 0.6, 0.4, 0.25, 0.12, 0.06, 0.03, 0.015, 0.0075)
 
 #: log K must pass log(1 / alpha) by this much: more than the rounding error of a sum of 10^6 logarithms.
@@ -66,11 +70,11 @@ class Bets:
 
     @classmethod
     def spread(cls) -> Bets:
-        """Equal weights: for scores of which nothing is known."""
+        """Equal weights, for scores of which nothing is known."""
         return cls(_FRACTIONS, (1.0 / len(_FRACTIONS),) * len(_FRACTIONS))
 
     @classmethod
-    def tuned(cls, selection: Array, n: int, alpha: float) -> Bets:
+    def chosen(cls, selection: Array, n: int, alpha: float) -> Bets:
         """Half of the weight on the fraction that gives the best bound after n samples like `selection`."""
         best = _best_fraction(selection, n, -math.log(alpha))
         rest = 0.5 / len(_FRACTIONS)
@@ -89,7 +93,7 @@ class Bets:
     def lower(self, values: Array, alpha: float, counts: Array | None = None) -> float:
         """The largest m found with K(m) >= 1 / alpha; 0 if there is none."""
         enough = -math.log(check_alpha(alpha)) + _SLACK
-        goal = enough + _SLACK  # so that rounding does not cut the last step short
+        goal = enough + _SLACK  # so that rounding does not end the last step too early
         times = np.ones_like(values) if counts is None else counts
         mean = float(values @ times) / float(times.sum())
         if mean <= 0.0:
@@ -97,7 +101,7 @@ class Bets:
         u = math.log(mean)
         step = goal / float(times.sum())
         capital, slope = self.log_capital(math.exp(u), values, times)
-        while capital < goal:  # walk left until the capital suffices
+        while capital < goal:  # go left until the capital is enough
             u, step = u - step, 2.0 * step
             if u < -700.0:
                 return 0.0
@@ -114,7 +118,7 @@ class Bets:
 
 
 def _best_fraction(selection: Array, n: int, goal: float) -> float:
-    """The fraction whose bound, staking on it alone, is highest after n samples like `selection`."""
+    """The single fraction that gives the highest bound after n samples like `selection`."""
     fractions = np.concatenate(
         [np.asarray(_FRACTIONS), np.asarray([0.9, 0.7, 0.5, 0.32, 0.18, 0.085, 0.042])]
     )
@@ -128,50 +132,14 @@ def _best_fraction(selection: Array, n: int, goal: float) -> float:
 
 
 def betting(scores: npt.ArrayLike, alpha: float, bets: Bets | None = None) -> float:
-    """The betting bound after these scores (n,): P(bound <= mean) >= 1 - alpha, at any stopping time n."""
-    return (bets or Bets.spread()).lower(check_scores(scores), alpha)
+    """The betting bound after scores (n,): P(bound <= mean) >= 1 - alpha, at any stopping time n.
 
+    Args:
+        scores: in the order drawn; the bound does not depend on the order.
+        alpha: error probability.
+        bets: chosen before the first score; None: equal weights.
 
-class BettingSequence:
-    """The same bound, fed as samples come: P(for all n: lower_n <= mean) >= 1 - alpha.
-
-    `lower` depends on the scores alone, not on how they were cut into updates, so that it can be replayed.
+    Raises:
+        ValueError: a score that is not a number in [0, 1], no score, or alpha not in (0, 1).
     """
-
-    def __init__(self, alpha: float, bets: Bets | None = None) -> None:
-        self.alpha = check_alpha(alpha)
-        self.bets = bets or Bets.spread()
-        self._chunks: list[Array] = []
-        self._lower: float | None = None
-
-    @property
-    def n(self) -> int:
-        """How many samples were seen."""
-        return sum(chunk.size for chunk in self._chunks)
-
-    @property
-    def scores(self) -> Array:
-        """All scores so far, in the order in which they came (n,)."""
-        if len(self._chunks) > 1:
-            self._chunks = [np.concatenate(self._chunks)]
-        return self._chunks[0] if self._chunks else np.empty(0)
-
-    def update(self, scores: npt.ArrayLike) -> None:
-        """Take in further samples in the order drawn; ValueError for one that is not a number in [0, 1]."""
-        self._chunks.append(check_scores(scores))
-        self._lower = None
-
-    @property
-    def lower(self) -> float:
-        """The bound after the samples seen so far; 0 before the first."""
-        if self._lower is None:
-            self._lower = self.bets.lower(self.scores, self.alpha) if self._chunks else 0.0
-        return self._lower
-
-    def lower_if_perfect(self, further: int) -> float:
-        """What `lower` would be after so many further scores of 1: no continuation can do better."""
-        if further <= 0:
-            return self.lower
-        scores = self.scores
-        values, counts = np.append(scores, 1.0), np.append(np.ones_like(scores), float(further))
-        return self.bets.lower(values, self.alpha, counts)
+    return (bets or Bets.spread()).lower(check_scores(scores), alpha)

@@ -1,7 +1,7 @@
-"""The certificate: what is handed out with every answer, as a versioned JSON object.
+"""The certificate: a versioned JSON object that comes with every answer.
 
-Everything in it is either part of the statement (`smoothgate.certify.statement`) or says what the statement
-is about. All numbers are finite. Its JSON Schema is `Certificate.model_json_schema()`.
+Each field is part of the statement (`smoothgate.certify.statement`) or says what the statement is about. All
+numbers are finite. The JSON Schema is `Certificate.model_json_schema()`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from smoothgate.certify.stopping import StopReason
 
 PAPER: Literal["arXiv:2601.16200v1"] = "arXiv:2601.16200v1"
 
-#: What the statement takes for granted and what it leaves out. Reasons are in docs/certificates.md.
+#: What the statement assumes and what it does not say. The reasons are in docs/certificates.md.
 ASSUMPTIONS: tuple[str, ...] = (
     "The bound holds with probability at least 1 - alpha over the certification noise, which was drawn "
     "independently of the image and of the selection samples.",
@@ -32,7 +32,8 @@ ASSUMPTIONS: tuple[str, ...] = (
     "It speaks of the features that the language model received, not of the answer that the model gave.",
 )
 
-#: What the noise is added to.
+#: Where the noise is added: to the resized image, or to its tiles and its thumbnail, which show the same
+#: image.
 Space = Literal["encoder_input", "stacked_tiles"]
 
 Cosine = Annotated[float, Field(ge=-1.0, le=1.0)]
@@ -47,7 +48,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
-class Image(_Part):
+class CertifiedImage(_Part):
     """The picture that the certificate is about."""
 
     sha256: Digest
@@ -65,7 +66,7 @@ class Image(_Part):
     where the space is `stacked_tiles`; null if unknown."""
 
 
-class Model(_Part):
+class CertifiedModel(_Part):
     """The encoder that was smoothed."""
 
     name: str
@@ -78,8 +79,8 @@ class Model(_Part):
     """Floating-point type of the encoder's arithmetic."""
 
 
-class Noise(_Part):
-    """The noise, such that it can be drawn again."""
+class NoiseRecord(_Part):
+    """The noise, with all that is needed to draw it again."""
 
     distribution: Literal["gaussian"] = "gaussian"
     """Independent normal noise of mean 0 on every channel of every pixel."""
@@ -90,13 +91,16 @@ class Noise(_Part):
     seed: Annotated[str, Field(pattern="^[0-9a-f]+$")]
     """Seed of this image, hexadecimal."""
     n_select: Size
-    """Samples that chose the served direction t, and the transforms and stakes of the bounds."""
+    """Samples that chose the served direction t, the transforms and the stakes of the bounds."""
     n_certify: Size
-    """Fresh samples, drawn after those, that the bounds rest on."""
+    """Fresh samples, drawn after the selection samples. The bounds are computed from them."""
     budget: Size
-    """The most fresh samples that might have been drawn; the stakes of the bounds were chosen for it."""
+    """The largest number of fresh samples that could have been drawn. The stakes of the bounds were chosen
+    for it.
+    """
     degraded_from: Size | None = None
-    """The budget that this request would have had, had the service not been under load; null otherwise."""
+    """The budget that this request would have had without load on the service; null if load did not reduce
+    it."""
 
 
 class Chance(_Part):
@@ -105,7 +109,7 @@ class Chance(_Part):
     mean: Cosine
     """Mean over pairs."""
     p95: Cosine
-    """95th percentile over pairs: a bound not above it says nothing."""
+    """95th percentile over pairs. A bound that is not above it says nothing."""
 
 
 class BoundAt(_Part):
@@ -114,7 +118,7 @@ class BoundAt(_Part):
     eps: Distance
     """l2 distance in the encoder's input space."""
     fcsb: Cosine
-    """The served bound: <g(x'), t> is at least this for every x' within eps."""
+    """The served bound: <g(x'), t> is at least this number for every x' within eps."""
     mean: Cosine
     """The paper's bound, from the mean score alone."""
     layer_cake: Cosine
@@ -132,7 +136,7 @@ class Radius(_Part):
     cosine_threshold: Cosine
     """The cosine that is certified within the radius."""
     value: Distance | None
-    """The served radius, l2 in the encoder's input space; null where not even eps = 0 is certified."""
+    """The served radius, l2 in the encoder's input space; null if not even eps = 0 is certified."""
     mean: Distance | None
     """The radius by the paper's bound."""
     layer_cake: Distance | None
@@ -142,19 +146,19 @@ class Radius(_Part):
 
 
 class TargetBound(_Part):
-    """What the request or the policy wanted certified."""
+    """What the request or the policy asked to be certified."""
 
     cosine: Cosine
-    """The cosine that was wanted,"""
+    """The cosine that was asked for."""
     eps: Distance
-    """within this l2 distance in the encoder's input space."""
+    """The l2 distance, in the encoder's input space, within which it was asked for."""
     fcsb: Cosine
     """The served bound at that distance."""
 
 
 class Certificate(_Part):
-    """A lower bound, true with probability at least 1 - alpha, on the cosine between the features that
-    produced an answer and the features of any image near the one sent.
+    """A lower bound on the cosine between the features that produced an answer and the features of any image
+    near the one sent. It is true with probability at least 1 - alpha.
     """
 
     version: Literal[1] = 1
@@ -163,48 +167,52 @@ class Certificate(_Part):
     """The paper whose definitions are used."""
     time: datetime
     """When the certificate was made."""
-    image: Image
+    image: CertifiedImage
     """The picture."""
-    model: Model
+    model: CertifiedModel
     """The encoder."""
-    noise: Noise
+    noise: NoiseRecord
     """The noise."""
     norm: Literal["l2"] = "l2"
     """Norm of all distances."""
     space: Space = "encoder_input"
-    """Where noise is added and distances are measured, pixels in [0, 1], resized but not normalised:
-    `encoder_input`, the resized image; `stacked_tiles`, its tiles and its thumbnail, which show the image
-    twice and get noise of their own."""
+    """Where noise is added and distances are measured, in pixels in [0, 1] that are resized but not
+    normalised. `encoder_input`: the resized image. `stacked_tiles`: its tiles and its thumbnail, which show
+    the same image twice. Each gets noise of its own.
+    """
     alpha: Probability
-    """Probability, over the noise, that a bound here is wrong: this image's share of the request's."""
+    """Probability, over the noise, that a bound in this certificate is wrong. It is this image's share of the
+    request's error probability."""
     stop_reason: StopReason
-    """Why sampling ended: target met, target out of reach, budget used up, or time up."""
+    """Why sampling ended: the target was met, the target was out of reach, the budget was used up, or the
+    time was up.
+    """
     score_estimate: Score
-    """Mean of the scores (1 + <u, t>) / 2 over the certification samples; an estimate."""
+    """Mean of the scores (1 + <u, t>) / 2 over the certification samples. An estimate, not a bound."""
     score_lower: Score
     """Lower bound on the expected score at the image sent."""
     bounds: Annotated[tuple[BoundAt, ...], Field(min_length=1)]
     """The bounds at the distances asked for, ascending."""
     curve: tuple[BoundAt, ...]
-    """The bounds from eps = 0 to where the served one reaches 0."""
+    """The bounds from eps = 0 to the distance where the served bound reaches 0."""
     radius: Radius
     """The certified radius."""
     served: BoundName
-    """Which bound gives the radius, or without one the bound at the smallest distance."""
+    """Which bound gives the radius. Without a radius: which bound is served at the smallest distance."""
     target: TargetBound | None
-    """What was wanted, and the bound there; null if nothing was."""
+    """What was asked for, and the bound at that distance; null if nothing was asked for."""
     outcome: Outcome
-    """`vacuous`: at the smallest distance asked for, the bound is not above 0 and the chance cosine;
-    `abstained`: it is, but the target was not met; `certified`: neither."""
+    """`vacuous`: at the smallest distance asked for, the bound is not above both 0 and the chance cosine.
+    `abstained`: it is above both, but the target was not met. `certified`: neither of these."""
     chance: Chance
-    """The cosine of unrelated images, to hold the bounds against."""
+    """The cosine of unrelated images, with which the bounds should be compared."""
     flip_point: Cosine | None
-    """The cosine near which answers began to change in calibration; null where that was not measured."""
+    """The cosine near which answers began to change in calibration; null if that was not measured."""
     cached: bool = False
-    """Whether this is the result, noise and all, of an earlier request about the same pixels on the same
+    """Whether this result, with its noise, is that of an earlier request about the same pixels on the same
     terms."""
     assumptions: tuple[str, ...] = ASSUMPTIONS
-    """What the statement takes for granted, and what it does not say."""
+    """What the statement assumes, and what it does not say."""
 
     @classmethod
     def of(
@@ -213,18 +221,20 @@ class Certificate(_Part):
         *,
         stop_reason: StopReason,
         time: datetime,
-        image: Image,
-        model: Model,
-        noise: Noise,
+        image: CertifiedImage,
+        model: CertifiedModel,
+        noise: NoiseRecord,
         chance: Chance,
         space: Space = "encoder_input",
         flip_point: float | None = None,
         cached: bool = False,
     ) -> Certificate:
-        """The certificate of a statement; ValueError where noise or chance cosine are not the statement's."""
+        """The certificate of a statement; ValueError if noise or chance cosine are not those of the
+        statement.
+        """
         terms = statement.terms
         if noise.sigma != terms.sigma or noise.n_certify != statement.n_certify:
-            raise ValueError("the noise described is not the noise that the statement rests on")
+            raise ValueError("the noise described is not the noise that the statement is made from")
         if chance.p95 != terms.chance_cosine:
             raise ValueError("the chance cosine is not the one that the outcome was judged by")
         target = None

@@ -5,30 +5,54 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from smoothgate.certify.betting import BettingSequence
-from smoothgate.certify.bounds import check_scores
 from smoothgate.certify.layer_cake import Moments, Transform
+from smoothgate.certify.scores import Array, check_scores
 
 
 class Evidence:
-    """A betting sequence for each transform. All bounds hold at all times, so at any stopping time."""
+    """Certification scores, and lower bounds on the means of their transforms.
+
+    The bounds are confidence sequences: all of them hold at all times, so they hold at any stopping time.
+    They depend on the scores and not on how the scores were cut into updates, so that they can be replayed.
+
+    Args:
+        transforms: from `layer_cake.choose_transforms`.
+    """
 
     def __init__(self, transforms: tuple[Transform, ...]) -> None:
         self.transforms = transforms
-        self._sequences = [BettingSequence(transform.alpha, transform.bets) for transform in transforms]
+        self._chunks: list[Array] = []
+        self._n = 0
+        self._moments: Moments | None = None
+
+    @property
+    def n(self) -> int:
+        """Number of scores so far."""
+        return self._n
+
+    @property
+    def scores(self) -> Array:
+        """All scores so far (n,), in the order in which they were drawn."""
+        if len(self._chunks) > 1:
+            self._chunks = [np.concatenate(self._chunks)]
+        return self._chunks[0] if self._chunks else np.empty(0)
 
     def update(self, scores: npt.ArrayLike) -> None:
         """Take in further scores, in the order drawn; ValueError for one that is not a number in [0, 1]."""
-        values = check_scores(scores)
-        for transform, sequence in zip(self.transforms, self._sequences, strict=True):
-            sequence.update(transform.apply(values))
+        # A copy: what is given may be a view of a large buffer.
+        values = check_scores(scores).copy()
+        self._chunks.append(values)
+        self._n += values.size
+        self._moments = None
 
     @property
     def moments(self) -> Moments:
         """The bounds after the scores seen so far."""
-        return self.moments_if_perfect(0)
+        if self._moments is None:
+            self._moments = self.moments_if_perfect(0)
+        return self._moments
 
     def moments_if_perfect(self, further: int) -> Moments:
-        """The bounds after so many further scores of 1: the best that any continuation could give."""
-        lowers = [sequence.lower_if_perfect(further) for sequence in self._sequences]
+        """The bounds after `further` more scores of 1. No continuation can do better."""
+        lowers = [transform.lower(self.scores, further) for transform in self.transforms]
         return Moments(self.transforms, np.asarray(lowers))

@@ -2,14 +2,14 @@
 
     For every x' with ||x' - x||_2 <= eps:   <g(x'), t>  >=  FCSB(eps),
 
-with g the smoothed encoder and t the served unit direction. ||g|| <= 1, so where FCSB >= 0 it bounds the
-cosine of g(x') and t too; where it is negative it says nothing. Two bounds:
+Here g is the smoothed encoder and t the served unit direction. ||g|| <= 1, so an FCSB that is not negative
+also bounds the cosine of g(x') and t. A negative FCSB says nothing. There are two bounds:
 
-* mean bound (paper, Theorem 1): 2 Phi(Phi^-1(s) - eps / sigma) - 1 with a lower bound on the mean score s;
-* layer-cake bound (`smoothgate.certify.layer_cake`): never below the mean bound with the same knowledge,
-  often far above.
+* Mean bound (paper, Theorem 1): 2 Phi(Phi^-1(s) - eps / sigma) - 1, with a lower bound on the mean score s.
+* Layer-cake bound (`smoothgate.certify.layer_cake`): from the same knowledge never below the mean bound, and
+  often far above it.
 
-eps, sigma and radii are l2 distances in the encoder's input space, pixels in [0, 1]. Bounds and radii are
+eps, sigma and radii are l2 distances in the encoder's input space, in pixels in [0, 1]. Bounds and radii are
 rounded down.
 """
 
@@ -22,8 +22,8 @@ from typing import Literal
 
 from scipy import optimize, special
 
-from smoothgate.certify.bounds import MARGIN
 from smoothgate.certify.layer_cake import Moments
+from smoothgate.certify.scores import MARGIN
 
 BoundName = Literal["mean", "layer_cake"]
 
@@ -38,7 +38,9 @@ class Point:
 
     @property
     def value(self) -> float:
-        """The served bound: the better of the two. Both hold at once, so choosing is free."""
+        """The served bound: the better of the two. Both hold at once, so the choice needs no share of
+        alpha.
+        """
         return max(self.mean, self.layer_cake)
 
     @property
@@ -78,7 +80,7 @@ def mean_radius(score_lower: float, cosine: float, sigma: float) -> float | None
     """The largest eps at which `mean_bound` is at least `cosine`: sigma (Phi^-1(s) - Phi^-1((1 + cosine) /
     2)).
 
-    None where the bound misses the cosine even at eps = 0.
+    None if the bound is below the cosine even at eps = 0.
     """
     check_sigma(sigma)
     score = (1.0 + check_cosine(cosine)) / 2.0
@@ -94,10 +96,10 @@ def layer_cake_bound(moments: Moments, eps: float, sigma: float) -> float:
 
 
 def layer_cake_radius(moments: Moments, cosine: float, sigma: float) -> float | None:
-    """An eps, within 1e-8 sigma of the largest, at which `layer_cake_bound` is at least `cosine`; None if not
-    even 0.
+    """An eps, within 1e-8 sigma of the largest, at which `layer_cake_bound` is at least `cosine`.
 
-    The bound is evaluated at what is returned: an error of the search could only make the radius smaller.
+    None if the bound is below the cosine even at eps = 0. The bound is evaluated at the eps that is returned,
+    so that an error of the search could only make the radius smaller.
     """
     check_sigma(sigma)
     check_cosine(cosine)
@@ -120,7 +122,7 @@ def _cosine(score: float) -> float:
 
 
 def _largest(excess: Callable[[float], float]) -> float | None:
-    """A delta >= 0 with excess(delta) >= 0, close to the largest; excess falls. None if excess(0) < 0."""
+    """A delta >= 0 with excess(delta) >= 0, close to the largest. `excess` falls. None if excess(0) < 0."""
     if excess(0.0) < 0.0:
         return None
     far = 1.0

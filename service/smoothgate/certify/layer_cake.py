@@ -1,4 +1,4 @@
-"""The layer-cake bound, read through means: one bound at every eps from a few bounded averages.
+"""The layer-cake bound, written with means: one bound at every eps from a few bounded averages.
 
 Write G(tau) = P(S(x + d) >= tau) for the survival function of the scores at x, delta = eps / sigma, and
 
@@ -10,23 +10,23 @@ is
 
     E[S(x' + d)]  >=  integral_0^1 psi(G(tau)) dtau          for every x' with ||x' - x||_2 <= eps.      (1)
 
-psi is convex, so each psi(p) lies above y p - psi*(y) for *every* slope y >= 0 (Fenchel-Young). For any
-function t >= 0 on [0, 1], with T(s) = integral_0^s t(tau) dtau, integrating that under (1) and swapping the
+psi is convex, so psi(p) >= y p - psi*(y) for *every* slope y >= 0 (Fenchel-Young). Take any function t >= 0
+on [0, 1] and let T(s) = integral_0^s t(tau) dtau. Inserting the inequality into (1) and exchanging the
 integrals gives
 
     E[S(x' + d)]  >=  E[T(S(x + d))] - integral_0^1 psi*(t(tau)) dtau.                                   (2)
 
-(2) needs no survival function any more, only the *mean of one bounded transform of the score*, which the
-betting bound estimates without a union over thresholds. It is an equality when t = psi'(G). So t is chosen on
-the selection split, there from the survival function that the certification samples are expected to leave
-standing; a poor choice costs tightness, never validity. With t constant (2) is the paper's mean bound:
-maximising y s - psi*(y) over y gives psi(s). With mixtures t = sum_j mu_j t_j, mu >= 0, of transforms whose
+(2) needs no survival function, only the *mean of one bounded transform of the score*. The betting bound
+estimates that without a union over thresholds. (2) is an equality if t = psi'(G). So t is chosen on the
+selection split, from the survival function that the certification samples are expected to leave possible. A
+poor choice makes the bound less tight, but never wrong. With constant t, (2) is the paper's mean bound:
+maximising y s - psi*(y) over y gives psi(s). For mixtures t = sum_j mu_j t_j, mu >= 0, of transforms whose
 means have lower bounds b_j,
 
     E[S(x' + d)]  >=  max_mu  sum_j mu_j b_j - integral psi*(sum_j mu_j t_j)                             (3)
 
-holds at every eps at once, as soon as all b_j hold: whole curves and radii cost nothing. (3) is concave in mu
-and any mu gives a true bound, so the search for the best one need not be trusted.
+holds at every eps at once if all b_j hold, so whole curves and radii need no further share of alpha. (3) is
+concave in mu. Any mu gives a true bound, so an error in the search for the best mu does no harm.
 """
 
 from __future__ import annotations
@@ -39,10 +39,9 @@ from scipy import optimize, special
 
 from smoothgate.certify.alpha import TILTS, check_alpha, per_tilt
 from smoothgate.certify.betting import Bets
-from smoothgate.certify.bounds import MARGIN, Array, check_scores
+from smoothgate.certify.scores import MARGIN, Array, check_scores
 
-#: Most thresholds; the survival function of the selection split is read at its quantiles when there are more
-#: scores.
+#: Most thresholds. With more selection scores than that, the thresholds are their quantiles.
 _MAX_THRESHOLDS = 128
 _LEAST, _MOST = 1e-12, 1.0 - 1e-12
 
@@ -79,18 +78,29 @@ class Transform:
         scaled = np.interp(scores, self.thresholds, heights / heights[-1])
         return np.asarray(np.clip(scaled, 0.0, 1.0), dtype=np.float64)
 
+    def lower(self, scores: Array, further: int = 0) -> float:
+        """The lower bound on E[T(S)] / T(1) after scores (n,) and `further` more scores of 1.
 
-def tune(selection: npt.ArrayLike, n_certify: int, alpha: float) -> tuple[Transform, ...]:
+        It holds at any stopping time n. Without any score it is 0.
+        """
+        values = self.apply(scores)
+        if not further:
+            return self.bets.lower(values, self.alpha) if values.size else 0.0
+        counts = np.append(np.ones_like(values), float(further))
+        return self.bets.lower(np.append(values, 1.0), self.alpha, counts)
+
+
+def choose_transforms(selection: npt.ArrayLike, n_certify: int, alpha: float) -> tuple[Transform, ...]:
     """The transforms and bets for `n_certify` samples, one of each for each tilt.
 
     The slopes of tilt delta are psi'(P) = exp(delta Phi^-1(P) - delta^2 / 2) for P = alpha^(1/n) G, where G
-    is the survival function of the selection scores: the n samples cannot exclude that scores of 0 have had a
-    probability of 1 - alpha^(1/n), so the tangent is taken where that is so.
+    is the survival function of the selection scores. After n samples it remains possible that scores of 0
+    have a probability of 1 - alpha^(1/n), and the tangent is taken at that possibility.
 
     Args:
-        selection: scores (n,) known before the first certification sample, as close to what certification
-            will see as can be had; with none, perfect scores are expected. They prove nothing.
-        n_certify: how many certification samples are planned. A bound read at another number is as true.
+        selection: scores (n,) known before the first certification sample, as similar as possible to those of
+            certification. If there are none, perfect scores are expected. They prove nothing.
+        n_certify: the planned number of certification samples. A bound read at another number is also true.
         alpha: this image's share of the error probability.
 
     Raises:
@@ -112,18 +122,18 @@ def tune(selection: npt.ArrayLike, n_certify: int, alpha: float) -> tuple[Transf
         left_standing = np.clip(survival * share ** (1.0 / n_certify), _LEAST, _MOST)
         slopes = np.exp(tilt * special.ndtri(left_standing) - tilt**2 / 2.0)
         plain = Transform(thresholds, slopes, share, Bets.spread())
-        bets = Bets.tuned(plain.apply(scores), n_certify, share)
+        bets = Bets.chosen(plain.apply(scores), n_certify, share)
         transforms.append(Transform(thresholds, slopes, share, bets))
     return tuple(transforms)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moments:
-    """What certification established: lower bounds on the means of the transforms, all true with P >= 1 -
-    alpha.
+    """What certification establishes: lower bounds on the means of the transforms. All of them are true with
+    probability at least 1 - alpha.
 
     Attributes:
-        transforms: from `tune`, one for each tilt; the first is the identity.
+        transforms: from `choose_transforms`, one for each tilt. The first is the identity.
         lowers: a lower bound on E[T_j(S)] / T_j(1) for each, shape (J,).
     """
 
@@ -138,7 +148,7 @@ class Moments:
     def expected_score(self, delta: float) -> float:
         """A lower bound on E[S(x' + d)] for all x' within delta = eps / sigma of x, by (3), rounded down.
 
-        The search ends within about 1e-6 of the maximum of (3), always on the safe side of it.
+        The search ends within about 1e-6 of the maximum of (3), always below it.
         """
         if delta <= 0.0:
             return self.score_lower
@@ -149,7 +159,7 @@ class _Dual:
     """(3) at one delta: the concave function of mu, its derivatives, and a maximiser."""
 
     def __init__(self, transforms: tuple[Transform, ...], lowers: Array, delta: float) -> None:
-        # Each transform is scaled to T(1) = 1, so that mu has one unit.
+        # Each transform is scaled to T(1) = 1, so that all entries of mu have the same unit.
         self.slopes = np.stack([transform.slopes / transform.scale for transform in transforms])
         self.widths = np.diff(transforms[0].thresholds)
         self.lowers = lowers
@@ -165,7 +175,7 @@ class _Dual:
         return float(mu @ self.lowers - self.widths @ (paid - gained)) - 10 * MARGIN * (1.0 + scale)
 
     def best(self) -> float:
-        """Newton's method from the best single transform; each step is a non-negative quadratic programme."""
+        """Newton's method from the best single transform. Each step is a non-negative quadratic programme."""
         mu = self._start()
         value = self.value(mu)
         for _ in range(12):
@@ -183,7 +193,7 @@ class _Dual:
         return np.asarray(np.log(np.maximum(y, 1e-300)) / self.delta + self.delta / 2.0, dtype=np.float64)
 
     def _start(self) -> Array:
-        """The best of the transforms alone, each at the multiple psi'(b_j) that would suit the identity."""
+        """The best single transform, each with the multiple psi'(b_j) that is right for the identity."""
         multiples = np.exp(
             self.delta * special.ndtri(np.clip(self.lowers, _LEAST, _MOST)) - self.delta**2 / 2.0
         )

@@ -1,7 +1,7 @@
 """Certificates as signed text: JWS compact serialisation with EdDSA (RFC 8037, curve Ed25519).
 
-Whoever holds the published key set can check a certificate offline. Key ids are RFC 7638 thumbprints. Keys
-are rotated by signing with a new one and still publishing the old one's public half.
+Anyone who has the published key set can check a certificate offline. Key ids are RFC 7638 thumbprints. To
+rotate keys, sign with a new key and go on publishing the public half of the old one.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from joserfc import jws
 from joserfc.errors import JoseError, UnsupportedAlgorithmError
@@ -17,41 +17,44 @@ from joserfc.jwk import OKPKey
 from pydantic import ValidationError
 
 from smoothgate.certify.certificate import Certificate
-from smoothgate.errors import Unacceptable
 
 ALGORITHM = "EdDSA"
 TYPE = "smoothgate-certificate+jws"
 
 
-class CertificateRejected(Unacceptable):
-    """The text is not a certificate that this key set vouches for."""
+class CertificateRejected(ValueError):
+    """The text is not a certificate signed by a key of the key set.
 
-    default_code = "certificate_rejected"
+    Attributes:
+        code: a stable name of the reason.
+    """
+
+    code: ClassVar[str]
 
 
 class UnknownKey(CertificateRejected):
-    """It names a key that is not in the key set."""
+    """The text names a key that is not in the key set."""
 
-    default_code = "unknown_key"
+    code = "unknown_key"
 
 
 class BadSignature(CertificateRejected):
-    """It is no JWS, or its content is not what was signed."""
+    """The text is not a JWS, or its content is not what was signed."""
 
-    default_code = "bad_signature"
+    code = "bad_signature"
 
 
 class WrongSchema(CertificateRejected):
-    """The signature is good, but what was signed is not a certificate of a version known here."""
+    """The signature is good, but the content is not a certificate of a known version."""
 
-    default_code = "wrong_schema"
+    code = "wrong_schema"
 
 
 class _Ed25519Only(jws.JWSRegistry):  # type: ignore[misc]
-    """Takes EdDSA and nothing else.
+    """Accepts EdDSA and no other algorithm.
 
-    joserfc warns of the name EdDSA because RFC 9864 splits it by curve; most verifiers know only this name,
-    and here the curve is fixed by the key.
+    joserfc warns about the name EdDSA, because RFC 9864 splits it by curve. Most verifiers know only this
+    name, and here the key fixes the curve.
     """
 
     def get_alg(self, name: str) -> Any:
@@ -64,7 +67,7 @@ _REGISTRY = _Ed25519Only()
 
 
 class PublicKey:
-    """An Ed25519 key as others may see it. `kid` is its RFC 7638 thumbprint."""
+    """The public half of an Ed25519 key. `kid` is its RFC 7638 thumbprint."""
 
     def __init__(self, key: OKPKey) -> None:
         if key.curve_name != "Ed25519":
@@ -126,23 +129,25 @@ def verify(text: str, key_set: Mapping[str, Any]) -> Certificate:
 
     Args:
         text: JWS, compact serialisation.
-        key_set: a JWKS, as published. Keys of other kinds in it are passed over.
+        key_set: a JWKS, as published. Keys of other kinds in it are ignored.
 
     Raises:
         UnknownKey: the key that it names is not in the set.
-        BadSignature: it is no JWS, another algorithm was used, or it is not what that key signed.
-        WrongSchema: a good signature over something that is no certificate of a known version.
+        BadSignature: it is not a JWS, it uses another algorithm, or it is not what that key signed.
+        WrongSchema: the signature is good, but the content is not a certificate of a known version.
     """
     try:
         parts = jws.extract_compact(text.strip().encode())
         kid = parts.headers().get("kid")
     except (JoseError, ValueError) as error:
         raise BadSignature("This is not a signed certificate (JWS, compact serialisation).") from error
+    key = _find(key_set, kid)
     try:
-        if not jws.validate_compact(parts, _find(key_set, kid), registry=_REGISTRY):
-            raise BadSignature(f"The signature does not match: the content is not what key {kid} signed.")
+        matches = jws.validate_compact(parts, key, registry=_REGISTRY)
     except (JoseError, ValueError) as error:
         raise BadSignature(f"The signature cannot be checked: {error}.") from error
+    if not matches:
+        raise BadSignature(f"The signature does not match: the content is not what key {kid} signed.")
     try:
         return Certificate.model_validate_json(parts.payload)
     except ValidationError as error:
@@ -154,11 +159,11 @@ def verify(text: str, key_set: Mapping[str, Any]) -> Certificate:
 
 
 def _find(key_set: Mapping[str, Any], kid: object) -> OKPKey:
-    """The Ed25519 key of that thumbprint; what the set itself calls its keys is not relied on."""
+    """The Ed25519 key with that thumbprint. The names that the set gives its keys are ignored."""
     for entry in key_set.get("keys", []):
         if not isinstance(entry, Mapping) or entry.get("crv") != "Ed25519":
             continue
-        with contextlib.suppress(ValueError):  # one broken entry does not spoil the set
+        with contextlib.suppress(ValueError):  # other keys still count if one entry is broken
             key = _import(json.dumps(dict(entry)))
             if key.thumbprint() == kid:
                 return key

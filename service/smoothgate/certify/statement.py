@@ -1,20 +1,20 @@
 """What a certificate states about one image: from scores to bounds, a radius and an outcome.
 
-The statement, true with probability at least 1 - alpha over the certification noise (for whatever selection
-split):
+The statement is
 
-    score_lower <= s(x), and for every eps >= 0 and every x' with ||x' - x||_2 <= eps: <g(x'), t> >=
-    FCSB(eps),
+    score_lower <= s(x), and for every eps >= 0 and every x' with ||x' - x||_2 <= eps:
+    <g(x'), t> >= FCSB(eps).
 
+For any selection split it is true with probability at least 1 - alpha over the certification noise. It holds
 at all eps of the list, on the whole curve and at the radius at once. alpha is this image's share of the
-request's (`smoothgate.certify.alpha`, which also splits it further).
+request's error probability. `smoothgate.certify.alpha` splits it further.
 
-Outcomes, in this order:
+The first of these outcomes that applies is stated:
 
 * `vacuous`: even at the smallest eps asked for, the served bound is not above both 0 and the chance cosine
   (95th percentile of the cosine of unrelated images). The certificate is true and says nothing.
-* `abstained`: the request stated a target, a cosine at an eps, and the served bound at that eps is below it.
-* `certified`: neither. The bound separates x' from unrelated images, and the target, if any, is met.
+* `abstained`: the request has a target, a cosine at an eps, and the served bound at that eps is below it.
+* `certified`: the bound separates x' from unrelated images, and the target, if there is one, is met.
 
 A target "radius r at cosine c" is the target "cosine c at eps = r".
 """
@@ -28,21 +28,34 @@ import numpy.typing as npt
 
 from smoothgate.certify import fcsb
 from smoothgate.certify.alpha import check_alpha
-from smoothgate.certify.bounds import Array, check_scores
 from smoothgate.certify.evidence import Evidence
 from smoothgate.certify.fcsb import BoundName, Point
-from smoothgate.certify.layer_cake import Moments, tune
-from smoothgate.errors import Unacceptable
+from smoothgate.certify.layer_cake import Moments, choose_transforms
+from smoothgate.certify.scores import check_scores
 
 Outcome = Literal["certified", "abstained", "vacuous"]
 
-#: Points of the curve, from eps = 0 to where the served bound reaches 0.
+#: Number of points on the curve, which goes from eps = 0 to where the served bound reaches 0.
 CURVE_POINTS = 25
+# The search for the smallest budget ends at this number of samples.
+_MOST_SAMPLES = 1 << 40
+
+
+class BudgetTooSmall(ValueError):
+    """A number of certification samples that cannot reach its goal, even if every score is 1.
+
+    Attributes:
+        smallest: the smallest number that could, or None if no number could.
+    """
+
+    def __init__(self, message: str, smallest: int | None) -> None:
+        super().__init__(message)
+        self.smallest = smallest
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a request wants certified: the served bound at `eps` is at least `cosine`."""
+    """What a request asks to be certified: the served bound at `eps` is at least `cosine`."""
 
     cosine: float
     eps: float
@@ -54,7 +67,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What is asked of the samples of one image.
+    """What the certificate of one image is asked for.
 
     Attributes:
         sigma: standard deviation of the noise, in pixels of [0, 1].
@@ -62,7 +75,7 @@ class Terms:
         eps: l2 radii at which the bounds are reported, positive and ascending, at least one.
         cosine_threshold: the cosine at which the certified radius is reported.
         chance_cosine: 95th percentile of the cosine of unrelated images.
-        target: what the request wants reached, or None.
+        target: what the request asks to be certified, or None.
 
     Raises:
         ValueError: a value outside its range.
@@ -87,23 +100,23 @@ class Terms:
 
     @property
     def floor(self) -> float:
-        """What the bound must exceed to say anything."""
+        """The bound says something if it is above this cosine."""
         return max(self.chance_cosine, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """What was established, in numbers that JSON can hold. Radii are None where not even eps = 0 reaches the
-    cosine.
+    """What is established, in numbers that JSON can hold.
 
     Attributes:
-        terms: what was asked.
-        n_certify: fresh samples under the bounds.
-        score_estimate: mean of the certification scores, in [0, 1]; an estimate, no bound.
+        terms: what was asked for.
+        n_certify: number of fresh samples that the bounds are computed from.
+        score_estimate: mean of the certification scores, in [0, 1]. It is an estimate, not a bound.
         score_lower: lower bound on the mean score s(x).
         points: both bounds at each eps of the terms.
         curve: both bounds on an even grid from eps = 0 to where the served bound reaches 0.
-        radius_mean: radius at the cosine threshold by the mean bound.
+        radius_mean: radius at the cosine threshold by the mean bound, or None if the bound is below the
+            threshold even at eps = 0.
         radius_layer_cake: the same by the layer-cake bound.
         target_bound: the served bound at the target's eps; None without a target.
         outcome: see the module.
@@ -127,31 +140,36 @@ class Statement:
 
     @property
     def served(self) -> BoundName:
-        """Which bound gives the served radius; where there is none, the served bound at the smallest eps."""
+        """Which bound gives the served radius. Without a radius: which is served at the smallest eps."""
         if self.radius is None:
             return self.points[0].served
         return "layer_cake" if self.radius != self.radius_mean else "mean"
 
 
-def certify(terms: Terms, selection: npt.ArrayLike, certification: npt.ArrayLike) -> Statement:
-    """The statement from the scores S = (1 + <u, t>) / 2 of both splits, for a fixed number of samples.
+def certify(
+    terms: Terms, selection: npt.ArrayLike, certification: npt.ArrayLike, budget: int | None = None
+) -> Statement:
+    """The statement from the scores S = (1 + <u, t>) / 2 of both splits.
 
     Args:
-        terms: what is asked.
-        selection: scores of the selection samples; they choose transforms and bets (`layers.tune`).
+        terms: what is asked for.
+        selection: scores of the selection samples. They choose transforms and bets
+            (`layer_cake.choose_transforms`).
         certification: scores of fresh samples, in the order drawn (n_certify,).
+        budget: the number of samples that transforms and bets are chosen for; None: n_certify.
 
     Raises:
         ValueError: a score that is not a number in [0, 1], or no certification score.
     """
     scores = check_scores(certification)
-    evidence = Evidence(tune(selection, scores.size, terms.alpha))
+    evidence = Evidence(choose_transforms(selection, budget or scores.size, terms.alpha))
     evidence.update(scores)
-    return state(terms, scores, evidence.moments)
+    return state(terms, evidence)
 
 
-def state(terms: Terms, scores: Array, moments: Moments) -> Statement:
-    """The statement from certification scores (n,) and what they established."""
+def state(terms: Terms, evidence: Evidence) -> Statement:
+    """The statement from certification scores and what they establish; ValueError before the first score."""
+    scores, moments = check_scores(evidence.scores), evidence.moments
     sigma, cosine, target = terms.sigma, terms.cosine_threshold, terms.target
     points = tuple(fcsb.point(moments, eps, sigma) for eps in terms.eps)
     target_bound = None if target is None else fcsb.point(moments, target.eps, sigma).value
@@ -179,43 +197,49 @@ def reaches(moments: Moments, target: Target, sigma: float) -> bool:
     return fcsb.point(moments, target.eps, sigma).value >= target.cosine
 
 
-def require_reachable(terms: Terms, n_certify: int, *, param: str | None = None) -> None:
-    """Refuse a budget that could not do what it is for, even if every score were 1.
+def require_reachable(terms: Terms, n_certify: int) -> None:
+    """Check that a budget can do what it is for if every score is 1.
 
-    That is: reach the target, or without one exceed the chance cosine at the smallest eps.
+    The goal is the target. Without a target it is to exceed the chance cosine at the smallest eps.
 
     Raises:
-        Unacceptable: code `budget_too_small`, naming the smallest `n_certify` that could, and `param`.
+        BudgetTooSmall: the budget cannot reach the goal.
     """
     goal = terms.target or Target(terms.floor, terms.eps[0])
-    if _perfect(terms, goal, n_certify):
+    if _reachable(terms, goal, n_certify):
         return
-    enough = n_certify
-    while not _perfect(terms, goal, enough):
-        if enough > 1 << 40:
-            raise Unacceptable(
-                f"a cosine of {goal.cosine:.4g} at eps = {goal.eps:.4g} cannot be certified with sigma = "
-                f"{terms.sigma:.4g}: eps is too many times sigma",
-                param=param,
-                code="budget_too_small",
-            )
-        enough *= 2
-    low, high = enough // 2, enough
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if _perfect(terms, goal, middle) else (middle, high)
-    raise Unacceptable(
+    smallest = _smallest_budget(terms, goal, n_certify)
+    if smallest is None:
+        raise BudgetTooSmall(
+            f"a cosine of {goal.cosine:.4g} at eps = {goal.eps:.4g} cannot be certified with sigma = "
+            f"{terms.sigma:.4g}: eps is too many times sigma",
+            None,
+        )
+    raise BudgetTooSmall(
         f"{n_certify} samples cannot certify a cosine of {goal.cosine:.4g} at eps = {goal.eps:.4g} with "
         f"sigma = {terms.sigma:.4g} and alpha = {terms.alpha:.4g}, even with perfect scores; "
-        f"the smallest number that could is {high}",
-        param=param,
-        code="budget_too_small",
+        f"the smallest number that could is {smallest}",
+        smallest,
     )
 
 
-def _perfect(terms: Terms, goal: Target, n: int) -> bool:
+def _smallest_budget(terms: Terms, goal: Target, too_few: int) -> int | None:
+    """The smallest number of samples above `too_few` that reaches the goal with perfect scores."""
+    high = too_few
+    while not _reachable(terms, goal, high):
+        if high > _MOST_SAMPLES:
+            return None
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _reachable(terms, goal, middle) else (middle, high)
+    return high
+
+
+def _reachable(terms: Terms, goal: Target, n: int) -> bool:
     """Whether n certification scores of 1, after selection scores of 1, reach the goal."""
-    evidence = Evidence(tune([1.0], n, terms.alpha))
+    evidence = Evidence(choose_transforms([1.0], n, terms.alpha))
     return reaches(evidence.moments_if_perfect(n), goal, terms.sigma)
 
 

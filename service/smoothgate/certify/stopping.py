@@ -1,8 +1,8 @@
-"""When to stop sampling: certified, out of reach, or at the end of the budget. Pure; the sampler feeds it.
+"""When to stop sampling: the target is certified, the target is out of reach, or the budget is used up.
 
-The bounds are confidence sequences, so the statement holds at whatever number of samples one stops, also one
-chosen by looking at the scores. The rule looks at a few numbers of samples only because looking takes time.
-Without a target there is nothing to stop for: the whole budget is used, and the bounds are then the same as
+The bounds are confidence sequences. The statement therefore holds at any number of samples at which sampling
+stops, even if that number is chosen by looking at the scores. The rule computes the bounds at a few numbers
+of samples only, because that takes time. Without a target the whole budget is used, and the bounds are then
 those for a fixed number of samples.
 """
 
@@ -10,60 +10,61 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numpy as np
 import numpy.typing as npt
 
-from smoothgate.certify.bounds import Array, check_scores
 from smoothgate.certify.evidence import Evidence
-from smoothgate.certify.layer_cake import tune
+from smoothgate.certify.layer_cake import choose_transforms
+from smoothgate.certify.scores import Array, check_scores
 from smoothgate.certify.statement import Statement, Terms, reaches, state
 
-#: Why sampling ended: the target is met; not even scores of 1 until the end of the budget would meet it; the
-#: budget is used up; time is up (decided by whoever holds the clock).
+#: Why sampling ended. `certified`: the target is met. `unreachable`: scores of 1 until the end of the budget
+#: would not meet it. `budget`: the budget is used up. `deadline`: the time is up, which the caller decides.
 StopReason = Literal["certified", "unreachable", "budget", "deadline"]
 
-#: The rule looks first after so many samples, and then whenever their number has grown by 1 / 8.
+#: The rule computes the bounds after this number of samples, and then whenever it has grown by 1 / 8.
 FIRST_LOOK = 32
 _GROWTH = 8
 
 
 class StoppingRule:
-    """Fed with certification scores in the order drawn, says whether to go on.
+    """Takes in certification scores in the order drawn and says whether sampling should go on.
 
     Args:
-        terms: what is asked; `terms.target` is what early stopping waits for.
-        selection: scores known before the first certification sample (`layers.tune`).
-        budget: most certification samples.
+        terms: what is asked for. Sampling may stop early when `terms.target` is decided.
+        selection: scores known before the first certification sample (`layer_cake.choose_transforms`).
+        budget: largest number of certification samples.
+
+    Attributes:
+        next_look: number of samples at which the bounds are computed next.
 
     Raises:
-        ValueError: a selection score that is not a number in [0, 1], a budget below 1.
+        ValueError: a selection score that is not a number in [0, 1], or a budget below 1.
     """
 
     def __init__(self, terms: Terms, selection: npt.ArrayLike, budget: int) -> None:
         self.terms = terms
         self.budget = budget
         self.next_look = budget if terms.target is None else min(FIRST_LOOK, budget)
-        self._evidence = Evidence(tune(selection, budget, terms.alpha))
-        self._chunks: list[Array] = []
+        self._evidence = Evidence(choose_transforms(selection, budget, terms.alpha))
         self._reason: StopReason | None = None
 
     @property
     def n(self) -> int:
-        """How many certification scores were taken in."""
-        return sum(chunk.size for chunk in self._chunks)
+        """Number of certification scores so far."""
+        return self._evidence.n
 
     @property
     def scores(self) -> Array:
         """The certification scores so far, in the order drawn (n,)."""
-        return np.concatenate(self._chunks) if self._chunks else np.empty(0)
+        return self._evidence.scores
 
     @property
     def reason(self) -> StopReason | None:
-        """Why sampling should end; None as long as it should go on."""
+        """Why sampling should end, or None if it should go on."""
         return self._reason
 
     def update(self, scores: npt.ArrayLike) -> StopReason | None:
-        """Take in further scores and return `reason`; those that come after a reason was given still count.
+        """Take in further scores and return `reason`. Scores that come after a reason was given still count.
 
         Raises:
             ValueError: a score that is not a number in [0, 1], or more scores than the budget.
@@ -71,7 +72,6 @@ class StoppingRule:
         values = check_scores(scores)
         if self.n + values.size > self.budget:
             raise ValueError(f"more scores than the budget of {self.budget}")
-        self._chunks.append(values)
         self._evidence.update(values)
         if self._reason is None and self.n >= self.next_look:
             self._reason = self._look()
@@ -79,8 +79,8 @@ class StoppingRule:
         return self._reason
 
     def statement(self) -> Statement:
-        """The statement that holds now, whatever made sampling stop; ValueError before the first score."""
-        return state(self.terms, check_scores(self.scores), self._evidence.moments)
+        """The statement that holds now; ValueError before the first score."""
+        return state(self.terms, self._evidence)
 
     def _look(self) -> StopReason | None:
         target, sigma = self.terms.target, self.terms.sigma

@@ -122,9 +122,9 @@ def measure_scores(
     seed: int,
 ) -> Calibration:
     """Score the PSM in a folder on canvases x (N, 3, H, W); the calibration with the scores is saved too."""
-    from smoothgate.psm.calibration import robustness_scores
     from smoothgate.psm.checkpoint import PSM
     from smoothgate.psm.unit_encoder import UnitEncoder
+    from smoothgate.sampling.splits import robustness_scores
 
     encoder = UnitEncoder(adapter, calibration, PSM.load(folder))
     scores = robustness_scores(encoder.units, x.to(adapter.device), sigmas, seed)

@@ -34,8 +34,8 @@ from smoothgate.gate.schemas import SmoothingOptions
 from smoothgate.http.access import Gatekeeper
 from smoothgate.http.request_context import InFlight
 from smoothgate.psm.unit_encoder import UnitEncoder
-from smoothgate.sampling.autotune import tune
-from smoothgate.sampling.sampler import Place, Sampler
+from smoothgate.sampling.autotune import autotune
+from smoothgate.sampling.sampler import Sampler, Worker
 from smoothgate.sampling.smoother import Smoother
 from smoothgate.settings import Settings
 from smoothgate.vision import DecodedImage, family_of, load
@@ -210,24 +210,25 @@ class Runtime:
             )
         device, adapter = self.devices[0], encoder.adapter
         shape = adapter.canvas_shape or adapter.canvas(_TYPICAL).x.shape
-        tuned = tune(encoder.units, shape, device, threads=s.threads, batch_size=s.batch_size)
-        places = [
-            Place(each.units, place, tuned.threads)
-            for each, place in zip(encoders, self.devices, strict=True)
-            for _ in range(tuned.workers)
+        tuning = autotune(encoder.units, shape, device, threads=s.threads, batch_size=s.batch_size)
+        workers = [
+            Worker(each.units, device, tuning.threads)
+            for each, device in zip(encoders, self.devices, strict=True)
+            for _ in range(tuning.workers)
         ]
         log.info(
             "encoder ready",
             model=self.model_name,
             devices=[str(each) for each in self.devices],
             dtype=str(self.dtype),
-            **asdict(tuned),
+            **asdict(tuning),
         )
         sampler = Sampler(
-            places,
-            tuned.batch_size,
-            len(self.devices) * tuned.samples_per_second,
-            None if adapter.canvas_shape is not None else math.prod(shape),
+            workers,
+            tuning.batch_size,
+            rate=len(self.devices) * tuning.samples_per_second,
+            one_shape=adapter.canvas_shape is not None,
+            batch_values=tuning.batch_size * math.prod(shape),
         )
         return Smoother(encoder, sampler, self.model_name, cache_bytes=s.cache_mib * 2**20)
 

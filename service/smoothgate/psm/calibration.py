@@ -1,8 +1,7 @@
-"""Centre, scale and chance cosine of a model's features (design 1.1): measured once, stored beside the
-checkpoint.
+"""Centre, scale and chance cosine of a model's features (design 1.1), measured once per model.
 
-Visual tokens share a large common component: without the centre, unrelated images have cosines of 0.8 and a
-certificate says nothing. The certificate carries the chance cosine so that a reader can tell.
+Visual tokens share a large common component. Without the centre, unrelated images have cosines of 0.8, and a
+certificate says nothing. The certificate states the chance cosine, so that a reader can compare.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -29,16 +28,17 @@ _FEWEST_IMAGES = 8
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What calibration measured, beside the centre.
+    """What calibration measures in addition to the centre.
 
     Attributes:
-        rho: mean l2 norm of the centred clean feature: the length at which directions are served. Where the
-            centre is per channel, of one token: root mean square over the tokens of an image.
-        chance_mean, chance_p95: cosine of the clean features of two unrelated images, mean and 95th
-            percentile.
+        rho: mean l2 norm of the centred clean feature, which is the length of served directions. If the
+        centre
+            is per channel, it is the length of one token: the root mean square over the tokens of an image.
+        chance_mean: cosine of the clean features of two unrelated images, mean.
+        chance_p95: the same, 95th percentile.
         twin_mean: cosine between an image and its twin with another answer, or None without twins.
         flip_point: cosine near which answers change, sqrt((1 + twin_mean) / 2), or None without twins.
-        images: how many images the centre is the mean of.
+        images: number of images that were measured.
         model_digest: of the vision part that was calibrated.
         scores: Gaussian robustness score s by sigma (written as `f"{sigma:g}"`), mean over pictures.
         psm_digest: of the PSM that the scores were measured with, or None without one.
@@ -57,10 +57,12 @@ class Figures:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
-    """Centre `mu` float32 and the figures measured with it.
+    """The centre and the figures that were measured with it.
 
-    (T, D): for each token, where all images have the same. (1, D): for each channel, where images have more
-    or fewer tokens.
+    Attributes:
+        mu: float32. (T, D), one value per token and channel, if all images have the same number of tokens.
+            (1, D), one value per channel, if they do not.
+        figures: what else was measured.
     """
 
     mu: Tensor
@@ -73,25 +75,25 @@ class Calibration:
         return hashlib.sha256(facts + self.mu.contiguous().numpy().tobytes()).hexdigest()
 
     def length(self, tokens: int) -> float:
-        """The length at which the direction of that many tokens is served."""
+        """The length of the served direction of an image with this number of tokens."""
         return self.figures.rho * math.sqrt(tokens / len(self.mu))
 
     def with_scores(self, scores: dict[str, float], psm_digest: str | None) -> Calibration:
-        """The same with other scores."""
+        """The same calibration with other scores."""
         return Calibration(self.mu, replace(self.figures, scores=scores, psm_digest=psm_digest))
 
     def save(self, folder: Path) -> None:
-        """Write `calibration.safetensors` into a folder."""
+        """Write it to `calibration.safetensors` in a folder."""
         folder.mkdir(parents=True, exist_ok=True)
         facts = {"version": str(_VERSION), "figures": json.dumps(asdict(self.figures))}
         save_file({"mu": self.mu.contiguous()}, folder / FILE, metadata=facts)
 
     @classmethod
     def load(cls, folder: Path) -> Calibration:
-        """Read it back.
+        """Read it from a folder.
 
         Raises:
-            SmoothgateError: code `no_calibration`: there is none, or of another version.
+            SmoothgateError: code `no_calibration`: the folder has none, or one of another version.
         """
         path = folder / FILE
         if not path.is_file():
@@ -124,115 +126,56 @@ def calibrate(
         features: visual tokens (B, T, D) of unrelated images, batch by batch.
         twins: tokens of the same images with another answer, in the same order, or None.
         model_digest: of the vision part.
-        per_channel: whether the centre is that of each channel alone. T may then differ from batch to batch;
-            images are compared with those of their own batch.
+        per_channel: whether the centre has one value per channel. T may then differ from batch to batch, and
+            images are compared with those of their own batch. `twins` then needs the same batches.
 
     Raises:
         SmoothgateError: code `too_few_images`: fewer than eight images.
     """
-    if per_channel:
-        others = None if twins is None else [batch.float().cpu() for batch in twins]
-        return _calibrate_channels([batch.float().cpu() for batch in features], others, model_digest)
-    tokens = torch.cat([batch.float().cpu() for batch in features])
-    _require_enough(len(tokens))
-    mu = tokens.mean(0)
-    centred = (tokens - mu).flatten(1)
-    unit = F.normalize(centred, dim=1)
-    pairs = _pairs(unit)
-    twin_mean = None
-    if twins is not None:
-        other = F.normalize((torch.cat([batch.float().cpu() for batch in twins]) - mu).flatten(1), dim=1)
-        twin_mean = float((unit * other).sum(1).mean())
-    return Calibration(
-        mu,
-        Figures(
-            rho=float(centred.norm(dim=1).mean()),
-            chance_mean=float(pairs.mean()),
-            chance_p95=float(pairs.quantile(0.95)),
-            twin_mean=twin_mean,
-            flip_point=_flip_point(twin_mean),
-            images=len(tokens),
-            model_digest=model_digest,
-        ),
-    )
-
-
-def _calibrate_channels(
-    batches: Sequence[Tensor], twins: Sequence[Tensor] | None, model_digest: str
-) -> Calibration:
+    batches = _comparable(features, per_channel)
     images = sum(len(batch) for batch in batches)
-    _require_enough(images)
-    mu = torch.cat([batch.mean(1) for batch in batches]).mean(0, keepdim=True)
-    centred = [(batch - mu).flatten(1) for batch in batches]
-    squares = torch.cat(
-        [(each.square().sum(1) / len(batch[0])) for each, batch in zip(centred, batches, strict=True)]
-    )
-    units = [F.normalize(each, dim=1) for each in centred]
-    pairs = torch.cat([_pairs(each) for each in units if len(each) > 1])
+    if images < _FEWEST_IMAGES:
+        raise SmoothgateError(
+            f"Calibration takes at least {_FEWEST_IMAGES} images, not {images}.", code="too_few_images"
+        )
+    if per_channel:
+        mu = torch.cat([batch.mean(1) for batch in batches]).mean(0, keepdim=True)
+    else:
+        mu = batches[0].mean(0)
+    # Where the centre is that of one token, the length is that of one token too.
+    lengths = [(batch - mu).flatten(1).norm(dim=1) / math.sqrt(batch.shape[1] / len(mu)) for batch in batches]
+    units = [_centred_units(batch, mu) for batch in batches]
+    pairs = torch.cat([_pairs(unit) for unit in units if len(unit) > 1])
     twin_mean = None
     if twins is not None:
-        others = [F.normalize((batch - mu).flatten(1), dim=1) for batch in twins]
+        others = [_centred_units(batch, mu) for batch in _comparable(twins, per_channel)]
         cosines = [(unit * other).sum(1) for unit, other in zip(units, others, strict=True)]
         twin_mean = float(torch.cat(cosines).mean())
     return Calibration(
         mu,
         Figures(
-            rho=float(squares.sqrt().mean()),
+            rho=float(torch.cat(lengths).mean()),
             chance_mean=float(pairs.mean()),
             chance_p95=float(pairs.quantile(0.95)),
             twin_mean=twin_mean,
-            flip_point=_flip_point(twin_mean),
+            flip_point=None if twin_mean is None else ((1 + twin_mean) / 2) ** 0.5,
             images=images,
             model_digest=model_digest,
         ),
     )
 
 
-def _flip_point(twin_mean: float | None) -> float | None:
-    return None if twin_mean is None else ((1 + twin_mean) / 2) ** 0.5
+def _comparable(features: Iterable[Tensor], per_channel: bool) -> list[Tensor]:
+    """Tokens (B, T, D) of images that can be compared with each other, float32 on the CPU."""
+    batches = [batch.float().cpu() for batch in features]
+    return batches if per_channel else [torch.cat(batches)]
 
 
-def _require_enough(images: int) -> None:
-    if images < _FEWEST_IMAGES:
-        raise SmoothgateError(
-            f"Calibration takes at least {_FEWEST_IMAGES} images, not {images}.", code="too_few_images"
-        )
+def _centred_units(tokens: Tensor, mu: Tensor) -> Tensor:
+    """Visual tokens (B, T, D) -> unit features (B, T * D)."""
+    return F.normalize((tokens - mu).flatten(1), dim=1)
 
 
-def _pairs(unit: Tensor) -> Tensor:
-    """Cosines of every image with the next few: enough for a percentile without an n x n table."""
-    return torch.cat([(unit * unit.roll(shift, 0)).sum(1) for shift in range(1, min(6, len(unit) // 2 + 1))])
-
-
-@torch.no_grad()
-def robustness_scores(
-    units: Callable[[Tensor, Tensor], Tensor],
-    pictures: Tensor,
-    sigmas: Sequence[float],
-    seed: int,
-    n: int = 64,
-) -> dict[str, float]:
-    """Gaussian robustness score by sigma: mean of s = E[(1 + <u(x + d), t>) / 2] over pictures, a point
-    estimate.
-
-    Args:
-        units: `UnitEncoder.units`.
-        pictures: canvases (N, 3, H, W), on the encoder's device.
-        sigmas: noise levels.
-        seed: of the noise.
-        n: noise samples that choose t, and as many fresh ones that are scored.
-    """
-    gen = torch.Generator().manual_seed(seed)
-    scores = {}
-    for sigma in sigmas:
-        total = 0.0
-        for x in pictures:
-
-            def draw(x: Tensor = x, sigma: float = sigma) -> Tensor:
-                noise = torch.randn((n, *x.shape), generator=gen).to(x)
-                return units(x + sigma * noise, torch.full((n,), sigma, device=x.device))
-
-            t = F.normalize(draw().mean(0), dim=0)
-            total += float(((1 + draw() @ t) / 2).mean())
-        scores[f"{sigma:g}"] = total / len(pictures)
-    return scores
+def _pairs(units: Tensor) -> Tensor:
+    """Cosines of every image with the next few images. They give a percentile without an n x n table."""
+    return torch.cat([(units * units.roll(k, 0)).sum(1) for k in range(1, min(6, len(units) // 2 + 1))])

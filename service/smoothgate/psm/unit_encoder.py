@@ -1,4 +1,4 @@
-"""The unit of work: one noisy canvas to one unit feature (design 1.1)."""
+"""The map from a noisy canvas to a unit feature, which sampling repeats (design 1.1)."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from smoothgate.vision import DecodedImage, Layout, VisionAdapter
 
 
 class UnitEncoder:
-    """`u(z) = (v - mu) / ||v - mu||` with `v = vec(M(h(P(z))))`, and the way back from a direction to visual
+    """`u(z) = (v - mu) / ||v - mu||` with `v = vec(M(h(P(z))))`, and the map from a direction to visual
     tokens.
 
     Args:
-        adapter: h, frozen.
+        adapter: h. Its weights are never changed.
         calibration: mu and rho of h.
-        psm: P and M; left out: the identity.
+        psm: P and M; None: both are the identity.
 
     Raises:
-        SmoothgateError: code `wrong_calibration` or `wrong_psm`: made for another model.
+        SmoothgateError: code `wrong_calibration` or `wrong_psm`: it was made for another model.
     """
 
     def __init__(self, adapter: VisionAdapter, calibration: Calibration, psm: PSM | None = None) -> None:
@@ -49,7 +49,7 @@ class UnitEncoder:
 
     @classmethod
     def load(cls, adapter: VisionAdapter, folder: Path) -> UnitEncoder:
-        """With the calibration in a folder, and the PSM there, if there is one.
+        """The encoder with the calibration in a folder, and with the PSM in that folder if there is one.
 
         Raises:
             SmoothgateError: code `no_calibration`, `unusable_psm`, `wrong_calibration` or `wrong_psm`.
@@ -65,7 +65,7 @@ class UnitEncoder:
 
     @property
     def digest(self) -> str:
-        """sha256 over everything that determines the features: vision part, calibration and PSM."""
+        """sha256 over all that determines the features: vision part, calibration and PSM."""
         parts = [self.adapter.digest, self.calibration.digest]
         if self.psm_digest is not None:
             parts.append(self.psm_digest)
@@ -80,7 +80,7 @@ class UnitEncoder:
         return self.unit(self.psm.mapper(tokens, sigma))
 
     def purified(self, z: Tensor, sigma: Tensor) -> Tensor:
-        """P of noisy canvases (B, 3, H, W) and their sigma (B,): each tile for itself."""
+        """P of noisy canvases (B, 3, H, W) with the sigma (B,) of their noise. P sees one tile at a time."""
         height = self.adapter.tile_height
         if height is None or z.shape[2] == height:
             return self.psm.purifier(z, sigma)  # type: ignore[no-any-return]
@@ -90,7 +90,7 @@ class UnitEncoder:
         return pure.reshape(tiles.shape).transpose(1, 2).flatten(2, 3)
 
     def clean(self, x: Tensor) -> Tensor:
-        """Unit features (B, T * D) float32 of canvases (B, 3, H, W) as h alone sees them."""
+        """Unit features (B, T * D) float32 of canvases (B, 3, H, W) by h alone, without P and M."""
         return self.unit(self.adapter.tokens(x).float())
 
     def unit(self, tokens: Tensor) -> Tensor:
@@ -107,12 +107,14 @@ class UnitEncoder:
 
     @torch.no_grad()
     def served_tokens(self, direction: Tensor) -> Tensor:
-        """`served` of one direction (T * D): (T, D) on the CPU."""
+        """The visual tokens (T, D) on the CPU that are served for one direction (T * D)."""
         return self.served(direction[None])[0].cpu()
 
     @torch.no_grad()
     def raw_tokens(self, image: DecodedImage) -> Tensor:
-        """h of an image as vLLM itself would see it: tokens (T, D) float32 on the CPU, not smoothed."""
+        """h of an image with the model's own preprocessing: tokens (T, D) float32 on the CPU, not
+        smoothed.
+        """
         layout = self.adapter.canvas(image).layout
         x = self.adapter.canvas_native(image)[None].to(self.adapter.device)
         return self.adapter.tokens(x, layout)[0].float().cpu()

@@ -1,4 +1,4 @@
-"""How the device at hand is used best: measured at start, since no table knows every machine."""
+"""Batch size and threads for the device at hand, chosen by measuring it."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from smoothgate.sampling.forward import Units
+from smoothgate.sampling.draw import Units
 
-# On a CPU 64 gain nothing that can be measured, and a small request waits twice as long behind a large one.
+# On a CPU, batches of 64 are not measurably faster, and a small request waits twice as long behind a large
+# one.
 _SIZES = {"cpu": (8, 16, 32), "cuda": (32, 64, 128, 256)}
-# A smaller batch gives a new request its turn sooner; this much throughput is worth that.
+# A smaller batch gives a new request its turn sooner. That is worth this loss of throughput.
 _GOOD_ENOUGH = 0.97
 _REPEATS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Tuned:
-    """One way to use a device, and its speed.
+class Tuning:
+    """One way to use a device, and its measured speed.
 
     Attributes:
-        workers: threads that draw batches at the same time; above 1 only on a CPU.
-        threads: CPU threads of each.
+        workers: threads that draw batches at the same time. Only on a CPU there is more than one.
+        threads: CPU threads of each worker.
         batch_size: noisy forwards per batch.
-        samples_per_second: noisy forwards per second, of all workers.
+        samples_per_second: noisy forwards per second, of all workers together.
     """
 
     workers: int
@@ -42,45 +43,45 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def tune(
+def autotune(
     units: Units,
     shape: Sequence[int],
     device: torch.device,
     *,
     threads: int = 0,
     batch_size: int = 0,
-) -> Tuned:
-    """Measure throughput, and choose the smallest batch that comes near the best.
+) -> Tuning:
+    """Measure throughput, and choose the smallest batch whose throughput is near the best.
 
     Args:
         units: the encoder.
         shape: (3, H, W) of a canvas.
-        device: where it is.
-        threads: CPU threads in all; 0: one per core.
-        batch_size: the only size to consider; 0: several.
+        device: where the encoder is.
+        threads: total number of CPU threads; 0: one per core.
+        batch_size: the only size to measure; 0: several.
     """
     total = threads or cores()
-    ways = sorted({(1, total), (total, 1)}) if device.type == "cpu" else [(1, 1)]
+    divisions = sorted({(1, total), (total, 1)}) if device.type == "cpu" else [(1, 1)]
     sizes = (batch_size,) if batch_size else _SIZES[device.type]
-    found = [
-        Tuned(workers, each, size, speed)
-        for workers, each in ways
-        for size, speed in _measured(units, shape, device, workers, each, sizes)
+    measured = [
+        Tuning(workers, threads_each, size, speed)
+        for workers, threads_each in divisions
+        for size, speed in _measure(units, shape, device, workers, threads_each, sizes)
     ]
-    return choose(found)
+    return smallest_near_best(measured)
 
 
-def choose(found: Sequence[Tuned]) -> Tuned:
-    """The way with the fewest samples under way whose throughput comes near the best."""
-    best = max(each.samples_per_second for each in found)
-    good = [each for each in found if each.samples_per_second >= _GOOD_ENOUGH * best]
+def smallest_near_best(measured: Sequence[Tuning]) -> Tuning:
+    """Among those whose throughput is near the best, the one with the fewest samples in progress."""
+    best = max(each.samples_per_second for each in measured)
+    good = [each for each in measured if each.samples_per_second >= _GOOD_ENOUGH * best]
     return min(good, key=lambda each: (each.batch_size * each.workers, -each.samples_per_second))
 
 
-def _measured(
+def _measure(
     units: Units, shape: Sequence[int], device: torch.device, workers: int, threads: int, sizes: Sequence[int]
 ) -> Iterator[tuple[int, float]]:
-    """(batch size, samples per second) while the workers run side by side."""
+    """(batch size, samples per second of all workers) while the workers run at the same time."""
     for size in sizes:
         z = torch.rand((size, *shape), device=device)
         sigma = torch.full((size,), 0.1, device=device)

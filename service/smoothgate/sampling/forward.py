@@ -1,65 +1,64 @@
-"""Noisy forwards on one device: noise, purifier, encoder, mapper, normalisation, and the scores of what comes
-out.
+"""Noisy forwards on one device: noise, purifier, encoder, mapper, normalisation, and the scores that follow.
 
-Nothing between `launch` and `Scored.fetch` waits for the device, so that the next batch can be queued behind
-the present one. On CUDA batches have one shape, filled up with rows that nobody looks at, and the forward is
-compiled into CUDA graphs.
+Nothing between `launch` and `ScoredBatch.fetch` waits for the device, so that the next batch can be queued
+behind the present one. On CUDA batches have one shape, filled up with rows that nobody looks at, and the
+forward is compiled into CUDA graphs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from smoothgate.certify.scores import Array
 from smoothgate.sampling import noise
-from smoothgate.sampling.job import Job, Scores
-from smoothgate.sampling.queue import Slice
-
-#: Noisy canvases (B, 3, H, W) and the sigma (B,) of their noise, and their layout where they have one -> unit
-#: features (B, T * D) float32.
-Units = Callable[..., Tensor]
+from smoothgate.sampling.draw import Units, noisy
+from smoothgate.sampling.queue import SampleRange
+from smoothgate.sampling.selection import score
+from smoothgate.sampling.ticket import Ticket
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class ScoredBatch:
     """A batch on its way: whose scores come, and where they will be.
 
     Attributes:
         batch: as it was launched.
-        pieces: (job, first sample, number of scores), in the order of `scores`.
+        pieces: (ticket, first sample, number of scores), in the order of `scores`.
         scores: float64; on the CPU, complete once `done` is.
-        done: event of the device's stream, or None where it does not run ahead.
+        done: event of the device's stream, or None where the device does not run ahead.
     """
 
-    batch: Sequence[Slice]
-    pieces: list[tuple[Job, int, int]]
+    batch: Sequence[SampleRange]
+    pieces: list[tuple[Ticket, int, int]]
     scores: Tensor
     done: torch.cuda.Event | None
 
-    def fetch(self) -> list[tuple[Job, int, Scores]]:
-        """(job, first sample, scores); waits for the device."""
+    def fetch(self) -> list[tuple[Ticket, int, Array]]:
+        """(ticket, first sample, scores); waits for the device."""
         if self.done is not None:
             self.done.synchronize()
         values = self.scores.numpy()
         ends = np.cumsum([size for _, _, size in self.pieces])
         return [
-            (job, first, values[end - size : end])
-            for (job, first, size), end in zip(self.pieces, ends.tolist(), strict=True)
+            (ticket, first, values[end - size : end])
+            for (ticket, first, size), end in zip(self.pieces, ends.tolist(), strict=True)
         ]
 
 
 class Forward:
-    """The unit of work on one device.
+    """The unit of work on one device. One thread uses it.
 
     Args:
         units: the encoder, on `device`.
-        device: where.
+        device: where it is.
         batch_size: rows of a batch where its shape must not change, as on CUDA; else the most there are.
-        one_shape: whether all canvases have the same; where not, nothing is compiled.
+        one_shape: whether all canvases have one shape. If not, nothing is compiled.
 
     Attributes:
         noise: what it draws from.
@@ -70,57 +69,85 @@ class Forward:
         self, units: Units, device: torch.device, batch_size: int, *, one_shape: bool = True
     ) -> None:
         self.device = device
-        self.noise = noise.fastest(device)
+        self.noise = noise.generator_for(device)
         self._on_cuda = device.type == "cuda"
         self.depth = 2 if self._on_cuda else 1
         self._rows = batch_size if self._on_cuda and one_shape else None
         self._units = units
         if self._on_cuda and one_shape:
             self._units = torch.compile(units, mode="reduce-overhead", dynamic=False)
+        # Copied to the device once per ticket.
+        self._canvases: WeakKeyDictionary[Ticket, Tensor] = WeakKeyDictionary()
+        self._directions: WeakKeyDictionary[Ticket, Tensor] = WeakKeyDictionary()
 
     @torch.inference_mode()
-    def launch(self, batch: Sequence[Slice]) -> Scored:
+    def launch(self, batch: Sequence[SampleRange]) -> ScoredBatch:
         """Queue a batch."""
         scored = self.score(batch)
-        pieces = [(job, first, len(scores)) for job, first, scores in scored]
+        pieces = [(ticket, first, len(scores)) for ticket, first, scores in scored]
         values = torch.cat([scores for _, _, scores in scored]) if scored else torch.empty(0)
         if not self._on_cuda:
-            return Scored(batch, pieces, values, None)
+            return ScoredBatch(batch, pieces, values, None)
         host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
         host.copy_(values, non_blocking=True)
         done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         done.record()
-        return Scored(batch, pieces, host, done)
+        return ScoredBatch(batch, pieces, host, done)
 
     @torch.inference_mode()
-    def score(self, batch: Sequence[Slice]) -> list[tuple[Job, int, Tensor]]:
-        """What `launch` does on the device: (job, first sample, scores)."""
+    def score(self, batch: Sequence[SampleRange]) -> list[tuple[Ticket, int, Tensor]]:
+        """What `launch` does on the device: (ticket, first sample, scores).
+
+        The scores of selection samples come with the batch that holds the last of them, all at once.
+        """
         features = self.features(batch)
         scored = []
-        row = 0
-        for each in batch:
-            mine = features[row : row + each.count]
-            scored += [(each.job, first, scores) for first, scores in each.job.score(each.first, mine)]
-            row += each.count
+        for each, rows in _rows_of(batch):
+            ticket, mine = each.ticket, features[rows]
+            if each.first >= ticket.task.n_select:
+                scored.append((ticket, each.first, score(mine @ self._direction(ticket))))
+            elif (scores := ticket.certifier.select(each.first, mine)) is not None:
+                scored.append((ticket, 0, scores))
         return scored
 
-    def features(self, batch: Sequence[Slice]) -> Tensor:
+    def features(self, batch: Sequence[SampleRange]) -> Tensor:
         """Unit features (rows, T * D) float32 of the samples of a batch, in its order."""
-        count = sum(each.count for each in batch)
-        rows = self._rows or count
-        z = torch.empty((rows, *batch[0].job.x.shape), device=self.device)
-        draws = [(each.job.seed, i) for each in batch for i in range(each.first, each.first + each.count)]
-        self.noise.fill(z[:count], draws)
+        samples = [
+            (each.ticket.seed, number)
+            for each in batch
+            for number in range(each.first, each.first + each.count)
+        ]
+        count = len(samples)
+        padding = 0 if self._rows is None else self._rows - count
+        task = batch[0].ticket.task
+        z = torch.empty((count + padding, *task.x.shape), device=self.device)
+        self.noise.fill(z[:count], samples)
         z[count:] = 0
-        row = 0
-        for each in batch:
-            mine = z[row : row + each.count]
-            mine.mul_(each.job.terms.sigma).add_(each.job.canvas(self.device))
-            row += each.count
         levels = torch.tensor(
-            [each.job.terms.sigma for each in batch for _ in range(each.count)] + [1.0] * (rows - count),
+            [each.ticket.task.terms.sigma for each in batch for _ in range(each.count)] + [1.0] * padding,
             pin_memory=self._on_cuda,
         ).to(self.device, non_blocking=True)
+        for each, rows in _rows_of(batch):
+            noisy(self._canvas(each.ticket), levels[rows], z[rows])
         with torch.autocast("cuda", torch.bfloat16, enabled=self._on_cuda):
-            layout = batch[0].job.layout
-            return (self._units(z, levels, layout) if layout else self._units(z, levels)).float()
+            return self._units(z, levels, task.layout).float()
+
+    def _canvas(self, ticket: Ticket) -> Tensor:
+        if ticket not in self._canvases:
+            x = ticket.task.x.pin_memory() if self._on_cuda else ticket.task.x
+            self._canvases[ticket] = x.to(self.device, non_blocking=True)
+        return self._canvases[ticket]
+
+    def _direction(self, ticket: Ticket) -> Tensor:
+        if ticket not in self._directions:
+            assert ticket.certifier.direction is not None  # noqa: S101
+            self._directions[ticket] = ticket.certifier.direction.to(self.device, non_blocking=True)
+        return self._directions[ticket]
+
+
+def _rows_of(batch: Sequence[SampleRange]) -> Iterator[tuple[SampleRange, slice]]:
+    """The rows of each part of a batch."""
+    row = 0
+    for each in batch:
+        yield each, slice(row, row + each.count)
+        row += each.count

@@ -1,9 +1,10 @@
 """Gaussian noise that can be replayed sample by sample.
 
 Sample i of a seed is a function of (seed, i) alone, by counter-based generators (Salmon et al. 2011,
-"Parallel random numbers: as easy as 1, 2, 3"): it does not matter which batch a sample was in, or whether it
-was drawn. There are two of them, since neither is fast everywhere; both give the same noise on every device
-(the second up to the rounding of its logarithms), so that any certificate can be replayed on a CPU.
+"Parallel random numbers: as easy as 1, 2, 3"). It does not depend on its batch or on the samples drawn before
+it. There are two generators, because neither is fast on every device. Both give the same noise on every
+device (the second one up to the rounding of its logarithms), so that any certificate can be replayed on a
+CPU.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor
 SEED_BITS = 128
 
 #: Seed and number of a sample: in [0, 2^128) and [0, 2^64).
-Draw = tuple[int, int]
+SampleId = tuple[int, int]
 
 
 def fresh_seed() -> int:
@@ -28,30 +29,30 @@ def fresh_seed() -> int:
     return secrets.randbits(SEED_BITS)
 
 
-class Noise(Protocol):
+class NoiseGenerator(Protocol):
     """A generator of standard normal samples.
 
     Attributes:
-        name: as certificates carry it: enough to draw the noise again without this code.
+        name: what certificates call it. It describes the generator well enough to write it again.
     """
 
     @property
     def name(self) -> str: ...  # noqa: D102
 
-    def fill(self, out: Tensor, draws: Sequence[Draw]) -> None:
-        """Fill row r of `out` (B, ...) float32, contiguous, with sample `draws[r]` of N(0, I)."""
+    def fill(self, out: Tensor, samples: Sequence[SampleId]) -> None:
+        """Fill row r of `out` (B, ...) float32, contiguous, with sample `samples[r]` of N(0, I)."""
         ...
 
 
 class HostNoise:
-    """Philox4x64 and the ziggurat of NumPy: fast on a CPU, and only there."""
+    """Philox4x64 and the ziggurat of NumPy: fast on a CPU only."""
 
     name = "numpy.random.Philox(key=seed, counter=[0, 0, index, 0]).standard_normal(float32)"
 
-    def fill(self, out: Tensor, draws: Sequence[Draw]) -> None:
-        """As `Noise.fill`; to another device the noise is copied."""
+    def fill(self, out: Tensor, samples: Sequence[SampleId]) -> None:
+        """As `NoiseGenerator.fill`. The noise is drawn on the CPU and copied to any other device."""
         rows = np.empty(out.shape, np.float32) if out.device.type != "cpu" else out.numpy()
-        for row, (seed, index) in zip(rows, draws, strict=True):
+        for row, (seed, index) in zip(rows, samples, strict=True):
             philox = np.random.Philox(key=seed, counter=[0, 0, index, 0])
             np.random.Generator(philox).standard_normal(dtype=np.float32, out=row)
         if out.device.type != "cpu":
@@ -59,7 +60,7 @@ class HostNoise:
 
 
 class DeviceNoise:
-    """Philox4x32 of ten rounds, then Box-Muller, in tensor operations: runs wherever PyTorch does.
+    """Philox4x32 with ten rounds, then Box-Muller, in tensor operations that run on every device of PyTorch.
 
     Block b of a sample is Philox with the lower 64 bits of the seed as its key and the counter (b, index
     modulo 2^32, bits 64 to 95 of the seed, bits 96 to 127 xor index / 2^32). Its four words are two pairs
@@ -71,9 +72,9 @@ class DeviceNoise:
         " Box-Muller in float32 on (u+1)/2^32 and v/2^32"
     )
 
-    def fill(self, out: Tensor, draws: Sequence[Draw]) -> None:
-        """As `Noise.fill`. Nothing waits for the device: seeds and numbers are all that is copied to it."""
-        words = torch.tensor([_words(seed, index) for seed, index in draws], dtype=torch.int64)
+    def fill(self, out: Tensor, samples: Sequence[SampleId]) -> None:
+        """As `NoiseGenerator.fill`. Only seeds and numbers are copied to the device. Nothing waits for it."""
+        words = torch.tensor([_words(seed, index) for seed, index in samples], dtype=torch.int64)
         if out.device.type == "cuda":
             words = words.pin_memory()
         counters = words.to(out.device, non_blocking=True)
@@ -95,12 +96,13 @@ def _words(seed: int, index: int) -> list[int]:
 
 
 def philox(counter: list[Tensor], k0: Tensor, k1: Tensor) -> list[Tensor]:
-    """Philox4x32-10 (Salmon et al. 2011, section 3.3): four words of counter and two of key, each an int64
-    tensor that holds an unsigned 32-bit number, to four random words.
+    """Philox4x32-10 (Salmon et al. 2011, section 3.3): four random words from four words of counter and two
+    of key. Each word is an int64 tensor that holds an unsigned 32-bit number.
     """
     x0, x1, x2, x3 = counter
     for _ in range(10):
-        # int64 wraps on overflow, and what is above bit 63 is never needed: the shift's sign bits are masked.
+        # int64 wraps on overflow. Bits above bit 63 are never needed, and the mask removes the shift's sign
+        # bits.
         p0, p1 = 0xD2511F53 * x0, 0xCD9E8D57 * x2
         x0, x1, x2, x3 = (
             ((p1 >> 32) & _LOW) ^ x1 ^ k0,
@@ -118,21 +120,21 @@ def _box_muller(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     return length * angle.cos(), length * angle.sin()
 
 
-_ALL: tuple[Noise, ...] = (HostNoise(), DeviceNoise())
+_GENERATORS: tuple[NoiseGenerator, ...] = (HostNoise(), DeviceNoise())
 
 
-def fastest(device: torch.device) -> Noise:
+def generator_for(device: torch.device) -> NoiseGenerator:
     """The generator for new noise on a device."""
-    return _ALL[0] if device.type == "cpu" else _ALL[1]
+    return _GENERATORS[0] if device.type == "cpu" else _GENERATORS[1]
 
 
-def named(name: str) -> Noise:
+def generator_named(name: str) -> NoiseGenerator:
     """The generator that a certificate names.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: no generator has that name.
     """
-    for noise in _ALL:
-        if noise.name == name:
-            return noise
+    for generator in _GENERATORS:
+        if generator.name == name:
+            return generator
     raise ValueError(f"unknown noise generator: {name}")

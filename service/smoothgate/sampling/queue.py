@@ -1,9 +1,9 @@
-"""What is drawn next: samples of all waiting jobs, packed into batches.
+"""What is drawn next: samples of all waiting tickets, packed into batches.
 
-Requests share the device by start-time fair queueing (Goyal et al. 1996): each has a clock that its samples
-move on, the one furthest behind is served next, and a newcomer starts where the one served last did. Who is
-passed over falls behind all newcomers, so that none starves. Selection samples go before that, since answers
-wait for them, but only in three batches of four.
+Requests share the device by start-time fair queueing (Goyal et al. 1996). Each request has a clock that its
+samples move on. The request whose clock is furthest behind is served next, and a newcomer starts at the clock
+of the one served last. A request that is passed over falls behind all newcomers, so that none starves.
+Selection samples go first, since answers wait for them, but only in three batches of four.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import heapq
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
-from smoothgate.sampling.job import Job
+from smoothgate.sampling.ticket import Ticket
 
 # Samples that a request is given at a time: enough to keep the copies few, few enough to be fair.
 _QUANTUM = 8
@@ -24,41 +24,87 @@ _FAIR_EVERY = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Slice:
-    """Consecutive samples of one job: numbers first .. first + count - 1."""
+class SampleRange:
+    """Consecutive samples of one ticket: numbers first .. first + count - 1."""
 
-    job: Job
+    ticket: Ticket
     first: int
     count: int
 
 
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """A ticket in the queue.
+
+    Attributes:
+        ticket: which.
+        scheduled: samples that were put into a batch.
+        selection_device: device of its running sum, once its first sample has been put into a batch.
+        queued: `time.perf_counter()` when it came.
+    """
+
+    ticket: Ticket
+    scheduled: int = 0
+    selection_device: torch.device | None = None
+    queued: float = field(default_factory=time.perf_counter)
+
+    @property
+    def remaining(self) -> int:
+        """Samples not yet put into a batch."""
+        return 0 if self.ticket.over else self.ticket.task.samples - self.scheduled
+
+    @property
+    def selecting(self) -> bool:
+        """Whether selection samples are still to be put into a batch."""
+        return self.scheduled < self.ticket.task.n_select
+
+    def available(self, device: torch.device) -> int:
+        """Samples that a batch on a device may take now: none between the last selection sample and t."""
+        if not self.selecting:
+            return self.remaining if self.ticket.direction.done() else 0
+        if self.ticket.over or self.selection_device not in (None, device):
+            return 0
+        return self.ticket.task.n_select - self.scheduled
+
+    def schedule(self, count: int, device: torch.device) -> None:
+        """Put the next samples into a batch for a device."""
+        if self.selecting:
+            self.selection_device = device
+        self.scheduled += count
+
+
 class Queue:
-    """The waiting jobs.
+    """The waiting tickets.
 
     Args:
         batch_size: most samples in a batch.
         workers: threads that take batches. Where less waits than fills all their batches, it is spread over
             them.
-        smallest: samples below which a batch is not made smaller for that; `batch_size` where every batch
-            costs the same.
-        departed: called with the samples that were not drawn, of a job whose client has left.
-        values: of a canvas that `batch_size` was chosen for; None: all have the same size.
+        smallest_share: samples below which a batch is not made smaller for that; `batch_size` where every
+            batch costs the same.
+        batch_values: most canvas values (3 * H * W of each sample) in a batch; None: no limit. A single
+            sample is always allowed.
+        begun: called with the seconds that a ticket has waited for its first sample.
+        departed: called with the samples that were not drawn, of a ticket whose client has left.
     """
 
     def __init__(
         self,
         batch_size: int,
         workers: int,
-        smallest: int,
+        smallest_share: int,
+        *,
+        batch_values: int | None = None,
+        begun: Callable[[float], None],
         departed: Callable[[int], None],
-        values: int | None = None,
     ) -> None:
         self.batch_size = batch_size
-        self._values = values
+        self._batch_values = batch_values
         self._workers = workers
-        self._smallest = min(smallest, batch_size)
+        self._smallest_share = min(smallest_share, batch_size)
+        self._begun = begun
         self._departed = departed
-        self._jobs: list[Job] = []
+        self._entries: list[_Entry] = []
         self._clocks: dict[Hashable, int] = {}
         self._now = 0
         self._turn = 0
@@ -68,36 +114,38 @@ class Queue:
     def __len__(self) -> int:
         """Samples that wait to be drawn."""
         with self._changed:
-            return sum(job.remaining for job in self._jobs)
+            return sum(entry.remaining for entry in self._entries)
 
-    def put(self, job: Job) -> None:
-        """Queue a job."""
+    def put(self, ticket: Ticket) -> None:
+        """Queue a ticket."""
         with self._changed:
-            self._clocks.setdefault(job.request, self._now)
-            self._jobs.append(job)
+            self._clocks.setdefault(ticket.request, self._now)
+            self._entries.append(_Entry(ticket))
             self._changed.notify_all()
 
     def wake(self) -> None:
-        """Look again: a job has got its t, or has ended."""
+        """Look again: a ticket has got its t, or has ended."""
         with self._changed:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Whoever waits for a batch gets none."""
+        """End: `take` returns None from now on, also to those who wait in it."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
-    def clear(self) -> list[Job]:
-        """Forget all jobs, and return them."""
+    def clear(self) -> list[Ticket]:
+        """Forget all tickets, and return them."""
         with self._changed:
-            jobs, self._jobs = self._jobs, []
+            entries, self._entries = self._entries, []
             self._clocks.clear()
-            return jobs
+            return [entry.ticket for entry in entries]
 
-    def take(self, device: torch.device, *, wait: bool) -> Sequence[Slice] | None:
-        """The next batch for a device, of canvases of one size; empty where there is none and `wait` is
-        false; None once closed.
+    def take(self, device: torch.device, *, wait: bool) -> Sequence[SampleRange] | None:
+        """The next batch for a device, of canvases of one shape and layout.
+
+        Returns:
+            An empty batch where there is none and `wait` is false; None once the queue is closed.
         """
         with self._changed:
             while not self._closed:
@@ -109,56 +157,59 @@ class Queue:
             return None
 
     def _sweep(self) -> None:
-        for job in self._jobs:
-            job.expire()
-            if job.evidence.cancelled():
-                self._departed(job.n_select + job.budget - job.packed)
-        self._jobs = [job for job in self._jobs if job.remaining]
-        waiting = {job.request for job in self._jobs}
+        for entry in self._entries:
+            entry.ticket.expire()
+            if entry.ticket.result.cancelled():
+                self._departed(entry.ticket.task.samples - entry.scheduled)
+        self._entries = [entry for entry in self._entries if entry.remaining]
+        waiting = {entry.ticket.request for entry in self._entries}
         self._clocks = {request: clock for request, clock in self._clocks.items() if request in waiting}
 
-    def _pack(self, device: torch.device) -> list[Slice]:
-        waiting = [job for job in self._jobs if job.available(device)]
+    def _pack(self, device: torch.device) -> list[SampleRange]:
+        waiting = [entry for entry in self._entries if entry.available(device)]
         if not waiting:
             return []
         self._turn += 1
-        selecting = [job for job in waiting if job.selecting] if self._turn % _FAIR_EVERY else []
-        first = min(selecting or waiting, key=lambda job: self._clocks[job.request])
-        waiting = [job for job in waiting if job.form == first.form]
-        selecting = [job for job in selecting if job.form == first.form]
-        room = self._room(sum(job.available(device) for job in waiting), first.x.numel())
-        counts: dict[Job, int] = {}
-        for jobs in (selecting, waiting):
-            room -= self._share(jobs, room, device, counts)
-        return [Slice(job, job.packed - count, count) for job, count in counts.items()]
+        selecting = [entry for entry in waiting if entry.selecting] if self._turn % _FAIR_EVERY else []
+        first = min(selecting or waiting, key=lambda entry: self._clocks[entry.ticket.request])
+        key = first.ticket.task.batch_key
+        waiting = [entry for entry in waiting if entry.ticket.task.batch_key == key]
+        selecting = [entry for entry in selecting if entry.ticket.task.batch_key == key]
+        room = self._room(sum(entry.available(device) for entry in waiting), first.ticket.task.x.numel())
+        counts: dict[_Entry, int] = {}
+        for entries in (selecting, waiting):
+            room -= self._share(entries, room, device, counts)
+        return [SampleRange(entry.ticket, entry.scheduled - count, count) for entry, count in counts.items()]
 
     def _room(self, available: int, values: int) -> int:
+        """Samples of the next batch, for canvases of `values` values."""
         most = self.batch_size
-        if self._values is not None:  # of larger canvases fewer, so that a batch needs no more memory
-            most = min(most, max(1, most * self._values // values))
+        if self._batch_values is not None:
+            most = min(most, max(1, self._batch_values // values))
         spread = -(-available // self._workers)
-        return min(most, max(spread, self._smallest))
+        return min(most, max(spread, self._smallest_share))
 
-    def _share(self, jobs: Sequence[Job], room: int, device: torch.device, counts: dict[Job, int]) -> int:
-        """Give up to `room` samples to jobs, by their requests' clocks; returns how many."""
+    def _share(
+        self, entries: Sequence[_Entry], room: int, device: torch.device, counts: dict[_Entry, int]
+    ) -> int:
+        """Give up to `room` samples to entries, by their requests' clocks; returns how many."""
         given = 0
-        heap = [(self._clocks[job.request], order, job) for order, job in enumerate(jobs)]
+        heap = [(self._clocks[entry.ticket.request], order, entry) for order, entry in enumerate(entries)]
         heapq.heapify(heap)
         while given < room and heap:
-            clock, order, job = heapq.heappop(heap)
-            if clock < self._clocks[job.request]:  # another image of this request was served meanwhile
-                heapq.heappush(heap, (self._clocks[job.request], order, job))
+            clock, order, entry = heapq.heappop(heap)
+            request = entry.ticket.request
+            if clock < self._clocks[request]:  # another image of this request was served meanwhile
+                heapq.heappush(heap, (self._clocks[request], order, entry))
                 continue
-            count = min(_QUANTUM, room - given, job.available(device))
+            count = min(_QUANTUM, room - given, entry.available(device))
             if count:
+                if not entry.scheduled:
+                    self._begun(time.perf_counter() - entry.queued)
                 self._now = max(self._now, clock)
-                if job.selecting:
-                    job.home = device
-                if job.begun is None:
-                    job.begun = time.perf_counter()
-                job.packed += count
+                entry.schedule(count, device)
                 given += count
-                counts[job] = counts.get(job, 0) + count
-                self._clocks[job.request] += count
-                heapq.heappush(heap, (self._clocks[job.request], order, job))
+                counts[entry] = counts.get(entry, 0) + count
+                self._clocks[request] += count
+                heapq.heappush(heap, (self._clocks[request], order, entry))
         return given

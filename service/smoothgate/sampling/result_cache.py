@@ -1,7 +1,7 @@
-"""Results of earlier requests about the same image, so that a chat's second turn costs nothing.
+"""Results of earlier requests about the same image, so that the second turn of a chat draws no samples.
 
-A result is a statement about one canvas; whoever asks about the same canvas on the same terms may have it
-again, noise and all (design 1.4, point 7). Another image never gets it.
+A result is a statement about one canvas. A request about the same canvas on the same terms may have it again,
+with its noise (design 1.4, point 7). A request about another image never gets it.
 """
 
 from __future__ import annotations
@@ -13,39 +13,40 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from smoothgate.sampling.job import Evidence, Job
+from smoothgate.sampling.certifier import SamplingResult
+from smoothgate.sampling.ticket import SamplingTask
 
-# The score itself, and its part in the evidence for three bounds.
-_SCORE_BYTES = 32
+# A selection score is a Python float in a list, a certification score is a float64.
+_SELECTION_SCORE_BYTES, _SCORE_BYTES = 32, 8
 
-#: Everything that determines a result but the noise.
+#: Everything that determines a result, apart from the noise.
 Key = tuple[object, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """What sampling one image came to, and the seed of its noise."""
+class CachedResult:
+    """The result of sampling one image, and the seed of its noise."""
 
     direction: Tensor
-    evidence: Evidence
+    result: SamplingResult
     seed: int
 
     @property
     def size(self) -> int:
-        """Bytes, near enough: of the direction and the scores, with what the stopping rule keeps of each."""
-        scores = self.evidence.rule.n + len(self.evidence.selection_scores)
-        return self.direction.numel() * self.direction.element_size() + _SCORE_BYTES * scores
+        """Approximate size in bytes: the direction and the scores."""
+        selection = _SELECTION_SCORE_BYTES * len(self.result.selection_scores)
+        return self.direction.nbytes + selection + _SCORE_BYTES * self.result.rule.n
 
 
-def key_of(encoder_digest: str, job: Job) -> Key:
-    """The key of a job: encoder (weights, calibration, PSM), canvas, terms, numbers of samples."""
-    x = job.x.contiguous().numpy()
+def key_of(encoder_digest: str, task: SamplingTask) -> Key:
+    """The key of a task: encoder (weights, calibration, PSM), canvas, terms, numbers of samples."""
+    x = task.x.contiguous().numpy()
     pixels = hashlib.sha256(x.tobytes()).digest()
-    return (encoder_digest, job.form, pixels, job.terms, job.n_select, job.budget)
+    return (encoder_digest, task.batch_key, pixels, task.terms, task.n_select, task.budget)
 
 
 class ResultCache:
-    """The latest results, within a number of bytes.
+    """The most recently used results, up to a number of bytes.
 
     Args:
         max_bytes: of all results; 0: nothing is kept.
@@ -53,19 +54,19 @@ class ResultCache:
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self._results: OrderedDict[Key, Result] = OrderedDict()
+        self._results: OrderedDict[Key, CachedResult] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def get(self, key: Key) -> Result | None:
-        """The result of a key, which becomes the latest."""
+    def get(self, key: Key) -> CachedResult | None:
+        """The result of a key, which becomes the most recently used one."""
         with self._lock:
             if key in self._results:
                 self._results.move_to_end(key)
             return self._results.get(key)
 
-    def put(self, key: Key, result: Result) -> None:
-        """Keep a result; the ones that were not asked for the longest time make room."""
+    def put(self, key: Key, result: CachedResult) -> None:
+        """Keep a result. The least recently used results make room for it."""
         with self._lock:
             if key in self._results:
                 self._bytes -= self._results.pop(key).size

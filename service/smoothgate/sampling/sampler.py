@@ -1,8 +1,8 @@
-"""Continuous batching of noise samples: threads that keep their devices full with samples of all requests.
+"""Continuous batching of noise samples: threads that fill the batches of their devices from all requests.
 
-Each thread owns one device (on a CPU, one share of its cores) and takes its batches from one queue. A job
-first draws its selection samples, whose mean gives the served direction t, then fresh certification samples,
-which are scored against t; it hands out the direction as soon as it is known.
+Each thread owns one device, or one share of the cores of a CPU, and takes its batches from one queue. A
+ticket's selection samples are drawn first, and their mean gives the served direction t. Fresh certification
+samples are then scored against t. The direction is available as soon as it is known.
 """
 
 from __future__ import annotations
@@ -18,29 +18,31 @@ import torch
 
 from smoothgate import metrics
 from smoothgate.errors import NotReady, SamplerFailed, SmoothgateError
-from smoothgate.sampling.forward import Forward, Scored, Units
-from smoothgate.sampling.job import Job
-from smoothgate.sampling.noise import Noise
-from smoothgate.sampling.queue import Queue, Slice
+from smoothgate.sampling.draw import Units
+from smoothgate.sampling.forward import Forward, ScoredBatch
+from smoothgate.sampling.noise import NoiseGenerator
+from smoothgate.sampling.queue import Queue, SampleRange
+from smoothgate.sampling.ticket import Ticket
 
 log = structlog.get_logger("sampler")
 
-# Where a batch costs what its samples cost, a small request is spread over the threads down to this.
+# If the cost of a batch grows with its samples, a small request is spread over threads in shares of this
+# size.
 _SMALLEST_SHARE = 8
-# How much the latest batch counts in the throughput that waiting times are told from.
+# Weight of the latest batch in the throughput from which waiting times are estimated.
 _RECENT = 0.05
 _FAILED = "The sampler failed; the request was not completed."
 _CLOSING = "The service is shutting down."
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where one thread works.
+class Worker:
+    """What one sampler thread works with.
 
     Attributes:
-        units: the encoder there.
-        device: its device.
-        threads: CPU threads that it may use.
+        units: the encoder.
+        device: where the encoder is.
+        threads: CPU threads that the thread may use.
     """
 
     units: Units
@@ -52,37 +54,44 @@ class Sampler:
     """All threads that draw samples, and their queue.
 
     Args:
-        places: one thread works at each; all on devices of one type.
-        batch_size: noisy forwards per batch.
+        workers: one for each thread. All devices are of one type.
+        batch_size: most noisy forwards in a batch.
         rate: noisy forwards per second to expect before any were drawn.
-        values: of a canvas that `batch_size` was chosen for; None: all have the same size.
+        one_shape: whether all canvases have one shape.
+        batch_values: most canvas values (3 * H * W of each sample) in a batch; None: no limit.
     """
 
     def __init__(
-        self, places: Sequence[Place], batch_size: int, rate: float = 100.0, values: int | None = None
+        self,
+        workers: Sequence[Worker],
+        batch_size: int,
+        *,
+        rate: float = 100.0,
+        one_shape: bool = True,
+        batch_values: int | None = None,
     ) -> None:
         self.batch_size = batch_size
         self.samples_per_second = rate
-        self._places = places
-        one_shape = values is None
+        self._workers = workers
         self._forwards = [
-            Forward(place.units, place.device, batch_size, one_shape=one_shape) for place in places
+            Forward(worker.units, worker.device, batch_size, one_shape=one_shape) for worker in workers
         ]
-        static = places[0].device.type == "cuda" and one_shape
+        costs_the_same = workers[0].device.type == "cuda" and one_shape
         self._queue = Queue(
             batch_size,
-            len(places),
-            batch_size if static else _SMALLEST_SHARE,
-            metrics.SAMPLES_DROPPED.inc,
-            values,
+            len(workers),
+            batch_size if costs_the_same else _SMALLEST_SHARE,
+            batch_values=batch_values,
+            begun=metrics.STAGE_SECONDS.labels("queue").observe,
+            departed=metrics.SAMPLES_DROPPED.inc,
         )
-        self._threads: list[threading.Thread | None] = [None] * len(places)
+        self._threads: list[threading.Thread | None] = [None] * len(workers)
         self._closing = False
-        self._moved = time.monotonic()
+        self._last_progress = time.monotonic()
 
     @property
-    def noise(self) -> Noise:
-        """What all samples are drawn from."""
+    def noise(self) -> NoiseGenerator:
+        """The generator of all noise."""
         return self._forwards[0].noise
 
     @property
@@ -92,21 +101,24 @@ class Sampler:
 
     @property
     def queued_samples(self) -> int:
-        """Noisy forwards that wait to be drawn."""
+        """Number of samples that wait to be drawn."""
         return len(self._queue)
 
     @property
     def queued_seconds(self) -> float:
-        """How long those will take, at the throughput of the latest batches."""
+        """How long the waiting samples will take at the throughput of the latest batches."""
         return self.queued_samples / self.samples_per_second
 
     @property
     def stalled_seconds(self) -> float:
-        """How long nothing has come of what waits; 0 where nothing waits."""
-        return time.monotonic() - self._moved if self.queued_samples else 0.0
+        """Seconds without progress: since the last batch, or since a ticket came to an idle sampler.
+
+        0 if no ticket waits.
+        """
+        return time.monotonic() - self._last_progress if self.queued_samples else 0.0
 
     def start(self) -> None:
-        """Start all threads, or those again that have died."""
+        """Start all threads that are not running."""
         for number, thread in enumerate(self._threads):
             if thread is None or not thread.is_alive():
                 name = f"sampler-{number}"
@@ -115,7 +127,7 @@ class Sampler:
                 thread.start()
 
     def close(self) -> None:
-        """Stop the threads; jobs still waiting fail with NotReady."""
+        """Stop the threads. Tickets that still wait fail with NotReady."""
         self._closing = True
         self._queue.close()
         for thread in self._threads:
@@ -123,8 +135,8 @@ class Sampler:
                 thread.join()
         self._fail(self._queue.clear(), NotReady(_CLOSING, code="draining"))
 
-    def submit(self, job: Job) -> None:
-        """Queue a job.
+    def submit(self, ticket: Ticket) -> None:
+        """Queue a ticket.
 
         Raises:
             NotReady: a thread is not running.
@@ -132,75 +144,76 @@ class Sampler:
         if self._closing or not self.alive:
             raise NotReady("The sampler is not running.", code="sampler_down", retry_after=1)
         if not self.queued_samples:
-            self._moved = time.monotonic()
-        self._queue.put(job)
+            self._last_progress = time.monotonic()
+        self._queue.put(ticket)
 
     def _run(self, number: int) -> None:
-        place, forward = self._places[number], self._forwards[number]
-        if place.device.type == "cpu":
-            torch.set_num_threads(place.threads)
-        under_way: deque[Scored] = deque()
-        batch: Sequence[Slice] | None = ()
+        worker, forward = self._workers[number], self._forwards[number]
+        if worker.device.type == "cpu":
+            torch.set_num_threads(worker.threads)
+        in_progress: deque[ScoredBatch] = deque()
+        batch: Sequence[SampleRange] | None = ()
         try:
             while True:
-                batch = self._queue.take(place.device, wait=not under_way)
+                batch = self._queue.take(worker.device, wait=not in_progress)
                 if batch is None:
                     break
                 started = time.perf_counter()
                 if batch and (scored := self._launch(forward, batch)):
-                    under_way.append(scored)
-                if under_way and (not batch or len(under_way) >= forward.depth):
-                    self._account(under_way[0], started)
-                    under_way.popleft()
+                    in_progress.append(scored)
+                if in_progress and (not batch or len(in_progress) >= forward.depth):
+                    self._account(in_progress[0], started)
+                    in_progress.popleft()
         except BaseException:
-            self._threads[number] = None  # dead from here on, whatever it still has to do
+            self._threads[number] = None  # counts as dead from here on
             metrics.SAMPLER_FAILURES.inc()
             self._fail(self._queue.clear(), SamplerFailed(_FAILED))
-            self._fail(_jobs(batch, under_way), SamplerFailed(_FAILED))
-            log.exception("sampler thread died", place=number)
+            self._fail(_waiting(batch, in_progress), SamplerFailed(_FAILED))
+            log.exception("sampler thread died", worker=number)
             raise
-        self._fail(_jobs(batch, under_way), NotReady(_CLOSING, code="draining"))
+        self._fail(_waiting(batch, in_progress), NotReady(_CLOSING, code="draining"))
 
-    def _launch(self, forward: Forward, batch: Sequence[Slice]) -> Scored | None:
+    def _launch(self, forward: Forward, batch: Sequence[SampleRange]) -> ScoredBatch | None:
         try:
             return forward.launch(batch)
         except Exception:
-            metrics.SAMPLER_FAILURES.inc()
-            self._fail(_jobs(batch), SamplerFailed(_FAILED))
-            log.exception("a batch failed", samples=sum(each.count for each in batch))
+            self._batch_failed(batch)
             return None
 
-    def _account(self, scored: Scored, started: float) -> None:
+    def _account(self, scored: ScoredBatch, started: float) -> None:
         try:
             pieces = scored.fetch()
         except Exception:
-            metrics.SAMPLER_FAILURES.inc()
-            self._fail(_jobs(scored.batch), SamplerFailed(_FAILED))
-            log.exception("a batch failed", samples=sum(each.count for each in scored.batch))
+            self._batch_failed(scored.batch)
             return
-        for job, first, scores in pieces:
+        for ticket, first, scores in pieces:
             try:
-                job.account(first, scores)
-                job.expire()
+                ticket.account(first, scores)
+                ticket.expire()
             except SmoothgateError as error:
-                job.fail(error)
+                ticket.fail(error)
         self._queue.wake()
-        self._moved = time.monotonic()
+        self._last_progress = time.monotonic()
         drawn = sum(each.count for each in scored.batch)
         seconds = time.perf_counter() - started
-        rate = len(self._places) * drawn / seconds
+        rate = len(self._workers) * drawn / seconds
         self.samples_per_second += _RECENT * (rate - self.samples_per_second)
         metrics.SAMPLES.inc(drawn)
         metrics.BATCH_FILL.observe(drawn / self.batch_size)
-        metrics.SAMPLING_SECONDS.inc(seconds / len(self._places))
+        metrics.SAMPLING_SECONDS.inc(seconds / len(self._workers))
+
+    def _batch_failed(self, batch: Sequence[SampleRange]) -> None:
+        metrics.SAMPLER_FAILURES.inc()
+        self._fail(_waiting(batch), SamplerFailed(_FAILED))
+        log.exception("a batch failed", samples=sum(each.count for each in batch))
 
     @staticmethod
-    def _fail(jobs: Sequence[Job], error: Exception) -> None:
-        for job in jobs:
-            job.fail(error)
+    def _fail(tickets: Sequence[Ticket], error: Exception) -> None:
+        for ticket in tickets:
+            ticket.fail(error)
 
 
-def _jobs(batch: Sequence[Slice] | None, under_way: Iterable[Scored] = ()) -> list[Job]:
-    """The jobs of batches that are not through, as far as they still wait for something."""
-    slices = [*(batch or ()), *(each for scored in under_way for each in scored.batch)]
-    return [each.job for each in slices if not each.job.over]
+def _waiting(batch: Sequence[SampleRange] | None, in_progress: Iterable[ScoredBatch] = ()) -> list[Ticket]:
+    """The tickets of unfinished batches that still wait for something."""
+    ranges = [*(batch or ()), *(each for scored in in_progress for each in scored.batch)]
+    return [each.ticket for each in ranges if not each.ticket.over]

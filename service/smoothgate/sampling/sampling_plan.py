@@ -1,4 +1,4 @@
-"""How one request wants its images smoothed, and the refusal of what cannot succeed."""
+"""The sampling parameters of one request, and the refusal of budgets that cannot succeed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from smoothgate.certify.alpha import per_image
-from smoothgate.certify.statement import Target, Terms, require_reachable
+from smoothgate.certify.statement import BudgetTooSmall, Target, Terms, require_reachable
+from smoothgate.errors import Unacceptable
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,13 +16,14 @@ class Plan:
 
     Attributes:
         sigma: standard deviation of the noise, in the encoder's input space.
-        n_select, n_certify: samples per image that choose t, and most fresh ones that are scored.
+        n_select: samples per image that choose t.
+        n_certify: largest number of fresh samples per image that are scored.
         alpha: probability of a wrong certificate, shared by the images of the request.
         eps: l2 radii at which the bound is reported, ascending.
         cosine_threshold: cosine for which the certified radius is reported.
-        target: what sampling should stop for, or None to use the whole budget.
-        enforce: whether an image that misses the target is refused.
-        degraded_from: the `n_certify` that it would have been without load, or None.
+        target: sampling stops when it is decided; None: the whole budget is used.
+        enforce: whether a request is refused if an image misses the target.
+        degraded_from: `n_certify` without load, if load has reduced it; else None.
     """
 
     sigma: float
@@ -36,31 +38,38 @@ class Plan:
 
     @property
     def samples(self) -> int:
-        """Most noisy forwards per image."""
+        """Largest number of noisy forwards per image."""
         return self.n_select + self.n_certify
 
     def terms(self, images: int, chance_cosine: float) -> Terms:
-        """What the certificate of one of `images` images is made on; it reports at the target's eps too."""
-        asked = self.eps if self.target is None else (*self.eps, self.target.eps)
+        """The terms of the certificate of one of `images` images. It also reports at the target's eps."""
+        eps = self.eps if self.target is None else (*self.eps, self.target.eps)
         return Terms(
             sigma=self.sigma,
             alpha=per_image(self.alpha, images),
-            eps=tuple(sorted(set(asked))),
+            eps=tuple(sorted(set(eps))),
             cosine_threshold=self.cosine_threshold,
             chance_cosine=chance_cosine,
             target=self.target,
         )
 
     def require_reachable(self, images: int, chance_cosine: float) -> None:
-        """Refuse a budget that could certify nothing even with perfect scores.
+        """Refuse a budget that cannot certify anything, even with perfect scores.
 
         Raises:
-            Unacceptable: naming the smallest n that could.
+            Unacceptable: code `budget_too_small`. The message names the smallest number that could.
         """
-        _require_reachable(self.terms(images, chance_cosine), self.n_certify)
+        refusal = _refusal(self.terms(images, chance_cosine), self.n_certify)
+        if refusal is not None:
+            raise Unacceptable(refusal, param="smoothing.n_certify", code="budget_too_small")
 
 
+# Most requests ask for the same, and the search takes milliseconds.
 @lru_cache(maxsize=1024)
-def _require_reachable(terms: Terms, n_certify: int) -> None:
-    """Most requests ask for the same, and the answer takes milliseconds."""
-    require_reachable(terms, n_certify, param="smoothing.n_certify")
+def _refusal(terms: Terms, n_certify: int) -> str | None:
+    """Why a budget is too small, or None if it is not."""
+    try:
+        require_reachable(terms, n_certify)
+    except BudgetTooSmall as error:
+        return str(error)
+    return None

@@ -1,39 +1,38 @@
-"""Smooths the images of one request: canvas, sampling job, served tokens, certificate."""
+"""Smooths images: canvas, sampling, served tokens, certificate."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Hashable
+from concurrent.futures import Future
 from datetime import UTC, datetime
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from smoothgate import metrics
-from smoothgate.certify import certificate as parts
-from smoothgate.certify.certificate import Certificate
+from smoothgate.certify.certificate import Certificate, CertifiedImage, CertifiedModel, Chance, NoiseRecord
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling import noise
-from smoothgate.sampling.job import Job
-from smoothgate.sampling.result_cache import Key, Result, ResultCache, key_of
+from smoothgate.sampling.certifier import SamplingResult
+from smoothgate.sampling.draw import noisy, numbered_noise
+from smoothgate.sampling.result_cache import CachedResult, Key, ResultCache, key_of
 from smoothgate.sampling.sampler import Sampler
 from smoothgate.sampling.sampling_plan import Plan
+from smoothgate.sampling.ticket import SamplingTask, Ticket
 from smoothgate.vision import Canvas, DecodedImage
-from smoothgate.vision.adapter import Space
-
-# As certificates call them.
-_SPACES: dict[Space, parts.Space] = {"canvas": "encoder_input", "stacked_tiles": "stacked_tiles"}
 
 
 class Smoother:
-    """What turns decoded images into served tokens and certificates.
+    """Turns decoded images into served tokens and certificates.
 
     Args:
-        encoder: the unit of work.
-        sampler: the thread that draws the samples.
-        model_name: the name that certificates carry.
-        cache_bytes: of results kept for further requests about the same image; 0: none.
+        encoder: the encoder of the model that is served.
+        sampler: draws the samples.
+        model_name: name of the model in certificates.
+        cache_bytes: size of the results that are kept for later requests about the same image; 0: none.
     """
 
     def __init__(
@@ -42,7 +41,7 @@ class Smoother:
         self.encoder = encoder
         self.sampler = sampler
         self._cache = ResultCache(cache_bytes)
-        self._model = parts.Model(
+        self._model = CertifiedModel(
             name=model_name,
             digest=encoder.digest,
             psm_digest=encoder.psm_digest,
@@ -51,7 +50,7 @@ class Smoother:
 
     @property
     def chance_cosine(self) -> float:
-        """95th percentile of the cosine of unrelated images: a bound not above it is vacuous."""
+        """95th percentile of the cosine of unrelated images. A bound that is not above it is vacuous."""
         return self.encoder.calibration.figures.chance_p95
 
     async def begin(
@@ -67,62 +66,53 @@ class Smoother:
         """Queue one of the `images` images of a request.
 
         Args:
-            image: as decoded.
-            plan: the request's parameters.
-            images: how many share its alpha.
-            deadline: `time.monotonic()` at which drawing ends and the certificate is made from what there is.
-            request: the same for all images of a request; they share its turns at the device.
-            fresh: whether to draw in any case, and to keep nothing.
+            image: the decoded image. plan: the parameters of the request. images: number of images that share
+            its alpha. deadline: `time.monotonic()` at which drawing ends. The certificate is made from the
+            samples so far. request: identifies the request. Images of one request share its turns at the
+            device. fresh: whether to draw new samples and keep no result, whatever the cache holds.
 
         Raises:
-            NotReady: the sampler does not run.
+            NotReady: the sampler is not running.
         """
         canvas = await asyncio.to_thread(self.encoder.adapter.canvas, image)
-        job = Job(
-            canvas.x,
-            plan.terms(images, self.chance_cosine),
-            seed=noise.fresh_seed(),
-            n_select=plan.n_select,
-            budget=plan.n_certify,
-            deadline=deadline,
-            request=request,
-            layout=canvas.layout,
-        )
-        if fresh or not self._cache.max_bytes:
-            self.sampler.submit(job)
-            return Smoothed(self, image, canvas, job, plan)
-        key = await asyncio.to_thread(key_of, self._model.digest, job)
-        known = self._cache.get(key)
-        metrics.CACHE.labels("miss" if known is None else "hit").inc()
-        if known is None:
-            self.sampler.submit(job)
-            job.evidence.add_done_callback(lambda _: self._keep(key, job))
+        terms = plan.terms(images, self.chance_cosine)
+        task = SamplingTask(canvas.x, terms, plan.n_select, plan.n_certify, canvas.layout)
+        key, known = None, None
+        if self._cache.max_bytes and not fresh:
+            key = await asyncio.to_thread(key_of, self._model.digest, task)
+            known = self._cache.get(key)
+            metrics.CACHE.labels("miss" if known is None else "hit").inc()
+        seed = noise.fresh_seed() if known is None else known.seed
+        ticket = Ticket(task, seed, deadline=deadline, request=request)
+        if known is not None:
+            ticket.finish(known.direction, known.result)
         else:
-            job.seed = known.seed
-            job.finish(known.direction, known.evidence)
-        return Smoothed(self, image, canvas, job, plan, cached=known is not None)
+            self.sampler.submit(ticket)
+            if key is not None:
+                ticket.result.add_done_callback(partial(self._keep, key, ticket))
+        return Smoothed(self, image, canvas, ticket, plan, cached=known is not None)
 
-    def _keep(self, key: Key, job: Job) -> None:
-        """A result that a deadline cut short is of that request only."""
-        if job.evidence.cancelled() or job.evidence.exception() is not None:
+    def _keep(self, key: Key, ticket: Ticket, done: Future[SamplingResult]) -> None:
+        """Put a result into the cache, unless a deadline cut it short."""
+        if done.cancelled() or done.exception() is not None:
             return
-        evidence = job.evidence.result()
-        if evidence.reason != "deadline":
-            self._cache.put(key, Result(job.direction.result(), evidence, job.seed))
+        result = done.result()
+        if result.reason != "deadline":
+            self._cache.put(key, CachedResult(ticket.direction.result(), result, ticket.seed))
 
     def certificate(
-        self, image: DecodedImage, canvas: Canvas, job: Job, plan: Plan, *, cached: bool
+        self, image: DecodedImage, canvas: Canvas, ticket: Ticket, plan: Plan, *, cached: bool
     ) -> Certificate:
-        """The certificate of a finished job."""
-        evidence = job.evidence.result()
+        """The certificate of a finished ticket."""
+        task, result = ticket.task, ticket.result.result()
         figures = self.encoder.calibration.figures
         _, height, width = canvas.x.shape
         return Certificate.of(
-            evidence.rule.statement(),
-            stop_reason=evidence.reason,
-            space=_SPACES[self.encoder.adapter.space],
+            result.rule.statement(),
+            stop_reason=result.reason,
+            space=self.encoder.adapter.space,
             time=datetime.now(UTC),
-            image=parts.Image(
+            image=CertifiedImage(
                 sha256=image.sha256,
                 width=image.width,
                 height=image.height,
@@ -131,30 +121,30 @@ class Smoother:
                 resize_norm=canvas.upload_norm,
             ),
             model=self._model,
-            noise=parts.Noise(
-                sigma=job.terms.sigma,
+            noise=NoiseRecord(
+                sigma=task.terms.sigma,
                 generator=self.sampler.noise.name,
-                seed=f"{job.seed:032x}",
-                n_select=job.n_select,
-                n_certify=evidence.rule.n,
-                budget=job.budget,
+                seed=f"{ticket.seed:032x}",
+                n_select=task.n_select,
+                n_certify=result.rule.n,
+                budget=task.budget,
                 degraded_from=plan.degraded_from,
             ),
-            chance=parts.Chance(mean=figures.chance_mean, p95=figures.chance_p95),
+            chance=Chance(mean=figures.chance_mean, p95=figures.chance_p95),
             flip_point=figures.flip_point,
             cached=cached,
         )
 
 
 class Smoothed:
-    """One image on its way through the sampler, on the terms of `plan`."""
+    """One image that is being sampled, or has been, with the parameters of `plan`."""
 
     def __init__(
         self,
         smoother: Smoother,
         image: DecodedImage,
         canvas: Canvas,
-        job: Job,
+        ticket: Ticket,
         plan: Plan,
         *,
         cached: bool = False,
@@ -162,74 +152,73 @@ class Smoothed:
         self._smoother = smoother
         self.image = image
         self._canvas = canvas
-        self._job = job
+        self._ticket = ticket
         self.plan = plan
         self._cached = cached
         self._started = time.perf_counter()
 
     async def direction(self) -> Tensor:
-        """t (T * D) float32, once the selection samples are in.
+        """t (T * D) float32. Waits for the selection samples.
 
         Raises:
-            SamplerFailed, NotReady: the sampler failed or is being shut down.
+            SamplerFailed: the sampler failed.
+            NotReady: the sampler is being shut down.
             Unacceptable: the noisy features have no common direction.
         """
-        direction = await asyncio.wrap_future(self._job.direction)
+        direction = await asyncio.wrap_future(self._ticket.direction)
         metrics.STAGE_SECONDS.labels("select").observe(time.perf_counter() - self._started)
-        if self._job.begun is not None:
-            metrics.STAGE_SECONDS.labels("queue").observe(max(0.0, self._job.begun - self._started))
         return direction
 
     async def tokens(self) -> Tensor:
-        """The served visual tokens (T, D) float32; raises as `direction`."""
+        """The served visual tokens (T, D) float32. Waits and raises as `direction`."""
         return self._smoother.encoder.served_tokens(await self.direction())
 
     async def certificate(self) -> Certificate:
-        """The certificate, once sampling has ended; raises as `tokens`."""
-        await asyncio.wrap_future(self._job.evidence)
-        made = await asyncio.to_thread(
+        """The certificate. Waits for the end of sampling; raises as `direction`."""
+        await asyncio.wrap_future(self._ticket.result)
+        certificate = await asyncio.to_thread(
             self._smoother.certificate,
             self.image,
             self._canvas,
-            self._job,
+            self._ticket,
             self.plan,
             cached=self._cached,
         )
         metrics.STAGE_SECONDS.labels("certify").observe(time.perf_counter() - self._started)
         if not self._cached:
-            metrics.SAMPLES_PER_IMAGE.observe(made.noise.n_select + made.noise.n_certify)
-        metrics.CERTIFICATES.labels(made.outcome).inc()
-        metrics.SCORE.observe(made.score_estimate)
-        metrics.RADIUS.observe(made.radius.value or 0.0)
-        return made
+            metrics.SAMPLES_PER_IMAGE.observe(certificate.noise.n_select + certificate.noise.n_certify)
+        metrics.CERTIFICATES.labels(certificate.outcome).inc()
+        metrics.SCORE.observe(certificate.score_estimate)
+        metrics.RADIUS.observe(certificate.radius.value or 0.0)
+        return certificate
 
     async def certification_scores(self) -> list[float]:
-        """Scores of the certification samples, once sampling has ended; raises as `direction`."""
-        evidence = await asyncio.wrap_future(self._job.evidence)
-        scores: list[float] = evidence.rule.scores.tolist()
+        """Scores of the certification samples. Waits for the end of sampling; raises as `direction`."""
+        result = await asyncio.wrap_future(self._ticket.result)
+        scores: list[float] = result.rule.scores.tolist()
         return scores
 
     def scores(self) -> tuple[list[float], list[float]]:
         """Selection and certification scores, in the order drawn; after `certificate`."""
-        evidence = self._job.evidence.result()
-        return evidence.selection_scores, evidence.rule.scores.tolist()
+        result = self._ticket.result.result()
+        return result.selection_scores, result.rule.scores.tolist()
 
     @property
     def seed(self) -> int:
-        """Of the noise."""
-        return self._job.seed
+        """The seed of the noise."""
+        return self._ticket.seed
 
     @property
     def canvas(self) -> Tensor:
-        """(3, H, W) float32 on the CPU."""
+        """The canvas (3, H, W) float32 on the CPU."""
         return self._canvas.x
 
     def copy(self, number: int) -> Tensor:
-        """(3, H, W) float32 on the CPU: the canvas with the noise of sample `number`, not clipped."""
-        out = torch.empty((1, *self.canvas.shape))
-        self._smoother.sampler.noise.fill(out, [(self.seed, number)])
-        return self.canvas + self._job.terms.sigma * out[0]
+        """The canvas with the noise of sample `number`: (3, H, W) float32 on the CPU, not clipped."""
+        noise = numbered_noise(self._smoother.sampler.noise, self.seed, number)
+        sigma = torch.tensor([self._ticket.task.terms.sigma])
+        return noisy(self.canvas, sigma, noise((1, *self.canvas.shape)))[0]
 
     def cancel(self) -> None:
         """The client has left: draw nothing more."""
-        self._job.cancel()
+        self._ticket.cancel()

@@ -9,13 +9,11 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from smoothgate.certify.certificate import Space
 from smoothgate.vision.images import DecodedImage
 
 #: What determines an image's tokens in addition to the shape of its canvas. Empty for most families.
 Layout = tuple[int, ...]
-
-#: Where the noise is added: the resized image, or its tiles and its thumbnail, which show the same image.
-Space = Literal["canvas", "stacked_tiles"]
 
 #: The content part in which vLLM takes visual tokens: an image's embeddings, or pieces of an embedded prompt.
 PartType = Literal["image_embeds", "prompt_embeds"]

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-from smoothgate.vision.adapter import Canvas, Layout, PartType, Prompt, Space
+from smoothgate.certify.certificate import Space
+from smoothgate.vision.adapter import Canvas, Layout, PartType, Prompt
 from smoothgate.vision.images import DecodedImage
 from smoothgate.vision.preprocessing import unsupported
 from smoothgate.vision.resize import LinearResize
@@ -87,7 +88,7 @@ class BaseAdapter(ABC):
 
     family: ClassVar[str]
     part_type: ClassVar[PartType]
-    space: ClassVar[Space] = "canvas"
+    space: ClassVar[Space] = "encoder_input"
     engine_limits: ClassVar[dict[str, int]] = {"image": 0}
 
     canvas_shape: tuple[int, int, int] | None = None

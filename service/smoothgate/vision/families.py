@@ -8,8 +8,9 @@ from typing import Any, Protocol
 import torch
 from transformers import PretrainedConfig
 
+from smoothgate.certify.certificate import Space
 from smoothgate.errors import SmoothgateError
-from smoothgate.vision.adapter import PartType, Space, VisionAdapter
+from smoothgate.vision.adapter import PartType, VisionAdapter
 
 
 class Family(Protocol):

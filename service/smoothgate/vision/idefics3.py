@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers.models.idefics3.image_processing_idefics3 import get_resize_output_image_size
 
-from smoothgate.vision.adapter import Layout, PartType, Space
+from smoothgate.certify.certificate import Space
+from smoothgate.vision.adapter import Layout, PartType
 from smoothgate.vision.preprocessing import filter_of
 from smoothgate.vision.processor_adapter import ProcessorAdapter
 from smoothgate.vision.resize import LinearResize

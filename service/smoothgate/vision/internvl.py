@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 from transformers.models.internvl.processing_internvl import InternVLProcessorKwargs
 
-from smoothgate.vision.adapter import Layout, PartType, Space
+from smoothgate.certify.certificate import Space
+from smoothgate.vision.adapter import Layout, PartType
 from smoothgate.vision.preprocessing import filter_of, unsupported
 from smoothgate.vision.processor_adapter import ProcessorAdapter
 from smoothgate.vision.resize import LinearResize

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from transformers.image_processing_utils import get_patch_output_size, select_best_resolution
 
-from smoothgate.vision.adapter import Layout, PartType, Space
+from smoothgate.certify.certificate import Space
+from smoothgate.vision.adapter import Layout, PartType
 from smoothgate.vision.preprocessing import filter_of, unsupported
 from smoothgate.vision.processor_adapter import ProcessorAdapter
 from smoothgate.vision.resize import LinearResize

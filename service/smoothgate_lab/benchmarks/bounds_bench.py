@@ -14,13 +14,14 @@ from functools import partial
 import numpy as np
 from scipy import optimize, special, stats
 
-from smoothgate.certify import bounds, fcsb
+from smoothgate.certify import fcsb
 from smoothgate.certify.betting import betting
-from smoothgate.certify.bounds import Array
 from smoothgate.certify.evidence import Evidence
-from smoothgate.certify.layer_cake import Moments, tune
+from smoothgate.certify.layer_cake import Moments, choose_transforms
+from smoothgate.certify.scores import Array
 from smoothgate.certify.statement import Target, Terms
 from smoothgate.certify.stopping import StoppingRule
+from smoothgate_lab.benchmarks.comparison_bounds import clopper_pearson, empirical_bernstein, hoeffding
 
 SHAPE = (0.97 * 200, 0.03 * 200)
 ALPHA = 1e-3
@@ -36,7 +37,7 @@ Bound = Callable[[float], float]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class BoundFigure:
     """One figure.
 
     Attributes:
@@ -76,7 +77,7 @@ REQUIRED: dict[tuple[str, str, int | None, float | None], float] = {
 
 
 def run(repeats: int = 5, seed: int = 0) -> list[dict[str, object]]:
-    """All figures, as dictionaries with the fields of `Row` and `met`. Takes a few seconds."""
+    """All figures, as dictionaries with the fields of `BoundFigure` and `met`. Takes a few seconds."""
     rows = _limits()
     for n in NUMBERS:
         draws = [_draw(n, seed + repeat) for repeat in range(repeats)]
@@ -84,17 +85,19 @@ def run(repeats: int = 5, seed: int = 0) -> list[dict[str, object]]:
         radii = {name: float(np.mean([_radius(method[name]) for method in methods])) for name in methods[0]}
         for name in methods[0]:
             for eps in EPS:
-                rows.append(Row("fcsb", name, n, eps, float(np.mean([m[name](eps) for m in methods]))))
-            rows.append(Row("radius", name, n, None, radii[name]))
+                rows.append(
+                    BoundFigure("fcsb", name, n, eps, float(np.mean([m[name](eps) for m in methods])))
+                )
+            rows.append(BoundFigure("radius", name, n, None, radii[name]))
         for name, radius in radii.items():
             if name != "served" and radius > 0.0:
-                rows.append(Row("radius_ratio", name, n, None, radii["served"] / radius))
+                rows.append(BoundFigure("radius_ratio", name, n, None, radii["served"] / radius))
     rows += _samples(repeats, seed)
-    marked = [Row(**(asdict(row) | {"required": REQUIRED.get(_key(row))})) for row in rows]
+    marked = [BoundFigure(**(asdict(row) | {"required": REQUIRED.get(_key(row))})) for row in rows]
     return [asdict(row) | {"met": row.met} for row in marked]
 
 
-def _key(row: Row) -> tuple[str, str, int | None, float | None]:
+def _key(row: BoundFigure) -> tuple[str, str, int | None, float | None]:
     return row.quantity, row.method, row.n, row.eps
 
 
@@ -105,11 +108,11 @@ def _draw(n: int, seed: int) -> tuple[Array, Array]:
 
 def _methods(selection: Array, scores: Array) -> dict[str, Bound]:
     """FCSB against eps by every method, from the same scores."""
-    evidence = Evidence(tune(selection, scores.size, ALPHA))
+    evidence = Evidence(choose_transforms(selection, scores.size, ALPHA))
     evidence.update(scores)
     means = {
-        "hoeffding": bounds.hoeffding(scores, ALPHA),
-        "empirical_bernstein": bounds.empirical_bernstein(scores, ALPHA),
+        "hoeffding": hoeffding(scores, ALPHA),
+        "empirical_bernstein": empirical_bernstein(scores, ALPHA),
         "betting": betting(scores, ALPHA),
     }
     methods: dict[str, Bound] = {name: partial(_mean_bound, lower) for name, lower in means.items()}
@@ -131,7 +134,7 @@ def _thresholds(selection: Array, scores: Array) -> Bound:
     quantiles = np.quantile(selection, [0.0, 0.05, 0.15, 0.3, 0.5, 0.7, 0.9])
     taus = np.concatenate([[2 * quantiles[0] - quantiles[1]], quantiles])
     lowers = np.array(
-        [bounds.clopper_pearson(int((scores >= tau).sum()), scores.size, ALPHA / taus.size) for tau in taus]
+        [clopper_pearson(int((scores >= tau).sum()), scores.size, ALPHA / taus.size) for tau in taus]
     )
     widths = np.diff(taus, prepend=0.0)
 
@@ -141,7 +144,7 @@ def _thresholds(selection: Array, scores: Array) -> Bound:
     return bound
 
 
-def _limits() -> list[Row]:
+def _limits() -> list[BoundFigure]:
     """Both bounds with infinitely many samples."""
     mean = SHAPE[0] / sum(SHAPE)
     grid = np.linspace(0.0, 1.0, 20001)
@@ -153,8 +156,8 @@ def _limits() -> list[Row]:
     rows = []
     limits: dict[str, Bound] = {"paper_limit": partial(_mean_bound, mean), "layer_cake_limit": layer_cake}
     for name, bound in limits.items():
-        rows += [Row("fcsb", name, None, eps, bound(eps)) for eps in EPS]
-        rows.append(Row("radius", name, None, None, _radius(bound)))
+        rows += [BoundFigure("fcsb", name, None, eps, bound(eps)) for eps in EPS]
+        rows.append(BoundFigure("radius", name, None, None, _radius(bound)))
     return rows
 
 
@@ -165,7 +168,7 @@ def _radius(bound: Bound) -> float:
     return float(optimize.brentq(lambda eps: bound(eps) - COSINE, 0.0, 20.0, xtol=1e-6))
 
 
-def _samples(repeats: int, seed: int) -> list[Row]:
+def _samples(repeats: int, seed: int) -> list[BoundFigure]:
     """Samples until the target is certified: by the stopping rule, and by Hoeffding at the true mean."""
     terms = Terms(sigma=1.0, alpha=ALPHA, eps=(TARGET.eps,), target=TARGET)
     drawn = []
@@ -180,7 +183,7 @@ def _samples(repeats: int, seed: int) -> list[Row]:
     hoeffding = -np.log(ALPHA) / (2.0 * gap**2)
     served = float(np.mean(drawn))
     return [
-        Row("samples", "served", None, TARGET.eps, served),
-        Row("samples", "hoeffding", None, TARGET.eps, float(hoeffding)),
-        Row("samples_ratio", "hoeffding", None, TARGET.eps, float(hoeffding) / served),
+        BoundFigure("samples", "served", None, TARGET.eps, served),
+        BoundFigure("samples", "hoeffding", None, TARGET.eps, float(hoeffding)),
+        BoundFigure("samples_ratio", "hoeffding", None, TARGET.eps, float(hoeffding) / served),
     ]

@@ -20,9 +20,9 @@ def main(n: int) -> int:
     encoder = UnitEncoder.load(adapter, bundled("psm"))
     bench = Bench(encoder, DigitScenes(encoder.adapter, 1, 0, 7).canvases, QUICK)
     sampler = bench.sampler()
-    job = bench.job(0, n)
-    sampler.submit(job)
-    job.evidence.result().rule.statement()
+    ticket = bench.ticket(0, n)
+    sampler.submit(ticket)
+    ticket.result.result().rule.statement()
     sampler.close()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 

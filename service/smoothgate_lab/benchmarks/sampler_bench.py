@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,13 +22,14 @@ from torch import Tensor
 from transformers import AutoConfig, CLIPVisionModel
 
 from smoothgate.certify.statement import Target, Terms
-from smoothgate.certify.statement import certify as certify_scores
 from smoothgate.demo import bundled
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling import noise
-from smoothgate.sampling.autotune import Tuned, cores, tune
-from smoothgate.sampling.job import Job, scores_against, select
-from smoothgate.sampling.sampler import Place, Sampler
+from smoothgate.sampling.autotune import Tuning, autotune, cores
+from smoothgate.sampling.draw import generator_noise, noisy
+from smoothgate.sampling.sampler import Sampler, Worker
+from smoothgate.sampling.splits import draw_splits
+from smoothgate.sampling.ticket import SamplingTask, Ticket
 from smoothgate_lab.demo.digit_scenes import DigitScenes
 
 SIGMA = 0.5
@@ -82,27 +83,32 @@ class Bench:
         self.canvases = canvases
         self.size = size
         self.device = encoder.adapter.device
-        self.tuned: Tuned = tune(encoder.units, canvases.shape[1:], self.device)
+        self.tuning: Tuning = autotune(encoder.units, canvases.shape[1:], self.device)
 
     def sampler(self) -> Sampler:
         """A sampler as the service starts it."""
-        place = Place(self.encoder.units, self.device, self.tuned.threads)
-        sampler = Sampler([place] * self.tuned.workers, self.tuned.batch_size)
+        worker = Worker(self.encoder.units, self.device, self.tuning.threads)
+        sampler = Sampler([worker] * self.tuning.workers, self.tuning.batch_size)
         sampler.start()
         return sampler
 
-    def job(self, index: int, n: int, target: Target | None = None) -> Job:
-        """A request of n samples, an eighth of them for selection."""
+    def task(self, index: int, n: int, target: Target | None = None) -> SamplingTask:
+        """n samples of a scene, an eighth of them for selection."""
         terms = Terms(sigma=SIGMA, alpha=ALPHA, eps=(EPS,), target=target)
-        x = self.canvases[index % len(self.canvases)]
         n_select = max(1, min(128, n // 8))
-        return Job(x, terms, seed=noise.fresh_seed(), n_select=n_select, budget=n - n_select)
+        return SamplingTask(self.canvases[index % len(self.canvases)], terms, n_select, n - n_select)
+
+    def ticket(self, index: int, n: int, target: Target | None = None) -> Ticket:
+        """A request of n samples."""
+        return Ticket(self.task(index, n, target), noise.fresh_seed())
 
     def throughput(self, step: Callable[[], None]) -> dict[str, Any]:
         """Samples per second: the sampler on mixed requests, and the three plain ways."""
         ways: dict[str, Callable[[], float]] = {
             "sampler": self._sampled,
-            "bare forward": lambda: self._bare(self.tuned.workers, self.tuned.threads, self.tuned.batch_size),
+            "bare forward": lambda: self._bare(
+                self.tuning.workers, self.tuning.threads, self.tuning.batch_size
+            ),
             "bare forward, all cores at once, batch 64": lambda: self._bare(1, cores(), 64),
             "a batched call per request": self._in_turn,
             "a loop over single samples": self._singles,
@@ -128,12 +134,12 @@ class Bench:
         try:
             for index in range(self.size.latencies):
                 # What is left of the round before would count as waiting alone.
-                time.sleep(3 * self.tuned.batch_size * self.tuned.workers / sampler.samples_per_second)
-                alone.append(self._wait(sampler, [self.job(index, SMALL)]))
-                large = self.job(index + 1, LARGE)
+                time.sleep(3 * self.tuning.batch_size * self.tuning.workers / sampler.samples_per_second)
+                alone.append(self._wait(sampler, [self.ticket(index, SMALL)]))
+                large = self.ticket(index + 1, LARGE)
                 sampler.submit(large)
                 large.direction.result()
-                beside.append(self._wait(sampler, [self.job(index, SMALL)]))
+                beside.append(self._wait(sampler, [self.ticket(index, SMALL)]))
                 large.cancel()
                 step()
         finally:
@@ -150,12 +156,12 @@ class Bench:
         drawn, same, certified = 0, 0, 0
         try:
             for index in range(self.size.scenes):
-                pair = [self.job(index, self.size.budget), self.job(index, self.size.budget, target)]
-                for job in pair:
-                    sampler.submit(job)
-                fixed, early = (job.evidence.result() for job in pair)
+                pair = [self.ticket(index, self.size.budget), self.ticket(index, self.size.budget, target)]
+                for ticket in pair:
+                    sampler.submit(ticket)
+                fixed, early = (ticket.result.result() for ticket in pair)
                 verdict = fixed.rule.statement().points[0].value >= target.cosine
-                drawn += pair[1].n_select + early.rule.n
+                drawn += pair[1].task.n_select + early.rule.n
                 same += verdict == (early.reason == "certified")
                 certified += verdict
                 step()
@@ -171,36 +177,36 @@ class Bench:
         by_n, by_requests = [], []
         try:
             for n in self.size.growth:
-                by_n.append({"at": n, "seconds": self._wait(sampler, [self.job(0, n)])})
+                by_n.append({"at": n, "seconds": self._wait(sampler, [self.ticket(0, n)])})
                 step()
             for count in self.size.concurrency:
-                jobs = [self.job(index, 256) for index in range(count)]
-                by_requests.append({"at": count, "seconds": self._wait(sampler, jobs)})
+                tickets = [self.ticket(index, 256) for index in range(count)]
+                by_requests.append({"at": count, "seconds": self._wait(sampler, tickets)})
                 step()
         finally:
             sampler.close()
         return {"samples of a request": by_n, "requests of 256 samples": by_requests}
 
-    def _wait(self, sampler: Sampler, jobs: Sequence[Job]) -> float:
+    def _wait(self, sampler: Sampler, tickets: Sequence[Ticket]) -> float:
         started = time.perf_counter()
-        for job in jobs:
-            sampler.submit(job)
-        for job in jobs:
-            job.evidence.result()
+        for ticket in tickets:
+            sampler.submit(ticket)
+        for ticket in tickets:
+            ticket.result.result()
         return time.perf_counter() - started
 
     def _sampled(self) -> float:
         sampler = self.sampler()
         try:
-            jobs = [self.job(index, n) for index, n in enumerate(self.size.mixed)]
-            return sum(self.size.mixed) / self._wait(sampler, jobs)
+            tickets = [self.ticket(index, n) for index, n in enumerate(self.size.mixed)]
+            return sum(self.size.mixed) / self._wait(sampler, tickets)
         finally:
             sampler.close()
 
     def _bare(self, workers: int, threads: int, batch: int) -> float:
         """The forward and nothing else: one batch of noisy canvases, made before, again and again."""
-        z = self.canvases[:1] + SIGMA * torch.randn(batch, *self.canvases.shape[1:])
         sigma = torch.full((batch,), SIGMA)
+        z = noisy(self.canvases[0], sigma, torch.randn(batch, *self.canvases.shape[1:]))
         times = max(1, sum(self.size.mixed) // (batch * workers))
 
         def work() -> None:
@@ -234,18 +240,17 @@ class Bench:
 
     def _plain(self, index: int, n: int, batch: int) -> None:
         torch.set_num_threads(cores())
-        job = self.job(index, n)
-
-        def draw(count: int) -> Iterator[Tensor]:
-            for first in range(0, count, batch):
-                size = min(batch, count - first)
-                with torch.inference_mode():
-                    z = job.x + SIGMA * torch.randn(size, *job.x.shape)
-                    yield self.encoder.units(z, torch.full((size,), SIGMA))
-
-        t, selection = select(draw(job.n_select))
-        scores = [score for units in draw(job.budget) for score in scores_against(t, units).tolist()]
-        certify_scores(job.terms, selection, scores)
+        task = self.task(index, n)
+        splits = draw_splits(
+            self.encoder.units,
+            task.x,
+            SIGMA,
+            generator_noise(torch.Generator()),
+            task.n_select,
+            task.budget,
+            batch=batch,
+        )
+        splits.statement(task.terms)
 
 
 def canvas_growth(
@@ -308,7 +313,7 @@ def run(encoder: UnitEncoder, size: Size, console: Console) -> dict[str, Any]:
         peaks = memory()
         step()
     return {
-        "tuned": asdict(bench.tuned),
+        "tuned": asdict(bench.tuning),
         "throughput": throughput,
         "latency": latency,
         "memory": peaks,

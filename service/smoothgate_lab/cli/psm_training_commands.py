@@ -190,7 +190,7 @@ def tune(
         trainer = Trainer(
             encoder.adapter, calibration, training, held_out, recipe, work, save_every=save_every
         )
-        tuned = trainer.tune(encoder.psm)
+        tuned = trainer.train_adversarially(encoder.psm)
         tuned.save(output)
         measure_scores(encoder.adapter, output, calibration, held_out(0, _SCORED), sigmas, seed)
     _say_skipped(training, held_out)

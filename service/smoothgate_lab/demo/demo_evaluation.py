@@ -18,7 +18,8 @@ from torch.nn import functional as F  # noqa: N812
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from smoothgate.psm.unit_encoder import UnitEncoder
-from smoothgate.sampling.job import select
+from smoothgate.sampling.draw import draw, generator_noise
+from smoothgate.sampling.selection import select
 from smoothgate.vision import DecodedImage
 from smoothgate.vision.images import to_picture
 from smoothgate_lab.demo import scenes
@@ -141,16 +142,14 @@ class Answerer:
 
 def smoothed_tokens(encoder: UnitEncoder, sigma: float, n: int, seed: int) -> Encode:
     """The visual tokens that the service would serve: mu + rho t, with t from n noisy copies."""
+    noise = generator_noise(torch.Generator().manual_seed(seed))
 
-    gen = torch.Generator().manual_seed(seed)
-
+    @torch.no_grad()
     def encode(pictures: list[Image.Image]) -> Tensor:
         served = []
         for picture in pictures:
             x = encoder.adapter.canvas(DecodedImage(np.asarray(picture), "PNG", "")).x
-            z = x + sigma * torch.randn(n, *x.shape, generator=gen)
-            with torch.inference_mode():
-                t, _ = select([encoder.units(z, torch.full((n,), sigma))])
+            t, _ = select(draw(encoder.units, x, sigma, noise, n, batch=n))
             served.append(encoder.served_tokens(t))
         return torch.stack(served)
 

@@ -26,6 +26,7 @@ from smoothgate_lab.demo.scenes import load_digits
 from smoothgate_lab.evaluation.attacks.pgd import Norm, pgd
 from smoothgate_lab.psm_training import losses
 from smoothgate_lab.psm_training.feature_attacks import L2, L_INF, LEAST_SIGMA, SHARE_CLEAN, SHARE_L_INF
+from smoothgate_lab.psm_training.noise_pairs import noise_pairs
 from smoothgate_lab.psm_training.stages import MUON, Recipe, joint_loss
 from smoothgate_lab.training_loop import Schedule, claim, seeded, train
 
@@ -94,11 +95,12 @@ class AnswerTuning:
         if attacked.any():
             shown[attacked] = self._attack(x, sigma, attacked, question, right, gen)
 
-        encoder, levels = self.encoder, sigma.repeat(2)
+        encoder = self.encoder
+        z, levels = noise_pairs(shown, sigma, gen)
         with torch.no_grad():
             once = encoder.adapter.tokens(x).float()
             clean = encoder.unit(once).repeat(2, 1)
-        purified = encoder.purified(_noisy(shown, sigma, gen), levels)
+        purified = encoder.purified(z, levels)
         units = encoder.unit(encoder.psm.mapper(encoder.adapter.tokens(purified).float(), levels))
         wrong = self.answerer.cross_entropy(question.phrasings[0], right, self._served(units))
         answers = torch.where(attacked, _ATTACKED, _UNATTACKED) * wrong.clamp(max=_HOPELESS)
@@ -137,7 +139,7 @@ class AnswerTuning:
         eps = low + (high - low) * float(torch.rand((), generator=gen))
 
         def gain(z: Tensor) -> Tensor:
-            units = self.encoder.units(_noisy(z, sigma[attacked], gen), sigma[attacked].repeat(2))
+            units = self.encoder.units(*noise_pairs(z, sigma[attacked], gen))
             return sign * self.answerer.cross_entropy(question.phrasings[0], wanted, self._served(units))
 
         psm = self.encoder.psm
@@ -166,9 +168,3 @@ class AnswerTuning:
         chosen = torch.randint(len(self._digits.labels), (pairs,), generator=gen)
         both = torch.stack([chosen, scenes.twin_indices(self._digits, chosen, gen)], 1).flatten()
         return labelled_drawings(self._digits, both, layouts, gen)
-
-
-def _noisy(x: Tensor, sigma: Tensor, gen: torch.Generator) -> Tensor:
-    """Two noises (2 B, 3, H, W) of each picture."""
-    noise = torch.randn(2 * len(x), *x.shape[1:], generator=gen)
-    return x.repeat(2, 1, 1, 1) + sigma.repeat(2).view(-1, 1, 1, 1) * noise

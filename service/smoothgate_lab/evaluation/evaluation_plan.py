@@ -70,7 +70,7 @@ class Attack(_Strict):
         return [("linf", eps / 255) for eps in self.linf] + [("l2", eps) for eps in self.l2]
 
 
-class Plan(_Strict):
+class EvaluationPlan(_Strict):
     """An evaluation. All its random numbers follow from `seed`."""
 
     n: Positive = Field(200, description="Held-out scenes.")
@@ -91,7 +91,7 @@ class Plan(_Strict):
     attacks: tuple[Attack, ...]
 
     @model_validator(mode="after")
-    def _known(self) -> Plan:
+    def _known(self) -> EvaluationPlan:
         names = [defence.name for defence in self.defences]
         if len({*names}) < len(names):
             raise ValueError("two defences have the same name")
@@ -150,14 +150,14 @@ class Cell:
         return _QUESTIONS[self.attack.question if self.attack else "digit"]
 
 
-def load_plan(file: Path) -> Plan:
+def load_plan(file: Path) -> EvaluationPlan:
     """Read a plan.
 
     Raises:
         MalformedRequest: the plan is invalid. The message names the field at fault.
     """
     try:
-        return Plan.model_validate(tomllib.loads(file.read_text()))
+        return EvaluationPlan.model_validate(tomllib.loads(file.read_text()))
     except (tomllib.TOMLDecodeError, OSError) as error:
         raise MalformedRequest(f"{file}: {error}") from error
     except ValidationError as error:

@@ -16,13 +16,15 @@ import torch
 from rich.progress import Progress, TaskID
 from torch import Tensor
 
-from smoothgate.certify.statement import Statement, Terms, certify
+from smoothgate.certify.statement import Statement, Terms
 from smoothgate.errors import SmoothgateError
 from smoothgate.progress import progress
 from smoothgate.psm.checkpoint import PSM, Identity
 from smoothgate.psm.picture_files import list_pictures, read_pictures, stacked_canvases
 from smoothgate.psm.unit_encoder import UnitEncoder
-from smoothgate.sampling.job import scores_against, select
+from smoothgate.sampling.draw import draw, generator_noise
+from smoothgate.sampling.selection import select
+from smoothgate.sampling.splits import draw_splits
 from smoothgate.vision import VisionAdapter
 from smoothgate_lab.evaluation.threads import one_core_each
 from smoothgate_lab.training_loop import seeded
@@ -121,7 +123,7 @@ def run(encoder: UnitEncoder, parts: Sequence[str], subjects: Subjects, sampling
         task = bar.add_task("", total=len(todo) * (len(x) + len(subjects.twins)))
         for part, sigma in todo:
             bar.update(task, description=f"{part}, sigma {sigma:g}")
-            row = _Row(restricted(encoder, part), sigma, sampling)
+            row = _PartAtSigma(restricted(encoder, part), sigma, sampling)
             started = time.perf_counter()
             certified = list(_each(row.certify, x, bar, task))
             twins = list(_each(row.twin, subjects.twins, bar, task))
@@ -160,7 +162,7 @@ class _Certified:
     statement: Statement
 
 
-class _Row:
+class _PartAtSigma:
     """One part at one sigma. The noise of a picture is a function of the seed and the picture's number."""
 
     def __init__(self, encoder: UnitEncoder, sigma: float, sampling: Sampling) -> None:
@@ -171,18 +173,20 @@ class _Row:
     def certify(self, index: int, x: Tensor) -> _Certified:
         """Certify a canvas (3, H, W)."""
         p = self.sampling
-        gen = seeded(p.seed, 2 * index)
-        t, selection = select(self._draw(x, p.n_select, gen))
-        scores: list[float] = []
-        for units in self._draw(x, p.n_certify, gen):
-            scores += scores_against(t, units).tolist()
+        noise = generator_noise(seeded(p.seed, 2 * index))
+        splits = draw_splits(
+            self.encoder.units, self._there(x), self.sigma, noise, p.n_select, p.n_certify, batch=_BATCH
+        )
         terms = Terms(sigma=self.sigma, alpha=p.alpha, eps=p.eps)
-        return _Certified(t, certify(terms, selection, scores))
+        return _Certified(splits.direction.cpu(), splits.statement(terms))
 
     def twin(self, index: int, x: Tensor) -> Tensor:
         """t of the twin (3, H, W) of a picture."""
-        gen = seeded(self.sampling.seed, 2 * index + 1)
-        return select(self._draw(x, self.sampling.n_select, gen))[0]
+        noise = generator_noise(seeded(self.sampling.seed, 2 * index + 1))
+        n = self.sampling.n_select
+        with torch.no_grad():
+            t, _ = select(draw(self.encoder.units, self._there(x), self.sigma, noise, n, batch=_BATCH))
+        return t.cpu()
 
     def figures(
         self, certified: list[_Certified], clean: Tensor, twins: list[Tensor], subjects: Subjects
@@ -215,15 +219,9 @@ class _Row:
             "clean_cosine": float((t * clean).sum(1).mean()),
         }
 
-    def _draw(self, x: Tensor, n: int, gen: torch.Generator) -> Iterator[Tensor]:
-        device = self.encoder.adapter.device
-        for first in range(0, n, _BATCH):
-            size = min(_BATCH, n - first)
-            noise = torch.randn((size, *x.shape), generator=gen)
-            levels = torch.full((size,), self.sigma, device=device)
-            with torch.inference_mode():
-                units = self.encoder.units((x + self.sigma * noise).to(device), levels).cpu()
-            yield units
+    def _there(self, x: Tensor) -> Tensor:
+        """A canvas on the encoder's device."""
+        return x.to(self.encoder.adapter.device)
 
 
 def restricted(encoder: UnitEncoder, part: str) -> UnitEncoder:

@@ -12,7 +12,7 @@ from typing import Any
 
 from scipy.stats import binomtest
 
-from smoothgate_lab.evaluation.evaluation_plan import Plan
+from smoothgate_lab.evaluation.evaluation_plan import EvaluationPlan
 
 Lines = Sequence[dict[str, Any]]
 
@@ -41,7 +41,9 @@ class Share:
         return f"{self.value:.1%} ({low:.1%} to {high:.1%})"
 
 
-def summarise(lines: Lines, plan: Plan, flip_points: Mapping[str, float | None]) -> list[dict[str, Any]]:
+def summarise(
+    lines: Lines, plan: EvaluationPlan, flip_points: Mapping[str, float | None]
+) -> list[dict[str, Any]]:
     """Summarise lines into one row per cell, in the order of the lines.
 
     Args:

@@ -29,6 +29,7 @@ from torch import Tensor
 from smoothgate.demo import bundled
 from smoothgate.errors import SmoothgateError
 from smoothgate.psm.unit_encoder import UnitEncoder
+from smoothgate.sampling.draw import noisy
 from smoothgate.vision import load
 from smoothgate.vision.images import to_picture
 from smoothgate_lab.demo.conversation import ONE_PICTURE
@@ -38,11 +39,11 @@ from smoothgate_lab.evaluation.attacks import objectives
 from smoothgate_lab.evaluation.attacks.pgd import Loss, pgd
 from smoothgate_lab.evaluation.attacks.square import square
 from smoothgate_lab.evaluation.clean_certificates import CleanPictures
-from smoothgate_lab.evaluation.evaluation_plan import Cell, Defence, Plan
+from smoothgate_lab.evaluation.evaluation_plan import Cell, Defence, EvaluationPlan
 from smoothgate_lab.evaluation.psm_evaluation import restricted
 from smoothgate_lab.evaluation.running_service import RemoteModel
 from smoothgate_lab.evaluation.threads import one_core_each
-from smoothgate_lab.evaluation.victims import Smoothed, Undefended, Victim
+from smoothgate_lab.evaluation.victims import SmoothedVictim, Undefended, Victim
 from smoothgate_lab.training_loop import seeded
 
 # What the service draws beside: the fewest that its policy takes are 45.
@@ -96,7 +97,9 @@ class Evaluation:
         psm: folder of the plan's PSM and calibration.
     """
 
-    def __init__(self, plan: Plan, folder: Path, model: Path | None = None, psm: Path | None = None) -> None:
+    def __init__(
+        self, plan: EvaluationPlan, folder: Path, model: Path | None = None, psm: Path | None = None
+    ) -> None:
         self.plan = plan
         self.folder = folder
         #: Where the service runs that attacks of that setting ask.
@@ -232,11 +235,12 @@ class Evaluation:
                 continue
             x, attacked = self.scenes.canvases[0], self.pictures(cell, numbers)[0]
             gen = seeded(self.plan.seed_of(cell, 0), 5)
-            noisy = attacked + self.plan.sigma * torch.randn(attacked.shape, generator=gen)
+            level = torch.tensor([self.plan.sigma])
+            z = noisy(attacked, level, torch.randn((1, *attacked.shape), generator=gen))
             purifier = self._encoder(cell.defence).psm.purifier
             with torch.inference_mode():
-                purified = purifier(noisy[None], torch.tensor([self.plan.sigma]))[0]
-            row = torch.cat([x, attacked, 0.5 + 5 * (attacked - x), noisy, purified], 2).clamp(0, 1)
+                purified = purifier(z, level)
+            row = torch.cat([x, attacked, 0.5 + 5 * (attacked - x), z[0], purified[0]], 2).clamp(0, 1)
             picture = to_picture(row)
             file = io.BytesIO()
             picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST).save(
@@ -343,7 +347,11 @@ class Evaluation:
 
     def _victim(self, defence: Defence, draws: int) -> Victim:
         encoder = self._encoder(defence)
-        return Undefended(encoder) if defence.parts == "none" else Smoothed(encoder, self.plan.sigma, draws)
+        return (
+            Undefended(encoder)
+            if defence.parts == "none"
+            else SmoothedVictim(encoder, self.plan.sigma, draws)
+        )
 
 
 def _digest(text: str) -> str:

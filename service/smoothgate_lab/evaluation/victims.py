@@ -13,6 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from smoothgate.psm.unit_encoder import UnitEncoder
+from smoothgate.sampling.draw import draw, generator_noise, noisy
+from smoothgate.sampling.selection import scores_against
+
+_BATCH = 128
 
 
 class Seen(NamedTuple):
@@ -42,7 +46,7 @@ class Undefended:
         return Seen(self._encoder.unit(tokens), tokens)
 
 
-class Smoothed:
+class SmoothedVictim:
     """Feature-space smoothing as the service does it: the direction of the mean over `draws` noisy copies.
 
     Args:
@@ -58,13 +62,19 @@ class Smoothed:
 
     def see(self, x: Tensor, gen: torch.Generator) -> Seen:
         """As `Victim.see`."""
-        units = self.units(x, self.draws, gen).view(len(x), self.draws, -1)
+        units = self._units(x, self.draws, gen).view(len(x), self.draws, -1)
         features = F.normalize(units.mean(1), dim=1)
         return Seen(features, self._encoder.served(features))
 
-    def units(self, x: Tensor, draws: int, gen: torch.Generator) -> Tensor:
+    def _units(self, x: Tensor, draws: int, gen: torch.Generator) -> Tensor:
         """Unit features (B * draws, T * D) of noisy copies, those of a picture together."""
         copies = x.repeat_interleave(draws, 0)
-        noise = torch.randn(copies.shape, generator=gen).to(x)
         levels = torch.full((len(copies),), self.sigma, device=x.device)
-        return self._encoder.units(copies + self.sigma * noise, levels)
+        noise = torch.randn(copies.shape, generator=gen).to(x)
+        return self._encoder.units(noisy(copies, levels, noise), levels)
+
+    def scores(self, x: Tensor, t: Tensor, n: int, gen: torch.Generator) -> list[float]:
+        """Scores of n noisy copies of a canvas (3, H, W) against a direction t (T * D)."""
+        with torch.inference_mode():
+            copies = draw(self._encoder.units, x, self.sigma, generator_noise(gen), n, batch=_BATCH)
+            return scores_against(t, copies)

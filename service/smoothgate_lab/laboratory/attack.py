@@ -20,7 +20,7 @@ from smoothgate_lab.demo.conversation import ONE_PICTURE, Facts
 from smoothgate_lab.demo.demo_evaluation import Answerer
 from smoothgate_lab.evaluation.attacks.objectives import towards_answer
 from smoothgate_lab.evaluation.attacks.pgd import Norm, pgd
-from smoothgate_lab.evaluation.victims import Smoothed, Undefended, Victim
+from smoothgate_lab.evaluation.victims import SmoothedVictim, Undefended, Victim
 
 _DIGIT = ONE_PICTURE[0]
 QUESTION = _DIGIT.phrasings[0]
@@ -108,7 +108,7 @@ def craft(
     gen.seed()
     victim: Victim = Undefended(encoder)
     if asked.method == "adaptive":
-        victim = Smoothed(encoder, sigma, _DRAWS)
+        victim = SmoothedVictim(encoder, sigma, _DRAWS)
     wanted = _DIGIT.answer(Facts(asked.target, "", "", ""))
     aim = towards_answer(victim, answerer, QUESTION, [wanted], gen)
     done = 0

@@ -4,10 +4,11 @@ paper's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
+
+from smoothgate.sampling.draw import Units
+from smoothgate_lab.psm_training.noise_pairs import noise_pairs
 
 L_INF = (4 / 255, 20 / 255)
 L2 = (0.3, 2.5)
@@ -20,7 +21,7 @@ LEAST_SIGMA = 0.4
 
 
 def perturb(
-    units: Callable[[Tensor, Tensor], Tensor],
+    units: Units,
     x: Tensor,
     sigma: Tensor,
     clean: Tensor,
@@ -80,7 +81,7 @@ def perturb(
 
 
 def _ascend(
-    units: Callable[[Tensor, Tensor], Tensor],
+    units: Units,
     x: Tensor,
     sigma: Tensor,
     aim: Tensor,
@@ -98,12 +99,10 @@ def _ascend(
         shrunk = delta * (radius / length(delta)).clamp(max=1)
         return torch.where(is_inf, delta.clamp(-radius, radius), shrunk)
 
-    levels = sigma.repeat(2)
     delta = within(start * radius)
     for _ in range(steps):
         delta.requires_grad_(True)
-        noise = torch.randn(2 * len(x), *x.shape[1:], generator=gen).to(x)
-        z = (x + delta).repeat(2, 1, 1, 1) + levels.view(-1, 1, 1, 1) * noise
+        z, levels = noise_pairs(x + delta, sigma, gen)
         (gradient,) = torch.autograd.grad((units(z, levels) * aim.repeat(2, 1)).sum(), delta)
         step = torch.where(is_inf, gradient.sign(), gradient / length(gradient))
         delta = within(delta.detach() + 1.6 / steps * radius * step)

@@ -22,6 +22,7 @@ from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.vision import VisionAdapter
 from smoothgate_lab.psm_training import losses
 from smoothgate_lab.psm_training.feature_attacks import perturb
+from smoothgate_lab.psm_training.noise_pairs import noise_pairs
 from smoothgate_lab.training_loop import HeldOut, Schedule, claim, seeded, train
 
 #: (number of a batch, pictures in it) -> canvases (n, 3, H, W) in [0, 1]; a function of its arguments alone.
@@ -47,7 +48,8 @@ class Recipe:
         joint_steps: of stage 3, both networks together with the losses of both stages; our extension.
         served_steps: of stage 4, as stage 3, but where noise is little the mean of the samples, which is what
             is served, is to be right, not each sample; our extension.
-        adversarial_steps: of `Trainer.tune`, as stage 4, on pictures under feature-space PGD; our extension.
+        adversarial_steps: of `Trainer.train_adversarially`, as stage 4, on pictures under feature-space PGD;
+            our extension.
         lambda_rb, lambda_mse: weights of l_rb (lambda_1) and l_mse (lambda_2) beside l_diff.
         lambda_stats, lambda_id: weights of l_stats (lambda_3) and l_id (lambda_4) beside l_rb.
         lambda_consistency: weight of our own term in stages 1 and 2, relative to l_rb; 0 is the paper's.
@@ -172,7 +174,7 @@ class Trainer:
         self.save_every = save_every
 
     def run(self, purifier: nn.Module, *, mapper: bool = True) -> PSM:
-        """All stages but that of `tune`.
+        """All stages but that of `train_adversarially`.
 
         Args:
             purifier: with first or published weights; one without weights is left as it is.
@@ -196,7 +198,7 @@ class Trainer:
         psm.training_facts = {"recipe": asdict(self.recipe)}
         return psm.eval().requires_grad_(False)
 
-    def tune(self, psm: PSM) -> PSM:
+    def train_adversarially(self, psm: PSM) -> PSM:
         """Adversarial fine-tuning of a trained PSM, in place.
 
         Raises:
@@ -378,10 +380,9 @@ class Trainer:
         listed = torch.tensor(r.sigmas)[torch.randint(len(r.sigmas), (n,), generator=gen)]
         is_listed = torch.rand(n, generator=gen) < 0.5
         sigma = torch.where(is_listed, listed, r.sigma_max * torch.rand(n, generator=gen))
-        x, sigma = x.repeat(2, 1, 1, 1), sigma.repeat(2)
-        z = x + sigma.view(-1, 1, 1, 1) * torch.randn(x.shape, generator=gen)
+        z, levels = noise_pairs(x, sigma, gen)
         device = self.adapter.device
-        return _Noisy(x.to(device), z.to(device), sigma.to(device), gen)
+        return _Noisy(x.repeat(2, 1, 1, 1).to(device), z.to(device), levels.to(device), gen)
 
     def _autocast(self) -> torch.autocast:
         cuda = self.adapter.device.type == "cuda"

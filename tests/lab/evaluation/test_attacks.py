@@ -13,7 +13,7 @@ from smoothgate_lab.demo.demo_evaluation import Answerer, ask
 from smoothgate_lab.demo.digit_scenes import DigitScenes
 from smoothgate_lab.evaluation.attacks import objectives
 from smoothgate_lab.evaluation.attacks.pgd import Norm, descend, lengths, pgd, project
-from smoothgate_lab.evaluation.victims import Smoothed, Undefended
+from smoothgate_lab.evaluation.victims import SmoothedVictim, Undefended
 
 DIGIT = ONE_PICTURE[0].phrasings[0]
 SCENES = 8
@@ -115,11 +115,11 @@ def test_the_undefended_model_falls_and_the_attack_reaches_through_the_noise(
     found = pgd(loss, scenes.canvases, "linf", 16 / 255, 20, gen)
     assert ask(answerer, ONE_PICTURE[0], victim.see(found, gen).tokens.detach(), scenes.facts) <= 0.25
 
-    smoothed = Smoothed(encoder, 0.5, 4)
+    smoothed = SmoothedVictim(encoder, 0.5, 4)
     x = scenes.canvases[:2]
     loss = objectives.towards_feature(smoothed, scenes.twins[:2], gen)
     found = pgd(loss, x, "l2", 4.0, 8, gen)
-    many = Smoothed(encoder, 0.5, 32)
+    many = SmoothedVictim(encoder, 0.5, 32)
     with torch.no_grad():
         t, moved = many.see(x, gen).features, many.see(found, gen).features
     assert float((t * moved).sum(1).max()) < 0.9

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from smoothgate.cli import app
 from smoothgate_lab.evaluation.attacks.square import square
-from smoothgate_lab.evaluation.evaluation_plan import Plan, load_plan
+from smoothgate_lab.evaluation.evaluation_plan import EvaluationPlan, load_plan
 from smoothgate_lab.evaluation.report import Share, markdown, summarise
 from smoothgate_lab.evaluation.robustness import Evaluation
 
@@ -156,7 +156,7 @@ def test_certified_accuracy_needs_a_right_answer_and_a_bound_above_the_flip_poin
         told = {"right": {"digit": right}, "hit": False, "cosine": 1.0, "l2": 0.0, "contradicted": False}
         return clean | told | {"key": f"{defence}, clean", "bound": {"0.25": bound}}
 
-    plan = Plan(defences=(), attacks=(), radii=(0.25,))
+    plan = EvaluationPlan(defences=(), attacks=(), radii=(0.25,))
     lines = [line(True, 0.9), line(True, 0.6), line(False, 0.9), line(True, 0.8)]
     row, other = summarise([*lines, line(True, 0.8, "e")], plan, {"d": 0.7, "e": 0.85})
     assert other["certified_accuracy"] == {"0.25": 0.0}, "each defence has its own"

@@ -98,12 +98,14 @@ def test_a_trained_psm_is_tuned(adapter: VisionAdapter, calibration: Calibration
     psm = _trainer(adapter, calibration, tmp_path / "first").run(_purifier())
     start = psm.digest
     recipe = replace(RECIPE, adversarial_steps=6)
-    tuned = _trainer(adapter, calibration, tmp_path / "second", recipe).tune(psm)
+    tuned = _trainer(adapter, calibration, tmp_path / "second", recipe).train_adversarially(psm)
     assert tuned.digest != start
     assert tuned.training_facts["tuned_from"] == start
     assert (tmp_path / "second/adversarial.csv").read_text().startswith("0,loss=")
     with pytest.raises(SmoothgateError, match="no weights"):
-        _trainer(adapter, calibration, tmp_path / "third", recipe).tune(PSM(Identity(), Identity()))
+        _trainer(adapter, calibration, tmp_path / "third", recipe).train_adversarially(
+            PSM(Identity(), Identity())
+        )
 
 
 def test_either_may_be_left_out(adapter: VisionAdapter, calibration: Calibration, tmp_path: Path) -> None:
