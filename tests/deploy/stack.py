@@ -21,7 +21,7 @@ import pytest
 
 from smoothgate.demo import bundled
 from smoothgate.engine.process import vllm_command, vllm_environment
-from smoothgate.gate.runtime import DEMO_NAME
+from smoothgate.gate.served_model import DEMO_NAME
 from smoothgate.settings import PREFIX
 from smoothgate_lab.evaluation.running_service import free_port, running
 from tests import processes

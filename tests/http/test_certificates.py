@@ -16,7 +16,7 @@ from smoothgate.certify.signing import PublicKey, SigningKey, verify
 from smoothgate.cli import app
 from smoothgate.errors import SmoothgateError
 from smoothgate.gate.issuing import Issuer
-from smoothgate.gate.schemas import IssuedCertificate
+from smoothgate.gate.issuing import IssuedCertificate
 from tests.whole_service import FEW, SAMPLES, Gate, data_uri
 
 pytestmark = pytest.mark.engine

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from smoothgate.demo import bundled
-from smoothgate.gate.schemas import IssuedCertificate as Certificate
+from smoothgate.gate.issuing import IssuedCertificate as Certificate
 from smoothgate.psm.checkpoint import PSM
 from tests.whole_service import FEW, SAMPLES, Gate, data_uri, image_part
 

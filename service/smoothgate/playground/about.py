@@ -4,27 +4,34 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 
 from smoothgate import __version__
 from smoothgate.demo import bundled
-from smoothgate.http.request_state import runtime_of
+from smoothgate.settings import Settings
 from smoothgate_lab.demo.conversation import ONE_PICTURE
 from smoothgate_lab.laboratory.attack import LARGEST, QUESTION
 
-router = APIRouter(include_in_schema=False)
+
+def about_router(settings: Settings, model_name: str) -> APIRouter:
+    """The route."""
+    router = APIRouter(include_in_schema=False)
+    facts = _facts(settings, model_name)
+
+    @router.get("/v1/playground")
+    async def about() -> dict[str, Any]:
+        """Model, limits, and what is switched on."""
+        return facts
+
+    return router
 
 
-@router.get("/v1/playground")
-async def about(request: Request) -> dict[str, Any]:
-    """Model, limits, and what is switched on."""
-    runtime = runtime_of(request)
-    s = runtime.settings
+def _facts(s: Settings, model_name: str) -> dict[str, Any]:
     demo = s.model is None
     samples = sorted(path.stem for path in bundled("samples").iterdir()) if demo else []
     return {
         "version": __version__,
-        "model": runtime.model_name,
+        "model": model_name,
         "demo": demo,
         "laboratory": {"question": QUESTION, "largest": LARGEST} if s.has_laboratory else None,
         "metrics": s.metrics_port is None,

@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor
 
-from smoothgate.gate.schemas import SmoothingOptions
+from smoothgate.gate.policy import SmoothingOptions
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate_lab.demo.conversation import ONE_PICTURE, Facts
 from smoothgate_lab.demo.demo_evaluation import Answerer
