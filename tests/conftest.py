@@ -14,6 +14,14 @@ import pytest
 import torch
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.quick_gate import (  # noqa: F401, fixtures
+    demo_encoder,
+    open_gate,
+    quick_gate,
+    shared_fake_vllm,
+    shared_quick_gate,
+    vllm,
+)
 from tests.whole_service import gate, shared_gate  # noqa: F401, fixtures
 
 # Several vLLMs share the memory: each takes all of its cache at the start.
