@@ -1,12 +1,10 @@
-"""Stands in for vLLM in this process where a test needs only *an* answer, or a fault that the real one has only
-on a bad day.
-"""
+"""Stands in for vLLM in this process: for tests that need *an* answer, or a fault that vLLM rarely has."""
 
 import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -24,9 +22,9 @@ class FakeVllm:
     Attributes:
         url: its address.
         text: of every answer; streamed word by word.
-        fault: what is wrong with it; empty: nothing. `_FAULTS` and `_STREAM_FAULTS` list the answers of broken
-            servers; `unwell` fails its health check, `slow` answers after `slow_seconds`, and `hangs up` closes
-            the connection.
+        fault: what is wrong with it; empty: nothing. `_FAULTS` and `_STREAM_FAULTS` list broken answers;
+            `unwell` fails its health check, `slow` answers after `slow_seconds`, and `hangs up` closes the
+            connection.
         open: while it is cleared, answers wait; streams after their first piece.
         bodies: of the chats that it was asked, in order.
     """
@@ -124,7 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._event(body, {"choices": choices})
         if (body.get("stream_options") or {}).get("include_usage"):
             self._event(body, {"choices": [], "usage": USAGE})
-        self.wfile.write(b"data: [DONE]\n\n")
+        self._write(b"data: [DONE]\n\n")
 
     def _pieces(self) -> Iterator[list[Json]]:
         yield [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]
@@ -136,14 +134,18 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _event(self, body: Json, fields: Json) -> None:
         chunk = {**_head(body), "object": "chat.completion.chunk", **fields}
-        self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
+        self._write(f"data: {json.dumps(chunk)}\n\n".encode())
 
     def _send(self, status: int, body: bytes, kind: str = "application/json") -> None:
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        self._write(body)
+
+    def _write(self, data: bytes) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # the client has left
+            self.wfile.write(data)
 
     def log_message(self, *args: object) -> None:
         pass

@@ -1,15 +1,18 @@
-"""The service in this process in front of a fake vLLM: the real encoder and sampler, and answers without a model.
+"""The service in this process in front of a fake vLLM: real encoder, real sampler, answers without a model.
 
-For everything that needs only *an* answer. A gate opens in a tenth of a second, so a test that needs other settings
-opens one of its own.
+It is for everything that needs only *an* answer. A gate opens in a tenth of a second, so a test that needs
+other settings opens one of its own.
 """
 
+import io
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any, Protocol
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from smoothgate.demo import bundled
 from smoothgate.engine import Engine
@@ -32,6 +35,18 @@ SETTINGS: dict[str, Any] = {
     "shutdown_timeout_seconds": 1,
     "request_timeout_seconds": 60,
 }
+
+
+#: A target that 64 samples of a sample picture certify, and of `odd_picture` do not.
+TARGET = {"cosine": 0.6, "eps": 0.1}
+
+
+def odd_picture() -> bytes:
+    """6 x 6 blocks of random colours, unlike what the PSM was trained on: its score is about 0.76."""
+    colours = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(colours).resize((48, 48), Image.Resampling.NEAREST).save(file, "PNG")
+    return file.getvalue()
 
 
 class OpenGate(Protocol):
