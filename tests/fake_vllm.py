@@ -66,8 +66,7 @@ def running() -> Iterator[FakeVllm]:
     class Handler(_Handler):
         vllm = fake
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), Handler)
     fake.url = f"http://127.0.0.1:{server.server_port}"
     # Short polls, since shutting down takes as long as one.
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
@@ -78,6 +77,11 @@ def running() -> Iterator[FakeVllm]:
         fake.open.set()
         server.shutdown()
         server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256  # hundreds of clients come at a time
 
 
 class _Handler(BaseHTTPRequestHandler):

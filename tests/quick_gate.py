@@ -50,10 +50,15 @@ def odd_picture() -> bytes:
 
 
 class OpenGate(Protocol):
-    """Opens a gate, which is closed after the test."""
+    """Opens a gate, which is closed after the test; `ready`: and waits until it is ready."""
 
     def __call__(
-        self, *, engine: Engine | None = None, encoder: UnitEncoder | None = None, **settings: Any
+        self,
+        *,
+        engine: Engine | None = None,
+        encoder: UnitEncoder | None = None,
+        ready: bool = True,
+        **settings: Any,
     ) -> Gate: ...
 
 
@@ -83,13 +88,17 @@ def open_gate(demo_encoder: UnitEncoder, vllm: FakeVllm) -> Iterator[OpenGate]:
     with ExitStack() as stack:
 
         def open_one(
-            *, engine: Engine | None = None, encoder: UnitEncoder | None = None, **settings: Any
+            *,
+            engine: Engine | None = None,
+            encoder: UnitEncoder | None = None,
+            ready: bool = True,
+            **settings: Any,
         ) -> Gate:
             chosen = Settings(_env_file=None, **{"engine_url": vllm.url} | SETTINGS | settings)
             load_smoother = quick_smoother(encoder or demo_encoder, chosen)
             gate = stack.enter_context(opened(chosen, engine=engine, load_smoother=load_smoother))
-            gate.http.timeout = 30
-            _wait_until_up(gate)
+            if ready:
+                gate.wait_ready(30)
             return gate
 
         yield open_one
@@ -99,7 +108,7 @@ def open_gate(demo_encoder: UnitEncoder, vllm: FakeVllm) -> Iterator[OpenGate]:
 def shared_quick_gate(demo_encoder: UnitEncoder, shared_fake_vllm: FakeVllm) -> Iterator[Gate]:
     settings = Settings(_env_file=None, engine_url=shared_fake_vllm.url, **SETTINGS)
     with opened(settings, load_smoother=quick_smoother(demo_encoder, settings)) as gate:
-        _wait_until_up(gate)
+        gate.wait_ready(30)
         yield gate
 
 
@@ -117,9 +126,3 @@ def quick_smoother(encoder: UnitEncoder, settings: Settings) -> Callable[[], Smo
         return Smoother(encoder, sampler, DEMO_NAME, cache_bytes=settings.cache_mib * 2**20)
 
     return make
-
-
-def _wait_until_up(gate: Gate) -> None:
-    """Until vLLM is known to be up; without one that answers, at once."""
-    if gate.settings.engine_url != "http://127.0.0.1:9":
-        gate.wait_ready(30)

@@ -1,15 +1,13 @@
 """The answering flow: what ends with a request, what is measured, and what comes out as it is known."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Callable
+from contextlib import aclosing
 
 import pytest
-import pytest_asyncio
 from prometheus_client import REGISTRY
 
 from smoothgate import metrics
-from smoothgate.engine import EngineClient, EngineState, EngineStatus
 from smoothgate.errors import EngineFailed, NotReady, PolicyNotMet, RequestTimedOut, SmoothgateError
 from smoothgate.gate.answering import Accepted, Certificates, Event, Finished, Piece, Turn
 from smoothgate.gate.build import build
@@ -18,6 +16,7 @@ from smoothgate.gate.service import Service
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.settings import Settings
 from tests.fake_vllm import TEXT, USAGE, FakeVllm
+from tests.gate.conftest import StartService, WatchedEngine
 from tests.quick_gate import SETTINGS, TARGET, odd_picture, quick_smoother
 from tests.waiting import eventually
 from tests.whole_service import SAMPLES
@@ -26,51 +25,6 @@ pytestmark = pytest.mark.asyncio
 
 PICTURE = (SAMPLES / "seven.png").read_bytes()
 LONG = SmoothingOptions(n_select=16, n_certify=8000)
-
-
-class WatchedEngine:
-    """The fake vLLM as an engine that the test declares lost: `up` is asked at every look at it."""
-
-    def __init__(self, url: str) -> None:
-        self.up: Callable[[], bool] = lambda: True
-        self.client = EngineClient(url, ready=lambda: self.up())
-        self.stopped = False
-
-    @property
-    def status(self) -> EngineStatus:
-        return EngineStatus(EngineState.READY if self.up() else EngineState.BACKOFF, 0.0)
-
-    async def start(self) -> None:
-        pass
-
-    async def wait_ready(self) -> None:
-        pass
-
-    async def stop(self) -> None:
-        self.stopped = True
-        await self.client.aclose()
-
-
-@pytest.fixture
-def engine(vllm: FakeVllm) -> WatchedEngine:
-    return WatchedEngine(vllm.url)
-
-
-@pytest_asyncio.fixture
-async def service(demo_encoder: UnitEncoder, engine: WatchedEngine) -> AsyncIterator[Service]:
-    async with _running(demo_encoder, engine) as service:
-        yield service
-
-
-@asynccontextmanager
-async def _running(encoder: UnitEncoder, engine: WatchedEngine, **fields: object) -> AsyncIterator[Service]:
-    settings = Settings(_env_file=None, **SETTINGS | fields)
-    service = build(settings, engine=engine, load_smoother=quick_smoother(encoder, settings))
-    await service.start()
-    try:
-        yield service
-    finally:
-        await service.stop()
 
 
 def _turn(**fields: object) -> Turn:
@@ -260,18 +214,15 @@ async def test_cancelling_an_answer_ends_its_sampling(
 
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_a_request_that_takes_too_long_ends_with_its_sampling(
-    demo_encoder: UnitEncoder,
-    engine: WatchedEngine,
-    streamed: bool,
-    outcomes: Outcomes,
+    start_service: StartService, streamed: bool, outcomes: Outcomes
 ) -> None:
     """Selection alone takes longer than the limit."""
     dropped = _sample("samples_dropped_total")
-    async with _running(demo_encoder, engine, request_timeout_seconds=0.4) as service:
-        turn = _turn(smoothing=SmoothingOptions(n_select=8000, n_certify=100))
-        with pytest.raises(RequestTimedOut):
-            await _begin(service, turn, streamed)
-        await _nothing_is_sampled(service, dropped)
+    service = await start_service(request_timeout_seconds=0.4)
+    turn = _turn(smoothing=SmoothingOptions(n_select=8000, n_certify=100))
+    with pytest.raises(RequestTimedOut):
+        await _begin(service, turn, streamed)
+    await _nothing_is_sampled(service, dropped)
     ((outcome, (count, seconds)),) = outcomes().items()
     assert (outcome, count) == ("request_timeout", 1)
     assert seconds >= 0.4
