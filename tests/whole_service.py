@@ -43,6 +43,8 @@ class Gate:
     settings: Settings
     service: Service
     http: httpx.Client
+    smoothing: dict[str, Any]
+    """What `ask` asks for."""
 
     @property
     def smoother(self) -> Smoother:
@@ -64,7 +66,7 @@ class Gate:
             "message": message,
             "images": [data_uri(n) for n in names],
             "temperature": 0,
-            "smoothing": FEW,
+            "smoothing": self.smoothing,
         }
         return self.http.post("/v1/chat", json=body | fields)
 
@@ -78,7 +80,11 @@ def shared_gate() -> Iterator[Gate]:
 
 @contextmanager
 def opened(
-    settings: Settings, *, engine: Engine | None = None, load_smoother: Callable[[], Smoother] | None = None
+    settings: Settings,
+    *,
+    engine: Engine | None = None,
+    load_smoother: Callable[[], Smoother] | None = None,
+    smoothing: dict[str, Any] = FEW,
 ) -> Iterator[Gate]:
     """A service, started and in the end stopped; `engine` and `load_smoother` as in `build`."""
     service = build(settings, engine=engine, load_smoother=load_smoother)
@@ -94,7 +100,7 @@ def opened(
             while not server.started:
                 assert thread.is_alive(), "the service did not start"
                 time.sleep(0.02)
-            yield Gate(url, settings, service, http)
+            yield Gate(url, settings, service, http, smoothing)
     finally:
         server.should_exit = True
         thread.join(60)

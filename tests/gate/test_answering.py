@@ -17,7 +17,7 @@ from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.settings import Settings
 from tests.fake_vllm import TEXT, USAGE, FakeVllm
 from tests.gate.conftest import StartService, WatchedEngine
-from tests.quick_gate import SETTINGS, TARGET, odd_picture, quick_smoother
+from tests.quick_gate import ENOUGH, SETTINGS, TARGET, odd_picture, quick_smoother
 from tests.waiting import eventually
 from tests.whole_service import SAMPLES
 
@@ -231,7 +231,7 @@ async def test_a_request_that_takes_too_long_ends_with_its_sampling(
 async def test_a_policy_that_is_missed_asks_no_engine_and_ends_all_sampling(
     service: Service, vllm: FakeVllm, outcomes: Outcomes
 ) -> None:
-    target = SmoothingOptions(policy="enforce", target=TargetOptions(**TARGET))
+    target = SmoothingOptions(n_certify=ENOUGH, policy="enforce", target=TargetOptions(**TARGET))
     with pytest.raises(PolicyNotMet) as caught:
         await service.answering.answer(_turn(images=[odd_picture()], smoothing=target))
     assert len(caught.value.certificates) == 1

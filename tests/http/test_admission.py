@@ -20,7 +20,6 @@ from tests.quick_gate import OpenGate
 from tests.whole_service import Gate, data_uri
 
 BROKEN = "data:image/png;base64,AAAA"
-DEFAULTS: dict[str, Any] = {"smoothing": {}}
 
 
 @contextmanager
@@ -58,17 +57,17 @@ def _wait(condition: Callable[[], bool], seconds: float = 20) -> None:
 def test_a_full_queue_refuses_before_an_image_is_looked_at(open_gate: OpenGate) -> None:
     gate = open_gate(max_queued_seconds=0.5)
     with _under_load(gate):
-        refused = gate.ask("What digit is shown?", images=[BROKEN], **DEFAULTS)
+        refused = gate.ask("What digit is shown?", images=[BROKEN])
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
         assert 1 <= int(refused.headers["retry-after"]) < 600
         assert gate.ask("Hello").status_code == 200, "text needs no room"
         assert gate.metric("smoothgate_queued_seconds") > 0.5
-    assert gate.ask("What digit is shown?", images=[BROKEN], **DEFAULTS).status_code == 422
+    assert gate.ask("What digit is shown?", images=[BROKEN]).status_code == 422
 
 
 def test_a_request_alone_is_taken_however_long_it_takes(open_gate: OpenGate) -> None:
     gate = open_gate(max_queued_seconds=0.001)
-    assert gate.ask("What digit is shown?", "seven.png", **DEFAULTS).status_code == 200
+    assert gate.ask("What digit is shown?", "seven.png").status_code == 200
 
 
 @dataclass
@@ -121,15 +120,15 @@ def test_samples_per_minute_are_charged_before_an_image_is_looked_at(
     accounts.save(tmp_path / "accounts.json", [account])
     gate = open_gate(accounts=tmp_path / "accounts.json")
     gate.http.headers["Authorization"] = f"Bearer {key}"
-    assert gate.ask("What digit is shown?", "seven.png", **DEFAULTS).status_code == 200
-    refused = gate.ask("What digit is shown?", images=[BROKEN], **DEFAULTS)
+    assert gate.ask("What digit is shown?", "seven.png").status_code == 200
+    refused = gate.ask("What digit is shown?", images=[BROKEN])
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "samples_per_minute")
     assert gate.ask("Hello").status_code == 200
 
 
 def test_two_hundred_clients_at_a_time_all_get_an_answer(open_gate: OpenGate) -> None:
     gate = open_gate(cache_mib=16)
-    gate.ask("What digit is shown?", "seven.png", **DEFAULTS)  # the result that all others get
+    gate.ask("What digit is shown?", "seven.png")  # the result that all others get
 
     async def ask_all() -> list[httpx.Response]:
         limits = httpx.Limits(max_connections=None)
@@ -152,7 +151,7 @@ def test_a_canary_that_drifts_takes_the_service_out_of_rotation(open_gate: OpenG
     _wait(lambda: "score" in gate.http.get("/health/ready").json()["problems"].get("canary", ""))
     assert gate.http.get("/health/ready").status_code == 503
     assert gate.metric("smoothgate_ready") == 0
-    answer = gate.ask("What digit is shown?", "seven.png", **DEFAULTS)
+    answer = gate.ask("What digit is shown?", "seven.png")
     assert answer.status_code == 200, "who comes all the same is answered"
 
 
@@ -169,5 +168,5 @@ def test_a_sampler_that_hangs_is_not_ready(open_gate: OpenGate, monkeypatch: pyt
         assert gate.http.get("/health/ready").status_code == 200
         monkeypatch.setattr(Sampler, "stalled_seconds", property(lambda self: 31.0))
         assert gate.http.get("/health/ready").json()["problems"] == {"sampler": "stalled"}
-        refused = gate.ask("What digit is shown?", "seven.png", **DEFAULTS)
+        refused = gate.ask("What digit is shown?", "seven.png")
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "not_ready")
