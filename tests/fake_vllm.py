@@ -86,7 +86,6 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     vllm: FakeVllm
-    protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         self._send(503 if self.vllm.fault == "unwell" else 200, b"")
@@ -117,9 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _stream(self, body: Json) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
-        self.send_header("Connection", "close")
         self.end_headers()
-        self.close_connection = True
         for number, choices in enumerate(self._pieces()):
             if number == 1:
                 self.vllm.open.wait()
