@@ -15,6 +15,14 @@ import torch
 from xdist.scheduler import LoadScopeScheduling
 
 import smoothgate.compat.repaired_imports  # noqa: F401, before any test imports transformers
+from tests.quick_gate import (  # noqa: F401, fixtures
+    demo_encoder,
+    open_gate,
+    quick_gate,
+    shared_fake_vllm,
+    shared_quick_gate,
+    vllm,
+)
 from tests.whole_service import gate, shared_gate  # noqa: F401, fixtures
 
 # Several vLLMs share the memory: each takes all of its cache at the start.

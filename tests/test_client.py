@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from smoothgate import Client
 from smoothgate.client import ServiceError
-from smoothgate.gate.schemas import SmoothingOptions
+from smoothgate.schemas import SmoothingOptions
 from tests.certify.certificates import certificate
 
 CERTIFICATE = certificate().model_dump(mode="json") | {"jws": "a.b.c"}

@@ -3,30 +3,59 @@
 import os
 import subprocess
 import sys
+from io import StringIO
+from typing import Any
 
 import pytest
+from rich.console import Console
+from typer.testing import CliRunner
 
+from smoothgate.cli import app
+from smoothgate.errors import SmoothgateError
+from smoothgate.server import serve
+from smoothgate.settings import Settings
 from tests import processes
 
 COMMAND = [sys.executable, "-c", "from smoothgate.cli import app; app()", "serve"]
 
 
+def test_a_start_that_fails_says_why_and_leaves_no_process() -> None:
+    variables = {"SMOOTHGATE_N_CERTIFY": "4", "SMOOTHGATE_PORT": "18765", "COLUMNS": "400"}
+    result = subprocess.run(
+        COMMAND,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+    )
+    assert result.returncode == 1, result.stderr
+    assert "the smallest number that could is" in result.stderr
+    assert not [line for line in processes.descendants(os.getpid()).values() if "18765" in line]
+
+
 @pytest.mark.parametrize(
-    ("variables", "status", "reason"),
+    ("variables", "reason"),
     [
-        ({"SMOOTHGATE_N_CERTIFY": "4"}, 1, "the smallest number that could is"),
-        ({"SMOOTHGATE_SIGMA": "5"}, 2, "sigma 5.0 is not within"),
-        ({"SMOOTHGATE_HOST": "0.0.0.0"}, 2, "can be reached from elsewhere"),
-        ({"SMOOTHGATE_ACCOUNTS": "/nowhere/accounts.json"}, 1, "cannot be read"),
-        ({"SMOOTHGATE_URL_HOSTS": "10.0.0.1"}, 1, "SMOOTHGATE_URL_HOSTS"),
-        ({"SMOOTHGATE_SIGNING_KEY_FILE": "/nowhere/key.pem"}, 1, "key.pem cannot be used"),
+        ({"SMOOTHGATE_SIGMA": "5"}, "sigma 5.0 is not within"),
+        ({"SMOOTHGATE_HOST": "0.0.0.0"}, "can be reached from elsewhere"),
     ],
 )
-def test_what_cannot_start_says_why(variables: dict[str, str], status: int, reason: str) -> None:
-    environment = os.environ | variables | {"SMOOTHGATE_PORT": "18765", "COLUMNS": "400"}
-    result = subprocess.run(
-        COMMAND, env=environment, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL
-    )
-    assert result.returncode == status, result.stderr
-    assert reason in result.stderr
-    assert not [line for line in processes.descendants(os.getpid()).values() if "18765" in line]
+def test_settings_that_contradict_each_other_are_named(variables: dict[str, str], reason: str) -> None:
+    result = CliRunner().invoke(app, ["serve"], env=variables | {"COLUMNS": "400"})
+    assert result.exit_code == 2
+    assert reason in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"accounts": "/nowhere/accounts.json"}, "cannot be read"),
+        ({"url_hosts": "10.0.0.1"}, "SMOOTHGATE_URL_HOSTS"),
+        ({"signing_key_file": "/nowhere/key.pem"}, "key.pem cannot be used"),
+        ({"model": "/nowhere/model"}, "SMOOTHGATE_PSM is not set"),
+    ],
+)
+def test_what_cannot_be_used_is_said_before_anything_starts(fields: dict[str, Any], reason: str) -> None:
+    with pytest.raises(SmoothgateError, match=reason):
+        serve(Settings(_env_file=None, **fields), Console(file=StringIO()))

@@ -4,7 +4,7 @@ import base64
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
@@ -14,11 +14,11 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from fastapi import FastAPI
 
-from smoothgate.gate.runtime import Runtime
+from smoothgate.engine import Engine
+from smoothgate.gate.build import build
+from smoothgate.gate.service import Service
 from smoothgate.playground.page_app import create_app
-from smoothgate.sampling.result_cache import ResultCache
 from smoothgate.sampling.smoother import Smoother
 from smoothgate.settings import Settings
 
@@ -37,20 +37,18 @@ def image_part(name: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Gate:
-    url: str
-    app: FastAPI
-    http: httpx.Client
+    """A service that runs in this process, behind a port of its own."""
 
-    @property
-    def runtime(self) -> Runtime:
-        runtime: Runtime = self.app.state.runtime
-        return runtime
+    url: str
+    settings: Settings
+    service: Service
+    http: httpx.Client
+    smoothing: dict[str, Any]
+    """What `ask` asks for."""
 
     @property
     def smoother(self) -> Smoother:
-        smoother = self.runtime.smoother
-        assert smoother is not None
-        return smoother
+        return self.service.smoother.loaded
 
     def metric(self, start: str) -> float:
         """The sum of the series whose line starts so."""
@@ -60,15 +58,15 @@ class Gate:
     def wait_ready(self, seconds: float = 240) -> None:
         end = time.monotonic() + seconds
         while self.http.get("/health/ready").status_code != 200:
-            assert time.monotonic() < end, f"not ready: {self.runtime.problems()}"
-            time.sleep(0.5)
+            assert time.monotonic() < end, f"not ready: {self.service.health.problems()}"
+            time.sleep(0.05)
 
     def ask(self, message: str = "What digit is shown?", *names: str, **fields: Any) -> httpx.Response:
         body = {
             "message": message,
             "images": [data_uri(n) for n in names],
             "temperature": 0,
-            "smoothing": FEW,
+            "smoothing": self.smoothing,
         }
         return self.http.post("/v1/chat", json=body | fields)
 
@@ -81,9 +79,16 @@ def shared_gate() -> Iterator[Gate]:
 
 
 @contextmanager
-def opened(settings: Settings) -> Iterator[Gate]:
-    """A service, started and in the end stopped."""
-    app = create_app(settings)
+def opened(
+    settings: Settings,
+    *,
+    engine: Engine | None = None,
+    load_smoother: Callable[[], Smoother] | None = None,
+    smoothing: dict[str, Any] = FEW,
+) -> Iterator[Gate]:
+    """A service, started and in the end stopped; `engine` and `load_smoother` as in `build`."""
+    service = build(settings, engine=engine, load_smoother=load_smoother)
+    app = create_app(service, settings)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=10))
@@ -94,8 +99,8 @@ def opened(settings: Settings) -> Iterator[Gate]:
         with httpx.Client(base_url=url, timeout=120) as http:
             while not server.started:
                 assert thread.is_alive(), "the service did not start"
-                time.sleep(0.1)
-            yield Gate(url, app, http)
+                time.sleep(0.02)
+            yield Gate(url, settings, service, http, smoothing)
     finally:
         server.should_exit = True
         thread.join(60)
@@ -104,7 +109,6 @@ def opened(settings: Settings) -> Iterator[Gate]:
 
 @pytest.fixture
 def gate(shared_gate: Gate) -> Gate:
-    """The service, ready, as if nothing had been asked: a test before may have killed its engine."""
+    """The service, ready: a test before may have killed its engine."""
     shared_gate.wait_ready()
-    shared_gate.smoother._cache = ResultCache(2**24)
     return shared_gate

@@ -12,7 +12,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from smoothgate.errors import SmoothgateError
-from smoothgate.gate.schemas import (
+from smoothgate.schemas import (
     CertifyAnswer,
     CertifyRequest,
     ChatAnswer,

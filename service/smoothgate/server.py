@@ -18,7 +18,9 @@ from rich.console import Console
 from smoothgate import tracing
 from smoothgate.demo import bundled
 from smoothgate.errors import SmoothgateError
-from smoothgate.gate.runtime import Runtime
+from smoothgate.gate.build import build
+from smoothgate.gate.in_flight import InFlight
+from smoothgate.gate.service import Service
 from smoothgate.http.openapi_examples import SAMPLE
 from smoothgate.playground.page_app import create_app
 from smoothgate.settings import Settings
@@ -40,10 +42,9 @@ def serve(settings: Settings, console: Console) -> bool:
     """
     if settings.tracing_url is not None:
         tracing.configure(settings.tracing_url)
-    app = create_app(settings)
-    runtime: Runtime = app.state.runtime
+    service = build(settings)
     config = uvicorn.Config(
-        app,
+        create_app(service, settings),
         host=settings.host,
         port=settings.port,
         log_config=None,
@@ -52,11 +53,11 @@ def serve(settings: Settings, console: Console) -> bool:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_LAST_SECONDS,
     )
-    server = DrainingServer(config, runtime)
+    server = DrainingServer(config, service.in_flight, settings.shutdown_timeout_seconds)
 
     async def run() -> None:
         beside = [
-            asyncio.create_task(_announce(runtime, lambda: server.started, console)),
+            asyncio.create_task(_announce(service, settings, lambda: server.started, console)),
             asyncio.create_task(server.drain()),
         ]
         try:
@@ -69,41 +70,46 @@ def serve(settings: Settings, console: Console) -> bool:
     try:
         asyncio.run(run())
     except SystemExit:
-        # uvicorn's way of saying that the start failed; the reason is the runtime's.
-        if runtime.failure is not None:
-            raise runtime.failure from None
+        # uvicorn's way of saying that the start failed; the service knows the reason.
+        if service.failure is not None:
+            raise service.failure from None
         raise
-    if runtime.failure is not None:
-        raise runtime.failure
+    if service.failure is not None:
+        raise service.failure
     return server.started
 
 
 class DrainingServer(uvicorn.Server):
     """Goes on listening after the first SIGTERM or SIGINT until the requests in flight are through: new ones
     get a clear 503, and probes an answer. The second signal ends it at once.
+
+    Args:
+        config: uvicorn's.
+        in_flight: the requests.
+        seconds: that they are given.
     """
 
-    def __init__(self, config: uvicorn.Config, runtime: Runtime) -> None:
+    def __init__(self, config: uvicorn.Config, in_flight: InFlight, seconds: float) -> None:
         super().__init__(config)
-        self._runtime = runtime
+        self._in_flight = in_flight
+        self._seconds = seconds
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signalled = asyncio.Event()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal begins the draining."""
-        if self._loop is None or self._runtime.gatekeeper.draining or not self.started:
+        if self._loop is None or self._in_flight.draining or not self.started:
             super().handle_exit(sig, frame)
             return
-        self._runtime.gatekeeper.draining = True
+        self._in_flight.draining = True
         self._loop.call_soon_threadsafe(self._signalled.set)
 
     async def drain(self) -> None:
         """Wait for the signal, then for the requests, then end."""
         self._loop = asyncio.get_running_loop()
         await self._signalled.wait()
-        seconds = self._runtime.settings.shutdown_timeout_seconds
-        log.info("draining", requests=self._runtime.in_flight.count, seconds=seconds)
-        await self._runtime.in_flight.end(seconds)
+        log.info("draining", requests=self._in_flight.count, seconds=self._seconds)
+        await self._in_flight.end(self._seconds)
         self.should_exit = True
 
 
@@ -126,26 +132,24 @@ def _metrics_port(settings: Settings) -> Iterator[None]:
         thread.join()
 
 
-async def _announce(runtime: Runtime, listening: Callable[[], bool], console: Console) -> None:
-    """Say what is being waited for, then what to try."""
-    interactive = console.is_terminal
+async def _announce(
+    service: Service, settings: Settings, listening: Callable[[], bool], console: Console
+) -> None:
+    """Say what the start is waiting for, then what to try."""
+    name = service.model.name
     with console.status("Starting") as status:
-        while runtime.problems() or not listening():
-            engine = runtime.engine.status
-            status.update(
-                f"Loading {runtime.model_name}: vLLM {engine.state.value} for {engine.elapsed:.0f} s"
-            )
-            if not interactive and round(engine.elapsed / _POLL_SECONDS) % 20 == 0:
-                console.print(
-                    f"Loading {runtime.model_name}: vLLM {engine.state.value} for {engine.elapsed:.0f} s"
-                )
+        while service.health.problems() or not listening():
+            engine = service.engine.status
+            progress = f"Loading {name}: vLLM {engine.state.value} for {engine.elapsed:.0f} s"
+            status.update(progress)
+            if not console.is_terminal and round(engine.elapsed / _POLL_SECONDS) % 20 == 0:
+                console.print(progress)
             await asyncio.sleep(_POLL_SECONDS)
-    url = f"http://{runtime.settings.host}:{runtime.settings.port}"
-    page = f"playground: {url}/, " if runtime.settings.has_playground else ""
+    url = f"http://{settings.host}:{settings.port}"
+    page = f"playground: {url}/, " if settings.has_playground else ""
     sample = _shown(bundled("samples") / SAMPLE)
     console.print(
-        f"\n[bold]{runtime.model_name}[/bold] answers at [bold]{url}[/bold]  ({page}docs: {url}/docs)\n",
-        soft_wrap=True,
+        f"\n[bold]{name}[/bold] answers at [bold]{url}[/bold]  ({page}docs: {url}/docs)\n", soft_wrap=True
     )
     console.print("Try it:\n")
     console.print(

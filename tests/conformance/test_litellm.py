@@ -7,7 +7,7 @@ import openai
 import pytest
 import pytest_asyncio
 
-from smoothgate.gate.schemas import IssuedCertificate as Certificate
+from smoothgate.schemas import IssuedCertificate as Certificate
 from tests.conformance.conftest import EXTRA, MODEL, user
 
 pytestmark = [

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from pydantic import BaseModel
 
-from smoothgate.gate.schemas import IssuedCertificate as Certificate
+from smoothgate.schemas import IssuedCertificate as Certificate
 from tests.conformance.conftest import EXTRA, MODEL, NO_SPACE, user
 
 pytestmark = pytest.mark.engine

@@ -212,8 +212,8 @@ whole_and_streamed = pytest.mark.parametrize("stream", [False, True], ids=["whol
 @pytest.fixture(scope="module")
 def vllm(shared_gate: Gate) -> Iterator[httpx.Client]:
     """vLLM itself, on its socket."""
-    assert isinstance(shared_gate.runtime.engine, LocalEngine)
-    transport = httpx.HTTPTransport(uds=str(shared_gate.runtime.engine.socket))
+    assert isinstance(shared_gate.service.engine, LocalEngine)
+    transport = httpx.HTTPTransport(uds=str(shared_gate.service.engine.socket))
     with httpx.Client(base_url="http://engine", transport=transport, timeout=120) as client:
         yield client
 

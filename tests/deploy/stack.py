@@ -18,7 +18,7 @@ import httpx
 
 from smoothgate.demo import bundled
 from smoothgate.engine.vllm_command import VLLMOptions, vllm_command, vllm_environment
-from smoothgate.gate.runtime import DEMO_NAME
+from smoothgate.gate.served_model import DEMO_NAME
 from smoothgate.settings import PREFIX
 from smoothgate_lab.evaluation.running_service import free_port, running
 from tests import processes

@@ -67,7 +67,7 @@ def _opened(name: str, folder: Path) -> Iterator[Served]:
     )
     with opened(settings) as gate:
         gate.wait_ready(600)
-        transport = httpx.HTTPTransport(uds=str(gate.runtime.engine.socket))
+        transport = httpx.HTTPTransport(uds=str(gate.service.engine.socket))
         with httpx.Client(transport=transport, base_url="http://engine", timeout=120) as engine:
             yield Served(name, path, gate, engine)
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from smoothgate.gate.schemas import IssuedCertificate
+from smoothgate.schemas import IssuedCertificate
 from tests.families.conftest import AGAINST_VLLM, Served
 from tests.families.pictures import Json, image_part, picture
 
@@ -151,7 +151,7 @@ def test_mixed_sizes_at_once(served: Served) -> None:
 def test_no_pixel_reaches_the_engine(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the engine would allow."""
     sent: list[Json] = []
-    client = served.gate.runtime.engine.client
+    client = served.gate.service.engine.client
     original = type(client).chat
 
     def recorded(self: Any, content: Json, *args: Any, **kwargs: Any) -> Any:

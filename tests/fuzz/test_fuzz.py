@@ -10,6 +10,7 @@ from random import Random
 import pytest
 from PIL import Image
 
+from smoothgate.gate.build import build
 from smoothgate.http.app import create_app
 from smoothgate.settings import Settings
 from tests.fuzz import bodies, images, openapi, wire
@@ -19,16 +20,17 @@ from tests.fuzz.run import run
 from tests.fuzz.sending import Answer
 from tests.fuzz.shrink import shrunk
 from tests.fuzz.stream import SHARES, stream
-from tests.whole_service import Gate
+from tests.whole_service import Gate, opened
 
 
 @pytest.mark.engine
 # Starlette forgets files that a form breaks off in; they are closed when they are collected.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_mutated_requests_get_clean_answers(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = gate.runtime.settings.model_copy(update={"n_select": 16, "n_certify": 64, "max_samples": 512})
-    monkeypatch.setattr(gate.runtime, "settings", few)
-    figures = asyncio.run(run(gate.url, 300, seed=1, patient=False))
+def test_mutated_requests_get_clean_answers(gate: Gate) -> None:
+    few = gate.settings.model_copy(update={"n_select": 16, "n_certify": 64, "max_samples": 512})
+    with opened(few, engine=gate.service.engine) as small:
+        small.wait_ready()
+        figures = asyncio.run(run(small.url, 300, seed=1, patient=False))
     gc.collect()
     assert figures["failures"] == []
     assert (figures["requests"], figures["restarts"], figures["well"]) == (300, 0, True)
@@ -37,7 +39,8 @@ def test_mutated_requests_get_clean_answers(gate: Gate, monkeypatch: pytest.Monk
 
 @pytest.fixture(scope="module")
 def document() -> Json:
-    document: Json = create_app(Settings(_env_file=None)).openapi()
+    settings = Settings(_env_file=None)
+    document: Json = create_app(build(settings), settings).openapi()
     return document
 
 

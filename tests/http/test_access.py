@@ -8,18 +8,19 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+from prometheus_client import REGISTRY
 from starlette.types import Receive, Scope, Send
 
-from smoothgate import metrics
 from smoothgate.errors import BodyTimedOut, Overloaded, TooLarge
 from smoothgate.gate import accounts
-from smoothgate.gate.accounts import Account
-from smoothgate.http import access
-from smoothgate.http.access import Access, Bucket, Gatekeeper
-from smoothgate.http.app import BodyLimit
-from smoothgate.http.request_context import Context, InFlight
+from smoothgate.gate.gatekeeper import Gatekeeper
+from smoothgate.gate.in_flight import InFlight
+from smoothgate.gate.rate_limit import Bucket
+from smoothgate.http.access_middleware import Access
+from smoothgate.http.body_limit_middleware import BodyLimit
+from smoothgate.http.request_middleware import Context
 from smoothgate.http.sse import event
-from smoothgate.settings import Settings
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -27,12 +28,13 @@ pytestmark = pytest.mark.asyncio
 class Gate:
     """Context and Access around an app that does what `answer` does."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.in_flight = InFlight()
-        self.gatekeeper = Gatekeeper(settings)
+    def __init__(self, accounts: Path | None, most: int = 256) -> None:
+        self.in_flight = InFlight(most)
+        # The file is read again as soon as it changes.
+        self.gatekeeper = Gatekeeper(accounts, refresh_seconds=0)
         self.answer: Callable[[Scope, Receive, Send], Any] = _ok
         self.seen: list[Scope] = []
-        inner = Access(self._app, self.gatekeeper, self.in_flight, settings.max_requests)
+        inner = Access(self._app, self.gatekeeper, self.in_flight)
         transport = httpx.ASGITransport(Context(inner, self.in_flight), raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://gate")
 
@@ -64,7 +66,7 @@ def file(tmp_path: Path, keys: dict[str, str]) -> Path:
 
 @pytest_asyncio.fixture
 async def gate(file: Path) -> AsyncIterator[Gate]:
-    gate = Gate(Settings(_env_file=None, accounts=file, max_requests=4))
+    gate = Gate(file, most=4)
     async with gate.http:
         yield gate
 
@@ -115,10 +117,7 @@ async def test_a_key_shows_in_no_log(
     assert "sg-not-a-key" not in said
 
 
-async def test_a_key_works_as_soon_as_the_file_has_it(
-    gate: Gate, keys: dict[str, str], file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(access, "_REFRESH_SECONDS", 0)
+async def test_a_key_works_as_soon_as_the_file_has_it(gate: Gate, keys: dict[str, str], file: Path) -> None:
     account, key = accounts.new("carol")
     assert (await gate.http.get("/", headers=_bearer(key))).status_code == 401
     accounts.save(file, [account])
@@ -137,10 +136,7 @@ async def test_requests_per_minute(gate: Gate, keys: dict[str, str]) -> None:
     assert (await gate.http.get("/", headers=_bearer(keys["alice"]))).status_code == 200
 
 
-async def test_a_changed_file_gives_nobody_a_new_minute(
-    gate: Gate, keys: dict[str, str], file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(access, "_REFRESH_SECONDS", 0)
+async def test_a_changed_file_gives_nobody_a_new_minute(gate: Gate, keys: dict[str, str], file: Path) -> None:
     for _ in range(3):
         await gate.http.get("/", headers=_bearer(keys["bob"]))
     account, key = accounts.new("carol")
@@ -150,28 +146,20 @@ async def test_a_changed_file_gives_nobody_a_new_minute(
 
 
 async def test_samples_per_minute(gate: Gate, keys: dict[str, str]) -> None:
-    def account(name: str) -> Account:
-        found = gate.gatekeeper._book and gate.gatekeeper._book.find(keys[name])
-        assert found
-        return found
-
-    bob = account("bob")
+    alice, bob = (gate.gatekeeper.admit(keys[name]) for name in ("alice", "bob"))
     gate.gatekeeper.charge(bob, 900)
     with pytest.raises(Overloaded) as caught:
         gate.gatekeeper.charge(bob, 500)
     assert caught.value.code == "samples_per_minute"
     assert caught.value.retry_after == pytest.approx(24, abs=1)
     for _ in range(10):
-        gate.gatekeeper.charge(account("alice"), 10**6)
+        gate.gatekeeper.charge(alice, 10**6)
         gate.gatekeeper.charge(None, 10**6)
 
 
-async def test_a_bucket_fills_evenly_and_gives_a_large_request_when_full(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_bucket_fills_evenly_and_gives_a_large_request_when_full() -> None:
     now = [100.0]
-    monkeypatch.setattr(access.time, "monotonic", lambda: now[0])
-    bucket = Bucket(60)
+    bucket = Bucket(60, clock=lambda: now[0])
     assert [bucket.take(30), bucket.take(30)] == [0, 0]
     assert bucket.take(10) == pytest.approx(10)
     now[0] += 10
@@ -190,13 +178,17 @@ async def test_too_many_at_a_time_are_refused(gate: Gate, keys: dict[str, str]) 
 
     gate.answer = slow
     asked = [asyncio.create_task(gate.http.get("/", headers=_bearer(keys["alice"]))) for _ in range(4)]
-    await asyncio.sleep(0.05)
+    await eventually(lambda: gate.in_flight.count == 4)
     refused = await gate.http.get("/", headers=_bearer(keys["alice"]))
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_requests")
-    assert metrics.IN_FLIGHT._value.get() == 4
+    assert _in_flight() == 4
     go.set()
     assert {(await each).status_code for each in asked} == {200}
-    assert metrics.IN_FLIGHT._value.get() == 0
+    assert _in_flight() == 0
+
+
+def _in_flight() -> float | None:
+    return REGISTRY.get_sample_value("smoothgate_requests_in_flight")
 
 
 async def test_while_draining_new_requests_get_503_and_old_ones_their_answer(
@@ -211,8 +203,8 @@ async def test_while_draining_new_requests_get_503_and_old_ones_their_answer(
 
     gate.answer = slow
     old = asyncio.create_task(gate.http.get("/slow", headers=_bearer(keys["alice"])))
-    await asyncio.sleep(0.05)
-    gate.gatekeeper.draining = True
+    await eventually(lambda: gate.in_flight.count == 1)
+    gate.in_flight.draining = True
     ending = asyncio.create_task(gate.in_flight.end(5))
     refused = await gate.http.get("/", headers=_bearer(keys["alice"]))
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
@@ -240,7 +232,7 @@ async def test_what_takes_longer_than_the_shutdown_may_ends_with_an_error(
     gate.answer = never
     headers = _bearer(keys["alice"])
     whole, stream = (asyncio.create_task(gate.http.get(path, headers=headers)) for path in ("/", "/stream"))
-    await asyncio.sleep(0.05)
+    await eventually(lambda: len(gate.seen) == 2)
     await gate.in_flight.end(0.05)
     assert (await whole).status_code == 503
     assert (await whole).json()["error"]["code"] == "draining"
@@ -261,8 +253,8 @@ async def test_a_failure_of_our_own_is_a_plain_500_with_an_id(gate: Gate, keys: 
     assert response.headers["x-request-id"] == "mine.1"
 
 
-async def test_without_accounts_whoever_connects_may_ask(caplog: pytest.LogCaptureFixture) -> None:
-    gate = Gate(Settings(_env_file=None))
+async def test_without_accounts_whoever_connects_may_ask() -> None:
+    gate = Gate(None)
     async with gate.http:
         assert (await gate.http.get("/v1/models")).status_code == 200
     assert gate.seen[0]["state"]["account"] is None

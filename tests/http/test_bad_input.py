@@ -1,19 +1,20 @@
 """Every bad input gets a 4xx in the one shape that names the field, and the service goes on."""
 
 import base64
+import hashlib
 import io
-import time
-from collections.abc import Callable
+import threading
 from typing import Any
 
 import pytest
 from PIL import Image
 
 from smoothgate.engine.placeholders import TEXT_KEYS
-from smoothgate.gate import pipeline
+from smoothgate.gate import image_decoding
+from smoothgate.gate.image_fetcher import Fetcher
+from tests.fake_vllm import TEXT
+from tests.quick_gate import OpenGate
 from tests.whole_service import SAMPLES, Gate, data_uri
-
-pytestmark = pytest.mark.engine
 
 GOOD = data_uri("seven.png")
 PNG = (SAMPLES / "seven.png").read_bytes()
@@ -120,22 +121,22 @@ def _check(response: Any, status: int, param: str | None) -> None:
 
 
 @pytest.mark.parametrize(("body", "status", "param"), [c[1:] for c in CHAT], ids=[c[0] for c in CHAT])
-def test_chat(gate: Gate, body: dict[str, Any], status: int, param: str) -> None:
-    _check(gate.http.post("/v1/chat", json=body), status, param)
+def test_chat(quick_gate: Gate, body: dict[str, Any], status: int, param: str) -> None:
+    _check(quick_gate.http.post("/v1/chat", json=body), status, param)
 
 
 @pytest.mark.parametrize(
     ("body", "status", "param"), [c[1:] for c in COMPLETIONS], ids=[c[0] for c in COMPLETIONS]
 )
-def test_completions(gate: Gate, body: dict[str, Any], status: int, param: str | None) -> None:
-    _check(gate.http.post("/v1/chat/completions", json=body), status, param)
-    _check(gate.http.post("/v1/chat/completions", json=body | {"stream": True}), status, param)
+def test_completions(quick_gate: Gate, body: dict[str, Any], status: int, param: str | None) -> None:
+    _check(quick_gate.http.post("/v1/chat/completions", json=body), status, param)
+    _check(quick_gate.http.post("/v1/chat/completions", json=body | {"stream": True}), status, param)
 
 
-def test_certify(gate: Gate) -> None:
-    _check(gate.http.post("/v1/certify", json={"images": []}), 400, "images")
+def test_certify(quick_gate: Gate) -> None:
+    _check(quick_gate.http.post("/v1/certify", json={"images": []}), 400, "images")
     _check(
-        gate.http.post("/v1/certify", json={"images": [GOOD], "smoothing": {"mode": "off"}}),
+        quick_gate.http.post("/v1/certify", json={"images": [GOOD], "smoothing": {"mode": "off"}}),
         400,
         "smoothing.mode",
     )
@@ -143,64 +144,70 @@ def test_certify(gate: Gate) -> None:
 
 @pytest.mark.parametrize("path", ["/v1/chat", "/v1/chat/completions", "/v1/certify"])
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000])
-def test_no_json(gate: Gate, path: str, content: bytes) -> None:
-    _check(gate.http.post(path, content=content, headers={"Content-Type": "application/json"}), 400, None)
-
-
-def test_a_form_with_a_strange_file(gate: Gate) -> None:
-    _check(gate.http.post("/v1/chat", data={"message": "x"}, files={"virus": b"x"}), 400, "virus")
-    _check(gate.http.post("/v1/chat", data={"message": "x"}, files={"image": b"x"}), 422, "images.0")
+def test_no_json(quick_gate: Gate, path: str, content: bytes) -> None:
     _check(
-        gate.http.post("/v1/chat", data={"message": "x", "smoothing": "{"}, files={"image": PNG}),
+        quick_gate.http.post(path, content=content, headers={"Content-Type": "application/json"}), 400, None
+    )
+
+
+def test_a_form_with_a_strange_file(quick_gate: Gate) -> None:
+    _check(quick_gate.http.post("/v1/chat", data={"message": "x"}, files={"virus": b"x"}), 400, "virus")
+    _check(quick_gate.http.post("/v1/chat", data={"message": "x"}, files={"image": b"x"}), 422, "images.0")
+    _check(
+        quick_gate.http.post("/v1/chat", data={"message": "x", "smoothing": "{"}, files={"image": PNG}),
         400,
         "smoothing",
     )
 
 
-def test_a_body_too_large(gate: Gate) -> None:
-    limit = gate.runtime.settings.max_body_bytes
-    _check(gate.http.post("/v1/chat", content=b" " * (limit + 1)), 413, None)
+def test_a_body_too_large(open_gate: OpenGate) -> None:
+    gate = open_gate(max_body_bytes=1000)
+    _check(gate.http.post("/v1/chat", content=b" " * 1001), 413, None)
 
 
-def test_what_is_not_there(gate: Gate) -> None:
-    _check(gate.http.get("/v1/nothing"), 404, None)
-    _check(gate.http.get("/v1/chat"), 405, None)
+def test_what_is_not_there(quick_gate: Gate) -> None:
+    _check(quick_gate.http.get("/v1/nothing"), 404, None)
+    _check(quick_gate.http.get("/v1/chat"), 405, None)
 
 
-def test_after_all_that_it_still_answers(gate: Gate) -> None:
-    assert gate.ask("What digit is shown?", "seven.png").json()["answer"] == "The digit is 7."
-    assert gate.runtime.engine.status.restarts == 0 or gate.runtime.problems() == {}
+def test_after_all_that_it_still_answers(quick_gate: Gate) -> None:
+    assert quick_gate.ask("What digit is shown?", "seven.png").json()["answer"] == TEXT
+    assert quick_gate.service.health.problems() == {}
 
 
-def test_a_picture_behind_a_listed_url_is_fetched(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fetching itself is tested in test_urls; here, that the way leads there."""
+def test_a_picture_behind_a_listed_url_is_fetched(
+    open_gate: OpenGate, quick_gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fetching itself is tested in test_image_fetcher; here, that the way leads there."""
     asked = []
 
-    class Listed:
-        async def fetch(self, url: str, param: str | None) -> bytes:
-            asked.append((url, param))
-            return (SAMPLES / "seven.png").read_bytes()
+    async def fetch(self: Fetcher, url: str, param: str | None = None) -> bytes:
+        asked.append((url, param))
+        return PNG
 
     url = "https://pictures.example/seven.png"
-    refused = gate.ask("What digit is shown?", images=[url])
+    refused = quick_gate.ask("What digit is shown?", images=[url])
     assert (refused.status_code, refused.json()["error"]["code"]) == (422, "url_not_allowed")
-    monkeypatch.setattr(gate.runtime, "fetcher", Listed())
-    assert gate.ask("What digit is shown?", images=[url]).json()["answer"] == "The digit is 7."
+    monkeypatch.setattr(Fetcher, "fetch", fetch)
+    gate = open_gate(url_hosts=("pictures.example",))
+    (certificate,) = gate.ask("What digit is shown?", images=[url]).json()["certificates"]
+    assert certificate["image"]["sha256"] == hashlib.sha256(PNG).hexdigest()
     assert asked == [(url, "images.0")]
 
 
 def test_a_picture_that_takes_too_long_to_decode_is_refused(
-    gate: Gate, settings: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    open_gate: OpenGate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slow(data: bytes, **_: object) -> None:
-        time.sleep(1)
+    over = threading.Event()
 
-    settings(decode_timeout_seconds=0.2)
-    with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "decode", slow)
-        started = time.monotonic()
-        refused = gate.ask("What digit is shown?", "seven.png")
-        assert time.monotonic() - started < 0.9
+    def never(data: bytes, **_: object) -> None:
+        over.wait(30)
+
+    gate = open_gate(decode_timeout_seconds=0.2)
+    monkeypatch.setattr(image_decoding, "decode", never)
+    refused = gate.ask("What digit is shown?", "seven.png")
+    assert not over.is_set()
+    over.set()
     assert (refused.status_code, refused.json()["error"]["code"]) == (422, "decode_timeout")
     assert refused.json()["error"]["param"] == "images.0"
     assert gate.metric("smoothgate_reserved_samples") == 0

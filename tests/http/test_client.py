@@ -2,7 +2,7 @@
 
 from smoothgate import Client
 from smoothgate.certify.signing import verify
-from smoothgate.gate.schemas import SmoothingOptions
+from smoothgate.schemas import SmoothingOptions
 from tests.whole_service import FEW, SAMPLES, Gate
 
 SMOOTHING = SmoothingOptions(**FEW)

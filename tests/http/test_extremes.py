@@ -5,9 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.whole_service import FEW, Gate, data_uri
-
-pytestmark = pytest.mark.engine
+from tests.whole_service import Gate, data_uri
 
 HELLO = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
 NESTED = "[" * 900 + "]" * 900
@@ -29,25 +27,25 @@ def _refused(response: Any, status: int, param: str | None, code: str) -> None:
         ({"alpha": 5e-324}, "alpha"),
     ],
 )
-def test_numbers_without_measure(gate: Gate, smoothing: dict[str, Any], param: str) -> None:
-    body = {"images": [data_uri("seven.png")], "smoothing": FEW | smoothing}
-    _refused(gate.http.post("/v1/certify", json=body), 422, f"smoothing.{param}", "out_of_range")
+def test_numbers_without_measure(quick_gate: Gate, smoothing: dict[str, Any], param: str) -> None:
+    body = {"images": [data_uri("seven.png")], "smoothing": smoothing}
+    _refused(quick_gate.http.post("/v1/certify", json=body), 422, f"smoothing.{param}", "out_of_range")
 
 
 @pytest.mark.parametrize(
     ("path", "field"),
     [("/v1/chat", "history"), ("/v1/certify", "images"), ("/v1/chat/completions", "tools")],
 )
-def test_nesting_without_measure(gate: Gate, path: str, field: str) -> None:
+def test_nesting_without_measure(quick_gate: Gate, path: str, field: str) -> None:
     text = json.dumps(HELLO | {field: "@"}).replace('"@"', NESTED)
-    response = gate.http.post(path, content=text, headers={"Content-Type": "application/json"})
+    response = quick_gate.http.post(path, content=text, headers={"Content-Type": "application/json"})
     _refused(response, 400, None, "invalid_json")
 
 
-def test_nesting_without_measure_in_a_form(gate: Gate) -> None:
+def test_nesting_without_measure_in_a_form(quick_gate: Gate) -> None:
     form = {"message": "x", "history": NESTED}
     files = {"image": b"x"}
-    _refused(gate.http.post("/v1/chat", data=form, files=files), 400, "history", "invalid_json")
+    _refused(quick_gate.http.post("/v1/chat", data=form, files=files), 400, "history", "invalid_json")
 
 
 @pytest.mark.parametrize(
@@ -59,15 +57,16 @@ def test_nesting_without_measure_in_a_form(gate: Gate) -> None:
         HELLO | {"smoothing": {"\ud800": 1}},
     ],
 )
-def test_half_a_character(gate: Gate, body: dict[str, Any]) -> None:
+def test_half_a_character(quick_gate: Gate, body: dict[str, Any]) -> None:
     text = json.dumps(body)
-    response = gate.http.post(
+    response = quick_gate.http.post(
         "/v1/chat/completions", content=text, headers={"Content-Type": "application/json"}
     )
     assert 400 <= response.status_code < 500, response.text
     assert set(response.json()["error"]) == {"message", "type", "param", "code"}
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("field", "value"),

@@ -1,112 +1,25 @@
-"""A vLLM elsewhere that cannot be reached, is slow or answers nonsense, as a client of the gate sees it.
-
-The engine is a fake: it produces faults that the real one can't be made to produce.
-"""
+"""A vLLM elsewhere that cannot be reached, is slow or answers nonsense, as a client of the gate sees it."""
 
 import json
-import socket
-import threading
 import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
-from smoothgate.http.app import create_app
-from smoothgate.settings import Settings
-from tests.whole_service import FEW, Gate, data_uri
+from smoothgate.engine import RemoteEngine
+from tests import fake_vllm
+from tests.fake_vllm import FakeVllm
+from tests.quick_gate import OpenGate
+from tests.whole_service import Gate, data_uri
 
 READ_SECONDS = 1.0
 
 
-class Engine(ThreadingHTTPServer):
-    """Healthy, and at fault as `fault` says."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        self.fault = ""
-        super().__init__(("127.0.0.1", 0), Handler)
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Engine
-
-    def do_GET(self) -> None:
-        self._send(503 if self.server.fault == "unwell" else 200, b"")
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        match self.server.fault:
-            case "slow":
-                time.sleep(3 * READ_SECONDS)
-                self._send(200, b"{}")
-            case "not json":
-                self._send(200, b"<html>It works!</html>")
-            case "another object":
-                self._send(200, json.dumps({"choices": []}).encode())
-            case "a list":
-                self._send(200, b"[]")
-            case "failure":
-                self._send(500, b"Internal Server Error")
-            case "full":
-                self._send(429, b"{}")
-            case "hangs up":
-                self.close_connection = True
-            case "cut off":
-                self._send(200, b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n', "text/event-stream")
-            case "nonsense in a stream":
-                self._send(200, b"data: what\n\n", "text/event-stream")
-
-    def _send(self, status: int, body: bytes, kind: str = "application/json") -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    server = Engine()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture(scope="module")
-def remote(engine: Engine) -> Iterator[Gate]:
-    settings = Settings(
-        _env_file=None,
-        engine_url=f"http://127.0.0.1:{engine.server_port}",
-        engine_read_timeout_seconds=READ_SECONDS,
-        canary_seconds=0,
-        threads=1,
-        batch_size=32,
-    )
-    app = create_app(settings)
-    app.state.runtime.engine._health_interval = 0.2
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    with httpx.Client(base_url=url, timeout=60) as http:
-        while not server.started:
-            assert thread.is_alive(), "the service did not start"
-            time.sleep(0.1)
-        yield Gate(url, app, http)
-    server.should_exit = True
-    thread.join(60)
-    assert not thread.is_alive()
+@pytest.fixture
+def remote(open_gate: OpenGate, vllm: FakeVllm) -> Gate:
+    """A gate that soon notices what happens to its vLLM."""
+    return open_gate(engine=RemoteEngine(vllm.url, read_timeout=READ_SECONDS, health_interval=0.1))
 
 
 def _error(response: httpx.Response) -> str:
@@ -121,34 +34,28 @@ def _error(response: httpx.Response) -> str:
     [
         ("slow", 504, "engine_timeout"),
         ("not json", 502, "engine_failed"),
-        ("another object", 502, "engine_failed"),
+        ("no message", 502, "engine_failed"),
         ("a list", 502, "engine_failed"),
         ("failure", 502, "engine_failed"),
         ("full", 429, "overloaded"),
         ("hangs up", 502, "engine_failed"),
     ],
 )
-def test_a_fault_is_a_clear_error(
-    remote: Gate, engine: Engine, fault: str, status: int, code: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    remote.wait_ready(30)
-    monkeypatch.setattr(engine, "fault", fault)
-    started = time.monotonic()
+def test_a_fault_is_a_clear_error(remote: Gate, vllm: FakeVllm, fault: str, status: int, code: str) -> None:
+    vllm.fault, vllm.slow_seconds = fault, 3 * READ_SECONDS
     response = remote.ask("Hello")
     assert (response.status_code, _error(response)) == (status, code)
-    assert time.monotonic() - started < READ_SECONDS + 5
     assert "html" not in response.text
     if status == 429:
         assert int(response.headers["retry-after"]) >= 1
 
 
-@pytest.mark.parametrize("fault", ["cut off", "nonsense in a stream"])
+@pytest.mark.parametrize("fault", ["cut off", "nonsense in a stream", "no chunk"])
 @pytest.mark.parametrize("path", ["/v1/chat", "/v1/chat/completions"])
 def test_a_stream_that_fails_ends_in_an_error_frame(
-    remote: Gate, engine: Engine, fault: str, path: str, monkeypatch: pytest.MonkeyPatch
+    remote: Gate, vllm: FakeVllm, fault: str, path: str
 ) -> None:
-    remote.wait_ready(30)
-    monkeypatch.setattr(engine, "fault", fault)
+    vllm.fault = fault
     body: dict[str, Any] = {"stream": True}
     body |= (
         {"message": "Hello"} if path == "/v1/chat" else {"messages": [{"role": "user", "content": "Hello"}]}
@@ -160,30 +67,23 @@ def test_a_stream_that_fails_ends_in_an_error_frame(
     assert "[DONE]" not in response.text
 
 
-def test_without_its_engine_it_is_not_ready_says_so_and_still_certifies(
-    remote: Gate, engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_its_engine_it_is_not_ready_says_so_and_still_certifies(remote: Gate, vllm: FakeVllm) -> None:
+    vllm.fault = "unwell"
+    end = time.monotonic() + 10
+    while remote.http.get("/health/ready").status_code == 200:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    refused = remote.ask("Hello")
+    assert (refused.status_code, _error(refused)) == (503, "not_ready")
+    assert remote.http.post("/v1/certify", json={"images": [data_uri("seven.png")]}).status_code == 200
+    vllm.fault = ""
     remote.wait_ready(30)
-    with monkeypatch.context() as patch:
-        patch.setattr(engine, "fault", "unwell")
-        end = time.monotonic() + 10
-        while remote.http.get("/health/ready").status_code == 200:
-            assert time.monotonic() < end
-            time.sleep(0.1)
-        refused = remote.ask("Hello")
-        assert (refused.status_code, _error(refused)) == (503, "not_ready")
-        body = {"images": [data_uri("seven.png")], "smoothing": FEW}
-        assert remote.http.post("/v1/certify", json=body).status_code == 200
-    remote.wait_ready(30)
+    assert remote.ask("Hello").status_code == 200
 
 
-def test_an_engine_that_is_not_there_at_all(monkeypatch: pytest.MonkeyPatch, remote: Gate) -> None:
-    """The port is closed while the service still believes it is there."""
-    remote.wait_ready(30)
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        port = closed.getsockname()[1]
-    monkeypatch.setattr(remote.runtime.engine.client._http, "base_url", f"http://127.0.0.1:{port}")
-    response = remote.ask("Hello")
-    assert response.status_code in (502, 503)
-    assert _error(response) in ("engine_failed", "not_ready")
+def test_an_engine_that_is_not_there_at_all(open_gate: OpenGate) -> None:
+    """Its address is closed while the service still believes that it is there."""
+    with fake_vllm.running() as gone:
+        gate = open_gate(engine=RemoteEngine(gone.url, health_interval=600))
+    response = gate.ask("Hello")
+    assert (response.status_code, _error(response)) == (502, "engine_failed")

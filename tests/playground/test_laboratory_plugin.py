@@ -5,10 +5,15 @@ from fastapi import FastAPI
 
 from smoothgate import extras
 from smoothgate.extras import MissingExtra
+from smoothgate.gate.build import build
 from smoothgate.playground.page_app import create_app
 from smoothgate.settings import Settings
 
 ROUTE = "/v1/playground/attack"
+
+
+def _app(settings: Settings) -> FastAPI:
+    return create_app(build(settings), settings)
 
 
 def _routes(app: FastAPI) -> set[str]:
@@ -21,12 +26,12 @@ def _no_lab(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_lab_brings_the_laboratory() -> None:
-    assert ROUTE in _routes(create_app(Settings(_env_file=None)))
+    assert ROUTE in _routes(_app(Settings(_env_file=None)))
 
 
 @pytest.mark.usefixtures("_no_lab")
 def test_without_the_lab_the_page_has_no_laboratory() -> None:
-    routes = _routes(create_app(Settings(_env_file=None)))
+    routes = _routes(_app(Settings(_env_file=None)))
     assert "/v1/playground" in routes
     assert ROUTE not in routes
 
@@ -34,4 +39,4 @@ def test_without_the_lab_the_page_has_no_laboratory() -> None:
 @pytest.mark.usefixtures("_no_lab")
 def test_a_laboratory_that_is_asked_for_names_the_extra() -> None:
     with pytest.raises(MissingExtra, match=r"SMOOTHGATE_LABORATORY.* 'smoothgate\[lab\]'"):
-        create_app(Settings(_env_file=None, laboratory=True))
+        _app(Settings(_env_file=None, laboratory=True))

@@ -1,8 +1,6 @@
 """What the page asks of the service, and who may see it."""
 
 import json
-import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,18 +8,15 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from playwright.sync_api import Browser
 
 from smoothgate.gate import accounts
 from smoothgate.playground.page import POLICY
-from smoothgate.playground.page_app import create_app
-from smoothgate.settings import Settings
 from tests.playground.browser import chromium
-from tests.whole_service import FEW, Gate, data_uri
+from tests.quick_gate import OpenGate
+from tests.whole_service import Gate, data_uri
 
-pytestmark = pytest.mark.engine
-ATTACK: dict[str, Any] = {"target": 3, "smoothing": FEW}
+ATTACK: dict[str, Any] = {"target": 3}
 
 
 def _events(gate: Gate, **fields: Any) -> Iterator[dict[str, Any]]:
@@ -33,8 +28,8 @@ def _events(gate: Gate, **fields: Any) -> Iterator[dict[str, Any]]:
                 yield json.loads(line.removeprefix("data: "))
 
 
-def test_the_page_has_a_policy_and_no_script_or_style_in_it(gate: Gate) -> None:
-    page = gate.http.get("/")
+def test_the_page_has_a_policy_and_no_script_or_style_in_it(quick_gate: Gate) -> None:
+    page = quick_gate.http.get("/")
     assert page.status_code == 200
     assert page.headers["content-security-policy"] == POLICY
     assert "unsafe" not in POLICY
@@ -42,13 +37,14 @@ def test_the_page_has_a_policy_and_no_script_or_style_in_it(gate: Gate) -> None:
     assert " style=" not in page.text
     assert page.text.count("<script") == page.text.count('<script type="module" src=')
     for name in ("main.js", "style.css", "samples/seven.png", "vendor/tweetnacl/LICENSE"):
-        assert gate.http.get(f"/playground/{name}").status_code == 200
+        assert quick_gate.http.get(f"/playground/{name}").status_code == 200
     for name in ("../settings.py", "%2e%2e/page.py", "nothing.js"):
-        assert gate.http.get(f"/playground/{name}").status_code == 404
+        assert quick_gate.http.get(f"/playground/{name}").status_code == 404
 
 
-def test_what_is_behind_a_certificate_is_its_own_samples(gate: Gate) -> None:
-    body = {"images": [data_uri("seven.png")], "smoothing": FEW}
+def test_what_is_behind_a_certificate_is_its_own_samples(open_gate: OpenGate) -> None:
+    gate = open_gate(cache_mib=16)
+    body = {"images": [data_uri("seven.png")]}
     (certificate,) = gate.http.post("/v1/certify", json=body).json()["certificates"]
     (seen,) = gate.http.post("/v1/playground/look", json=body).json()["pictures"]
     assert int(seen["seed"], 16) == int(certificate["noise"]["seed"], 16)
@@ -60,8 +56,8 @@ def test_what_is_behind_a_certificate_is_its_own_samples(gate: Gate) -> None:
     assert set(refused.json()["error"]) == {"message", "type", "param", "code"}
 
 
-def test_an_attack_stays_within_its_ball_and_is_computed_anew(gate: Gate) -> None:
-    found = [{e["stage"]: e for e in _events(gate, eps=8 / 255)} for _ in range(2)]
+def test_an_attack_stays_within_its_ball_and_is_computed_anew(quick_gate: Gate) -> None:
+    found = [{e["stage"]: e for e in _events(quick_gate, eps=8 / 255)} for _ in range(2)]
     for events in found:
         assert set(events) == {"crafting", "crafted", "undefended", "defended"}
         assert 7 / 255 < events["crafted"]["linf"] <= 8 / 255 + 1e-6
@@ -73,43 +69,24 @@ def test_an_attack_stays_within_its_ball_and_is_computed_anew(gate: Gate) -> Non
     "fields",
     [{"eps": 0.9}, {"target": 10}, {"norm": "l1"}, {"smoothing": {"mode": "off"}}, {"image": "data:,x"}],
 )
-def test_an_attack_that_is_not_offered_is_refused(gate: Gate, fields: dict[str, Any]) -> None:
+def test_an_attack_that_is_not_offered_is_refused(quick_gate: Gate, fields: dict[str, Any]) -> None:
     body = ATTACK | {"image": data_uri("seven.png")} | fields
-    refused = gate.http.post("/v1/playground/attack", json=body)
+    refused = quick_gate.http.post("/v1/playground/attack", json=body)
     assert refused.status_code in (400, 422)
     assert set(refused.json()["error"]) == {"message", "type", "param", "code"}
 
 
-def test_one_attack_runs_at_a_time_and_ends_when_nobody_watches(gate: Gate) -> None:
-    first = _events(gate, method="adaptive")
+def test_one_attack_runs_at_a_time_and_ends_when_nobody_watches(quick_gate: Gate) -> None:
+    first = _events(quick_gate, method="adaptive")
     next(first)
-    busy = gate.http.post("/v1/playground/attack", json=ATTACK | {"image": data_uri("seven.png")})
+    busy = quick_gate.http.post("/v1/playground/attack", json=ATTACK | {"image": data_uri("seven.png")})
     assert (busy.status_code, busy.json()["error"]["code"]) == (429, "laboratory_busy")
     assert int(busy.headers["retry-after"]) >= 1
     first.close()
     end = time.monotonic() + 30
-    while gate.http.post("/v1/playground/attack", json=ATTACK | {"image": "x"}).status_code == 429:
+    while quick_gate.http.post("/v1/playground/attack", json=ATTACK | {"image": "x"}).status_code == 429:
         assert time.monotonic() < end
         time.sleep(0.2)
-
-
-def _serve(settings: Settings) -> Iterator[str]:
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(create_app(settings), log_config=None, ws="none")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.1)
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    thread.join(60)
-    assert not thread.is_alive()
-
-
-ELSEWHERE: dict[str, Any] = {"_env_file": None, "engine_url": "http://127.0.0.1:9"}
 
 
 @pytest.fixture
@@ -120,9 +97,9 @@ def key(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def closed(tmp_path: Path, key: str) -> Iterator[str]:
-    """A service with accounts; its engine is elsewhere and does not answer."""
-    yield from _serve(Settings(accounts=tmp_path / "accounts.json", **ELSEWHERE))
+def closed(open_gate: OpenGate, tmp_path: Path, key: str) -> str:
+    """The address of a service with accounts."""
+    return open_gate(accounts=tmp_path / "accounts.json").url
 
 
 @pytest.fixture
@@ -162,8 +139,7 @@ def test_only_what_holds_no_secret_is_open(closed: str, key: str) -> None:
         assert there.json()["laboratory"] is None
 
 
-def test_it_can_be_switched_off() -> None:
-    for url in _serve(Settings(playground=False, **ELSEWHERE)):
-        with httpx.Client(base_url=url) as http:
-            assert http.get("/").status_code == 404
-            assert http.get("/v1/playground").status_code == 404
+def test_it_can_be_switched_off(open_gate: OpenGate) -> None:
+    gate = open_gate(playground=False)
+    assert gate.http.get("/").status_code == 404
+    assert gate.http.get("/v1/playground").status_code == 404

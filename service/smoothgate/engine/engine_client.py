@@ -277,6 +277,7 @@ def _parsed(data: bytes) -> Json:
 
 def _refuse_unfinished(answer: Json) -> None:
     """Raise for a request that vLLM dropped: it has status 200, a partial text and one of these reasons."""
-    for choice in answer.get("choices") or ():
-        if choice.get("finish_reason") in ("abort", "error"):
+    choices = answer.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        if isinstance(choice, dict) and choice.get("finish_reason") in ("abort", "error"):
             raise EngineFailed("The engine stopped before the answer was complete.")

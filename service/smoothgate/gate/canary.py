@@ -9,26 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
 
 import structlog
 from torch import Tensor
 
 from smoothgate import metrics
 from smoothgate.demo import bundled
-from smoothgate.engine import image_parts
 from smoothgate.errors import SmoothgateError
+from smoothgate.gate.image_smoothing import sampling
+from smoothgate.gate.readiness import Readiness
+from smoothgate.gate.visual_chat import VisualQuestions, visual_parts
 from smoothgate.sampling.sampling_plan import Plan
 from smoothgate.sampling.smoother import Smoother
 from smoothgate.vision import decode
 
-if TYPE_CHECKING:
-    from smoothgate.gate.runtime import Runtime
-
 PICTURE = "seven.png"
 
 _SAMPLES = 64
+# Of a certificate that is never made.
 _ALPHA = 0.001
 # Directions of one picture from two sets of 64 samples have cosines above 0.99 with a PSM that works.
 _SAME_PICTURE = 0.9
@@ -39,100 +38,97 @@ _LONGEST_SECONDS = 60.0
 log = structlog.get_logger("canary")
 
 
+def canary_plan(sigma: float, eps: tuple[float, ...], cosine_threshold: float) -> Plan:
+    """How canaries are sampled: few samples at the usual noise, whatever the policy is."""
+    return Plan(sigma, _SAMPLES, _SAMPLES, _ALPHA, eps, cosine_threshold)
+
+
 class Canary:
-    """Sends canaries and remembers what came of the latest.
+    """Sends canaries and remembers how the latest one ended.
 
     Args:
-        runtime: the service.
-        up: whether everything else is up, so that it makes sense to send one.
+        readiness: canaries are sent only while all parts are up.
+        questions: asks vLLM about the smoothed picture.
+        plan: how the picture is sampled.
+        tolerance: how far a score may be from the calibrated one.
+        pause_seconds: between two canaries.
     """
 
-    def __init__(self, runtime: Runtime, up: Callable[[], bool]) -> None:
-        self._runtime = runtime
-        self._up = up
+    def __init__(
+        self,
+        readiness: Readiness,
+        questions: VisualQuestions,
+        plan: Plan,
+        *,
+        tolerance: float,
+        pause_seconds: float,
+    ) -> None:
+        self._readiness = readiness
+        self._questions = questions
+        self._plan = plan
+        self._tolerance = tolerance
+        self._pause_seconds = pause_seconds
         self._picture = decode((bundled("samples") / PICTURE).read_bytes(), max_pixels=10**6)
-        self._first: Tensor | None = None
-        self._first_score: float | None = None
+        self._first: tuple[float, Tensor] | None = None
         #: What is wrong, or None.
         self.problem: str | None = "not sent yet"
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Send canaries until cancelled."""
         while True:
-            if not self._up():
+            if self._readiness.problems():
                 await asyncio.sleep(_POLL_SECONDS)
                 continue
             await self.send()
-            ok = self.problem is None
-            await asyncio.sleep(self._runtime.settings.canary_seconds if ok else _RETRY_SECONDS)
+            await asyncio.sleep(self._pause_seconds if self.problem is None else _RETRY_SECONDS)
 
     async def send(self) -> None:
         """Send one, and set `problem`."""
         started = time.monotonic()
         outcome = "failed"
         try:
+            smoother = self._readiness.require_all()
             async with asyncio.timeout(_LONGEST_SECONDS):
-                score, direction = await self._whole_way()
-            drift = self._drift(score, direction)
-            outcome = "drift" if drift else "ok"
+                score, direction = await self._go_whole_way(smoother)
+            metrics.CANARY_SCORE.set(score)
+            problem = self._drift(score, direction, smoother.encoder.calibration.figures.scores)
+            outcome = "drift" if problem else "ok"
         except SmoothgateError as error:
-            drift = error.message
+            problem = error.message
         except TimeoutError:
-            drift = f"no answer within {_LONGEST_SECONDS:g} s"
+            problem = f"no answer within {_LONGEST_SECONDS:g} s"
         except Exception as error:
             log.error("the canary failed in an unexpected way", exc_info=error)
-            drift = "internal error"
+            problem = "internal error"
         metrics.CANARIES.labels(outcome).inc()
         seconds = round(time.monotonic() - started, 3)
-        if drift:
-            log.error("canary", outcome=outcome, reason=drift, seconds=seconds)
+        if problem:
+            log.error("canary", outcome=outcome, reason=problem, seconds=seconds)
         else:
             log.info("canary", outcome=outcome, score=round(score, 4), seconds=seconds)
-        self.problem = drift
+        self.problem = problem
 
-    async def _whole_way(self) -> tuple[float, Tensor]:
-        runtime = self._runtime
-        smoother = runtime.smoother
-        if smoother is None:
-            raise SmoothgateError("the encoder is not loaded")
-        s = runtime.settings
-        plan = Plan(s.sigma, _SAMPLES, _SAMPLES, _ALPHA, s.eps, s.cosine_threshold)
+    async def _go_whole_way(self, smoother: Smoother) -> tuple[float, Tensor]:
+        """The mean score and the direction of the picture, after vLLM has answered about it."""
+        picture, adapter = self._picture, smoother.encoder.adapter
         ends = time.monotonic() + _LONGEST_SECONDS
-        smoothed = await smoother.begin(self._picture, plan, images=1, deadline=ends, fresh=True)
-        try:
+        async with sampling(smoother, [picture], self._plan, ends=ends, fresh=True) as (smoothed,):
             direction = await smoothed.direction()
-            certification = await smoothed.certification_scores()
-            await self._ask(smoother, smoother.encoder.served_tokens(direction))
-        finally:
-            smoothed.cancel()
-        return sum(certification) / len(certification), direction
+            scores = await smoothed.certification_scores()
+            tokens = smoother.encoder.served_tokens(direction)
+            parts = await visual_parts(adapter, tokens, picture.height, picture.width)
+            await self._questions.ask("What is shown?", parts, max_tokens=1, request_id="canary")
+        return sum(scores) / len(scores), direction
 
-    async def _ask(self, smoother: Smoother, tokens: Tensor) -> None:
-        adapter = smoother.encoder.adapter
-        prompt = await asyncio.to_thread(adapter.prompt, self._picture.height, self._picture.width)
-        parts: list[dict[str, Any]] = image_parts(
-            tokens, prompt, hidden_size=adapter.hidden_size, dtype=self._runtime.dtype
-        )
-        content = [*parts, {"type": "text", "text": "What is shown?"}]
-        body = {
-            "model": self._runtime.model_name,
-            "messages": [{"role": "user", "content": content}],
-            "max_tokens": 1,
-            "temperature": 0,
-        }
-        await self._runtime.engine.client.chat(body, "canary")
-
-    def _drift(self, score: float, direction: Tensor) -> str | None:
-        runtime = self._runtime
-        assert runtime.smoother is not None  # noqa: S101
-        metrics.CANARY_SCORE.set(score)
-        if self._first is None or self._first_score is None:
-            self._first, self._first_score = direction, score
-        calibrated = runtime.smoother.encoder.calibration.figures.scores
-        expected = calibrated.get(f"{runtime.settings.sigma:g}", self._first_score)
-        if abs(score - expected) > runtime.settings.canary_tolerance:
+    def _drift(self, score: float, direction: Tensor, calibrated: Mapping[str, float]) -> str | None:
+        """How the result differs from the calibrated score and from the first canary, or None."""
+        if self._first is None:
+            self._first = score, direction
+        first_score, first_direction = self._first
+        expected = calibrated.get(f"{self._plan.sigma:g}", first_score)
+        if abs(score - expected) > self._tolerance:
             return f"score {score:.3f} instead of {expected:.3f}"
-        cosine = float(direction @ self._first)
+        cosine = float(direction @ first_direction)
         if cosine < _SAME_PICTURE:
             return f"cosine {cosine:.3f} with the feature that the same picture had at the start"
         return None

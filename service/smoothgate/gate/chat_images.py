@@ -1,17 +1,14 @@
-"""The images in a chat, and the only kinds of content that get past the gate."""
+"""The images in a chat: where they are, what replaces them, and which other kinds of content are refused."""
 
 from __future__ import annotations
 
-import asyncio
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from smoothgate.engine.placeholders import TEXT_KEYS
-from smoothgate.errors import MalformedRequest, TooLarge, Unacceptable
-from smoothgate.gate.image_fetcher import Fetcher
-from smoothgate.vision import parse_data_uri
+from smoothgate.errors import MalformedRequest, Unacceptable
 
 Message = dict[str, Any]
 
@@ -29,13 +26,13 @@ _NEVER_IN_TEXT = ("uuid", "image_url", "image_pil", *_REFUSED)
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
-    """An image part of a chat.
+class ImageSlot:
+    """The place of an image in a chat, and where the image comes from.
 
     Attributes:
-        message, part: its place, `messages[message]["content"][part]`.
-        source: the URI that stands there, or an uploaded file.
-        param: the request field that it came in, for errors.
+        message, part: the place: `messages[message]["content"][part]`.
+        source: a URI, or an uploaded file.
+        param: the request field that the image came in, for errors.
     """
 
     message: int
@@ -44,7 +41,7 @@ class Slot:
     param: str
 
 
-def find_images(messages: Any, field: str = "messages") -> list[Slot]:
+def find_images(messages: Any, field: str = "messages") -> list[ImageSlot]:
     """The image parts of a chat, in order; `field` is what errors call the list.
 
     Raises:
@@ -68,7 +65,7 @@ def find_images(messages: Any, field: str = "messages") -> list[Slot]:
             param = f"{field}.{at}.content.{number}"
             uri = _image_uri(part, param)
             if uri is not None:
-                slots.append(Slot(at, number, uri, param))
+                slots.append(ImageSlot(at, number, uri, param))
     return slots
 
 
@@ -101,38 +98,18 @@ def _image_uri(part: Any, param: str) -> str | None:
     return url
 
 
-async def image_bytes(slot: Slot, fetcher: Fetcher | None, *, max_bytes: int) -> bytes:
-    """The file behind a slot: uploaded, in a data URI, or fetched.
-
-    Args:
-        slot: which.
-        fetcher: None where this service fetches nothing.
-        max_bytes: size of the file.
-
-    Raises:
-        Unacceptable: a URL that is not to be fetched, or cannot be.
-        MalformedRequest, TooLarge: as `parse_data_uri`.
-    """
-    if isinstance(slot.source, bytes):
-        if len(slot.source) > max_bytes:
-            raise TooLarge(
-                f"The image is larger than {max_bytes} bytes.", param=slot.param, code="image_too_large"
-            )
-        return slot.source
-    scheme = slot.source[:16].partition(":")[0].strip().lower()
-    if scheme in ("http", "https", "file", "ftp"):
-        if fetcher is not None:
-            return await fetcher.fetch(slot.source, slot.param)
-        raise Unacceptable(
-            "This service does not fetch URLs: send the image as a data URI, data:image/png;base64,....",
-            param=slot.param,
-            code="url_not_allowed",
-        )
-    return await asyncio.to_thread(parse_data_uri, slot.source, max_bytes=max_bytes, param=slot.param)
+def attached_images(
+    messages: Sequence[Message], sources: Sequence[str | bytes]
+) -> tuple[list[Message], list[ImageSlot]]:
+    """Messages with places for further images in front of the parts of the last one, and those places."""
+    *before, last = messages
+    places: list[Message] = [{"type": "image_url"} for _ in sources]
+    slots = [ImageSlot(len(before), i, source, f"images.{i}") for i, source in enumerate(sources)]
+    return [*before, last | {"content": [*places, *last["content"]]}], slots
 
 
 def with_images_replaced(
-    messages: Sequence[Message], slots: Sequence[Slot], parts: Sequence[Sequence[Message]]
+    messages: Sequence[Message], slots: Sequence[ImageSlot], parts: Sequence[Sequence[Message]]
 ) -> list[Message]:
     """A copy of the messages in which the given parts stand for each image."""
     replaced = copy.deepcopy(list(messages))

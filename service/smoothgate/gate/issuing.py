@@ -1,4 +1,4 @@
-"""Signs certificates, and keeps them where the operator wants it."""
+"""Certificates as they are handed out: signed, and kept where the operator wants it."""
 
 from __future__ import annotations
 
@@ -9,26 +9,32 @@ from typing import Any
 
 import structlog
 
-from smoothgate import metrics
-from smoothgate.certify.certificate import Certificate
+from smoothgate import metrics, tracing
 from smoothgate.certify.signing import PublicKey, SigningKey, jwks
 from smoothgate.errors import SmoothgateError
 from smoothgate.gate.certificate_store import CertificateStore
-from smoothgate.gate.schemas import IssuedCertificate
-from smoothgate.settings import Settings
+from smoothgate.sampling.smoother import Smoothed
+from smoothgate.schemas import IssuedCertificate
 
 log = structlog.get_logger("certificates")
 
 
 class Issuer:
-    """The signing key, its predecessors' public halves, and the store.
+    """The signing key, the public halves of its predecessors, and the store.
+
+    Args:
+        signing_key_file: Ed25519 private key; None: a new key is made.
+        retired_keys: files of further public keys to publish.
+        store: None: certificates are not kept.
 
     Raises:
         SmoothgateError: code `bad_key`: a key file cannot be read or holds no Ed25519 key.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        if settings.signing_key_file is None:
+    def __init__(
+        self, signing_key_file: Path | None, retired_keys: Sequence[str], store: CertificateStore | None
+    ) -> None:
+        if signing_key_file is None:
             self._key = SigningKey.generate()
             log.warning(
                 "certificates are signed with a key made for this start; "
@@ -36,23 +42,29 @@ class Issuer:
                 kid=self._key.kid,
             )
         else:
-            self._key = SigningKey.load(_read(settings.signing_key_file, SigningKey))
-        retired = [PublicKey.load(_read(Path(path), PublicKey)) for path in settings.retired_keys]
+            self._key = SigningKey.load(_read(signing_key_file, SigningKey))
+        retired = [PublicKey.load(_read(Path(path), PublicKey)) for path in retired_keys]
         self.key_set: dict[str, Any] = jwks([self._key, *retired])
-        self._store = None
-        if settings.store is not None:
-            self._store = CertificateStore(
-                settings.store, max_bytes=settings.store_max_bytes, files=settings.store_files
-            )
+        self._store = store
 
-    async def issue(
-        self, certificate: Certificate, selection: Sequence[float], certification: Sequence[float]
-    ) -> IssuedCertificate:
-        """Sign and keep. A store that fails is logged and counted, and the certificate goes out."""
+    async def issue(self, images: Sequence[Smoothed]) -> list[IssuedCertificate]:
+        """One signed certificate per image, once all sampling has ended.
+
+        A store that fails is logged and counted, and the certificate goes out.
+
+        Raises:
+            SamplerFailed, NotReady: the sampler failed or is being shut down.
+            Unacceptable: the noisy features of an image have no common direction.
+        """
+        with tracing.stage("certify"):
+            return [await self._issue(image) for image in images]
+
+    async def _issue(self, image: Smoothed) -> IssuedCertificate:
+        certificate = await image.certificate()
         jws = self._key.sign(certificate)
         if self._store is not None:
             try:
-                await asyncio.to_thread(self._store.append, jws, selection, certification)
+                await asyncio.to_thread(self._store.append, jws, *image.scores())
             except OSError as error:
                 metrics.STORE_FAILURES.inc()
                 log.error("a certificate could not be kept", reason=str(error))

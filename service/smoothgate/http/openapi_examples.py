@@ -7,8 +7,8 @@ from functools import cache
 from typing import Any
 
 from smoothgate.demo import bundled
-from smoothgate.gate.schemas import CertifyRequest, ChatRequest, ErrorAnswer, RefusalAnswer
 from smoothgate.http.request_body import FORM_JSON
+from smoothgate.schemas import CertifyRequest, ChatRequest, ErrorAnswer, RefusalAnswer
 
 Json = dict[str, Any]
 

@@ -1,27 +1,19 @@
-"""What every route knows of a request: its id, its outcome, and whether its client is still there."""
+"""What every route knows of a request: its id, its account, and whether its client is still there."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from smoothgate import metrics
 from smoothgate.errors import SmoothgateError
 from smoothgate.gate.accounts import Account
-from smoothgate.gate.runtime import Runtime
+from smoothgate.gate.answering import Accepted, Event
 
 T = TypeVar("T")
-
-
-def runtime_of(request: Request) -> Runtime:
-    """The runtime of the app that serves a request."""
-    runtime: Runtime = request.app.state.runtime
-    return runtime
 
 
 def request_id(request: Request) -> str:
@@ -36,30 +28,26 @@ def account_of(request: Request) -> Account | None:
     return account
 
 
-@asynccontextmanager
-async def measured(route: str) -> AsyncIterator[None]:
-    """Count the time of an answer by how it ended: `ok`, an error's code, or `cancelled`."""
-    started = time.perf_counter()
-    outcome = "ok"
-    try:
-        yield
-    except SmoothgateError as error:
-        outcome = error.code
-        raise
-    except (asyncio.CancelledError, ClientDisconnect, GeneratorExit):
-        outcome = "cancelled"
-        raise
-    except BaseException:
-        outcome = "internal_error"
-        raise
-    finally:
-        metrics.REQUEST_SECONDS.labels(route, outcome).observe(time.perf_counter() - started)
+async def accepted(request: Request, events: AsyncGenerator[Event]) -> Accepted:
+    """The first event of a stream, so that whatever is refused before it still has a status of its own.
+
+    Raises: as `while_connected`.
+    """
+
+    async def first() -> Accepted:
+        event = await anext(events)
+        assert isinstance(event, Accepted)  # noqa: S101
+        return event
+
+    return await while_connected(request, first())
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, or ClientDisconnect (and `work` cancelled) when the client leaves first.
+    """The result of `work`, which is cancelled when the client leaves. The body must have been read before.
 
-    The request's body must have been read.
+    Raises:
+        ClientDisconnect: the client has left.
+        SmoothgateError: whatever `work` raises.
     """
     task = asyncio.create_task(work)
     leaving = asyncio.create_task(_left(request))

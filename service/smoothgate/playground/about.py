@@ -4,34 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 
 from smoothgate import __version__
 from smoothgate.demo import QUESTIONS, bundled
-from smoothgate.http.request_state import runtime_of
 from smoothgate.playground.laboratory_plugin import LaboratoryPlugin
+from smoothgate.settings import Settings
 
 
-def about_router(laboratory: LaboratoryPlugin | None) -> APIRouter:
+def about_router(settings: Settings, model_name: str, laboratory: LaboratoryPlugin | None) -> APIRouter:
     """The route of a page that has this laboratory, or none."""
     router = APIRouter(include_in_schema=False)
+    facts = _facts(settings, model_name, laboratory)
 
     @router.get("/v1/playground")
-    async def about(request: Request) -> dict[str, Any]:
+    async def about() -> dict[str, Any]:
         """Model, limits, and what is switched on."""
-        return _about(request, laboratory)
+        return facts
 
     return router
 
 
-def _about(request: Request, laboratory: LaboratoryPlugin | None) -> dict[str, Any]:
-    runtime = runtime_of(request)
-    s = runtime.settings
+def _facts(s: Settings, model_name: str, laboratory: LaboratoryPlugin | None) -> dict[str, Any]:
     demo = s.model is None
     samples = sorted(path.stem for path in bundled("samples").iterdir()) if demo else []
     return {
         "version": __version__,
-        "model": runtime.model_name,
+        "model": model_name,
         "demo": demo,
         "laboratory": None if laboratory is None else laboratory.facts(),
         "metrics": s.metrics_port is None,

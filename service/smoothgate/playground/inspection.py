@@ -13,43 +13,36 @@ import torch
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from smoothgate.errors import MalformedRequest
-from smoothgate.gate.chat_images import Slot
-from smoothgate.gate.pipeline import Stages, cancel, deadline, smooth
-from smoothgate.gate.schemas import CertifyRequest, SmoothingOptions
-from smoothgate.http.request_body import read
-from smoothgate.http.request_state import account_of, measured, runtime_of, while_connected
+from smoothgate.gate.answering import Answering
+from smoothgate.gate.readiness import Readiness
+from smoothgate.http.certify_route import image_request
+from smoothgate.http.request_state import while_connected
 from smoothgate.playground.data_uris import data_uri
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling.smoother import Smoothed
 
-router = APIRouter(include_in_schema=False)
 ROUTE = "/v1/playground/look"
 
 
-@router.post(ROUTE)
-async def look(request: Request) -> Response:
-    """Scores, and the canvas plain, with noise, and purified, of each picture."""
-    runtime = runtime_of(request)
-    asked, files = await read(request, CertifyRequest)
-    sources: list[str | bytes] = [*asked.images, *files]
-    slots = [Slot(0, i, source, f"images.{i}") for i, source in enumerate(sources)]
-    options = asked.smoothing or SmoothingOptions()
-    if not slots or options.mode == "off":
-        raise MalformedRequest("There is no picture to smooth.", param="images")
+def inspection_router(answering: Answering, readiness: Readiness) -> APIRouter:
+    """The route."""
+    router = APIRouter(include_in_schema=False)
 
-    async def work() -> list[dict[str, Any]]:
-        async with measured(ROUTE), deadline(runtime.settings.request_timeout_seconds):
-            encoder = runtime.require_ready("encoder", "sampler").encoder
-            smoothed = await smooth(runtime, account_of(request), slots, options, Stages())
-            try:
+    @router.post(ROUTE)
+    async def look(request: Request) -> Response:
+        """Scores, and the canvas plain, with noise, and purified, of each picture."""
+        images = await image_request(request, ROUTE)
+
+        async def pictures() -> list[dict[str, Any]]:
+            async with answering.sampled(images) as smoothed:
+                encoder = readiness.require_smoother().encoder
                 for image in smoothed:
                     await image.certification_scores()
                 return [await asyncio.to_thread(_seen, encoder, image) for image in smoothed]
-            finally:
-                cancel(smoothed)
 
-    return JSONResponse({"pictures": await while_connected(request, work())})
+        return JSONResponse({"pictures": await while_connected(request, pictures())})
+
+    return router
 
 
 @torch.inference_mode()

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from smoothgate.extras import MissingExtra, load_plugin
+from smoothgate.gate.service import Service
 
 GROUP = "smoothgate.playground"
 
@@ -19,12 +20,12 @@ class LaboratoryPlugin:
     """What the entry point `laboratory` makes.
 
     Attributes:
-        router: its route, without a prefix.
+        router: makes its route, without a prefix, for a service.
         question: what both models are asked about the attacked picture.
         largest: largest radius of an attack by norm, pixels in [0, 1].
     """
 
-    router: APIRouter
+    router: Callable[[Service], APIRouter]
     question: str
     largest: Mapping[str, float]
 

@@ -5,26 +5,32 @@ from __future__ import annotations
 from fastapi import APIRouter, FastAPI
 
 from smoothgate.extras import MissingExtra
+from smoothgate.gate.service import Service
 from smoothgate.http import app as api
-from smoothgate.playground import inspection, page
+from smoothgate.playground import page
 from smoothgate.playground.about import about_router
+from smoothgate.playground.inspection import inspection_router
 from smoothgate.playground.laboratory_plugin import LaboratoryPlugin, load_laboratory
 from smoothgate.settings import Settings
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(service: Service, settings: Settings) -> FastAPI:
     """As `smoothgate.http.app.create_app`.
 
     Raises:
         MissingExtra: the settings ask for the laboratory, and the extra `lab` is not installed.
     """
     if not settings.has_playground:
-        return api.create_app(settings)
+        return api.create_app(service, settings)
     laboratory = _laboratory(settings)
-    routers: list[APIRouter] = [page.router, about_router(laboratory), inspection.router]
+    routers: list[APIRouter] = [
+        page.router,
+        about_router(settings, service.model.name, laboratory),
+        inspection_router(service.answering, service.readiness),
+    ]
     if laboratory is not None:
-        routers.append(laboratory.router)
-    return api.create_app(settings, routers, page.PUBLIC)
+        routers.append(laboratory.router(service))
+    return api.create_app(service, settings, routers, page.PUBLIC)
 
 
 def _laboratory(settings: Settings) -> LaboratoryPlugin | None:

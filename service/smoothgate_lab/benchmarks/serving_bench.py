@@ -27,7 +27,9 @@ from smoothgate.engine import LocalEngine
 from smoothgate.engine.vllm_command import VLLMOptions, vllm_command, vllm_environment
 from smoothgate.engine.vllm_process import VLLMProcess
 from smoothgate.errors import SmoothgateError
-from smoothgate.gate.runtime import Runtime
+from smoothgate.gate.build import build
+from smoothgate.gate.served_model import ServedModel
+from smoothgate.gate.service import Service
 from smoothgate.http.app import create_app
 from smoothgate.settings import Settings
 
@@ -69,11 +71,11 @@ def run(repeats: int, step: Callable[[], None]) -> Json:
 
 async def _run(repeats: int, step: Callable[[], None]) -> Json:
     async with (
-        _service() as (runtime, gate),
-        _own_pictures(runtime) as pictures,
-        _over(cast(LocalEngine, runtime.engine).socket) as engine,
+        _service() as (service, gate),
+        _own_pictures(service.model) as pictures,
+        _over(cast(LocalEngine, service.engine).socket) as engine,
     ):
-        sides = Sides(gate, engine, pictures, runtime.model_name)
+        sides = Sides(gate, engine, pictures, service.model.name)
         return {
             "text": await _text(sides, TEXT_TIMES * repeats, step),
             **await _picture(sides, repeats, step),
@@ -82,9 +84,10 @@ async def _run(repeats: int, step: Callable[[], None]) -> Json:
 
 
 @asynccontextmanager
-async def _service() -> AsyncIterator[tuple[Runtime, httpx.AsyncClient]]:
-    app = create_app(Settings(_env_file=None))
-    runtime: Runtime = app.state.runtime
+async def _service() -> AsyncIterator[tuple[Service, httpx.AsyncClient]]:
+    settings = Settings(_env_file=None)
+    service = build(settings)
+    app = create_app(service, settings)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
@@ -92,26 +95,26 @@ async def _service() -> AsyncIterator[tuple[Runtime, httpx.AsyncClient]]:
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
         async with httpx.AsyncClient(base_url=url, timeout=120) as gate:
-            while runtime.problems() or not server.started:
+            while service.health.problems() or not server.started:
                 await asyncio.sleep(0.2)
                 if serving.done():
                     await serving
-            yield runtime, gate
+            yield service, gate
     finally:
         server.should_exit = True
         await serving
 
 
 @asynccontextmanager
-async def _own_pictures(runtime: Runtime) -> AsyncIterator[httpx.AsyncClient]:
+async def _own_pictures(model: ServedModel) -> AsyncIterator[httpx.AsyncClient]:
     """vLLM on the same checkpoint, as the service starts it but with its own image path."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "v.sock"
         on_cpu = not torch.cuda.is_available()
         options = VLLMOptions(
-            model=runtime.model,
-            served_model_name=runtime.model_name,
-            dtype=str(runtime.dtype).removeprefix("torch."),
+            model=model.checkpoint,
+            served_model_name=model.name,
+            dtype=model.dtype_name,
             drain_seconds=0,
             media_limits={"image": 1},
         )

@@ -14,8 +14,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor
 
-from smoothgate.gate.schemas import SmoothingOptions
 from smoothgate.psm.unit_encoder import UnitEncoder
+from smoothgate.schemas import SmoothingOptions
 from smoothgate_lab.demo.conversation import ONE_PICTURE, Facts
 from smoothgate_lab.demo.demo_evaluation import Answerer
 from smoothgate_lab.evaluation.attacks.objectives import towards_answer

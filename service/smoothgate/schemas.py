@@ -1,24 +1,15 @@
-"""What comes in and goes out over HTTP."""
+"""The JSON of requests and answers, as the service and its client know it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from smoothgate.certify.certificate import Certificate
-from smoothgate.certify.statement import Target
-from smoothgate.errors import Unacceptable
-from smoothgate.sampling.sampling_plan import Plan
-
-if TYPE_CHECKING:
-    from smoothgate.settings import Settings
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-
-# Far outside of any use: beyond these, floating-point numbers give out in the bounds.
-_RADII = (1e-6, 1e6)
-_LEAST_ALPHA = 1e-100
+Message = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 class TargetOptions(BaseModel):
@@ -63,86 +54,6 @@ class SmoothingOptions(BaseModel):
     policy: Literal["report", "enforce"] | None = Field(
         None, description="`enforce`: refuse (422) instead of answering where the target is not certified."
     )
-
-    def plan(self, settings: Settings) -> Plan:
-        """Complete the options from the settings.
-
-        Raises:
-            Unacceptable: a value is outside the operator's limits.
-        """
-        sigma = settings.sigma if self.sigma is None else self.sigma
-        if not settings.sigma_min <= sigma <= settings.sigma_max:
-            raise Unacceptable(
-                f"smoothing.sigma is {sigma:g}; "
-                f"this service takes {settings.sigma_min:g} to {settings.sigma_max:g}.",
-                param="smoothing.sigma",
-                code="out_of_range",
-            )
-        n_select = self.n_select or settings.n_select
-        n_certify = self.n_certify or settings.n_certify
-        if n_select + n_certify > settings.max_samples:
-            raise Unacceptable(
-                f"smoothing.n_select + smoothing.n_certify is {n_select + n_certify}; "
-                f"this service draws at most {settings.max_samples} samples for an image.",
-                param="smoothing.n_select" if self.n_certify is None else "smoothing.n_certify",
-                code="out_of_range",
-            )
-        alpha = settings.alpha if self.alpha is None else self.alpha
-        if not _LEAST_ALPHA <= alpha <= settings.alpha:
-            raise Unacceptable(
-                f"smoothing.alpha is {alpha:g}; this service takes {_LEAST_ALPHA:g} to {settings.alpha:g}.",
-                param="smoothing.alpha",
-                code="out_of_range",
-            )
-        eps = settings.eps if self.eps is None else tuple(sorted(set(self.eps)))
-        _require_radii("smoothing.eps", eps[0], eps[-1])
-        cosine = settings.cosine_threshold if self.cosine_threshold is None else self.cosine_threshold
-        target = self._target(settings, cosine)
-        return Plan(sigma, n_select, n_certify, alpha, eps, cosine, target, self._enforce(settings, target))
-
-    def _target(self, settings: Settings, cosine_threshold: float) -> Target | None:
-        """The client's target or the policy's; Unacceptable where the client's is not at least as strict."""
-        policy = None
-        if settings.policy_cosine is not None and settings.policy_eps is not None:
-            policy = Target(settings.policy_cosine, settings.policy_eps)
-        if self.target is None:
-            return policy
-        _require_radii("smoothing.target.eps", self.target.eps)
-        cosine = cosine_threshold if self.target.cosine is None else self.target.cosine
-        if policy and (cosine < policy.cosine or self.target.eps < policy.eps):
-            raise Unacceptable(
-                f"This service's policy is a cosine of {policy.cosine:g} at {policy.eps:g}: "
-                "smoothing.target may ask for more, not for less.",
-                param="smoothing.target",
-                code="laxer_than_policy",
-            )
-        return Target(cosine, self.target.eps)
-
-    def _enforce(self, settings: Settings, target: Target | None) -> bool:
-        if self.policy == "report" and settings.policy == "enforce":
-            raise Unacceptable(
-                "This service enforces its policy.", param="smoothing.policy", code="laxer_than_policy"
-            )
-        enforce = "enforce" in (self.policy, settings.policy)
-        if enforce and target is None:
-            raise Unacceptable(
-                "There is no target to enforce: name one in smoothing.target.", param="smoothing.policy"
-            )
-        return enforce
-
-
-def _require_radii(param: str, *radii: float) -> None:
-    least, most = _RADII
-    for radius in radii:
-        if not least <= radius <= most:
-            raise Unacceptable(
-                f"{param} is {radius:g}; this service takes {least:g} to {most:g}.",
-                param=param,
-                code="out_of_range",
-            )
-
-
-Message = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 class ChatRequest(BaseModel):
@@ -236,3 +147,8 @@ class RefusalAnswer(ErrorAnswer):
     certificates: list[IssuedCertificate] | None = Field(
         None, description="What was certified, where a policy is not met; otherwise not there."
     )
+
+
+def as_json(certificates: list[IssuedCertificate]) -> list[dict[str, Any]]:
+    """Certificates as JSON objects."""
+    return [certificate.model_dump(mode="json") for certificate in certificates]

@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, its span, its line in the log, its place among those in flight."""
+"""What surrounds every request: its id, its span, its line in the log, its count among those in flight."""
 
 from __future__ import annotations
 
@@ -6,71 +6,30 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from smoothgate import metrics, tracing
+from smoothgate import tracing
 from smoothgate.errors import NotReady, SmoothgateError
+from smoothgate.gate.in_flight import InFlight
 from smoothgate.http import error_responses, sse
 
 ID_HEADER = "X-Request-Id"
 PROBES = frozenset({"/health/live", "/health/ready", "/metrics"})
 
-_CUT_OFF_SECONDS = 5.0
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 log = structlog.get_logger("request")
 
 
-class InFlight:
-    """The requests that are being answered, probes aside."""
-
-    def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self.cut_off = False
-
-    @property
-    def count(self) -> int:
-        """How many."""
-        return len(self._tasks)
-
-    @contextmanager
-    def one_more(self) -> Iterator[None]:
-        """The task that runs is answering a request."""
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101
-        self._tasks.add(task)
-        metrics.IN_FLIGHT.set(self.count)
-        try:
-            yield
-        finally:
-            self._tasks.discard(task)
-            metrics.IN_FLIGHT.set(self.count)
-
-    async def end(self, within: float) -> None:
-        """Wait until none is left; those that take longer are cut off with an error."""
-        if self._tasks:
-            await asyncio.wait({*self._tasks}, timeout=within)
-        self.cut_off = True
-        late = {*self._tasks}
-        for task in late:
-            task.cancel()
-        if late:
-            log.warning("requests cut off", count=len(late))
-            await asyncio.wait(late, timeout=_CUT_OFF_SECONDS)
-
-
 class Context:
-    """The outermost layer: nothing that a client sees comes from outside of it.
+    """The outermost layer: it answers what nothing inside it answers.
 
     Args:
-        app: all the rest.
-        in_flight: gets each request but probes.
+        app: all inner layers.
+        in_flight: counts each request except probes.
     """
 
     def __init__(self, app: ASGIApp, in_flight: InFlight) -> None:

@@ -1,0 +1,83 @@
+"""The few fields of vLLM's answers that the service reads; everything else passes through as it came."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError
+
+from smoothgate.errors import EngineFailed
+
+
+class _Message(BaseModel):
+    content: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+
+
+class Completion(BaseModel):
+    """A whole answer."""
+
+    choices: list[_Choice] = Field(min_length=1)
+    usage: dict[str, Any] | None = None
+
+    @property
+    def text(self) -> str:
+        """The text of the first choice; empty where the answer is a tool call."""
+        return self.choices[0].message.content or ""
+
+
+class _Delta(BaseModel):
+    content: str | None = None
+
+
+class _ChunkChoice(BaseModel):
+    delta: _Delta = _Delta()
+    finish_reason: str | None = None
+
+
+class Chunk(BaseModel):
+    """A piece of a streamed answer."""
+
+    choices: list[_ChunkChoice] | None = None
+    usage: dict[str, Any] | None = None
+
+    @property
+    def text(self) -> str:
+        """The text that this piece adds."""
+        return "".join(choice.delta.content or "" for choice in self.choices or ())
+
+    @property
+    def ends_answer(self) -> bool:
+        """Whether a choice ends here, or all have: the figures at the end of a stream have no choices."""
+        return not self.choices or any(choice.finish_reason for choice in self.choices)
+
+
+_Model = TypeVar("_Model", Completion, Chunk)
+
+
+def read_completion(answer: dict[str, Any]) -> Completion:
+    """Read a whole answer.
+
+    Raises:
+        EngineFailed: it holds no message.
+    """
+    return _read(Completion, answer, "The engine's answer holds no message.")
+
+
+def read_chunk(chunk: dict[str, Any]) -> Chunk:
+    """Read a piece of a streamed answer.
+
+    Raises:
+        EngineFailed: it is not a piece of an answer.
+    """
+    return _read(Chunk, chunk, "The engine's stream holds something that is no piece of an answer.")
+
+
+def _read(model: type[_Model], value: dict[str, Any], failure: str) -> _Model:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise EngineFailed(failure) from error

@@ -1,0 +1,346 @@
+"""The one way of a request, free of HTTP: a turn of a chat goes in, an answer with certificates comes out.
+
+The images are found, admitted, decoded and sampled. Their served features replace them in the chat, and vLLM
+answers while the certification samples are still being drawn. Whatever ends a request early (a failure, the
+deadline, a client that has left) also ends its sampling and its work at vLLM.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from smoothgate import metrics, tracing
+from smoothgate.engine import EngineClient, neutralise, neutralise_messages
+from smoothgate.engine.answers import read_chunk, read_completion
+from smoothgate.errors import MalformedRequest, PolicyNotMet, UnknownModel
+from smoothgate.gate.accounts import Account
+from smoothgate.gate.chat_images import ImageSlot, attached_images, find_images, with_images_replaced
+from smoothgate.gate.image_smoothing import ImageSmoothing
+from smoothgate.gate.issuing import Issuer
+from smoothgate.gate.readiness import Readiness
+from smoothgate.gate.request_timing import Stages, deadline, measured
+from smoothgate.gate.visual_chat import visual_parts
+from smoothgate.sampling.smoother import Smoothed, Smoother
+from smoothgate.schemas import IssuedCertificate, SmoothingOptions
+from smoothgate.vision import DecodedImage
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRequest:
+    """Images that a client sends.
+
+    Attributes:
+        route: its name in the metrics.
+        account: the client, where there are accounts.
+        images: URIs or uploaded files.
+        smoothing: the client's wishes.
+    """
+
+    route: str
+    account: Account | None
+    images: Sequence[str | bytes] = ()
+    smoothing: SmoothingOptions = field(default_factory=SmoothingOptions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn(ImageRequest):
+    """A turn of a chat.
+
+    Attributes:
+        request_id: sent along to vLLM.
+        messages: the chat as the client sent it, in OpenAI's form, unchecked; it may hold images of its own.
+            Where `images` come with it, they stand in front of the parts of the last message.
+        messages_field: the field that `messages` came in, for errors.
+        model: the name that the client asks for, if any.
+        parameters: of vLLM; everything in its request but the model and the messages.
+    """
+
+    request_id: str
+    messages: Any
+    messages_field: str = "messages"
+    model: object = None
+    parameters: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer.
+
+    Attributes:
+        completion: vLLM's JSON, as it came.
+        text: of the answer.
+        certificates: one per image; None: no image was smoothed.
+        usage: tokens, as vLLM counts them.
+        stages: times.
+    """
+
+    completion: Json
+    text: str
+    certificates: list[IssuedCertificate] | None
+    usage: Json
+    stages: Stages
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The first event of a stream: vLLM has taken the request. What is refused raises before.
+
+    Attributes:
+        certified: whether `Certificates` will come.
+    """
+
+    certified: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of a streamed answer.
+
+    Attributes:
+        chunk: vLLM's JSON, as it came.
+        text: what it adds to the answer.
+        ends_answer: whether a choice ends here, or only figures follow.
+    """
+
+    chunk: Json
+    text: str
+    ends_answer: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """The certificates of all images, as soon as they are known."""
+
+    issued: list[IssuedCertificate]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last event of a stream: tokens as vLLM counts them, and times."""
+
+    usage: Json
+    stages: Stages
+
+
+Event = Accepted | Piece | Certificates | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What vLLM gets, and the task that issues the certificates meanwhile; None: no image is smoothed."""
+
+    body: Json
+    issuing: asyncio.Task[list[IssuedCertificate]] | None
+
+    async def certificates(self) -> list[IssuedCertificate] | None:
+        return None if self.issuing is None else await self.issuing
+
+
+class Answering:
+    """Answers turns of chats, and certifies images without a chat.
+
+    Args:
+        readiness: of the parts that an answer needs.
+        smoothing: admits and samples images.
+        issuer: signs certificates.
+        client: of vLLM.
+        model_name: as clients and vLLM know the model.
+        timeout_seconds: the longest time to a whole answer, or to vLLM's acceptance of a streamed one.
+    """
+
+    def __init__(
+        self,
+        readiness: Readiness,
+        smoothing: ImageSmoothing,
+        issuer: Issuer,
+        client: EngineClient,
+        *,
+        model_name: str,
+        timeout_seconds: float,
+    ) -> None:
+        self._readiness = readiness
+        self._smoothing = smoothing
+        self._issuer = issuer
+        self._client = client
+        self._model_name = model_name
+        self._timeout_seconds = timeout_seconds
+
+    async def answer(self, turn: Turn) -> Answer:
+        """The whole answer to a turn.
+
+        Raises:
+            SmoothgateError: of any kind.
+        """
+        stages = Stages()
+        with measured(turn.route):
+            async with deadline(self._timeout_seconds), self._prepared(turn, stages) as prepared:
+                asked = time.perf_counter()
+                answer = await self._client.chat(prepared.body, turn.request_id)
+                _engine_done(stages, asked)
+                completion = read_completion(answer)
+                certificates = await prepared.certificates()
+        return Answer(answer, completion.text, certificates, completion.usage or {}, stages)
+
+    async def stream(self, turn: Turn) -> AsyncGenerator[Event]:
+        """The answer to a turn as it comes: first `Accepted`, then each `Piece`, with `Certificates` among or
+        after them, last `Finished`. Closing the generator ends all work on the turn.
+
+        Raises:
+            SmoothgateError: of any kind; before `Accepted`, nothing has been sent to the client yet.
+        """
+        stages = Stages()
+        usage: Json = {}
+        with measured(turn.route):
+            async with AsyncExitStack() as stack:
+                async with deadline(self._timeout_seconds):
+                    prepared = await stack.enter_async_context(self._prepared(turn, stages))
+                    asked = time.perf_counter()
+                    chunks = await self._client.stream(prepared.body, turn.request_id)
+                    await stack.enter_async_context(chunks)
+                unsent = prepared.issuing
+                yield Accepted(certified=unsent is not None)
+                first = True
+                async for chunk in chunks:
+                    if first:
+                        metrics.STAGE_SECONDS.labels("engine_first_token").observe(
+                            time.perf_counter() - asked
+                        )
+                        first = False
+                    read = read_chunk(chunk)
+                    usage = read.usage or usage
+                    if unsent is not None and unsent.done():
+                        yield Certificates(await unsent)
+                        unsent = None
+                    yield Piece(chunk, read.text, read.ends_answer)
+                _engine_done(stages, asked)
+                if unsent is not None:
+                    yield Certificates(await unsent)
+                yield Finished(usage, stages)
+
+    @asynccontextmanager
+    async def sampled(self, request: ImageRequest) -> AsyncIterator[list[Smoothed]]:
+        """The images of a request on their way through the sampler; sampling ends with the block.
+
+        Raises:
+            MalformedRequest: there is no image, or smoothing is switched off.
+            SmoothgateError: of any kind.
+        """
+        with measured(request.route):
+            async with deadline(self._timeout_seconds):
+                smoother = self._readiness.require_smoother()
+                slots = [ImageSlot(0, i, source, f"images.{i}") for i, source in enumerate(request.images)]
+                if not slots:
+                    raise MalformedRequest("There is no image to certify.", param="images")
+                if request.smoothing.mode == "off":
+                    raise MalformedRequest(
+                        "There is nothing to certify with smoothing off.", param="smoothing.mode"
+                    )
+                async with self._smoothing.admitted(
+                    smoother, slots, request.smoothing, request.account, Stages()
+                ) as images:
+                    yield images
+
+    async def certify(self, request: ImageRequest) -> list[IssuedCertificate]:
+        """The certificates of images, without asking vLLM anything; raises as `sampled`."""
+        async with self.sampled(request) as images:
+            return await self._issuer.issue(images)
+
+    @asynccontextmanager
+    async def _prepared(self, turn: Turn, stages: Stages) -> AsyncIterator[_Prepared]:
+        """The chat as vLLM may see it, once the served features are known; sampling ends with the block."""
+        smoother = self._readiness.require_all()
+        if turn.model not in (None, "", self._model_name):
+            raise UnknownModel(f"The model served here is {self._model_name}.", param="model")
+        messages, slots = _with_slots(turn)
+        if slots and turn.parameters.get("truncate_prompt_tokens") is not None:
+            raise MalformedRequest(
+                "A prompt with images cannot be truncated.",
+                param="truncate_prompt_tokens",
+                code="unsupported",
+            )
+        placeholders = smoother.encoder.adapter.placeholders
+        messages = neutralise_messages(messages, placeholders)
+        parameters: Json = neutralise(turn.parameters, placeholders)
+        async with AsyncExitStack() as stack:
+            issuing = None
+            if slots and turn.smoothing.mode == "off":
+                images = await self._smoothing.unsmoothed(slots, stages)
+                tokens = [await asyncio.to_thread(smoother.encoder.raw_tokens, image) for image in images]
+                messages = await _with_tokens(smoother, messages, slots, images, tokens, stages)
+            elif slots:
+                admitted = self._smoothing.admitted(smoother, slots, turn.smoothing, turn.account, stages)
+                smoothed = await stack.enter_async_context(admitted)
+                issuing = self._issue_meanwhile(smoothed, stages)
+                stack.callback(issuing.cancel)
+                with tracing.stage("select"):
+                    tokens = [await image.tokens() for image in smoothed]
+                if smoothed[0].plan.enforce:
+                    _require_certified(smoothed, await issuing)
+                images = [each.image for each in smoothed]
+                messages = await _with_tokens(smoother, messages, slots, images, tokens, stages)
+            yield _Prepared(parameters | {"model": self._model_name, "messages": messages}, issuing)
+
+    def _issue_meanwhile(
+        self, smoothed: Sequence[Smoothed], stages: Stages
+    ) -> asyncio.Task[list[IssuedCertificate]]:
+        async def issue() -> list[IssuedCertificate]:
+            issued = await self._issuer.issue(smoothed)
+            stages.certify = stages.now()
+            return issued
+
+        task = asyncio.create_task(issue())
+        # A request that has failed already never asks for the failure of this task.
+        task.add_done_callback(lambda done: None if done.cancelled() else done.exception())
+        return task
+
+
+def _with_slots(turn: Turn) -> tuple[list[Json], list[ImageSlot]]:
+    """The messages of a turn, and the places of all its images in them."""
+    slots = find_images(turn.messages, turn.messages_field)
+    if not turn.images:
+        return turn.messages, slots
+    messages, attached = attached_images(turn.messages, turn.images)
+    return messages, slots + attached
+
+
+async def _with_tokens(
+    smoother: Smoother,
+    messages: Sequence[Json],
+    slots: Sequence[ImageSlot],
+    images: Sequence[DecodedImage],
+    tokens: Sequence[Tensor],
+    stages: Stages,
+) -> list[Json]:
+    """The messages with visual tokens in the place of their images."""
+    stages.select = stages.now()
+    adapter = smoother.encoder.adapter
+    parts = [
+        await visual_parts(adapter, each, image.height, image.width)
+        for each, image in zip(tokens, images, strict=True)
+    ]
+    return with_images_replaced(messages, slots, parts)
+
+
+def _require_certified(smoothed: Sequence[Smoothed], certificates: Sequence[IssuedCertificate]) -> None:
+    target = smoothed[0].plan.target
+    missed = sum(certificate.outcome != "certified" for certificate in certificates)
+    if missed and target is not None:
+        raise PolicyNotMet(
+            f"A cosine of {target.cosine:g} at {target.eps:g} was to be certified; "
+            f"{missed} of {len(certificates)} images missed it, and the language model was not asked.",
+            [certificate.model_dump(mode="json") for certificate in certificates],
+        )
+
+
+def _engine_done(stages: Stages, asked: float) -> None:
+    stages.engine = time.perf_counter() - asked
+    metrics.STAGE_SECONDS.labels("engine").observe(stages.engine)

@@ -1,0 +1,210 @@
+"""Puts a service together from its settings: the one place of the gate that knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+
+from smoothgate import metrics
+from smoothgate.certify.statement import Target
+from smoothgate.engine import (
+    Engine,
+    EngineState,
+    EngineStatus,
+    LocalEngine,
+    RemoteEngine,
+    Supervision,
+    VLLMOptions,
+)
+from smoothgate.errors import SmoothgateError
+from smoothgate.gate.admission import Admission
+from smoothgate.gate.answering import Answering
+from smoothgate.gate.canary import Canary, canary_plan
+from smoothgate.gate.certificate_store import CertificateStore
+from smoothgate.gate.gatekeeper import Gatekeeper
+from smoothgate.gate.health import Health
+from smoothgate.gate.image_decoding import ImageDecoder
+from smoothgate.gate.image_fetcher import Fetcher
+from smoothgate.gate.image_smoothing import ImageSmoothing
+from smoothgate.gate.in_flight import InFlight
+from smoothgate.gate.issuing import Issuer
+from smoothgate.gate.policy import OperatorPolicy
+from smoothgate.gate.readiness import Readiness
+from smoothgate.gate.served_model import ServedModel
+from smoothgate.gate.service import Service
+from smoothgate.gate.smoother_loading import load_encoders, make_smoother
+from smoothgate.gate.supervised_smoother import SupervisedSmoother
+from smoothgate.gate.visual_chat import VisualQuestions
+from smoothgate.sampling.smoother import Smoother
+from smoothgate.settings import Settings
+from smoothgate.vision import family_of
+
+# Sampling ends early enough that the certificate can still be made and sent.
+_SAMPLING_SHARE = 0.8
+
+log = structlog.get_logger("gate")
+
+
+def build(
+    settings: Settings,
+    *,
+    engine: Engine | None = None,
+    load_smoother: Callable[[], Smoother] | None = None,
+) -> Service:
+    """A service, not started.
+
+    Args:
+        settings: of the process.
+        engine: instead of the one that the settings name.
+        load_smoother: makes the smoother, instead of one over the encoder that the settings name.
+
+    Raises:
+        SmoothgateError: a setting cannot be used: accounts, keys, hosts, the model or its PSM.
+    """
+    model = ServedModel.of(
+        settings.model,
+        name=settings.served_model_name,
+        psm=settings.psm,
+        device=settings.device,
+        dtype=settings.dtype,
+    )
+    if settings.accounts is None:
+        log.warning("no accounts are set: whoever can connect may ask", host=settings.host)
+    policy = _policy(settings)
+    gatekeeper = Gatekeeper(settings.accounts)
+    in_flight = InFlight(settings.max_requests)
+    issuer = Issuer(settings.signing_key_file, settings.retired_keys, _store(settings))
+    engine = engine or _engine(settings, model)
+    smoother = SupervisedSmoother(load_smoother or (lambda: _smoother(settings, model)))
+    readiness = Readiness(engine, smoother)
+    questions = VisualQuestions(engine.client, model.name)
+    canary = _canary(settings, readiness, questions) if settings.canary_seconds else None
+    decoder = ImageDecoder(
+        _fetcher(settings),
+        max_bytes=settings.max_image_bytes,
+        max_pixels=settings.max_image_pixels,
+        seconds=settings.decode_timeout_seconds,
+    )
+    smoothing = ImageSmoothing(
+        policy,
+        Admission(settings.max_queued_seconds, settings.degrade),
+        gatekeeper,
+        decoder,
+        max_images=settings.max_images,
+        sampling_seconds=_SAMPLING_SHARE * settings.request_timeout_seconds,
+    )
+    answering = Answering(
+        readiness,
+        smoothing,
+        issuer,
+        engine.client,
+        model_name=model.name,
+        timeout_seconds=settings.request_timeout_seconds,
+    )
+    return Service(
+        model=model,
+        engine=engine,
+        smoother=smoother,
+        readiness=readiness,
+        canary=canary,
+        health=Health(readiness, in_flight, canary),
+        gatekeeper=gatekeeper,
+        in_flight=in_flight,
+        policy=policy,
+        decoder=decoder,
+        smoothing=smoothing,
+        issuer=issuer,
+        questions=questions,
+        answering=answering,
+    )
+
+
+def _policy(s: Settings) -> OperatorPolicy:
+    target = None
+    if s.policy_cosine is not None and s.policy_eps is not None:
+        target = Target(s.policy_cosine, s.policy_eps)
+    return OperatorPolicy(
+        sigma=s.sigma,
+        sigma_min=s.sigma_min,
+        sigma_max=s.sigma_max,
+        n_select=s.n_select,
+        n_certify=s.n_certify,
+        max_samples=s.max_samples,
+        alpha=s.alpha,
+        eps=s.eps,
+        cosine_threshold=s.cosine_threshold,
+        target=target,
+        enforce=s.policy == "enforce",
+        allow_off=s.allow_smoothing_off,
+    )
+
+
+def _store(s: Settings) -> CertificateStore | None:
+    if s.store is None:
+        return None
+    return CertificateStore(s.store, max_bytes=s.store_max_bytes, files=s.store_files)
+
+
+def _engine(s: Settings, model: ServedModel) -> Engine:
+    observed = _EngineMetrics()
+    if s.engine_url is not None:
+        key = s.engine_api_key.get_secret_value() if s.engine_api_key else None
+        return RemoteEngine(
+            s.engine_url, api_key=key, read_timeout=s.engine_read_timeout_seconds, on_change=observed.update
+        )
+    family = family_of(model.checkpoint)
+    options = VLLMOptions(
+        model=model.checkpoint,
+        served_model_name=model.name,
+        dtype=model.dtype_name,
+        max_model_len=s.engine_max_model_len,
+        kv_cache_gib=s.engine_kv_cache_gib,
+        drain_seconds=s.shutdown_timeout_seconds,
+        tracing_url=s.tracing_url,
+        # A limit above 0 is that of the images of a request.
+        media_limits={kind: s.max_images if limit else 0 for kind, limit in family.engine_limits.items()},
+        prompt_embeds=family.part_type == "prompt_embeds",
+        extra_args=s.engine_args,
+    )
+    return LocalEngine(
+        options,
+        Supervision(start_timeout=s.engine_start_timeout_seconds),
+        read_timeout=s.engine_read_timeout_seconds,
+        on_change=observed.update,
+    )
+
+
+class _EngineMetrics:
+    def __init__(self) -> None:
+        self._restarts = 0
+
+    def update(self, status: EngineStatus) -> None:
+        metrics.ENGINE_UP.set(status.state is EngineState.READY)
+        metrics.ENGINE_RESTARTS.inc(status.restarts - self._restarts)
+        self._restarts = status.restarts
+
+
+def _smoother(s: Settings, model: ServedModel) -> Smoother:
+    return make_smoother(
+        load_encoders(model),
+        model.name,
+        sigma=s.sigma,
+        threads=s.threads,
+        batch_size=s.batch_size,
+        cache_bytes=s.cache_mib * 2**20,
+    )
+
+
+def _canary(s: Settings, readiness: Readiness, questions: VisualQuestions) -> Canary:
+    plan = canary_plan(s.sigma, s.eps, s.cosine_threshold)
+    return Canary(readiness, questions, plan, tolerance=s.canary_tolerance, pause_seconds=s.canary_seconds)
+
+
+def _fetcher(s: Settings) -> Fetcher | None:
+    if not s.url_hosts:
+        return None
+    try:
+        return Fetcher(s.url_hosts, max_bytes=s.max_image_bytes, timeout=s.url_timeout_seconds)
+    except ValueError as error:
+        raise SmoothgateError(f"SMOOTHGATE_URL_HOSTS: {error}", code="bad_url_hosts") from error

@@ -1,0 +1,92 @@
+"""Accounts at run time: whose key a request carries, and how much that account has left of its limits."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from smoothgate.errors import Overloaded, SmoothgateError, Unauthorized
+from smoothgate.gate.accounts import Account, AccountBook
+from smoothgate.gate.rate_limit import Bucket
+
+log = structlog.get_logger("access")
+
+
+@dataclass(slots=True)
+class _Limits:
+    requests: Bucket | None
+    samples: Bucket | None
+
+
+class Gatekeeper:
+    """Knows the accounts and what each has used.
+
+    Args:
+        accounts: file of accounts; None: everyone may ask, and nothing is limited.
+        refresh_seconds: the file is read again at most this often.
+
+    Raises:
+        SmoothgateError: code `bad_accounts`: the file cannot be used.
+    """
+
+    def __init__(self, accounts: Path | None, refresh_seconds: float = 1.0) -> None:
+        self._book = None if accounts is None else AccountBook(accounts)
+        self._refresh_seconds = refresh_seconds
+        self._refreshed = time.monotonic()
+        self._limits: dict[Account, _Limits] = {}
+
+    def admit(self, key: str | None) -> Account | None:
+        """The account that a key belongs to; None where there are no accounts.
+
+        Raises:
+            Unauthorized: no key, or a wrong one.
+            Overloaded: more requests than the account may send.
+        """
+        if self._book is None:
+            return None
+        self._refresh(self._book)
+        account = None if key is None else self._book.find(key)
+        if account is None:
+            raise Unauthorized("A valid API key is needed: Authorization: Bearer KEY.")
+        _take(self._of(account).requests, 1, "requests")
+        return account
+
+    def charge(self, account: Account | None, samples: int) -> None:
+        """Take what a request may draw from the samples of its account.
+
+        Raises:
+            Overloaded: more than the account may draw now.
+        """
+        if account is not None:
+            _take(self._of(account).samples, samples, "samples")
+
+    def _of(self, account: Account) -> _Limits:
+        if account not in self._limits:
+            self._limits[account] = _Limits(
+                _bucket(account.requests_per_minute), _bucket(account.samples_per_minute)
+            )
+        return self._limits[account]
+
+    def _refresh(self, book: AccountBook) -> None:
+        if time.monotonic() - self._refreshed < self._refresh_seconds:
+            return
+        self._refreshed = time.monotonic()
+        try:
+            if book.refresh():
+                log.info("accounts read again")
+        except SmoothgateError as error:
+            log.error("accounts not read again; the old ones hold", reason=error.message)
+
+
+def _bucket(per_minute: int | None) -> Bucket | None:
+    return None if per_minute is None else Bucket(per_minute)
+
+
+def _take(bucket: Bucket | None, amount: int, of: str) -> None:
+    if bucket is not None and (seconds := bucket.take(amount)):
+        raise Overloaded(
+            f"Your limit of {of} per minute is used up.", code=f"{of}_per_minute", retry_after=seconds
+        )

@@ -1,0 +1,31 @@
+"""Whether the service should be sent requests."""
+
+from __future__ import annotations
+
+from smoothgate.gate.canary import Canary
+from smoothgate.gate.in_flight import InFlight
+from smoothgate.gate.readiness import Readiness
+
+
+class Health:
+    """Sums up what a balancer has to know.
+
+    Args:
+        readiness: of the parts.
+        in_flight: knows whether the service is shutting down.
+        canary: None: none is sent.
+    """
+
+    def __init__(self, readiness: Readiness, in_flight: InFlight, canary: Canary | None) -> None:
+        self._readiness = readiness
+        self._in_flight = in_flight
+        self._canary = canary
+
+    def problems(self) -> dict[str, str]:
+        """What keeps the service from being sent requests, by part; empty when it is ready."""
+        problems = self._readiness.problems()
+        if self._in_flight.draining:
+            problems["service"] = "draining"
+        if self._canary is not None and self._canary.problem is not None:
+            problems["canary"] = self._canary.problem
+        return problems

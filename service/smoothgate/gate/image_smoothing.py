@@ -1,0 +1,146 @@
+"""The images of a request on their way to the sampler: plan, admission, charge, decoding, queue."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+
+from smoothgate import metrics
+from smoothgate.errors import TooLarge, Unacceptable
+from smoothgate.gate.accounts import Account
+from smoothgate.gate.admission import Admission
+from smoothgate.gate.chat_images import ImageSlot
+from smoothgate.gate.gatekeeper import Gatekeeper
+from smoothgate.gate.image_decoding import ImageDecoder
+from smoothgate.gate.policy import OperatorPolicy
+from smoothgate.gate.request_timing import Stages
+from smoothgate.sampling.sampling_plan import Plan
+from smoothgate.sampling.smoother import Smoothed, Smoother
+from smoothgate.schemas import SmoothingOptions
+from smoothgate.vision import DecodedImage
+
+
+@asynccontextmanager
+async def sampling(
+    smoother: Smoother, images: Sequence[DecodedImage], plan: Plan, *, ends: float, fresh: bool = False
+) -> AsyncIterator[list[Smoothed]]:
+    """Queue the images of one request; their sampling ends with the block, whatever is left of it.
+
+    Args:
+        smoother: draws the samples.
+        images: share the alpha of the plan, and their turns at the device.
+        plan: how they are sampled.
+        ends: `time.monotonic()` at which drawing ends and certificates are made from what there is.
+        fresh: whether to draw even where the result is known, and to keep nothing.
+
+    Raises:
+        NotReady: the sampler does not run.
+    """
+    request = object()
+    begun: list[Smoothed] = []
+    try:
+        for image in images:
+            begun.append(
+                await smoother.begin(
+                    image, plan, images=len(images), deadline=ends, request=request, fresh=fresh
+                )
+            )
+        yield begun
+    finally:
+        for smoothed in begun:
+            smoothed.cancel()
+
+
+class ImageSmoothing:
+    """Admits the images of requests, decodes and samples them.
+
+    Args:
+        policy: what a request may ask for.
+        admission: room at the sampler.
+        gatekeeper: the limits of an account.
+        decoder: reads the images.
+        max_images: of one request.
+        sampling_seconds: the longest time that the images of a request are sampled.
+    """
+
+    def __init__(
+        self,
+        policy: OperatorPolicy,
+        admission: Admission,
+        gatekeeper: Gatekeeper,
+        decoder: ImageDecoder,
+        *,
+        max_images: int,
+        sampling_seconds: float,
+    ) -> None:
+        self._policy = policy
+        self._admission = admission
+        self._gatekeeper = gatekeeper
+        self._decoder = decoder
+        self._max_images = max_images
+        self._sampling_seconds = sampling_seconds
+
+    @asynccontextmanager
+    async def admitted(
+        self,
+        smoother: Smoother,
+        slots: Sequence[ImageSlot],
+        options: SmoothingOptions,
+        account: Account | None,
+        stages: Stages,
+    ) -> AsyncIterator[list[Smoothed]]:
+        """Sample the images of a request, on its terms; sampling ends with the block.
+
+        Raises:
+            NotReady: the sampler does not run.
+            Overloaded: more samples than there is room for, or than the account may draw.
+            Unacceptable: options outside the limits, or a budget that could certify nothing.
+            TooLarge, MalformedRequest, Unacceptable: as `ImageDecoder.decode`; too many images.
+        """
+        self._require_few(slots)
+        plan = await self._planned(smoother, options, len(slots))
+        cost = len(slots) * plan.samples
+        ends = time.monotonic() + self._sampling_seconds
+        async with AsyncExitStack() as stack:
+            with self._admission.reserved(smoother.sampler, cost):
+                self._gatekeeper.charge(account, cost)
+                images = await self._decoder.decode(slots)
+                stages.decode = stages.now()
+                smoothed = await stack.enter_async_context(sampling(smoother, images, plan, ends=ends))
+            yield smoothed
+
+    async def unsmoothed(self, slots: Sequence[ImageSlot], stages: Stages) -> list[DecodedImage]:
+        """The images of a request that switches smoothing off.
+
+        Raises:
+            Unacceptable: the operator does not allow that; else as `admitted`.
+        """
+        self._policy.require_off_allowed()
+        self._require_few(slots)
+        images = await self._decoder.decode(slots)
+        stages.decode = stages.now()
+        return images
+
+    def _require_few(self, slots: Sequence[ImageSlot]) -> None:
+        if len(slots) > self._max_images:
+            raise TooLarge(
+                f"The request holds {len(slots)} images, this service takes {self._max_images}.",
+                param=slots[self._max_images].param,
+                code="too_many_images",
+            )
+
+    async def _planned(self, smoother: Smoother, options: SmoothingOptions, images: int) -> Plan:
+        """The plan of a request; under load with fewer samples, if those could still certify something."""
+        plan = self._policy.plan(options)
+        await asyncio.to_thread(plan.require_reachable, images, smoother.chance_cosine)
+        if options.n_certify is not None:
+            return plan
+        fewer = self._admission.stepped_down(smoother.sampler, plan)
+        if fewer.degraded_from is not None:
+            with suppress(Unacceptable):
+                await asyncio.to_thread(fewer.require_reachable, images, smoother.chance_cosine)
+                metrics.DEGRADED.labels(str(fewer.n_certify)).inc()
+                return fewer
+        return plan

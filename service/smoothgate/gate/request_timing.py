@@ -1,0 +1,61 @@
+"""The time of a request: its limit, the end of each stage, and its place in the metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+
+from smoothgate import metrics
+from smoothgate.errors import RequestTimedOut, SmoothgateError
+
+
+@dataclass(slots=True)
+class Stages:
+    """When the stages of a request ended, in seconds from its start; `engine` is the time that vLLM took."""
+
+    started: float = field(default_factory=time.perf_counter)
+    decode: float = 0.0
+    select: float = 0.0
+    certify: float = 0.0
+    engine: float = 0.0
+
+    def now(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self.started
+
+
+@contextmanager
+def measured(route: str) -> Iterator[None]:
+    """Count the time of a request by how it ends: `ok`, the code of an error, or `cancelled`."""
+    started = time.perf_counter()
+    outcome = "ok"
+    try:
+        yield
+    except SmoothgateError as error:
+        outcome = error.code
+        raise
+    except (asyncio.CancelledError, GeneratorExit):
+        outcome = "cancelled"
+        raise
+    except BaseException:
+        outcome = "internal_error"
+        raise
+    finally:
+        metrics.REQUEST_SECONDS.labels(route, outcome).observe(time.perf_counter() - started)
+
+
+@asynccontextmanager
+async def deadline(seconds: float) -> AsyncIterator[None]:
+    """End what takes longer.
+
+    Raises:
+        RequestTimedOut: the block took longer than `seconds`.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise RequestTimedOut(f"The request took longer than {seconds:g} seconds.") from error

@@ -1,0 +1,82 @@
+"""Which model is served, by which name, on which devices and in which arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from smoothgate.demo import bundled
+from smoothgate.errors import SmoothgateError
+
+DEMO_NAME = "smoothgate-demo"
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """The model of one process.
+
+    Attributes:
+        checkpoint: a folder or a Hugging Face id.
+        name: towards clients, in certificates and in vLLM.
+        psm: folder of purifier, mapper and calibration.
+        devices: where the encoder runs, all of one type.
+        dtype: arithmetic of the encoder and of vLLM.
+    """
+
+    checkpoint: str
+    name: str
+    psm: Path
+    devices: tuple[torch.device, ...]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(
+        cls, checkpoint: str | None, *, name: str | None, psm: Path | None, device: str, dtype: str
+    ) -> ServedModel:
+        """As the settings say: None and `auto` are resolved.
+
+        Args:
+            checkpoint: None: the bundled demo model.
+            name: None: the last part of the checkpoint's.
+            psm: None: the bundled one of the demo model.
+            device: `auto`, or names separated by commas.
+            dtype: `auto`, or the name of a torch dtype.
+
+        Raises:
+            SmoothgateError: code `no_calibration`: `psm` is missing for another model than the demo's.
+        """
+        if checkpoint is not None and psm is None:
+            raise SmoothgateError(
+                "SMOOTHGATE_PSM is not set: make one with "
+                "`smoothgate psm train --model ... --images DIR --output FOLDER`, or a calibration "
+                "alone with `psm calibrate`, and name the folder.",
+                code="no_calibration",
+            )
+        devices = tuple(torch.device(each) for each in _device(device).split(","))
+        return cls(
+            checkpoint=checkpoint or str(bundled("model")),
+            name=name or (DEMO_NAME if checkpoint is None else Path(checkpoint).name),
+            psm=psm or bundled("psm"),
+            devices=devices,
+            dtype=_dtype(dtype, devices[0]),
+        )
+
+    @property
+    def dtype_name(self) -> str:
+        """As vLLM and certificates call it."""
+        return str(self.dtype).removeprefix("torch.")
+
+
+def _device(wanted: str) -> str:
+    if wanted != "auto":
+        return wanted
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _dtype(wanted: str, device: torch.device) -> torch.dtype:
+    if wanted == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype: torch.dtype = getattr(torch, wanted)
+    return dtype

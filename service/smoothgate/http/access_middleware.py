@@ -1,0 +1,57 @@
+"""Refuses a request before its body is read: no valid key, a limit used up, or no room.
+
+Every path asks for a key, except `OPEN` and the paths that the application adds to it.
+"""
+
+from __future__ import annotations
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from smoothgate import metrics
+from smoothgate.errors import SmoothgateError
+from smoothgate.gate.gatekeeper import Gatekeeper
+from smoothgate.gate.in_flight import InFlight
+from smoothgate.http import error_responses
+
+#: Probes, and the public keys: whoever checks a certificate need not be a client.
+OPEN = frozenset({"/health/live", "/health/ready", "/.well-known/jwks.json"})
+
+
+class Access:
+    """Lets requests of known clients through, as long as there is room.
+
+    Args:
+        app: the routes.
+        gatekeeper: knows the keys.
+        in_flight: knows whether there is room.
+        public: paths that ask for no key.
+    """
+
+    def __init__(
+        self, app: ASGIApp, gatekeeper: Gatekeeper, in_flight: InFlight, public: frozenset[str] = OPEN
+    ) -> None:
+        self._app = app
+        self._gatekeeper = gatekeeper
+        self._in_flight = in_flight
+        self._public = public
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] != "http" or scope["path"] in self._public:
+            await self._app(scope, receive, send)
+            return
+        try:
+            scope["state"]["account"] = self._gatekeeper.admit(_bearer_key(Headers(scope=scope)))
+            if scope["path"] != "/metrics":
+                self._in_flight.require_room()
+        except SmoothgateError as error:
+            metrics.REFUSALS.labels(error.code).inc()
+            await error_responses.response_of(error)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+def _bearer_key(headers: Headers) -> str | None:
+    scheme, _, key = headers.get("Authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else None

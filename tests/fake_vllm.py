@@ -1,0 +1,156 @@
+"""Stands in for vLLM in this process: for tests that need *an* answer, or a fault that vLLM rarely has."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Json = dict[str, Any]
+
+TEXT = "The digit is 7."
+USAGE = {"prompt_tokens": 40, "completion_tokens": 6, "total_tokens": 46}
+
+
+@dataclass
+class FakeVllm:
+    """What the fake answers.
+
+    Attributes:
+        url: its address.
+        text: of every answer; streamed word by word.
+        fault: what is wrong with it; empty: nothing. `_FAULTS` and `_STREAM_FAULTS` list broken answers;
+            `unwell` fails its health check, `slow` answers after `slow_seconds`, and `hangs up` closes the
+            connection.
+        open: while it is cleared, answers wait; streams after their first piece.
+        bodies: of the chats that it was asked, in order.
+    """
+
+    url: str = ""
+    text: str = TEXT
+    fault: str = ""
+    slow_seconds: float = 3.0
+    open: threading.Event = field(default_factory=threading.Event)
+    bodies: list[Json] = field(default_factory=list)
+
+    def reset(self) -> None:
+        """As at the start."""
+        self.text, self.fault = TEXT, ""
+        self.bodies = []
+        self.open.set()
+
+
+_FAULTS = {
+    "not json": (200, b"<html>It works!</html>"),
+    "no message": (200, b'{"choices": []}'),
+    "a list": (200, b"[]"),
+    "failure": (500, b"Internal Server Error"),
+    "full": (429, b"{}"),
+}
+_STREAM_FAULTS = {
+    "cut off": b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n',
+    "nonsense in a stream": b"data: what\n\n",
+    "no chunk": b'data: {"choices": 5}\n\n',
+}
+
+
+@contextmanager
+def running() -> Iterator[FakeVllm]:
+    """A fake behind a port of its own."""
+    fake = FakeVllm()
+    fake.reset()
+
+    class Handler(_Handler):
+        vllm = fake
+
+    server = _Server(("127.0.0.1", 0), Handler)
+    fake.url = f"http://127.0.0.1:{server.server_port}"
+    # Short polls, since shutting down takes as long as one.
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield fake
+    finally:
+        fake.open.set()
+        server.shutdown()
+        server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256  # hundreds of clients come at a time
+
+
+class _Handler(BaseHTTPRequestHandler):
+    vllm: FakeVllm
+
+    def do_GET(self) -> None:
+        self._send(503 if self.vllm.fault == "unwell" else 200, b"")
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.vllm.bodies.append(body)
+        fault = self.vllm.fault
+        if fault == "slow":
+            time.sleep(self.vllm.slow_seconds)
+        if fault == "hangs up":
+            self.close_connection = True
+        elif fault in _FAULTS:
+            self._send(*_FAULTS[fault])
+        elif fault in _STREAM_FAULTS:
+            self._send(200, _STREAM_FAULTS[fault], "text/event-stream")
+        elif body.get("stream"):
+            self._stream(body)
+        else:
+            self.vllm.open.wait()
+            self._send(200, json.dumps(self._completion(body)).encode())
+
+    def _completion(self, body: Json) -> Json:
+        message = {"role": "assistant", "content": self.vllm.text}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return {**_head(body), "object": "chat.completion", "choices": [choice], "usage": USAGE}
+
+    def _stream(self, body: Json) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        for number, choices in enumerate(self._pieces()):
+            if number == 1:
+                self.vllm.open.wait()
+            self._event(body, {"choices": choices})
+        if (body.get("stream_options") or {}).get("include_usage"):
+            self._event(body, {"choices": [], "usage": USAGE})
+        self._write(b"data: [DONE]\n\n")
+
+    def _pieces(self) -> Iterator[list[Json]]:
+        yield [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]
+        words = self.vllm.text.split(" ")
+        for number, word in enumerate(words):
+            text = word if number == 0 else f" {word}"
+            reason = "stop" if number == len(words) - 1 else None
+            yield [{"index": 0, "delta": {"content": text}, "finish_reason": reason}]
+
+    def _event(self, body: Json, fields: Json) -> None:
+        chunk = {**_head(body), "object": "chat.completion.chunk", **fields}
+        self._write(f"data: {json.dumps(chunk)}\n\n".encode())
+
+    def _send(self, status: int, body: bytes, kind: str = "application/json") -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self._write(body)
+
+    def _write(self, data: bytes) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # the client has left
+            self.wfile.write(data)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def _head(body: Json) -> Json:
+    return {"id": "chatcmpl-fake", "created": 0, "model": body.get("model")}

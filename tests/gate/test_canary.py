@@ -1,0 +1,107 @@
+"""A canary goes the whole way, and whatever it comes back with decides about readiness."""
+
+import asyncio
+import copy
+
+import pytest
+from prometheus_client import REGISTRY
+from torch import Tensor
+
+from smoothgate.gate.canary import Canary, canary_plan
+from smoothgate.gate.health import Health
+from smoothgate.gate.service import Service
+from smoothgate.psm.unit_encoder import UnitEncoder
+from smoothgate.vision import Layout
+from tests.fake_vllm import FakeVllm
+from tests.gate.conftest import StartService, WatchedEngine
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.asyncio
+
+
+def _canary(service: Service, tolerance: float = 0.1) -> Canary:
+    """A canary that is sent by hand."""
+    plan = canary_plan(0.5, (0.25,), 0.5)
+    return Canary(service.readiness, service.questions, plan, tolerance=tolerance, pause_seconds=300)
+
+
+def _problems(service: Service, canary: Canary) -> dict[str, str]:
+    return Health(service.readiness, service.in_flight, canary).problems()
+
+
+def _canaries(outcome: str) -> float:
+    return REGISTRY.get_sample_value("smoothgate_canaries_total", {"outcome": outcome}) or 0.0
+
+
+async def test_a_canary_that_comes_back_well_makes_the_service_ready(
+    service: Service, vllm: FakeVllm
+) -> None:
+    canary = _canary(service)
+    assert _problems(service, canary) == {"canary": "not sent yet"}
+    before = _canaries("ok")
+    await canary.send()
+    assert _problems(service, canary) == {}
+    assert _canaries("ok") == before + 1
+    assert 0.9 < (REGISTRY.get_sample_value("smoothgate_canary_score") or 0) <= 1
+    (body,) = vllm.bodies
+    assert body["max_tokens"] == 1
+    assert body["messages"][0]["content"][0]["type"] == "image_embeds"
+
+
+async def test_a_canary_whose_score_drifts_is_noticed(service: Service) -> None:
+    canary = _canary(service, tolerance=1e-6)
+    before = _canaries("drift")
+    await canary.send()
+    assert canary.problem is not None
+    assert "score" in canary.problem
+    assert _problems(service, canary) == {"canary": canary.problem}
+    assert _canaries("drift") == before + 1
+
+
+async def test_a_canary_whose_feature_is_another_one_is_noticed(
+    start_service: StartService, demo_encoder: UnitEncoder
+) -> None:
+    """Mirrored features have the same scores, and another direction."""
+    mirrored = copy.copy(demo_encoder)
+    sign = 1
+
+    def units(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
+        return sign * demo_encoder.units(z, sigma, layout)
+
+    mirrored.units = units  # type: ignore[method-assign]
+    canary = _canary(await start_service(encoder=mirrored))
+    await canary.send()
+    assert canary.problem is None
+    sign = -1
+    await canary.send()
+    assert canary.problem is not None
+    assert "cosine" in canary.problem
+    sign = 1
+    await canary.send()
+    assert canary.problem is None
+
+
+async def test_a_canary_that_the_engine_does_not_answer_is_noticed(service: Service, vllm: FakeVllm) -> None:
+    canary = _canary(service)
+    before = _canaries("failed")
+    vllm.fault = "failure"
+    await canary.send()
+    assert _problems(service, canary) == {"canary": "The engine failed with status 500."}
+    assert _canaries("failed") == before + 1
+    vllm.fault = ""
+    await canary.send()
+    assert _problems(service, canary) == {}
+
+
+async def test_canaries_wait_until_all_parts_are_up(
+    service: Service, engine: WatchedEngine, vllm: FakeVllm
+) -> None:
+    engine.up = lambda: False
+    canary = _canary(service)
+    running = asyncio.create_task(canary.run())
+    await asyncio.sleep(0.3)
+    assert canary.problem == "not sent yet"
+    engine.up = lambda: True
+    await eventually(lambda: canary.problem is None)
+    assert len(vllm.bodies) == 1
+    running.cancel()

@@ -1,0 +1,72 @@
+"""Certificates in the chunks of `/v1/chat/completions`."""
+
+import json
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from tests.fake_vllm import TEXT, FakeVllm
+from tests.quick_gate import OpenGate
+from tests.whole_service import Gate, image_part
+
+QUESTION: dict[str, Any] = {
+    "messages": [
+        {"role": "user", "content": [image_part("seven.png"), {"type": "text", "text": "What digit?"}]}
+    ],
+    "stream": True,
+    "stream_options": {"include_usage": True},
+}
+CERTIFIED = 'smoothgate_stage_seconds_count{stage="certify"}'
+
+
+def _chunks(gate: Gate, **fields: Any) -> list[dict[str, Any]]:
+    response = gate.http.post("/v1/chat/completions", json=QUESTION | fields)
+    lines = [line.removeprefix("data: ") for line in response.text.splitlines() if line]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def _text(chunks: list[dict[str, Any]]) -> str:
+    return "".join(c["delta"].get("content", "") for chunk in chunks for c in chunk["choices"])
+
+
+def test_the_chunk_that_ends_an_answer_waits_for_the_certificates(quick_gate: Gate) -> None:
+    chunks = _chunks(quick_gate, smoothing={"n_certify": 400})
+    assert _text(chunks) == TEXT
+    *_, ending, figures = chunks
+    assert ending["choices"][0]["finish_reason"] == "stop"
+    assert len(ending["certificates"]) == 1
+    assert figures["usage"]["completion_tokens"] > 0
+    assert [chunk for chunk in chunks if "certificates" in chunk] == [ending]
+
+
+def test_certificates_that_are_known_go_out_in_the_next_chunk(open_gate: OpenGate, vllm: FakeVllm) -> None:
+    """The answer goes on when the certificate has been counted."""
+    gate = open_gate()
+    before = gate.metric(CERTIFIED)
+    vllm.open.clear()
+
+    def go_on() -> None:
+        while gate.metric(CERTIFIED) == before:
+            time.sleep(0.02)
+        time.sleep(0.3)  # signing
+        vllm.open.set()
+
+    going_on = threading.Thread(target=go_on)
+    going_on.start()
+    chunks = _chunks(gate)
+    going_on.join()
+    assert _text(chunks) == TEXT
+    assert ["certificates" in chunk for chunk in chunks[:3]] == [False, True, False]
+    assert sum("certificates" in chunk for chunk in chunks) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_to_text_alone_is_vllms_own(quick_gate: Gate, stream: bool) -> None:
+    hello = [{"role": "user", "content": "Hello"}]
+    response = quick_gate.http.post("/v1/chat/completions", json={"messages": hello, "stream": stream})
+    assert response.status_code == 200
+    assert "certificates" not in response.text
+    assert "chatcmpl-fake" in response.text
