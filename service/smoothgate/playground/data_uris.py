@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import io
-
 from torch import Tensor
 
 from smoothgate.vision.images import to_picture
+from smoothgate.vision.png import encode_png, png_data_uri
 
 
 def png(x: Tensor) -> bytes:
-    """(3, H, W), clipped to [0, 1] and rounded to 8 bits."""
-    file = io.BytesIO()
-    to_picture(x.clamp(0, 1)).save(file, "PNG")
-    return file.getvalue()
+    """A canvas (3, H, W) as a PNG file, clipped to [0, 1] and rounded to 8 bits."""
+    return encode_png(to_picture(x.clamp(0, 1)))
 
 
 def data_uri(x: Tensor) -> str:
-    """The same as a data URI."""
-    return "data:image/png;base64," + base64.b64encode(png(x)).decode()
+    """A canvas (3, H, W) as `png` encodes it, as a data URI."""
+    return png_data_uri(png(x))

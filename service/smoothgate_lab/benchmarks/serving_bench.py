@@ -3,42 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 import json
 import socket
 import statistics
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import httpx
 import numpy as np
-import torch
 import uvicorn
 from PIL import Image
 
 from smoothgate.demo import bundled
-from smoothgate.engine import LocalEngine
-from smoothgate.engine.vllm_command import VLLMOptions, vllm_command, vllm_environment
-from smoothgate.engine.vllm_process import VLLMProcess
+from smoothgate.engine import EngineState, LocalEngine, VLLMOptions
 from smoothgate.errors import SmoothgateError
 from smoothgate.gate.build import build
 from smoothgate.gate.served_model import ServedModel
 from smoothgate.gate.service import Service
 from smoothgate.http.app import create_app
 from smoothgate.settings import Settings
+from smoothgate.vision.png import encode_png, png_data_uri
 
 Json = dict[str, Any]
 
 _QUESTION = "What digit is shown?"
 _SAMPLE = "seven.png"
 _WARM_UP = 3
-_START_SECONDS = 600
 #: Two sides that differ by a few hundredths need more rounds than the others.
 TEXT_TIMES = 5
 
@@ -108,36 +102,24 @@ async def _service() -> AsyncIterator[tuple[Service, httpx.AsyncClient]]:
 @asynccontextmanager
 async def _own_pictures(model: ServedModel) -> AsyncIterator[httpx.AsyncClient]:
     """vLLM on the same checkpoint, as the service starts it but with its own image path."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "v.sock"
-        on_cpu = not torch.cuda.is_available()
-        options = VLLMOptions(
-            model=model.checkpoint,
-            served_model_name=model.name,
-            dtype=model.dtype_name,
-            drain_seconds=0,
-            media_limits={"image": 1},
-        )
-        environment = vllm_environment(options.model, Path(folder), on_cpu=on_cpu)
-        process = await VLLMProcess.spawn(vllm_command(options, path, on_cpu=on_cpu), environment)
-        try:
-            async with _over(path) as client:
-                await _answering(client, process)
-                yield client
-        finally:
-            await process.kill()
-
-
-async def _answering(client: httpx.AsyncClient, process: VLLMProcess) -> None:
-    ended = asyncio.ensure_future(process.wait())
-    async with asyncio.timeout(_START_SECONDS):
-        while not ended.done():
-            await asyncio.wait([ended], timeout=0.5)
-            with suppress(httpx.TransportError):
-                (await client.get("/health")).raise_for_status()
-                ended.cancel()
-                return
-    raise SmoothgateError(f"vLLM {ended.result()}: {process.last_error}")
+    options = VLLMOptions(
+        model=model.checkpoint,
+        served_model_name=model.name,
+        dtype=model.dtype_name,
+        drain_seconds=0,
+        media_limits={"image": 1},
+    )
+    engine = LocalEngine(options)
+    await engine.start()
+    try:
+        while engine.status.state is not EngineState.READY:
+            if engine.status.last_exit is not None:
+                raise SmoothgateError(f"vLLM {engine.status.last_exit}")
+            await asyncio.sleep(0.2)
+        async with _over(engine.socket) as client:
+            yield client
+    finally:
+        await engine.stop()
 
 
 def _over(path: Path) -> httpx.AsyncClient:
@@ -253,6 +235,5 @@ def picture_uri(number: int) -> str:
     """A data URI of the sample with a grain of its own, so that no two are the same picture."""
     pixels = np.asarray(Image.open(bundled("samples") / _SAMPLE).convert("RGB")).astype(np.int16)
     grain = np.random.default_rng(abs(number)).integers(-2, 3, pixels.shape)
-    file = io.BytesIO()
-    Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8)).save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    picture = Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8))
+    return png_data_uri(encode_png(picture))

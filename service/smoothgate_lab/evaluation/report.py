@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 from scipy.stats import binomtest
 
+from smoothgate.vision.png import png_data_uri
 from smoothgate_lab.evaluation.evaluation_plan import EvaluationPlan
 
 Lines = Sequence[dict[str, Any]]
@@ -268,9 +268,8 @@ def page(title: str, tables: str, drawn: dict[str, str], pictures: Sequence[tupl
     body = [f"<h1>{html.escape(title)}</h1>", *_html_tables(tables)]
     body += [f"<h3>{html.escape(name)}</h3>{svg[svg.index('<svg') :]}" for name, svg in drawn.items()]
     for caption, png in pictures:
-        data = base64.b64encode(png).decode()
         body.append(
-            f'<figure><img src="data:image/png;base64,{data}" alt="{html.escape(caption)}">'
+            f'<figure><img src="{png_data_uri(png)}" alt="{html.escape(caption)}">'
             f"<figcaption>{html.escape(caption)}</figcaption></figure>"
         )
     style = (

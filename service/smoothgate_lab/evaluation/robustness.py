@@ -9,7 +9,6 @@ each.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import threading
 from collections import Counter
@@ -32,6 +31,7 @@ from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling.draw import noisy
 from smoothgate.vision import load
 from smoothgate.vision.images import to_picture
+from smoothgate.vision.png import encode_png
 from smoothgate_lab.demo.conversation import ONE_PICTURE
 from smoothgate_lab.demo.demo_evaluation import Answerer, answers
 from smoothgate_lab.demo.digit_scenes import DigitScenes
@@ -242,13 +242,9 @@ class Evaluation:
                 purified = purifier(z, level)
             row = torch.cat([x, attacked, 0.5 + 5 * (attacked - x), z[0], purified[0]], 2).clamp(0, 1)
             picture = to_picture(row)
-            file = io.BytesIO()
-            picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST).save(
-                file, "PNG"
-            )
-            found.append(
-                (f"{cell.key}: clean, attacked, difference x 5, with noise, purified", file.getvalue())
-            )
+            size = (2 * picture.width, 2 * picture.height)
+            png = encode_png(picture.resize(size, Image.Resampling.NEAREST))
+            found.append((f"{cell.key}: clean, attacked, difference x 5, with noise, purified", png))
         return found
 
     def _batch(self, cell: Cell, numbers: Sequence[int]) -> list[Line]:

@@ -1,9 +1,7 @@
-"""The running service as a black box: what the square attack can see of it; and how to have it run."""
+"""The running service as a black box, as the square attack sees it, and how to start it."""
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 import socket
 import subprocess
@@ -22,6 +20,7 @@ from torch import Tensor
 
 from smoothgate.errors import SmoothgateError
 from smoothgate.vision.images import to_picture
+from smoothgate.vision.png import encode_png, png_data_uri
 
 _WORKERS = 8
 _START_SECONDS = 600
@@ -30,17 +29,17 @@ _STOP_SECONDS = 60
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer, and the sum of its tokens' log-probabilities."""
+    """An answer and the sum of its tokens' log-probabilities."""
 
     answer: str
     log_probability: float
 
 
 class RemoteModel:
-    """Asks one question about pictures over `/v1/chat/completions`, eight at a time; closed by `with`.
+    """Asks one question about pictures over `/v1/chat/completions`, eight at a time. Close it with `with`.
 
     Args:
-        base_url: of the service, without `/v1`.
+        base_url: address of the service, without `/v1`.
         question: the question.
         smoothing: the `smoothing` field of every request.
     """
@@ -57,12 +56,12 @@ class RemoteModel:
         self._http.close()
 
     def ask(self, x: Tensor) -> list[Reply]:
-        """The replies to pictures (B, 3, H, W), sent as PNG: rounded to 8 bits."""
+        """The replies to pictures (B, 3, H, W), which are sent as PNG and so rounded to 8 bits."""
         with ThreadPoolExecutor(_WORKERS) as pool:
             return list(pool.map(self._one, x))
 
     def score(self, right: Sequence[str], x: Tensor) -> Tensor:
-        """(B,): how sure the service is of the right answers; lower where it gives another one."""
+        """(B,): how sure the service is of the right answers. Other answers give a lower score."""
         replies = self.ask(x)
         return torch.tensor(
             [
@@ -72,7 +71,7 @@ class RemoteModel:
         )
 
     def psm_digest(self, x: Tensor) -> str | None:
-        """Of the PSM that certificates name, from an answer about one picture (3, H, W)."""
+        """The digest of the PSM that certificates name, from an answer about one picture (3, H, W)."""
         (certificate,) = self._answer(x)["certificates"]
         digest: str | None = certificate["model"]["psm_digest"]
         return digest
@@ -83,9 +82,7 @@ class RemoteModel:
         return Reply(choice["message"]["content"], sum(float(token["logprob"]) for token in told))
 
     def _answer(self, x: Tensor) -> dict[str, Any]:
-        file = io.BytesIO()
-        to_picture(x).save(file, "PNG")
-        uri = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+        uri = png_data_uri(encode_png(to_picture(x)))
         content = [
             {"type": "image_url", "image_url": {"url": uri}},
             {"type": "text", "text": self._question},
@@ -100,20 +97,20 @@ class RemoteModel:
         try:
             response = self._http.post("/v1/chat/completions", json=body)
         except httpx.HTTPError as error:
-            raise SmoothgateError(f"The service under attack: {error!r}", code="no_service") from error
+            raise SmoothgateError(f"The attacked service failed: {error!r}", code="no_service") from error
         if not response.is_success:
-            raise SmoothgateError(f"The service under attack: {response.text}", code="no_service")
-        found: dict[str, Any] = response.json()
-        return found
+            raise SmoothgateError(f"The attacked service failed: {response.text}", code="no_service")
+        answer: dict[str, Any] = response.json()
+        return answer
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A service that was started.
+    """A service that runs in a process of its own.
 
     Attributes:
         url: its address, without `/v1`.
-        pid: its process.
+        pid: the id of its process.
     """
 
     url: str
@@ -121,7 +118,7 @@ class Running:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on."""
+    """A free TCP port of 127.0.0.1."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
@@ -136,16 +133,16 @@ def running(
     port: int | None = None,
     until: str = "/health/ready",
 ) -> Iterator[Running]:
-    """`smoothgate serve` as a process of its own, with the settings of this one's environment.
+    """Run `smoothgate serve` in a process of its own, with the settings of this process's environment.
 
     Args:
-        log: gets what it says.
-        settings: environment variables beside those.
-        port: it listens on; None: a free one.
-        until: the path whose good answer is waited for.
+        log: gets the output of the service.
+        settings: further environment variables.
+        port: the port of the service, or None for a free one.
+        until: the service has started when this path answers with success.
 
     Raises:
-        SmoothgateError: code `no_service`: it did not come up.
+        SmoothgateError: code `no_service`: the service did not start.
     """
     port = port or free_port()
     url = f"http://127.0.0.1:{port}"
@@ -173,4 +170,4 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
             if httpx.get(url).is_success:
                 return
         time.sleep(0.5)
-    raise SmoothgateError(f"The service did not come up; {log} says why.", code="no_service")
+    raise SmoothgateError(f"The service did not start. {log} says why.", code="no_service")
