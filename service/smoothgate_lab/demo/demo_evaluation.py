@@ -41,7 +41,7 @@ class Scene:
 
 
 def labelled_scenes(split: Split, n: int, seed: int) -> tuple[list[Scene], list[Scene]]:
-    """n scenes, the digits of a split used equally often, and their twins with another digit."""
+    """n scenes and their twins with another digit. All digits of a split are used equally often."""
     digits = load_digits(split)
     gen = torch.Generator().manual_seed(seed)
     size = len(digits.labels)
@@ -56,8 +56,9 @@ def labelled_scenes(split: Split, n: int, seed: int) -> tuple[list[Scene], list[
 
 
 def plain_pictures(n: int, seed: int) -> list[tuple[Image.Image, int]]:
-    """n plain pictures of one held-out digit: light on dark or dark on light, 28 to 600 pixels, aspect 1:2 to
-    2:1.
+    """n plain pictures of one held-out digit each.
+
+    They are light on dark or dark on light, with 28 to 600 pixels and aspect ratios of 1:2 to 2:1.
 
     Drawn with Pillow, not with the scenes' own code: a digit keeps its shape and stands anywhere on the
     picture.
@@ -83,7 +84,7 @@ def plain_pictures(n: int, seed: int) -> list[tuple[Image.Image, int]]:
 
 
 class Answerer:
-    """Greedy answers of the demo model, by Hugging Face transformers, from visual tokens."""
+    """Greedy answers of the demo model from visual tokens, computed by Hugging Face transformers."""
 
     def __init__(self, folder: Path) -> None:
         self.processor: Any = LlavaProcessor.from_pretrained(folder)
@@ -92,7 +93,7 @@ class Answerer:
 
     @torch.no_grad()
     def __call__(self, chats: list[tuple[list[Message], list[Tensor]]]) -> list[str]:
-        """One answer per chat; the tokens (36, 160) of its pictures stand beside it, in order."""
+        """One answer per chat. Each chat comes with the tokens (36, 160) of its pictures, in order."""
         texts = [
             self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
             for messages, _ in chats
@@ -111,8 +112,12 @@ class Answerer:
         return decoded
 
     def cross_entropy(self, question: str, wanted: list[str], tokens: Tensor) -> Tensor:
-        """Minus the log-likelihood (B,) of answers to one question about a picture each, from visual tokens
-        (B, T, D); differentiable in these.
+        """Negative log-likelihood (B,) of answers to one question about B pictures.
+
+        Args:
+            question: the question.
+            wanted: B answers.
+            tokens: (B, T, D) visual tokens of the pictures. The result is differentiable in them.
         """
         text = self.processor.apply_chat_template(
             _user(1, question), add_generation_prompt=True, tokenize=False
@@ -141,7 +146,7 @@ class Answerer:
 
 
 def smoothed_tokens(encoder: UnitEncoder, sigma: float, n: int, seed: int) -> Encode:
-    """The visual tokens that the service would serve: mu + rho t, with t from n noisy copies."""
+    """The visual tokens that the service serves: mu + rho t, with t from n noisy copies."""
     noise = generator_noise(torch.Generator().manual_seed(seed))
 
     @torch.no_grad()
@@ -167,14 +172,14 @@ def answers(answerer: Answerer, question: str, tokens: Tensor) -> list[str]:
 
 
 def ask(answerer: Answerer, question: Question, tokens: Tensor, facts: list[Facts]) -> float:
-    """Exact match of one question about each picture, in its first phrasing, from visual tokens (N, T, D)."""
+    """Share of right answers to one question in its first phrasing, from visual tokens (N, T, D)."""
     given = answers(answerer, question.phrasings[0], tokens)
     return sum(a == question.answer(f) for a, f in zip(given, facts, strict=True)) / len(facts)
 
 
 @dataclass(slots=True)
 class Score:
-    """Right answers of one kind of question."""
+    """The number of right answers to one kind of question."""
 
     name: str
     right: int = 0
@@ -182,7 +187,7 @@ class Score:
 
     @property
     def accuracy(self) -> float:
-        """Share of exact matches."""
+        """Share of right answers."""
         return self.right / self.total
 
 
@@ -194,13 +199,13 @@ def run(
     Args:
         answerer: the model.
         n: number of held-out scenes per kind of question.
-        seed: of scenes and phrasings.
-        encode: pictures -> visual tokens; left out: the undefended model's.
-        every_phrasing: ask in a random phrasing instead of the first.
+        seed: seed of scenes and phrasings.
+        encode: pictures -> visual tokens. By default the undefended model's.
+        every_phrasing: whether to ask in a random phrasing instead of the first.
 
     Returns:
         `accuracy` (kind -> share), `n`, `seed`, `twin_cosine`, `chance_cosine_mean`, `chance_cosine_p95`,
-        `errors` (kind -> up to five wrong answers with the right ones).
+        `errors` (kind -> up to five wrong answers with the right answers).
     """
     rng = random.Random(seed)
     first, twins = labelled_scenes("held-out", n, seed)

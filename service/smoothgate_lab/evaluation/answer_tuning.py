@@ -1,8 +1,8 @@
-"""Adversarial fine-tuning of the demo's purifier and mapper on answers: what TeCoA asks of a tower
-(`hardening`), asked of the PSM, through the frozen tower and language model. Our extension, not the paper's.
+"""Adversarial fine-tuning of the demo's purifier and mapper on answers. It is our extension.
 
-Two noises of each picture; what the language model is shown is their mean, as in serving. Beside the answer's
-cross-entropy stand the losses that a PSM is trained with, so that certificates keep their scores.
+It trains the PSM as TeCoA trains a tower (`hardening`), through the frozen tower and language model. Each
+picture gets two noises, and the language model sees their mean, as in serving. The losses that train a
+PSM are added to the answer's cross-entropy, so that certificates keep their scores.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from smoothgate_lab.training_loop import Schedule, claim, seeded, train
 _PICTURES = 16
 _GREY = 4
 _PGD_STEPS = 3
-# Of the attacked pictures; the others are pushed away from the right answer.
+# Share of the attacked pictures that have a target. The others are pushed away from the right answer.
 _SHARE_TARGETED = 0.5
-# Of the answers, attacked and not; one that is hopelessly wrong counts no further.
+# Weights of attacked and other answers, and the largest loss of an answer that counts.
 _ATTACKED, _UNATTACKED, _HOPELESS = 1.5, 0.5, 12.0
 
 
@@ -43,8 +43,8 @@ class AnswerTuning:
     """One fine-tuning, in place.
 
     Args:
-        encoder: the demo model's, with the PSM to be tuned.
-        seed: of pictures, noise and attacks.
+        encoder: the demo model's, with the PSM to tune.
+        seed: seed of pictures, noise and attacks.
     """
 
     def __init__(self, encoder: UnitEncoder, seed: int) -> None:
@@ -56,7 +56,7 @@ class AnswerTuning:
         self._recipe = Recipe()
 
     def run(self, folder: Path, schedule: Schedule, save_every: int = 100) -> None:
-        """Train, with checkpoints in a folder; a run that finds its own goes on where it stopped.
+        """Train with checkpoints in a folder. A run that finds its own files there resumes where it stopped.
 
         Raises:
             SmoothgateError: code `nothing_to_train`: the PSM has no weights; `other_recipe`: the folder holds
@@ -83,10 +83,10 @@ class AnswerTuning:
         psm.training_facts |= {"tuned_on_answers": facts}
 
     def loss(self, batch: int) -> tuple[Tensor, dict[str, float]]:
-        """Of one batch of fresh scenes, each beside its twin: the same scene, another digit."""
+        """The loss of one batch of new scenes, each followed by its twin with another digit."""
         gen = seeded(self.seed, batch)
         x, facts = self._scenes(gen)
-        # The digit is what hangs by few pixels.
+        # Every other batch asks for the digit, which depends on few pixels.
         question = ONE_PICTURE[batch // 2 % len(ONE_PICTURE)] if batch % 2 else ONE_PICTURE[0]
         right = [question.answer(each) for each in facts]
         sigma = self._levels(gen)
@@ -127,10 +127,10 @@ class AnswerTuning:
         right: list[str],
         gen: torch.Generator,
     ) -> Tensor:
-        """Of the attacked pictures what PGD on the answer makes through fresh noise."""
+        """The attacked pictures after PGD on the answer through new noise."""
         rows = attacked.nonzero().flatten().tolist()
         aimed = torch.rand(len(rows), generator=gen) < _SHARE_TARGETED
-        # Twins have many answers in common, and towards the right one nobody attacks.
+        # Twins have many answers in common, and the right answer is no target.
         aimed &= torch.tensor([right[row] != right[row ^ 1] for row in rows])
         wanted = [right[row ^ 1] if aim else right[row] for row, aim in zip(rows, aimed, strict=True)]
         sign = torch.where(aimed, 1.0, -1.0)
@@ -150,12 +150,12 @@ class AnswerTuning:
         return found
 
     def _served(self, units: Tensor) -> Tensor:
-        """What the language model is shown of two noises (2 B, T * D) of each picture: (B, T, D)."""
+        """The tokens (B, T, D) that the language model sees of two noises (2 B, T * D) of each picture."""
         first, second = units.chunk(2)
         return self.encoder.served(F.normalize(first + second, dim=1))
 
     def _levels(self, gen: torch.Generator) -> Tensor:
-        """sigma (B,): 0.5 for half of the pictures, one in five the two levels beside it, the rest any."""
+        """sigma (B,): 0.5 for half of the pictures, 0.25 or 0.75 for one in five, any for the rest."""
         choice, any_level = torch.rand(2, _PICTURES, generator=gen)
         listed = torch.where(choice < 0.6, 0.25, 0.75)
         return torch.where(choice < 0.5, 0.5, torch.where(choice < 0.7, listed, any_level))

@@ -1,4 +1,4 @@
-"""What is certified of clean pictures, and whether attacked ones refute it."""
+"""The certificates of clean pictures, and whether attacked pictures refute them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from smoothgate_lab.evaluation.evaluation_plan import Cell, Defence, EvaluationP
 from smoothgate_lab.evaluation.victims import SmoothedVictim, Victim
 from smoothgate_lab.training_loop import seeded
 
-# An attack may leave a picture as it is; certificates are of radii above 0.
+# An attack may leave a picture unchanged, but certificates have radii above 0.
 _TINY = 1e-6
 
 
@@ -23,9 +23,9 @@ class CleanPictures:
     """The clean pictures of a plan as its defences serve them, computed once for each.
 
     Args:
-        plan: says how many samples a certificate is made of, and at which radii.
-        canvases: the pictures, (N, 3, H, W).
-        victim: what a defence makes of a picture with the plan's `n_select` noisy copies.
+        plan: gives the numbers of samples and the radii of certificates.
+        canvases: (N, 3, H, W) pictures.
+        victim: the encoder of a defence, with the plan's `n_select` noisy copies.
     """
 
     def __init__(self, plan: EvaluationPlan, canvases: Tensor, victim: Callable[[Defence], Victim]) -> None:
@@ -36,7 +36,7 @@ class CleanPictures:
         self._scores: dict[tuple[str, int], tuple[list[float], list[float]]] = {}
 
     def feature(self, defence: Defence, number: int) -> Tensor:
-        """Unit feature (T * D,) of a picture, as this defence serves it."""
+        """Unit feature (T * D,) of a picture as the defence serves it."""
         key = (defence.name, number)
         if key not in self._features:
             gen = seeded(self._plan.seed_of(Cell(defence, None), number), 1)
@@ -48,17 +48,18 @@ class CleanPictures:
     def held_against(
         self, cell: Cell, picture: Tensor, l2: float, number: int
     ) -> tuple[dict[str, float] | None, bool]:
-        """FCSB, and whether the picture that a cell shows refutes it.
+        """The FCSB of a clean picture, and whether the picture of a cell refutes it.
 
         Args:
-            cell: clean: the bound is given at the plan's radii; attacked: at the perturbation's l2 norm.
-            picture: canvas (3, H, W) made from the clean one of that number.
-            l2: of what was added.
-            number: of the clean one.
+            cell: gives the radii: the plan's for a clean cell, the perturbation's l2 norm for an attacked
+                one.
+            picture: canvas (3, H, W) that was made from the clean picture.
+            l2: l2 norm of the perturbation.
+            number: number of the clean picture.
 
         Returns:
-            Bound by radius, None where nothing is certified; and whether the smoothed cosine is, with
-            confidence 1 - alpha, below it.
+            The bound by radius, or None if nothing is certified; and whether the smoothed cosine is below the
+            bound with confidence 1 - alpha.
         """
         plan, victim = self._plan, self._victim(cell.defence)
         if not isinstance(victim, SmoothedVictim):
@@ -67,7 +68,7 @@ class CleanPictures:
             points = self._points(plan.radii, *self._clean_scores(cell.defence, victim, number))
             return {f"{p.eps:g}": p.value for p in points}, False
         radius = (max(l2, _TINY),)
-        # At this distance not even perfect scores give a bound that says anything, so none are drawn.
+        # If even perfect scores give a vacuous bound at this distance, no samples are drawn.
         (best,) = self._points(radius, [1.0] * plan.n_select, [1.0] * plan.n_certify)
         if best.value <= 0:
             return None, False
@@ -89,7 +90,7 @@ class CleanPictures:
     def _clean_scores(
         self, defence: Defence, victim: SmoothedVictim, number: int
     ) -> tuple[list[float], list[float]]:
-        """Fresh selection and certification scores of a picture against its own feature."""
+        """New selection and certification scores of a picture against its own feature."""
         key = (defence.name, number)
         if key not in self._scores:
             x, direction = self._canvases[number], self.feature(defence, number)

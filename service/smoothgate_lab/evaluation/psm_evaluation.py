@@ -1,7 +1,7 @@
-"""What a PSM and its parts reach: `smoothgate psm evaluate`.
+"""The evaluation of a PSM and its parts: `smoothgate psm evaluate`.
 
-Every figure is of the smoothed encoder as the service runs it: t from `n_select` noisy copies, scores and
-bounds from `n_certify` fresh ones.
+All figures are those of the smoothed encoder as the service runs it: t from `n_select` noisy copies,
+scores and bounds from `n_certify` new ones.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 _BATCH = 64
 
-#: What of a PSM is used: (purifier, mapper).
+#: The parts of a PSM that are used: (purifier, mapper).
 PARTS = {
     "identity": (False, False),
     "purifier": (True, False),
@@ -43,28 +43,28 @@ PARTS = {
 
 
 class Subjects(Protocol):
-    """The pictures that are smoothed.
+    """The pictures to smooth.
 
     Attributes:
         canvases: (N, 3, H, W).
-        twins: (K, 3, H, W) canvases of the first K pictures with another answer; K may be 0.
+        twins: (K, 3, H, W) canvases of the first K pictures with another answer. K may be 0.
     """
 
     canvases: Tensor
     twins: Tensor
 
     def accuracy(self, tokens: Tensor) -> dict[str, float]:
-        """Share of right answers by question, from visual tokens (N, T, D); empty where nothing is asked."""
+        """Share of right answers by question, from visual tokens (N, T, D). Empty without questions."""
         ...
 
 
 class FolderSubjects:
-    """n pictures of a folder, evenly spaced, less those that cannot be read; no task, no twins.
+    """n evenly spaced pictures of a folder, without unreadable ones. There are no questions and no twins.
 
-    Where the canvas depends on the image, all are cropped and resized to the size of the first.
+    If the canvas depends on the image, all pictures are cropped and resized to the size of the first.
 
     Raises:
-        SmoothgateError: code `no_pictures`: there is none, or none can be read.
+        SmoothgateError: code `no_pictures`: there are none, or none can be read.
     """
 
     def __init__(self, adapter: VisionAdapter, folder: Path, n: int) -> None:
@@ -78,13 +78,13 @@ class FolderSubjects:
         self.twins = self.canvases[:0]
 
     def accuracy(self, tokens: Tensor) -> dict[str, float]:
-        """Nothing is asked."""
+        """Empty: there are no questions."""
         return {}
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How each picture is smoothed and certified; the noise is drawn from `seed`."""
+    """How each picture is smoothed and certified. `seed` determines the noise."""
 
     sigmas: tuple[float, ...]
     eps: tuple[float, ...]
@@ -101,7 +101,7 @@ def run(encoder: UnitEncoder, parts: Sequence[str], subjects: Subjects, sampling
         encoder: with the whole PSM.
         parts: keys of `PARTS`.
         subjects: the pictures.
-        sampling: how.
+        sampling: how each picture is smoothed and certified.
 
     Returns:
         `sampling`, `n`, `twins`, `psm_digest`, `flip_point`; `undefended` (`accuracy`, `chance_mean`,
@@ -143,9 +143,9 @@ def run(encoder: UnitEncoder, parts: Sequence[str], subjects: Subjects, sampling
 
 
 def _each(function: Callable[[int, Tensor], T], pictures: Tensor, bar: Progress, task: TaskID) -> Iterator[T]:
-    """function(index, picture) of all pictures, in order.
+    """The results of function(index, picture) for all pictures, in order.
 
-    On a CPU as many at once as there are threads.
+    On a CPU, as many pictures run in parallel as there are threads.
     """
     threads = torch.get_num_threads() if pictures.device.type == "cpu" else 1
     with one_core_each(threads) as pool:
@@ -156,14 +156,14 @@ def _each(function: Callable[[int, Tensor], T], pictures: Tensor, bar: Progress,
 
 @dataclass(frozen=True, slots=True)
 class _Certified:
-    """What smoothing one picture gave."""
+    """The result of smoothing one picture."""
 
     t: Tensor
     statement: Statement
 
 
 class _PartAtSigma:
-    """One part at one sigma. The noise of a picture is a function of the seed and the picture's number."""
+    """One part at one sigma. The noise of a picture depends only on the seed and the picture's number."""
 
     def __init__(self, encoder: UnitEncoder, sigma: float, sampling: Sampling) -> None:
         self.encoder = encoder
@@ -191,7 +191,7 @@ class _PartAtSigma:
     def figures(
         self, certified: list[_Certified], clean: Tensor, twins: list[Tensor], subjects: Subjects
     ) -> dict[str, Any]:
-        """What `run` says of a row, but for its speed."""
+        """The figures of a row of `run`, without its speed."""
         t = torch.stack([each.t for each in certified])
         statements = [each.statement for each in certified]
         served = torch.stack([self.encoder.served_tokens(each) for each in t])
@@ -225,7 +225,7 @@ class _PartAtSigma:
 
 
 def restricted(encoder: UnitEncoder, part: str) -> UnitEncoder:
-    """The same encoder with some parts of its PSM, a key of `PARTS`, and without the scores of the whole."""
+    """The encoder with only some parts of its PSM (a key of `PARTS`), without the scores of the whole PSM."""
     purifier, mapper = PARTS[part]
     psm = PSM(
         encoder.psm.purifier if purifier else Identity(),

@@ -1,9 +1,9 @@
-"""Defences under attack: `smoothgate evaluate`.
+"""The evaluation of defences under attack: `smoothgate evaluate`.
 
-The work is cut into cells: a defence, an attack (or none) and a ball. A cell writes a line of JSON per
-picture as soon as it has one, and a run that starts again goes on where the lines end. Transferred attacks
-are crafted once, on the plan's undefended model, and shown to every defence; adaptive ones are crafted on
-each.
+The work consists of cells: a defence, an attack (or none) and a ball. A cell writes a line of JSON per
+picture as soon as it is done, and a restarted run continues where the lines end. Transferred attacks are
+crafted once, on the plan's undefended model, and shown to every defence. Adaptive attacks are crafted on
+each defence.
 """
 
 from __future__ import annotations
@@ -46,27 +46,27 @@ from smoothgate_lab.evaluation.threads import one_core_each
 from smoothgate_lab.evaluation.victims import SmoothedVictim, Undefended, Victim
 from smoothgate_lab.training_loop import seeded
 
-# What the service draws beside: the fewest that its policy takes are 45.
+# Certification samples that the service draws. Its policy takes at least 45.
 _SERVICE_CERTIFY = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What came of one picture in one cell.
+    """The result of one picture in one cell.
 
     Attributes:
-        defence, attack, setting, question, norm, eps: the cell; `attack` is `clean` where there is none.
-        index: of the picture.
-        seed: of all noise and starts behind this line.
+        defence, attack, setting, question, norm, eps: the cell. `attack` is `clean` if there is none.
+        index: number of the picture.
+        seed: seed of all noise and starts of this line.
         given: answers by question.
-        right: the same, whether right.
-        hit: whether the answer attacked is the attacker's.
-        cosine: of the features behind these answers with those of the clean picture (FCS).
-        l2, linf: of the perturbation.
-        bound: clean: FCSB by radius; attacked: FCSB at this perturbation's l2 norm; None where nothing is
-            certified.
-        contradicted: whether the smoothed cosine is, with confidence 1 - alpha, below the bound: of a right
-            certificate with a probability of at most 2 alpha.
+        right: whether each answer is right, by question.
+        hit: whether the attacked answer is the attacker's.
+        cosine: cosine of the features behind these answers with those of the clean picture (FCS).
+        l2, linf: norms of the perturbation.
+        bound: FCSB by radius for a clean picture, FCSB at the perturbation's l2 norm for an attacked one, or
+            None if nothing is certified.
+        contradicted: whether the smoothed cosine is below the bound with confidence 1 - alpha. For a right
+            certificate, this has a probability of at most 2 alpha.
     """
 
     defence: str
@@ -88,10 +88,10 @@ class Line:
 
 
 class Evaluation:
-    """A plan under way in a folder.
+    """An evaluation in a folder.
 
     Args:
-        plan: what to do.
+        plan: the plan of the evaluation.
         folder: gets `results.jsonl` and the attacked pictures.
         model: folder of the plan's model.
         psm: folder of the plan's PSM and calibration.
@@ -102,7 +102,7 @@ class Evaluation:
     ) -> None:
         self.plan = plan
         self.folder = folder
-        #: Where the service runs that attacks of that setting ask.
+        #: The address of the service for attacks in the setting `service`.
         self.url: str | None = None
         self._model = model or bundled("model")
         self._psm = psm or bundled("psm")
@@ -116,23 +116,23 @@ class Evaluation:
 
     @property
     def answerer(self) -> Answerer:
-        """Each thread has its own: a tokenizer cannot be shared."""
+        """The answerer of this thread. Threads cannot share a tokenizer."""
         answerer: Answerer = self._own.answerer
         return answerer
 
     def flip_points(self) -> dict[str, float | None]:
-        """Of each defence, by name: near which cosine answers change, where that was measured."""
+        """The cosine near which answers change, for each defence by name. None if it was not measured."""
         encoders = {defence.name: self._encoder(defence) for defence in self.plan.defences}
         return {name: encoder.calibration.figures.flip_point for name, encoder in encoders.items()}
 
     def asks_service(self) -> bool:
-        """Whether what is left to do needs `url`."""
+        """Whether the remaining work needs `url`."""
         done = Counter(line["key"] for line in self.lines())
         asking = [c for c in self.plan.cells() if c.attack is not None and c.attack.setting == "service"]
         return any(done[cell.key] < self.plan.size(cell) for cell in asking)
 
     def made_of(self, cell: Cell) -> str:
-        """A digest of all that decides what comes of a cell: lines and pictures with another are ignored."""
+        """A digest of everything that determines a cell's results. Others' lines and pictures are ignored."""
         shared = self.plan.model_dump(mode="json", exclude={"defences", "attacks"})
         lists = {"linf", "l2", "defences", "n"}
         attack = cell.attack.model_dump(mode="json", exclude=lists) if cell.attack else None
@@ -141,10 +141,10 @@ class Evaluation:
         return _digest(json.dumps(parts))[:16]
 
     def run(self, step: Callable[[Cell, int], None]) -> None:
-        """Do what is not done yet; `step` is called with the pictures that are through, of each cell.
+        """Do the remaining work. `step` is called with a cell and a number of pictures that are done.
 
-        Batches go to as many threads as there are cores, one core each: the figures do not depend on their
-        number.
+        Batches run in as many threads as there are cores, with one core each. The figures do not depend
+        on the number of threads.
         """
         done = {(line["key"], line["index"]) for line in self.lines()}
         file = self.folder / "results.jsonl"
@@ -166,7 +166,8 @@ class Evaluation:
                 step(cell, len(numbers))
 
     def _threads(self) -> AbstractContextManager[ThreadPoolExecutor]:
-        # transformers loads in one thread at a time alone, so everything is loaded before they start.
+        # transformers can load in only one thread at a time, so everything is loaded before the threads
+        # start.
         for defence in self.plan.defences:
             self._encoder(defence)
         count = torch.get_num_threads()
@@ -180,7 +181,7 @@ class Evaluation:
         return one_core_each(count, enter)
 
     def lines(self) -> list[dict[str, Any]]:
-        """What has been written so far for this plan; a last line that was cut off counts as not written."""
+        """The lines that are written for this plan, without an incomplete last line."""
         file = self.folder / "results.jsonl"
         if not file.exists():
             return []
@@ -192,7 +193,7 @@ class Evaluation:
         return sorted(mine, key=lambda line: (order[line["key"]], line["index"]))
 
     def pictures(self, cell: Cell, numbers: Sequence[int]) -> Tensor:
-        """The pictures (B, 3, H, W) that a cell shows its defence: crafted, or read where they have been."""
+        """The pictures (B, 3, H, W) that a cell shows its defence: newly crafted, or read from their file."""
         x = self.scenes.canvases[list(numbers)]
         if cell.attack is None:
             return x
@@ -209,7 +210,7 @@ class Evaluation:
         return found
 
     def _crafted(self, cell: Cell, numbers: Sequence[int]) -> tuple[Cell, Path]:
-        """The cell whose pictures an attacked cell shows, and where they are or will be."""
+        """The cell whose pictures an attacked cell shows, and the file that holds or will hold them."""
         source = cell
         if cell.attack is not None and cell.attack.setting == "transferred":
             source = Cell(Defence(name="undefended", parts="none"), cell.attack, cell.norm, cell.eps)
@@ -222,9 +223,9 @@ class Evaluation:
             yield range(first, min(first + self.plan.batch, size))
 
     def gallery(self) -> list[tuple[str, bytes]]:
-        """The first picture of every attacked cell of a smoothed defence, as far as they have been crafted:
-        clean, attacked, the difference five times enlarged, and the attacked one with noise and purified; as
-        PNG.
+        """The first picture of every attacked cell of a smoothed defence that has been crafted, as PNG.
+
+        It is shown clean, attacked, as a difference enlarged five times, attacked with noise, and purified.
         """
         found = []
         for cell in self.plan.cells():
@@ -326,7 +327,7 @@ class Evaluation:
         with RemoteModel(self.url, cell.question.phrasings[0], smoothing) as remote:
             if remote.psm_digest(self.scenes.canvases[0]) != psm:
                 raise SmoothgateError(
-                    f"The service at {self.url} does not run what the plan calls {cell.defence.name}.",
+                    f"The service at {self.url} does not run the plan's defence {cell.defence.name}.",
                     code="other_service",
                 )
             yield remote
@@ -336,7 +337,7 @@ class Evaluation:
         key = (model, psm, defence.parts)
         if key not in self._encoders:
             encoder = UnitEncoder.load(load(model, device="cpu", dtype=torch.float32), Path(psm))
-            # What a PSM is and scores does not decide about a defence that does without it.
+            # A defence without a PSM does not depend on the PSM and its scores.
             used = "identity" if defence.parts == "none" else defence.parts
             self._encoders[key] = restricted(encoder, used)
         return self._encoders[key]

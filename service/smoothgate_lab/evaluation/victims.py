@@ -1,7 +1,7 @@
-"""What is attacked and asked: pictures to what the language model sees of them, differentiable all the way.
+"""The encoders under attack: differentiable functions from pictures to what the language model sees.
 
-An adaptive attack differentiates the very pipeline that it attacks, through purifier, mapper and the mean
-over fresh noise (EOT, Athalye et al. 2018). A transferred one differentiates the undefended model.
+An adaptive attack differentiates the pipeline that it attacks, through purifier, mapper and the mean over new
+noise (EOT, Athalye et al. 2018). A transferred attack differentiates the undefended model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _BATCH = 128
 
 
 class Seen(NamedTuple):
-    """Unit features (B, T * D), and the visual tokens (B, T, D) that the language model gets."""
+    """Unit features (B, T * D) and the visual tokens (B, T, D) that the language model sees."""
 
     features: Tensor
     tokens: Tensor
@@ -30,12 +30,12 @@ class Victim(Protocol):
     """An encoder under attack."""
 
     def see(self, x: Tensor, gen: torch.Generator) -> Seen:
-        """Canvases (B, 3, H, W), differentiable. Fresh noise, where there is any, comes from `gen`."""
+        """Encode canvases (B, 3, H, W). Differentiable. If the encoder adds noise, it is drawn from `gen`."""
         ...
 
 
 class Undefended:
-    """The model as it is: no noise, no purifier, no mapper."""
+    """The model without noise, purifier and mapper."""
 
     def __init__(self, encoder: UnitEncoder) -> None:
         self._encoder = encoder
@@ -50,9 +50,9 @@ class SmoothedVictim:
     """Feature-space smoothing as the service does it: the direction of the mean over `draws` noisy copies.
 
     Args:
-        encoder: with the PSM that is in use.
-        sigma: of the noise.
-        draws: copies; in an attack few, with fresh noise at every step.
+        encoder: with the PSM in use.
+        sigma: noise level.
+        draws: number of noisy copies. An attack uses few, with new noise at every step.
     """
 
     def __init__(self, encoder: UnitEncoder, sigma: float, draws: int) -> None:

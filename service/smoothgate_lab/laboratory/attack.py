@@ -1,7 +1,7 @@
-"""The attacks that the page offers, on one picture of the demo model, step by step.
+"""The attacks that the page offers on one picture of the demo model, step by step.
 
-The attacker is given everything (white box): weights, and for the adaptive attack the whole defence, through
-which it differentiates with fresh noise at every step (EOT).
+The attacker knows everything (white box): the weights and, for the adaptive attack, the whole defence. The
+adaptive attack differentiates through the defence with new noise at every step (EOT).
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from smoothgate_lab.evaluation.victims import SmoothedVictim, Undefended, Victim
 
 _DIGIT = ONE_PICTURE[0]
 QUESTION = _DIGIT.phrasings[0]
-#: Largest eps by norm: 48 / 255 is seen at first sight, and so is an l2 norm of 6.
+#: Largest eps by norm. A perturbation of 48 / 255, or of an l2 norm of 6, is obvious to the eye.
 LARGEST: dict[Norm, float] = {"linf": 48 / 255, "l2": 6.0}
 _DRAWS = 8
 _STEPS = {"undefended": 40, "adaptive": 40}
 
 
 class AttackRequest(BaseModel):
-    """What is attacked, towards what, and how far it may be moved."""
+    """The picture to attack, the target, and how far the picture may move."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     image: str = Field(description="The picture as a data URI.")
     target: int = Field(ge=0, le=9, description="The digit that the model shall answer.")
     norm: Norm = "linf"
-    eps: float = Field(16 / 255, gt=0, description="Radius in that norm, pixels in [0, 1].")
+    eps: float = Field(16 / 255, gt=0, description="Radius in the norm, for pixels in [0, 1].")
     method: Literal["undefended", "adaptive"] = Field(
-        "undefended", description="What the attacker differentiates: the bare model, or the defended one."
+        "undefended", description="What the attacker differentiates: the bare or the defended model."
     )
     smoothing: SmoothingOptions = Field(default_factory=SmoothingOptions)
 
@@ -59,12 +59,12 @@ class AttackRequest(BaseModel):
 
     @property
     def steps(self) -> int:
-        """Of gradient descent."""
+        """Number of steps of gradient descent."""
         return _STEPS[self.method]
 
     @property
     def cost(self) -> int:
-        """Forwards through the encoder, each with its gradient."""
+        """Number of forwards through the encoder with gradients."""
         return self.steps * (_DRAWS if self.method == "adaptive" else 1)
 
 
@@ -73,8 +73,8 @@ class Step:
     """One step of an attack.
 
     Attributes:
-        number: how many are done.
-        loss: minus the log-probability of the attacker's answer, as the attacked model sees it.
+        number: number of steps done before this one.
+        loss: negative log-probability of the attacker's answer for the attacked model.
         picture: (3, H, W) in [0, 1].
     """
 
@@ -94,12 +94,12 @@ def craft(
     """Attack one picture by projected gradient descent.
 
     Args:
-        encoder: of the demo model, on the CPU.
-        answerer: its language model.
+        encoder: the demo model's encoder, on the CPU.
+        answerer: the demo model's language model.
         x: (3, H, W) in [0, 1].
-        asked: towards what, and how.
-        sigma: of the noise that an adaptive attacker reckons with.
-        report: called before each step; what it raises ends the attack.
+        asked: the target, the ball and the method.
+        sigma: noise level that an adaptive attacker assumes.
+        report: called before each step. An exception from it ends the attack.
 
     Returns:
         (3, H, W): the picture within eps, rounded to the 8 bits of an image file.
@@ -124,5 +124,5 @@ def craft(
 
 
 def rounded(x: Tensor) -> Tensor:
-    """A canvas as an image file can hold it."""
+    """A canvas rounded to the 8 bits of an image file."""
     return (x * 255).round() / 255

@@ -1,6 +1,4 @@
-"""Feature-space attacks for adversarial fine-tuning of purifier and mapper: our extension, not the
-paper's.
-"""
+"""Feature-space attacks for adversarial fine-tuning of purifier and mapper. They are our extension."""
 
 from __future__ import annotations
 
@@ -15,8 +13,8 @@ L2 = (0.3, 2.5)
 SHARE_L_INF = 0.65
 SHARE_CLEAN = 0.3
 _SHARE_AWAY = 0.4
-_SHARE_NEIGHBOUR = 0.4  # the rest is pushed towards the most similar one
-# Below, noise cannot drown an attack of these radii, and learning to resist it costs faint details.
+_SHARE_NEIGHBOUR = 0.4  # the rest is pushed towards the most similar picture
+# Less noise cannot hide an attack of these radii, and learning to resist it costs faint details.
 LEAST_SIGMA = 0.4
 
 
@@ -28,22 +26,21 @@ def perturb(
     gen: torch.Generator,
     steps: int = 3,
 ) -> Tensor:
-    """Push pictures away from their clean feature, towards that of their neighbour in the batch, or towards
-    that of the picture most like them: PGD through two fresh noises, a step 1.6 / `steps` of the radius.
+    """Push pictures away from their clean feature, or towards that of a neighbour or most similar picture.
 
-    Neighbours are rows 0 and 1, 2 and 3 and so on: a stream of pictures that has pairs which are to be told
-    apart puts them there.
+    The attack is PGD through two new noises with steps of 1.6 / `steps` of the radius. Neighbours are rows 0
+    and 1, 2 and 3 and so on. A stream with pairs of pictures to tell apart puts them there.
 
-    Each picture gets an aim, a norm and a radius of its own: l_inf 4/255 to 20/255 or l2 0.3 to 2.5; three in
-    ten stay clean, and all whose noise is below 0.4.
+    Each picture gets its own aim, norm and radius: l_inf 4/255 to 20/255 or l2 0.3 to 2.5. Three in ten
+    pictures stay clean, and so do all with noise below 0.4.
 
     Args:
         units: noisy canvases and sigma -> unit features, differentiable.
         x: (B, 3, H, W) in [0, 1].
-        sigma: (B,).
-        clean: (B, T * D) unit features.
-        gen: of aims, norms, radii and noise.
-        steps: of PGD.
+        sigma: (B,) noise levels.
+        clean: (B, T * D) unit features without noise.
+        gen: generator of aims, norms, radii and noise.
+        steps: number of steps of PGD.
 
     Returns:
         (B, 3, H, W): x plus perturbations within their radii.
@@ -65,8 +62,8 @@ def perturb(
     chosen = (sigma >= LEAST_SIGMA) & (radius.flatten() > 0)
     if not chosen.any():
         return x
-    found = x.clone()
-    found[chosen] += _ascend(
+    perturbed = x.clone()
+    perturbed[chosen] += _ascend(
         units,
         x[chosen],
         sigma[chosen],
@@ -77,7 +74,7 @@ def perturb(
         gen,
         steps,
     )
-    return found
+    return perturbed
 
 
 def _ascend(
@@ -92,8 +89,8 @@ def _ascend(
     steps: int,
 ) -> Tensor:
     def length(delta: Tensor) -> Tensor:
-        found: Tensor = delta.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-        return found.clamp(min=1e-12)
+        norms: Tensor = delta.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        return norms.clamp(min=1e-12)
 
     def within(delta: Tensor) -> Tensor:
         shrunk = delta * (radius / length(delta)).clamp(max=1)

@@ -1,4 +1,4 @@
-"""Two noises of each picture: what training and its attacks show the networks."""
+"""Two noises of each picture, as training and its attacks use them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from smoothgate.sampling.draw import noisy
 
 
 def noise_pairs(x: Tensor, sigma: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Rows i and B + i are picture i, each with noise of its own. Differentiable in x.
+    """Add two noises to each picture: rows i and B + i are picture i. Differentiable in x.
 
     Args:
         x: canvases (B, 3, H, W).
-        sigma: (B,) of the noise of each picture.
-        gen: of the noise.
+        sigma: (B,) noise level of each picture.
+        gen: generator of the noise.
 
     Returns:
         (2 B, 3, H, W) noisy canvases, and the sigma (2 B,) of their noise.

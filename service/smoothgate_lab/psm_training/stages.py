@@ -1,8 +1,7 @@
-"""The training of a PSM: the paper's two stages, purifier then mapper, and three of ours; the model's own
-weights are frozen.
+"""The training of a PSM: the paper's two stages, purifier and mapper, and three of our own.
 
-Every batch is a function of its number and the run's seed, so that a resumed run repeats an uninterrupted
-one.
+The model's own weights are frozen. Every batch depends only on its number and the run's seed, so a
+resumed run gives the same weights as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from smoothgate_lab.psm_training.feature_attacks import perturb
 from smoothgate_lab.psm_training.noise_pairs import noise_pairs
 from smoothgate_lab.training_loop import HeldOut, Schedule, claim, seeded, train
 
-#: (number of a batch, pictures in it) -> canvases (n, 3, H, W) in [0, 1]; a function of its arguments alone.
+#: (number of a batch, pictures in it) -> canvases (n, 3, H, W) in [0, 1]. It depends only on its arguments.
 Pictures = Callable[[int, int], Tensor]
 
 _HELD_OUT_BATCHES = 4
@@ -35,29 +34,29 @@ MUON = r"\.(first|second|to_qkv|out)\.weight$"
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that decides how a PSM is trained.
+    """The settings that determine how a PSM is trained.
 
     Attributes:
-        sigmas: noise levels that half of the pictures get; the other half gets any up to `sigma_max`.
+        sigmas: noise levels of half of the pictures. The other half gets any level up to `sigma_max`.
         sigma_max: largest noise level.
-        batch: noisy canvases per batch: two noises each of half as many pictures.
-        accumulate: batches per update of the weights.
-        denoise_steps: of stage 1 before the encoder is asked: l_diff and l_mse alone.
-        purifier_steps: of stage 1 with all its losses.
-        mapper_steps: of stage 2.
-        joint_steps: of stage 3, both networks together with the losses of both stages; our extension.
-        served_steps: of stage 4, as stage 3, but where noise is little the mean of the samples, which is what
-            is served, is to be right, not each sample; our extension.
+        batch: number of noisy canvases per batch: two noises each of half as many pictures.
+        accumulate: number of batches per update of the weights.
+        denoise_steps: steps of stage 1 without the encoder, with only l_diff and l_mse.
+        purifier_steps: steps of stage 1 with all its losses.
+        mapper_steps: steps of stage 2.
+        joint_steps: steps of stage 3: both networks together with the losses of both stages. Our extension.
+        served_steps: steps of stage 4: as stage 3, but at little noise the mean of the samples, which is
+            served, shall be right instead of each sample. Our extension.
         adversarial_steps: of `Trainer.train_adversarially`, as stage 4, on pictures under feature-space PGD;
             our extension.
-        lambda_rb, lambda_mse: weights of l_rb (lambda_1) and l_mse (lambda_2) beside l_diff.
-        lambda_stats, lambda_id: weights of l_stats (lambda_3) and l_id (lambda_4) beside l_rb.
-        lambda_consistency: weight of our own term in stages 1 and 2, relative to l_rb; 0 is the paper's.
-        lambda_joint_consistency: the same in stages 3 and 4, from sigma 0.5 on; less below.
+        lambda_rb, lambda_mse: weights of l_rb (lambda_1) and l_mse (lambda_2), relative to l_diff.
+        lambda_stats, lambda_id: weights of l_stats (lambda_3) and l_id (lambda_4), relative to l_rb.
+        lambda_consistency: weight of our own term in stages 1 and 2, relative to l_rb. The paper has 0.
+        lambda_joint_consistency: the same in stages 3 and 4 from sigma 0.5 on. It is less below.
         lambda_detail: weight of our own `losses.detail` in stage 4, relative to l_rb.
-        muon_lr, adam_lr: largest learning rates; the stages after the first take a share of them.
-        seed: of weights, pictures and noise.
-        held_out_every, patience: early stop; `Schedule` and `HeldOut` say how.
+        muon_lr, adam_lr: largest learning rates. Stages after the first use a share of them.
+        seed: seed of weights, pictures and noise.
+        held_out_every, patience: early stopping, see `HeldOut`.
     """
 
     sigmas: tuple[float, ...] = (0.25, 0.5, 0.75)
@@ -86,9 +85,9 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class _Noisy:
-    """Two noises of each of n pictures: row i and row n + i of `x` (2 n, 3, H, W) are one picture.
+    """Two noises of each of n pictures. Rows i and n + i of `x` (2 n, 3, H, W) are the same picture.
 
-    `gen` is for whatever else a loss draws for this batch.
+    `gen` is for what a loss draws in addition for this batch.
     """
 
     x: Tensor
@@ -98,7 +97,7 @@ class _Noisy:
 
     @property
     def pictures(self) -> Tensor:
-        """Each picture once (n, 3, H, W)."""
+        """The pictures (n, 3, H, W)."""
         return self.x[: len(self.x) // 2]
 
 
@@ -145,13 +144,13 @@ class Trainer:
     """Trains purifier and mapper for one model.
 
     Args:
-        adapter: h; its weights are never touched.
-        calibration: of h.
+        adapter: h. Its weights do not change.
+        calibration: the calibration of h.
         pictures: training pictures.
         held_out: pictures for early stopping.
-        recipe: how.
-        save_every: updates between two checkpoints.
-        folder: for checkpoints and logs; a run that finds its own goes on where it stopped.
+        recipe: the settings of the training.
+        save_every: number of updates between two checkpoints.
+        folder: gets checkpoints and logs. A run that finds its own files there resumes where it stopped.
     """
 
     def __init__(
@@ -177,8 +176,8 @@ class Trainer:
         """All stages but that of `train_adversarially`.
 
         Args:
-            purifier: with first or published weights; one without weights is left as it is.
-            mapper: whether to train one.
+            purifier: with initial or published weights. One without weights does not change.
+            mapper: whether to train a mapper.
 
         Raises:
             SmoothgateError: code `other_recipe`: the folder holds a run with another recipe or purifier.
@@ -202,7 +201,7 @@ class Trainer:
         """Adversarial fine-tuning of a trained PSM, in place.
 
         Raises:
-            SmoothgateError: code `other_recipe`, as `run`; `nothing_to_train`: the PSM has no weights.
+            SmoothgateError: code `other_recipe`, as for `run`; `nothing_to_train`: the PSM has no weights.
         """
         if not self._has_weights(psm):
             raise SmoothgateError("This PSM has no weights that could be tuned.", code="nothing_to_train")
@@ -325,7 +324,7 @@ class Trainer:
         self._stage(name, psm, full, schedule, r.seed + seed)
 
     def _perturbations(self, encoder: UnitEncoder, noisy: _Noisy, clean: Tensor) -> Tensor:
-        """(n, 3, H, W), of each picture one for both of its noises."""
+        """Perturbations (n, 3, H, W), one per picture for both of its noises."""
         levels = noisy.sigma[: len(clean)]
         with torch.enable_grad(), self._autocast():
             found = perturb(encoder.units, noisy.pictures, levels, clean, noisy.gen)
@@ -341,7 +340,7 @@ class Trainer:
         return Schedule(steps, muon * r.muon_lr, adam * r.adam_lr, decay=decay, accumulate=r.accumulate)
 
     def _stage(self, name: str, module: nn.Module, loss: _Loss, schedule: Schedule, seed: int) -> None:
-        """Train a module; held-out pictures get noise that is the same at every measurement."""
+        """Train a module. Held-out pictures get the same noise at every measurement."""
         if not schedule.steps:
             return
         r = self.recipe
