@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 from functools import cache
 from typing import Any
 
 from smoothgate.demo import bundled
 from smoothgate.http.request_body import FORM_JSON
 from smoothgate.schemas import CertifyRequest, ChatRequest, ErrorAnswer, RefusalAnswer
+from smoothgate.vision.png import png_data_uri
 
 Json = dict[str, Any]
 
@@ -50,7 +50,7 @@ STREAM: Responses = {
 @cache
 def _sample() -> str:
     data = (bundled("samples") / SAMPLE).read_bytes()
-    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    return png_data_uri(data)
 
 
 def chat() -> Json:

@@ -1,7 +1,7 @@
 """How tight the bounds are on scores of a known distribution: the figures of `smoothgate bench certify`.
 
-Scores are Beta(0.97 * 200, 0.03 * 200): mean 0.97, standard deviation 0.012. alpha is 0.001, for the served
-bound shared over everything that a certificate reports, for every other method spent on that method alone.
+Scores are Beta(0.97 * 200, 0.03 * 200), with mean 0.97 and standard deviation 0.012. alpha is 0.001. The
+served bound shares it between everything that a certificate reports. Every other method has all of it.
 Distances and radii are in units of sigma.
 """
 
@@ -29,16 +29,16 @@ N_SELECT = 64
 EPS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 NUMBERS = (256, 1024, 4096)
 COSINE = 0.5
-#: Samples are counted until this cosine is certified at this eps.
+#: The target whose certification ends the count of samples.
 TARGET = Target(cosine=0.75, eps=0.5)
 
-#: FCSB at an eps, from eps.
+#: eps -> FCSB.
 Bound = Callable[[float], float]
 
 
 @dataclass(frozen=True, slots=True)
 class BoundFigure:
-    """One figure.
+    """One figure of the benchmark.
 
     Attributes:
         quantity: `fcsb`, `radius` (at cosine 0.5), `radius_ratio` (served over the method's), `samples`
@@ -50,7 +50,7 @@ class BoundFigure:
         n: certification samples, None for a limit or for `samples`.
         eps: in units of sigma, None for a radius.
         value: the figure, mean over the repeats.
-        required: what the figure should at least be, or None.
+        required: the least value that the figure should have, or None.
     """
 
     quantity: str
@@ -62,11 +62,11 @@ class BoundFigure:
 
     @property
     def met(self) -> bool | None:
-        """Whether the requirement is met; None without one."""
+        """Whether the requirement is met, or None without one."""
         return None if self.required is None else self.value >= self.required
 
 
-#: (quantity, method, n, eps) -> at least.
+#: (quantity, method, n, eps) -> the least value required.
 REQUIRED: dict[tuple[str, str, int | None, float | None], float] = {
     ("fcsb", "served", 1024, 1.0): 0.70,
     ("fcsb", "served", 1024, 1.5): 0.46,
@@ -107,7 +107,7 @@ def _draw(n: int, seed: int) -> tuple[Array, Array]:
 
 
 def _methods(selection: Array, scores: Array) -> dict[str, Bound]:
-    """FCSB against eps by every method, from the same scores."""
+    """The FCSB of every method, from the same scores."""
     evidence = Evidence(choose_transforms(selection, scores.size, ALPHA))
     evidence.update(scores)
     means = {
@@ -130,7 +130,7 @@ def _served(moments: Moments, eps: float) -> float:
 
 
 def _thresholds(selection: Array, scores: Array) -> Bound:
-    """The layer-cake bound from eight exact binomial bounds: what a union over thresholds gives."""
+    """The layer-cake bound from eight exact binomial bounds, with a union bound over thresholds."""
     quantiles = np.quantile(selection, [0.0, 0.05, 0.15, 0.3, 0.5, 0.7, 0.9])
     taus = np.concatenate([[2 * quantiles[0] - quantiles[1]], quantiles])
     lowers = np.array(
@@ -145,7 +145,7 @@ def _thresholds(selection: Array, scores: Array) -> Bound:
 
 
 def _limits() -> list[BoundFigure]:
-    """Both bounds with infinitely many samples."""
+    """The figures of both bounds with infinitely many samples."""
     mean = SHAPE[0] / sum(SHAPE)
     grid = np.linspace(0.0, 1.0, 20001)
     below = stats.beta.cdf((grid[1:] + grid[:-1]) / 2.0, *SHAPE)
@@ -162,14 +162,14 @@ def _limits() -> list[BoundFigure]:
 
 
 def _radius(bound: Bound) -> float:
-    """Where a bound falls below the cosine; 0 if it never reaches it."""
+    """The eps at which a bound falls below the cosine, or 0 if it never reaches the cosine."""
     if bound(0.0) < COSINE:
         return 0.0
     return float(optimize.brentq(lambda eps: bound(eps) - COSINE, 0.0, 20.0, xtol=1e-6))
 
 
 def _samples(repeats: int, seed: int) -> list[BoundFigure]:
-    """Samples until the target is certified: by the stopping rule, and by Hoeffding at the true mean."""
+    """Samples until the target is certified, by the stopping rule and by Hoeffding at the true mean."""
     terms = Terms(sigma=1.0, alpha=ALPHA, eps=(TARGET.eps,), target=TARGET)
     drawn = []
     for repeat in range(repeats):

@@ -1,4 +1,4 @@
-"""The picture of `smoothgate bench certify --plot`: cosine bounds against distance, by method."""
+"""The plot of `smoothgate bench certify --plot`: cosine bounds by distance and method."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def plot_bench(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    found = [row for row in rows if row["quantity"] == "fcsb"]
-    numbers = sorted({row["n"] for row in found if row["n"] is not None})
+    fcsb = [row for row in rows if row["quantity"] == "fcsb"]
+    numbers = sorted({row["n"] for row in fcsb if row["n"] is not None})
     figure = Figure(figsize=(4 * len(numbers), 3.6), layout="constrained")
     FigureCanvasSVG(figure)
     panels = figure.subplots(1, len(numbers), sharey=True, squeeze=False)[0]
@@ -29,7 +29,7 @@ def plot_bench(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
         for method, label in _LABELS.items():
             points = sorted(
                 (row["eps"], row["value"])
-                for row in found
+                for row in fcsb
                 if row["method"] == method and row["n"] in (n, None)
             )
             style = "--" if method.endswith("limit") else "-"

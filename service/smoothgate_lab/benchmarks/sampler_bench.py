@@ -1,7 +1,7 @@
-"""The sampler beside the bare forward, a loop over samples and a call per request, side by side in one run.
+"""The sampler compared with the bare forward, a loop over samples and a call per request, in one run.
 
-Every comparison alternates between its sides and is reported as the median of the ratios of the rounds, so
-that a machine which slows down slows both.
+Every comparison alternates between its sides. It reports the median of the rounds' ratios, so that a machine
+that slows down affects both sides.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from smoothgate_lab.demo.digit_scenes import DigitScenes
 SIGMA = 0.5
 EPS = 0.25
 ALPHA = 0.001
-#: Samples of 16 requests that are there at once.
+#: Numbers of samples of 16 simultaneous requests.
 MIXED = (64,) * 4 + (128,) * 3 + (256,) * 3 + (512,) * 2 + (1024,) * 2 + (2048,) * 2
 SMALL, LARGE = 64, 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is measured; as it stands, for the documentation."""
+    """How much is measured. The defaults are those of the documentation."""
 
     rounds: int = 3
     mixed: tuple[int, ...] = MIXED
@@ -55,7 +55,7 @@ class Size:
     sides: tuple[int, ...] = (48, 96, 144, 192)
 
 
-#: Next to nothing of everything: to see that it works.
+#: Very small sizes, to check that the benchmark works.
 QUICK = Size(
     rounds=1,
     mixed=(64, 128),
@@ -70,11 +70,11 @@ QUICK = Size(
 
 
 class Bench:
-    """The bundled encoder, used as the service would use it on this machine.
+    """The bundled encoder, used as the service uses it on this machine.
 
     Args:
-        encoder: the unit of work.
-        canvases: (N, 3, H, W), at least 1: scenes that nothing was trained on.
+        encoder: the encoder.
+        canvases: (N, 3, H, W) scenes that were not used in training, at least one.
         size: how much to measure.
     """
 
@@ -103,8 +103,8 @@ class Bench:
         return Ticket(self.task(index, n, target), noise.fresh_seed())
 
     def throughput(self, step: Callable[[], None]) -> dict[str, Any]:
-        """Samples per second: the sampler on mixed requests, and the three plain ways."""
-        ways: dict[str, Callable[[], float]] = {
+        """Samples per second of the sampler on mixed requests and of plainer methods."""
+        methods: dict[str, Callable[[], float]] = {
             "sampler": self._sampled,
             "bare forward": lambda: self._bare(
                 self.tuning.workers, self.tuning.threads, self.tuning.batch_size
@@ -113,14 +113,14 @@ class Bench:
             "a batched call per request": self._in_turn,
             "a loop over single samples": self._singles,
         }
-        rates: dict[str, list[float]] = {name: [] for name in ways}
+        rates: dict[str, list[float]] = {name: [] for name in methods}
         for _ in range(self.size.rounds):
-            for name, way in ways.items():
-                rates[name].append(way())
+            for name, method in methods.items():
+                rates[name].append(method())
                 step()
         ratios = {
             name: statistics.median(a / b for a, b in zip(rates["sampler"], rates[name], strict=True))
-            for name in ways
+            for name in methods
         }
         return {
             "samples_per_second": {name: statistics.median(each) for name, each in rates.items()},
@@ -128,12 +128,12 @@ class Bench:
         }
 
     def latency(self, step: Callable[[], None]) -> dict[str, float]:
-        """Seconds of a request of 64 samples: alone, and while one of 4,096 runs."""
+        """Seconds of a request of 64 samples, alone and while a request of 4,096 samples runs."""
         sampler = self.sampler()
         alone, beside = [], []
         try:
             for index in range(self.size.latencies):
-                # What is left of the round before would count as waiting alone.
+                # The rest of the round before must not count as waiting.
                 time.sleep(3 * self.tuning.batch_size * self.tuning.workers / sampler.samples_per_second)
                 alone.append(self._wait(sampler, [self.ticket(index, SMALL)]))
                 large = self.ticket(index + 1, LARGE)
@@ -148,9 +148,7 @@ class Bench:
         return {"alone": statistics.median(alone), "beside": statistics.median(beside), "ratio": ratio}
 
     def early_stop(self, step: Callable[[], None]) -> dict[str, float]:
-        """Samples drawn with and without stopping early for a cosine of 0.5 at eps, and whether the verdicts
-        agree.
-        """
+        """Samples drawn with and without early stopping at a cosine of 0.5, and how often verdicts agree."""
         target = Target(cosine=0.5, eps=EPS)
         sampler = self.sampler()
         drawn, same, certified = 0, 0, 0
@@ -172,7 +170,7 @@ class Bench:
         return {"share_drawn": share, "verdicts_equal": same / n, "certified": certified / n}
 
     def growth(self, step: Callable[[], None]) -> dict[str, list[dict[str, float]]]:
-        """Seconds against n of one request, and against the number of requests at once (n = 256)."""
+        """Seconds by n of one request, and by the number of simultaneous requests (n = 256)."""
         sampler = self.sampler()
         by_n, by_requests = [], []
         try:
@@ -204,7 +202,7 @@ class Bench:
             sampler.close()
 
     def _bare(self, workers: int, threads: int, batch: int) -> float:
-        """The forward and nothing else: one batch of noisy canvases, made before, again and again."""
+        """Only the forward, repeated on one batch of noisy canvases that is made in advance."""
         sigma = torch.full((batch,), SIGMA)
         z = noisy(self.canvases[0], sigma, torch.randn(batch, *self.canvases.shape[1:]))
         times = max(1, sum(self.size.mixed) // (batch * workers))
@@ -224,16 +222,14 @@ class Bench:
         return times * batch * workers / (time.perf_counter() - started)
 
     def _in_turn(self) -> float:
-        """As libraries for randomised smoothing do: each request alone, one batched call for each of its two
-        splits.
-        """
+        """Each request alone with a batched call per split, as in libraries for randomised smoothing."""
         started = time.perf_counter()
         for index, n in enumerate(self.size.mixed):
             self._plain(index, n, n)
         return sum(self.size.mixed) / (time.perf_counter() - started)
 
     def _singles(self) -> float:
-        """The paper's Monte Carlo loop, written plainly."""
+        """The paper's Monte Carlo loop over single samples."""
         started = time.perf_counter()
         self._plain(0, self.size.singles, 1)
         return self.size.singles / (time.perf_counter() - started)
@@ -256,10 +252,11 @@ class Bench:
 def canvas_growth(
     encoder: UnitEncoder, sizes: Sequence[int], step: Callable[[], None]
 ) -> list[dict[str, float]]:
-    """Seconds per sample against the side of the canvas: the purifier, and a tower of the demo model's kind
-    for that side, with random weights.
+    """Seconds per sample by the side of the canvas.
+
+    A sample passes the purifier and a tower of the demo model's kind with random weights.
     """
-    found = []
+    rows = []
     for size in sizes:
         config = AutoConfig.from_pretrained(bundled("model")).vision_config
         config.image_size = size
@@ -271,13 +268,13 @@ def canvas_growth(
                 started = time.perf_counter()
                 tower(encoder.psm.purifier(z, sigma))
                 seconds.append((time.perf_counter() - started) / len(z))
-        found.append({"at": size, "seconds": min(seconds)})
+        rows.append({"at": size, "seconds": min(seconds)})
         step()
-    return found
+    return rows
 
 
 def memory() -> dict[str, float]:
-    """Peak resident bytes of fresh processes that draw n = 64 and n = 4,096 samples."""
+    """Peak resident bytes of new processes that draw n = 64 and n = 4,096 samples."""
     peaks = {}
     for n in (SMALL, LARGE):
         command = [sys.executable, "-m", "smoothgate_lab.benchmarks.memory", str(n)]
@@ -287,13 +284,14 @@ def memory() -> dict[str, float]:
 
 
 def run(encoder: UnitEncoder, size: Size, console: Console) -> dict[str, Any]:
-    """Everything, with a progress bar for each part.
+    """Run the benchmark, with a progress bar for each part.
 
     Returns:
-        `tuned`: how the device is used; `throughput`: `samples_per_second` and `sampler_to` (ratio) by way;
-        `latency`: seconds `alone` and `beside`, `ratio`; `memory`: bytes `small` and `large`, `ratio`;
-        `early_stop`: `share_drawn`, `verdicts_equal`, `certified`; `growth`: what grows -> rows of `at` and
-        `seconds` (of a request; of a sample for the side of the canvas).
+        `tuned`: how the device is used; `throughput`: `samples_per_second` and `sampler_to` (ratio) by
+        method; `latency`: seconds `alone` and `beside` (while a large request runs), `ratio`; `memory`: bytes
+        `small` and `large`, `ratio`; `early_stop`: `share_drawn`, `verdicts_equal`, `certified`; `growth`:
+        growing quantity -> rows of `at` and `seconds` (of a request, or of a sample for the side of the
+        canvas).
     """
     bench = Bench(encoder, DigitScenes(encoder.adapter, max(32, size.scenes), 0, 7).canvases, size)
     with Progress(console=console) as progress:

@@ -1,4 +1,4 @@
-"""The whole service beside vLLM alone, through HTTP, side by side in one run: `smoothgate bench serving`."""
+"""The service compared with vLLM alone, over HTTP and in one run: `smoothgate bench serving`."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ Json = dict[str, Any]
 _QUESTION = "What digit is shown?"
 _SAMPLE = "seven.png"
 _WARM_UP = 3
-#: Two sides that differ by a few hundredths need more rounds than the others.
+#: Text takes more rounds than the others, because its two sides differ by only a few per cent.
 TEXT_TIMES = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """Clients of the service, of its vLLM, and of another vLLM that takes pictures itself."""
+    """Clients of the service, of its vLLM, and of another vLLM that takes pictures."""
 
     gate: httpx.AsyncClient
     engine: httpx.AsyncClient
@@ -48,17 +48,17 @@ class Sides:
 
 
 def run(repeats: int, step: Callable[[], None]) -> Json:
-    """Measure.
+    """Run the benchmark.
 
     Args:
-        repeats: requests of each kind, in turn with those that they are compared to; of text alone
+        repeats: number of requests of each kind, which alternate with those they are compared to. Text has
             `TEXT_TIMES` as many.
         step: called after each round.
 
     Returns:
         `text`, `picture`: seconds (medians) of the two sides, and their ratio; `first_token`: seconds to the
-        first token with certification beside generation (`beside`) and before it (`first`), and the ratio
-        first to beside; `stages`: seconds (medians) that the stages of a picture's request add to it.
+        first token with certification during generation (`beside`) and before it (`first`), and the ratio
+        of first to beside; `stages`: seconds (medians) that the stages of a picture's request add to it.
     """
     return asyncio.run(_run(repeats, step))
 
@@ -141,7 +141,7 @@ async def _text(sides: Sides, repeats: int, step: Callable[[], None]) -> Json:
 
 
 async def _picture(sides: Sides, repeats: int, step: Callable[[], None]) -> Json:
-    """n = 64, a new picture every time: nothing comes from a cache."""
+    """Compare requests with n = 64. Every picture is new, so nothing comes from a cache."""
     smoothing = {"n_select": 16, "n_certify": 48}
     seconds: dict[str, list[float]] = {"smoothgate": [], "vllm": []}
     stages: dict[str, list[float]] = {}
@@ -169,7 +169,7 @@ async def _picture(sides: Sides, repeats: int, step: Callable[[], None]) -> Json
 
 
 def _stages(timings: dict[str, float]) -> dict[str, float]:
-    """Seconds that each stage adds to the whole: certification goes on beside the engine."""
+    """Seconds that each stage adds to the total. Certification runs in parallel with the engine."""
     return {
         "decode": timings["decode"],
         "select: the served feature": timings["select"] - timings["decode"],
@@ -180,7 +180,7 @@ def _stages(timings: dict[str, float]) -> dict[str, float]:
 
 
 async def _first_token(sides: Sides, repeats: int, step: Callable[[], None]) -> Json:
-    """n = 1,024 in all. Before generation: the same request, sent when its certificate is there."""
+    """Compare times to the first token with n = 1,024, with certification during and before generation."""
     smoothing = {"n_select": 128, "n_certify": 896}
     seconds: dict[str, list[float]] = {"beside": [], "first": []}
     for round_ in range(repeats):
@@ -208,7 +208,7 @@ async def _first_token(sides: Sides, repeats: int, step: Callable[[], None]) -> 
 
 
 def _has_text(line: str) -> bool:
-    """Whether a line of a stream holds a piece of the answer."""
+    """Whether a line of a stream holds a part of the answer."""
     data = line.removeprefix("data: ")
     if not data.startswith("{"):
         return False
@@ -232,7 +232,7 @@ def _compared(seconds: dict[str, list[float]]) -> Json:
 
 
 def picture_uri(number: int) -> str:
-    """A data URI of the sample with a grain of its own, so that no two are the same picture."""
+    """A data URI of the sample with its own grain, so that no two pictures are the same."""
     pixels = np.asarray(Image.open(bundled("samples") / _SAMPLE).convert("RGB")).astype(np.int16)
     grain = np.random.default_rng(abs(number)).integers(-2, 3, pixels.shape)
     picture = Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8))

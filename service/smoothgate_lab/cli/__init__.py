@@ -1,1 +1,1 @@
-"""The commands of `smoothgate` that the lab brings."""
+"""The lab's commands of `smoothgate`."""

@@ -15,9 +15,9 @@ from smoothgate.cli.common import Json, OtherModel, console, failures, load_adap
 
 app = typer.Typer(no_args_is_help=True, help="Measurements.")
 
-# Of the service's resident memory in a soak.
+# The largest accepted growth of the service's resident memory in a soak.
 _MOST_GROWTH = 0.05
-# A cache that is full before growth is measured: filling it looks like a leak.
+# A small cache is full before growth is measured. Filling a large one would look like a leak.
 _SOAKED = {"SMOOTHGATE_CACHE_MIB": "4"}
 
 
@@ -28,7 +28,7 @@ def bench_certify(
     plot: Annotated[Path | None, typer.Option(help="Also draw the bounds into this SVG.")] = None,
     json_file: Json = None,
 ) -> None:
-    """How tight the bounds are on scores of a known distribution, beside other methods."""
+    """Measure how tight the bounds are on scores of a known distribution, compared with other methods."""
     from smoothgate_lab.benchmarks import bounds_bench
 
     rows = bounds_bench.run(repeats, seed)
@@ -52,7 +52,7 @@ def bench_resize(
     seed: Annotated[int, typer.Option(help="Seed of the pictures.")] = 0,
     json_file: Json = None,
 ) -> None:
-    """How far the float resize, which certificates need, is from the checkpoint's own 8-bit processor."""
+    """Measure how far the float resize of certificates is from the checkpoint's own 8-bit processor."""
     from smoothgate_lab.benchmarks import resize_bench
 
     with failures():
@@ -72,19 +72,19 @@ def bench_resize(
 
 @app.command("sampler")
 def bench_sampler(
-    quick: Annotated[bool, typer.Option(help="Next to nothing of everything: does it work?")] = False,
-    plot: Annotated[Path | None, typer.Option(help="Also draw into this SVG how cost grows.")] = None,
+    quick: Annotated[bool, typer.Option(help="Measure very little, to check that it works.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the growth of cost into this SVG.")] = None,
     json_file: Json = None,
 ) -> None:
-    """The sampler beside the bare forward and plainer ways to draw the same, on the demo model."""
+    """Compare the sampler with the bare forward and plainer methods, on the demo model."""
     from smoothgate_lab.benchmarks.sampler_bench import QUICK, Size, run
 
     with failures():
         encoder = load_encoder(None, None)
         figures = run(encoder, QUICK if quick else Size(), console)
-    rates = Table("way", "samples / s", "sampler is", title="16 requests of 64 to 2,048 samples")
-    for way, rate in figures["throughput"]["samples_per_second"].items():
-        rates.add_row(way, f"{rate:.0f}", f"{figures['throughput']['sampler_to'][way]:.2f} times that")
+    rates = Table("method", "samples / s", "sampler is", title="16 requests of 64 to 2,048 samples")
+    for method, rate in figures["throughput"]["samples_per_second"].items():
+        rates.add_row(method, f"{rate:.0f}", f"{figures['throughput']['sampler_to'][method]:.2f} times that")
     console.print(rates)
     rest = Table("quantity", "value", title="One request, and stopping early", show_header=False)
     latency, memory, early = figures["latency"], figures["memory"], figures["early_stop"]
@@ -118,8 +118,8 @@ def bench_serving(
     repeats: Annotated[int, typer.Option(min=1, help="Requests of each kind.")] = 30,
     json_file: Json = None,
 ) -> None:
-    """The whole service beside vLLM alone, on the demo model; starts both."""
-    # Read when torch is first imported: threads that wait by spinning would take vLLM's cores.
+    """Compare the service with vLLM alone, on the demo model. Starts both."""
+    # torch reads it at its first import. Threads that wait by spinning would take vLLM's cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from smoothgate import logs
     from smoothgate.progress import progress
@@ -127,7 +127,7 @@ def bench_serving(
 
     logs.configure("console", "error")
     with failures(), progress(console=console) as bar:
-        task = bar.add_task("rounds, once everything is up", total=(TEXT_TIMES + 2) * repeats)
+        task = bar.add_task("rounds, after the start", total=(TEXT_TIMES + 2) * repeats)
         figures = run(repeats, lambda: bar.advance(task))
     table = Table(
         "request",
@@ -143,8 +143,8 @@ def bench_serving(
     console.print(table)
     first = figures["first_token"]
     console.print(
-        f"First token of a picture's answer, n = 1,024: {first['beside']:.3f} s with certification beside "
-        f"generation, {first['first']:.3f} s with certification before it: {first['ratio']:.2f} times that"
+        f"First token of a picture's answer, n = 1,024: {first['beside']:.3f} s with certification during "
+        f"generation, {first['first']:.3f} s with certification before it ({first['ratio']:.2f} times that)"
     )
     stages = Table("stage", "takes", title="Where the time of a picture, n = 64, goes")
     for name, taken in figures["stages"].items():
@@ -155,17 +155,17 @@ def bench_serving(
 
 @app.command("soak")
 def bench_soak(
-    seconds: Annotated[float, typer.Option(min=5, help="How long.")] = 900.0,
+    seconds: Annotated[float, typer.Option(min=5, help="Length of the run in seconds.")] = 900.0,
     clients: Annotated[int, typer.Option(min=1, help="Clients at a time, each with one request.")] = 8,
     seed: Annotated[int, typer.Option(help="Seed of the order of the requests.")] = 1,
     url: Annotated[
-        str | None, typer.Option(help="Service to load, without keys; left out: the demo's is started.")
+        str | None, typer.Option(help="Service to load, without keys. By default the demo's is started.")
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """The service under full load: lost requests, growth of its memory, how long the slowest wait.
+    """Load the service fully, and measure lost requests, growth of memory and the slowest requests.
 
-    Fails where a request was lost, or its memory grew by more than 5 %.
+    Fails if a request was lost or if memory grew by more than 5 %.
     """
     from smoothgate.progress import progress
     from smoothgate_lab.benchmarks.soak import run
@@ -207,7 +207,7 @@ def bench_scaling(
     seed: Annotated[int, typer.Option(help="Seed of the simulated requests.")] = 0,
     json_file: Json = None,
 ) -> None:
-    """Estimates: what a certified answer costs on GPUs, and gates and vLLMs under a simulated rush."""
+    """Estimate what a certified answer costs on GPUs, and simulate gates and vLLMs under a rush."""
     from smoothgate_lab.benchmarks.scaling import run
 
     figures = run(seed)
@@ -239,7 +239,7 @@ def bench_scaling(
     titles = {
         "gates": "Simulated rush: gates, LLaVA-1.5-7B on H100",
         "early": "The same, stopping early",
-        "signals": "The same, by what gates are scaled",
+        "signals": "The same, by the scaling signal",
     }
     for name, title in titles.items():
         table = Table(

@@ -18,7 +18,7 @@ app = typer.Typer(no_args_is_help=True, help="The bundled demo model.")
 def demo_train(
     output: Annotated[Path, typer.Option(help="Folder that gets `model` and `psm`.")] = Path("runs/demo"),
     work: Annotated[
-        Path, typer.Option(help="Folder for checkpoints and logs; a run goes on where it stopped.")
+        Path, typer.Option(help="Folder for checkpoints and logs. A run resumes where it stopped.")
     ] = Path("runs/demo/work"),
     seed: Annotated[int, typer.Option(help="Seed of data and initial weights.")] = 1,
 ) -> None:
@@ -31,21 +31,21 @@ def demo_train(
 @app.command("evaluate")
 def demo_evaluate(
     model: Annotated[
-        Path | None, typer.Option(help="Folder of the model; left out: the bundled one.")
+        Path | None, typer.Option(help="Folder of the model. By default the bundled one.")
     ] = None,
     n: Annotated[int, typer.Option(min=100, help="Held-out scenes per kind of question.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of scenes and phrasings.")] = 7,
     sigma: Annotated[
-        float, typer.Option(min=0, help="Smooth with this noise; 0: the undefended model.")
+        float, typer.Option(min=0, help="Smooth with this noise. 0 is the undefended model.")
     ] = 0.0,
     n_select: Annotated[int, typer.Option(min=1, help="Noise samples that choose the served feature.")] = 64,
-    psm: Annotated[bool, typer.Option(help="With purifier and mapper, or the noisy encoder alone.")] = True,
+    psm: Annotated[bool, typer.Option(help="Use purifier and mapper, or only the noisy encoder.")] = True,
     every_phrasing: Annotated[
         bool, typer.Option(help="Ask in random phrasings instead of the first of each kind.")
     ] = False,
     json_file: Json = None,
 ) -> None:
-    """Exact-match accuracy of the demo model on held-out digits, undefended or smoothed."""
+    """Measure exact-match accuracy of the demo model on held-out digits, undefended or smoothed."""
     from smoothgate.demo import bundled
     from smoothgate.psm.unit_encoder import UnitEncoder
     from smoothgate_lab.demo.demo_evaluation import Answerer, run, smoothed_tokens
@@ -79,21 +79,21 @@ def demo_evaluate(
 def demo_harden(
     method: Annotated[str, typer.Argument(help="fare (unsupervised) or tecoa (supervised).")],
     output: Annotated[
-        Path | None, typer.Option(help="Folder that gets `model` and `psm`; left out: runs/METHOD.")
+        Path | None, typer.Option(help="Folder that gets `model` and `psm`. By default runs/METHOD.")
     ] = None,
     eps: Annotated[float, typer.Option(min=0, help="l_inf radius of the attacks, in 255ths.")] = 8.0,
     steps: Annotated[int, typer.Option(min=1, help="Updates of the weights.")] = 2000,
     seed: Annotated[int, typer.Option(help="Seed of pictures and attacks.")] = 1,
     tower: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Weights of a tower trained before."),
+        typer.Option(exists=True, dir_okay=False, help="Weights of a tower that is trained already."),
     ] = None,
     psm: Annotated[
         Path | None,
-        typer.Option(exists=True, file_okay=False, help="PSM that goes with it; left out: bundled."),
+        typer.Option(exists=True, file_okay=False, help="PSM for the tower. By default the bundled one."),
     ] = None,
 ) -> None:
-    """Train an adversarially robust vision tower, to compare smoothing with."""
+    """Train an adversarially robust vision tower, to compare with smoothing."""
     from smoothgate.demo import bundled
     from smoothgate_lab.evaluation.hardening import Hardening
     from smoothgate_lab.training_loop import Schedule
@@ -114,13 +114,14 @@ def demo_harden(
 @app.command("tune")
 def demo_tune(
     psm: Annotated[
-        Path | None, typer.Option(exists=True, file_okay=False, help="Folder of the PSM; left out: bundled.")
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Folder of the PSM. By default the bundled one."),
     ] = None,
     output: Annotated[Path, typer.Option(help="Folder that gets the tuned PSM.")] = Path("runs/demo-tuned"),
     steps: Annotated[int, typer.Option(min=1, help="Updates of the weights.")] = 3000,
     seed: Annotated[int, typer.Option(help="Seed of pictures, noise and attacks.")] = 1,
 ) -> None:
-    """Fine-tune purifier and mapper on attacked answers: our extension, not the paper's."""
+    """Fine-tune purifier and mapper on attacked answers (our extension)."""
     from smoothgate.demo import bundled
     from smoothgate_lab.demo.scene_stream import scene_pictures
     from smoothgate_lab.evaluation.answer_tuning import AnswerTuning

@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    plan: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="What to do (TOML).")],
+    plan: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Plan of the evaluation (TOML).")],
     output: Annotated[
-        Path, typer.Option(help="Folder of the results; a run goes on where it stopped.")
+        Path, typer.Option(help="Folder of the results. A run resumes where it stopped.")
     ] = Path("runs/evaluation"),
     url: Annotated[
         str | None,
-        typer.Option(help="Service that black-box attacks ask; left out: `serve` is started for them."),
+        typer.Option(help="Service for black-box attacks. By default `serve` is started for them."),
     ] = None,
     report_only: Annotated[
-        bool, typer.Option("--report-only", help="Attack nothing: report what there is so far.")
+        bool, typer.Option("--report-only", help="Report the present results without further attacks.")
     ] = False,
     json_file: Json = None,
 ) -> None:
-    """Attack the demo model, defended in several ways, and report what held."""
+    """Attack the demo model with several defences and report the results."""
     from rich.markdown import Markdown
     from transformers.utils.logging import disable_progress_bar
 
@@ -56,7 +56,7 @@ def _run(evaluation: Evaluation, url: str | None) -> None:
     with ExitStack() as stack:
         evaluation.url = url
         if url is None and evaluation.asks_service():
-            console.print("Starting the service that black-box attacks ask.")
+            console.print("Starting the service for black-box attacks.")
             evaluation.url = stack.enter_context(running(evaluation.folder / "service.log")).url
         bar = stack.enter_context(progress(console=console))
         total = sum(evaluation.plan.size(cell) for cell in evaluation.plan.cells())

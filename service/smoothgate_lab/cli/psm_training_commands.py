@@ -36,16 +36,18 @@ if TYPE_CHECKING:
 Images = Annotated[
     Path | None,
     typer.Option(
-        exists=True, file_okay=False, help="Folder of ordinary pictures; left out: scenes of the demo model."
+        exists=True, file_okay=False, help="Folder of ordinary pictures. By default scenes of the demo model."
     ),
 ]
 ItsFolder = Annotated[
     Path | None,
-    typer.Option("--psm", exists=True, file_okay=False, help="Folder of the PSM; left out: the bundled one."),
+    typer.Option(
+        "--psm", exists=True, file_okay=False, help="Folder of the PSM. By default the bundled one."
+    ),
 ]
 _SIGMAS = [0.25, 0.5, 0.75]
 _EPS = [0.25, 0.5, 1.0]
-# Pictures that the robustness scores are means over.
+# Number of pictures for the mean robustness scores.
 _SCORED = 64
 _PARTS = ["identity", "purifier", "mapper", "both"]
 
@@ -61,17 +63,17 @@ def train(
     model: OtherModel = None,
     images: Images = None,
     output: Annotated[
-        Path, typer.Option(help="Folder to write; SMOOTHGATE_PSM names it to the service.")
+        Path, typer.Option(help="Folder to write. SMOOTHGATE_PSM tells the service about it.")
     ] = Path("runs/psm"),
     work: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for checkpoints and logs, OUTPUT/work if left out; a run goes on where it stopped."
+            help="Folder for checkpoints and logs, by default OUTPUT/work. A run resumes where it stopped."
         ),
     ] = None,
     sigma: Annotated[
         list[float],
-        typer.Option(min=0.01, help="Noise levels that half of the samples get; the others get any up to 1."),
+        typer.Option(min=0.01, help="Noise levels of half of the samples. The others get any level up to 1."),
     ] = _SIGMAS,
     purifier: Annotated[
         str,
@@ -80,37 +82,40 @@ def train(
             "start from: a folder or a Hugging Face id."
         ),
     ] = "light",
-    mapper: Annotated[MapperChoice, typer.Option(help="Which mapper.")] = MapperChoice.RESIDUAL,
+    mapper: Annotated[MapperChoice, typer.Option(help="Mapper to train.")] = MapperChoice.RESIDUAL,
     denoise_steps: Annotated[int, typer.Option(min=0, help="Updates of stage 1 without the encoder.")] = 3000,
     purifier_steps: Annotated[int, typer.Option(min=0, help="Updates of stage 1 with all losses.")] = 5000,
     mapper_steps: Annotated[int, typer.Option(min=0, help="Updates of stage 2.")] = 1500,
     joint_steps: Annotated[
-        int, typer.Option(min=0, help="Updates of stage 3, both networks together: our extension.")
+        int, typer.Option(min=0, help="Updates of stage 3, both networks together (our extension).")
     ] = 3600,
     served_steps: Annotated[
         int,
         typer.Option(
             min=0,
-            help="Updates of stage 4, in which at little noise the mean of the samples is to be right, not "
-            "each sample: our extension.",
+            help="Updates of stage 4, which at little noise makes the mean of the samples right instead of "
+            "each sample (our extension).",
         ),
     ] = 3000,
     batch: Annotated[int, typer.Option(min=2, help="Noisy canvases per batch, two of each picture.")] = 64,
     accumulate: Annotated[int, typer.Option(min=1, help="Batches per update.")] = 1,
     consistency: Annotated[
-        float, typer.Option(min=0, help="Weight of our consistency loss beside l_rb; 0: the paper's losses.")
+        float, typer.Option(min=0, help="Weight of our consistency loss relative to l_rb. The paper has 0.")
     ] = 0.5,
     joint_consistency: Annotated[
-        float, typer.Option(min=0, help="The same in stages 3 and 4, from sigma 0.5 on; less below.")
+        float, typer.Option(min=0, help="The same in stages 3 and 4 from sigma 0.5 on. It is less below.")
     ] = 1.0,
     patience: Annotated[
-        int, typer.Option(min=1, help="Early stop: measurements on the held-out split without a better one.")
+        int,
+        typer.Option(
+            min=1, help="Early stopping after this number of held-out measurements without a better one."
+        ),
     ] = 4,
     save_every: Annotated[int, typer.Option(min=1, help="Updates between two checkpoints.")] = 250,
     seed: Annotated[int, typer.Option(help="Seed of weights, pictures and noise.")] = 1,
     device: Device = "cpu",
 ) -> None:
-    """Train purifier and mapper for a model, whose own weights stay as they are."""
+    """Train purifier and mapper for a model. The model's own weights do not change."""
     import torch
 
     from smoothgate_lab.psm_training.stages import Recipe, Trainer
@@ -151,7 +156,7 @@ def tune(
     psm: ItsFolder = None,
     images: Images = None,
     output: Annotated[
-        Path, typer.Option(help="Folder to write; SMOOTHGATE_PSM names it to the service.")
+        Path, typer.Option(help="Folder to write. SMOOTHGATE_PSM tells the service about it.")
     ] = Path("runs/tuned"),
     steps: Annotated[int, typer.Option(min=1, help="Updates of the weights.")] = 600,
     batch: Annotated[int, typer.Option(min=2, help="Noisy canvases per batch, two of each picture.")] = 64,
@@ -160,7 +165,7 @@ def tune(
     seed: Annotated[int, typer.Option(help="Seed of pictures, noise and attacks.")] = 1,
     device: Device = "cpu",
 ) -> None:
-    """Fine-tune a trained PSM on attacked pictures: our extension, not the paper's."""
+    """Fine-tune a trained PSM on attacked pictures (our extension)."""
     from smoothgate_lab.demo.scene_stream import twin_pictures
     from smoothgate_lab.psm_training.stages import Recipe, Trainer
 
@@ -204,14 +209,14 @@ def evaluate(
     sigma: Sigmas = _SIGMAS,
     eps: Annotated[list[float], typer.Option(min=0.001, help="l2 radii of the bound.")] = _EPS,
     part: Annotated[
-        list[str], typer.Option(help="What to compare: identity, purifier, mapper, both.")
+        list[str], typer.Option(help="Parts to compare: identity, purifier, mapper, both.")
     ] = _PARTS,
-    n: Annotated[int, typer.Option(min=8, help="Pictures: held-out scenes, or of the folder.")] = 500,
-    twins: Annotated[
-        int, typer.Option(min=0, help="How many of the scenes also get their twin smoothed.")
-    ] = 100,
+    n: Annotated[
+        int, typer.Option(min=8, help="Number of held-out scenes, or of pictures of the folder.")
+    ] = 500,
+    twins: Annotated[int, typer.Option(min=0, help="Number of scenes whose twin is smoothed too.")] = 100,
     n_select: Annotated[int, typer.Option(min=1, help="Noise samples that choose the served feature.")] = 64,
-    n_certify: Annotated[int, typer.Option(min=1, help="Fresh noise samples for score and bound.")] = 64,
+    n_certify: Annotated[int, typer.Option(min=1, help="New noise samples for score and bound.")] = 64,
     alpha: Annotated[
         float, typer.Option(min=1e-9, max=0.5, help="Probability of a wrong certificate.")
     ] = 0.001,
@@ -220,7 +225,7 @@ def evaluate(
     plot: Annotated[Path | None, typer.Option(help="Also draw an SVG.")] = None,
     json_file: Json = None,
 ) -> None:
-    """Score, answers, chance and twin cosine, FCSB and speed of a PSM and of its parts."""
+    """Measure score, answers, chance and twin cosine, FCSB and speed of a PSM and its parts."""
     from smoothgate_lab.evaluation.psm_evaluation import PARTS, Sampling, run
 
     with failures():
@@ -336,7 +341,7 @@ def _say_skipped(training: Pictures, held_out: Pictures, others: Sequence[Path] 
 def _calibration(
     adapter: VisionAdapter, images: Path | None, output: Path, unreadable: list[Path]
 ) -> Calibration:
-    """Of the model: the one in OUTPUT, or else a new one; `unreadable` gets what was skipped."""
+    """The model's calibration: the one in OUTPUT or a new one. `unreadable` gets the skipped pictures."""
     from smoothgate.demo import bundled
     from smoothgate.psm.calibration import FILE, Calibration, calibrate
     from smoothgate.psm.picture_files import clean_tokens, list_pictures, read_pictures
@@ -349,7 +354,7 @@ def _calibration(
         if known.figures.model_digest == adapter.digest:
             return known
     training, _ = split_pictures(list_pictures(images))
-    # Where the centre is per channel, every token of a picture is a sample of it.
+    # A centre per channel needs fewer pictures, because every token of a picture is a sample of it.
     most = 2000 if adapter.token_grid is not None else 256
     some = training[:: max(1, len(training) // most)]
     console.print(f"Measuring centre and scale on {len(some)} pictures")

@@ -1,7 +1,7 @@
-"""`POST /v1/playground/attack`: an attack as it happens, as server-sent events.
+"""`POST /v1/playground/attack`: an attack while it runs, as server-sent events.
 
-`crafting` for every step, `crafted` with the pictures, `undefended` and `defended` with the answers that the
-engine gives about the clean picture and about the attacked one. All is computed when it is asked for.
+The events are `crafting` for every step, `crafted` with the pictures, and `undefended` and `defended`
+with the engine's answers about the clean and the attacked picture. All of them are computed on request.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from smoothgate_lab.laboratory.attack import LARGEST, QUESTION, AttackRequest, S
 from smoothgate_lab.laboratory.laboratory import Laboratory
 
 ROUTE = "/v1/playground/attack"
-# Pictures on the way are for the eye: every fourth is enough.
+# Intermediate pictures are only for viewing, so every fourth is enough.
 _SHOWN_EVERY = 4
 _TINY = 1e-6
 _LONGEST_ANSWER = 40
@@ -43,14 +43,14 @@ Json = dict[str, Any]
 
 
 def plugin() -> LaboratoryPlugin:
-    """A laboratory of its own, for the playground (entry point `smoothgate.playground`)."""
+    """A new laboratory for the playground (entry point `smoothgate.playground`)."""
     return LaboratoryPlugin(
         partial(laboratory_router, Laboratory()), QUESTION, {str(norm): eps for norm, eps in LARGEST.items()}
     )
 
 
 def laboratory_router(laboratory: Laboratory, service: Service) -> APIRouter:
-    """The route, in front of a laboratory and the service whose model it attacks."""
+    """The route to a laboratory and to the service whose model it attacks."""
     router = APIRouter(include_in_schema=False)
 
     @router.post(ROUTE)
@@ -75,16 +75,16 @@ def laboratory_router(laboratory: Laboratory, service: Service) -> APIRouter:
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
-    """One attack and the answers that show what came of it.
+    """One attack and the answers about its pictures.
 
     Attributes:
         laboratory: crafts the attack.
         service: answers about both pictures.
-        smoother: of the service.
+        smoother: the service's.
         wanted: the attack.
-        plan: of the defence.
-        account: of the client.
-        request_id: sent along to vLLM.
+        plan: the sampling plan of the defence.
+        account: the client's account.
+        request_id: sent to vLLM.
     """
 
     laboratory: Laboratory
@@ -96,7 +96,7 @@ class Demonstration:
     request_id: str
 
     async def events(self, clean: Tensor) -> AsyncGenerator[str]:
-        """The stages as events, for a clean picture (3, H, W)."""
+        """The events of the stages, for a clean picture (3, H, W)."""
         with measured(ROUTE):
             with self.laboratory.taken():
                 attacked = clean
@@ -120,8 +120,10 @@ class Demonstration:
             yield sse.DONE
 
     async def _defended(self, clean: Tensor, attacked: Tensor) -> Json:
-        """Both pictures as any client's would be served, and what the clean one's certificate says at the
-        distance of the attacked one.
+        """The event of the defended model.
+
+        Both pictures are served like any client's. The bound is that of the clean picture's certificate
+        at the distance of the attacked picture.
         """
         distance = float((attacked - clean).norm())
         eps = {"eps": [*self.plan.eps, distance]} if distance > _TINY else {}
@@ -147,7 +149,7 @@ class Demonstration:
         }
 
     async def _answer(self, x: Tensor, tokens: Tensor) -> str:
-        """What vLLM says to the question about visual tokens (T, D) of a canvas (3, H, W)."""
+        """vLLM's answer to the question about visual tokens (T, D) of a canvas (3, H, W)."""
         parts = await visual_parts(self.smoother.encoder.adapter, tokens, *x.shape[1:])
         return await self.service.questions.ask(
             QUESTION, parts, max_tokens=_LONGEST_ANSWER, request_id=self.request_id

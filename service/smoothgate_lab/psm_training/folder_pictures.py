@@ -1,4 +1,4 @@
-"""Folders of pictures as streams of training batches, and their split into training and held-out ones."""
+"""Folders of pictures as streams of training batches, and their split into training and held-out pictures."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ _MOST_HELD_OUT = 500
 
 
 class FolderPictures:
-    """Canvases of pictures chosen at random, the same for the same batch; the next batch is decoded ahead.
+    """Canvases of pictures that are chosen at random. A batch always gets the same pictures.
+
+    The next batch is decoded in advance.
 
     Args:
-        adapter: whose canvases are made.
-        paths: pictures; one that cannot be read is replaced by the next that can.
-        seed: of the choice.
+        adapter: makes the canvases.
+        paths: pictures. One that cannot be read is replaced by the next that can be read.
+        seed: seed of the choice.
 
     Attributes:
         unreadable: pictures that could not be read so far.
@@ -44,7 +46,7 @@ class FolderPictures:
         """Canvases (n, 3, H, W) of a batch; see `stacked_canvases`.
 
         Raises:
-            SmoothgateError: code `no_pictures`: none can be read.
+            SmoothgateError: code `no_pictures`: no picture can be read.
         """
         waiting = self._ahead.pop((batch, n), None) or self._submit(batch, n)
         self._ahead = {(batch + 1, n): self._submit(batch + 1, n)}
@@ -53,7 +55,7 @@ class FolderPictures:
     def _submit(self, batch: int, n: int) -> Future[Tensor]:
         chosen = torch.randint(len(self._paths), (n,), generator=seeded(self._seed, batch)).tolist()
         pictures = [self._pool.submit(self._picture, index) for index in chosen]
-        # Last in the pool's queue, so that whoever it waits for is under way.
+        # It comes last in the pool's queue, so the tasks that it waits for have started.
         return self._pool.submit(
             lambda: stacked_canvases(self._adapter, [each.result() for each in pictures])
         )
@@ -72,10 +74,10 @@ class FolderPictures:
 
 
 def split_pictures(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Training pictures and held-out ones: every tenth, at most 500.
+    """Split pictures into training pictures and held-out pictures: every tenth, but at most 500.
 
     Raises:
-        SmoothgateError: code `too_few_images`: fewer than twenty.
+        SmoothgateError: code `too_few_images`: there are fewer than twenty.
     """
     if len(paths) < _FEWEST:
         raise SmoothgateError(
