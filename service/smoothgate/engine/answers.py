@@ -1,4 +1,4 @@
-"""The few fields of vLLM's answers that the service reads; everything else passes through as it came."""
+"""The few fields of vLLM's answers that the service reads. All others pass through unchanged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Completion(BaseModel):
 
     @property
     def text(self) -> str:
-        """The text of the first choice; empty where the answer is a tool call."""
+        """The text of the first choice. It is empty if the answer is a tool call."""
         return self.choices[0].message.content or ""
 
 
@@ -51,7 +51,7 @@ class Chunk(BaseModel):
 
     @property
     def ends_answer(self) -> bool:
-        """Whether a choice ends here, or all have: the figures at the end of a stream have no choices."""
+        """Whether a choice ends here, or all have ended: the usage at the end of a stream has no choices."""
         return not self.choices or any(choice.finish_reason for choice in self.choices)
 
 
@@ -62,7 +62,7 @@ def read_completion(answer: dict[str, Any]) -> Completion:
     """Read a whole answer.
 
     Raises:
-        EngineFailed: it holds no message.
+        EngineFailed: the answer holds no message.
     """
     return _read(Completion, answer, "The engine's answer holds no message.")
 

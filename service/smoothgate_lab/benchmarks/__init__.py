@@ -1,1 +1,1 @@
-"""How fast the service is, beside the plainest ways to do the same: `smoothgate bench`."""
+"""Benchmarks, load tests and cost estimates of the service: `smoothgate bench`."""

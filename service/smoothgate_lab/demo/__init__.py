@@ -1,1 +1,1 @@
-"""How the bundled demo model is made: data, training recipe, evaluation."""
+"""The data, the training recipe and the evaluation of the bundled demo model."""

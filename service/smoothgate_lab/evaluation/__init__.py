@@ -1,1 +1,1 @@
-"""What a defence reaches, measured: tables, plots and their figures as JSON."""
+"""The evaluation of defences: attacks, certificates, tables, plots and figures as JSON."""

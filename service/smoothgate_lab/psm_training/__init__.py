@@ -1,1 +1,1 @@
-"""How purifier and mapper are trained for a model."""
+"""The training of purifier and mapper for a model."""
