@@ -36,6 +36,7 @@ def skeleton(tmp_path: Path) -> Path:
         (tmp_path / package / "__init__.py").touch()
     for name in re.findall(r"\w+", " ".join(LAYERS)):
         (tmp_path / f"smoothgate/{name}.py").touch()
+    (tmp_path / "smoothgate/__init__.py").write_text("import smoothgate.client\n")
     return tmp_path
 
 
