@@ -1,7 +1,7 @@
-"""`POST /v1/playground/attack`: an attack as it happens, as server-sent events.
+"""`POST /v1/playground/attack`: shows an attack while it runs, as server-sent events.
 
-`crafting` for every step, `crafted` with the pictures, `undefended` and `defended` with the answers that the
-engine gives about the clean picture and about the attacked one. All is computed when it is asked for.
+The stages are `crafting` for every step, `crafted` with the pictures, and `undefended` and `defended` with
+the answers of vLLM about the clean picture and about the attacked one. Every request computes them anew.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from smoothgate_lab.laboratory.attack import LARGEST, QUESTION, AttackRequest, S
 from smoothgate_lab.laboratory.laboratory import Laboratory
 
 ROUTE = "/v1/playground/attack"
-# Pictures on the way are for the eye: every fourth is enough.
+# Every fourth picture is enough for the eye.
 _SHOWN_EVERY = 4
 _TINY = 1e-6
 _LONGEST_ANSWER = 40
@@ -110,7 +110,7 @@ class Demonstration:
                 yield sse.event(_pictures(clean, attacked))
                 seen = [await self.laboratory.undefended(x) for x in (clean, attacked)]
             answers = [
-                await self._answer(x, each.tokens) for x, each in zip((clean, attacked), seen, strict=True)
+                await self._answer(x, view.tokens) for x, view in zip((clean, attacked), seen, strict=True)
             ]
             cosine = float(seen[0].features @ seen[1].features)
             yield sse.event(
