@@ -1,6 +1,4 @@
-"""`smoothgate serve`: uvicorn around the app, with progress while the engine loads and a command to try when
-it answers.
-"""
+"""`smoothgate serve`: the application in uvicorn, with progress while vLLM loads and a command to try."""
 
 from __future__ import annotations
 
@@ -26,19 +24,19 @@ from smoothgate.playground.page_app import create_app
 from smoothgate.settings import Settings
 
 _POLL_SECONDS = 0.5
-# Longer than balancers keep theirs (60 s is usual): no request is sent into a connection that we are closing.
+# Longer than load balancers keep theirs (60 s is usual): none sends a request into a closing connection.
 KEEP_ALIVE_SECONDS = 75
-# After the draining: for connections to close.
+# Time for connections to close after the draining.
 _LAST_SECONDS = 2
 
 log = structlog.get_logger("serving")
 
 
 def serve(settings: Settings, console: Console) -> bool:
-    """Run until SIGINT or SIGTERM. Returns whether the service ever started.
+    """Run until SIGINT or SIGTERM. Returns whether the service has started.
 
     Raises:
-        SmoothgateError: why it could not start, where that is known.
+        SmoothgateError: the reason why it could not start, where that is known.
     """
     if settings.tracing_url is not None:
         tracing.configure(settings.tracing_url)
@@ -49,14 +47,14 @@ def serve(settings: Settings, console: Console) -> bool:
         port=settings.port,
         log_config=None,
         access_log=False,
-        ws="none",  # there is no route for one; uvicorn's own refusal would not be ours
+        ws="none",  # No route takes websockets, and uvicorn's own refusal has another shape.
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_LAST_SECONDS,
     )
     server = DrainingServer(config, service.in_flight, settings.shutdown_timeout_seconds)
 
     async def run() -> None:
-        beside = [
+        helpers = [
             asyncio.create_task(_announce(service, settings, lambda: server.started, console)),
             asyncio.create_task(server.drain()),
         ]
@@ -64,13 +62,13 @@ def serve(settings: Settings, console: Console) -> bool:
             with _metrics_port(settings):
                 await server.serve()
         finally:
-            for task in beside:
+            for task in helpers:
                 task.cancel()
 
     try:
         asyncio.run(run())
     except SystemExit:
-        # uvicorn's way of saying that the start failed; the service knows the reason.
+        # uvicorn exits like this when the start has failed. The service knows the reason.
         if service.failure is not None:
             raise service.failure from None
         raise
@@ -80,13 +78,14 @@ def serve(settings: Settings, console: Console) -> bool:
 
 
 class DrainingServer(uvicorn.Server):
-    """Goes on listening after the first SIGTERM or SIGINT until the requests in flight are through: new ones
-    get a clear 503, and probes an answer. The second signal ends it at once.
+    """Keeps listening after the first SIGTERM or SIGINT until the requests in flight are finished.
+
+    New requests get a 503, and probes get an answer. The second signal ends the server at once.
 
     Args:
-        config: uvicorn's.
-        in_flight: the requests.
-        seconds: that they are given.
+        config: of uvicorn.
+        in_flight: the requests in flight.
+        seconds: time that they are given to finish.
     """
 
     def __init__(self, config: uvicorn.Config, in_flight: InFlight, seconds: float) -> None:
@@ -97,7 +96,7 @@ class DrainingServer(uvicorn.Server):
         self._signalled = asyncio.Event()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal begins the draining."""
+        """Begin the draining at the first signal."""
         if self._loop is None or self._in_flight.draining or not self.started:
             super().handle_exit(sig, frame)
             return
@@ -105,7 +104,7 @@ class DrainingServer(uvicorn.Server):
         self._loop.call_soon_threadsafe(self._signalled.set)
 
     async def drain(self) -> None:
-        """Wait for the signal, then for the requests, then end."""
+        """Wait for the signal and then for the requests, and end the server."""
         self._loop = asyncio.get_running_loop()
         await self._signalled.wait()
         log.info("draining", requests=self._in_flight.count, seconds=self._seconds)
@@ -115,7 +114,7 @@ class DrainingServer(uvicorn.Server):
 
 @contextmanager
 def _metrics_port(settings: Settings) -> Iterator[None]:
-    """Prometheus' own small server, on the port that is set."""
+    """Run Prometheus' own small server on the configured port."""
     if settings.metrics_port is None:
         yield
         return
@@ -135,7 +134,7 @@ def _metrics_port(settings: Settings) -> Iterator[None]:
 async def _announce(
     service: Service, settings: Settings, listening: Callable[[], bool], console: Console
 ) -> None:
-    """Say what the start is waiting for, then what to try."""
+    """Show what the start waits for, and then what to try."""
     name = service.model.name
     with console.status("Starting") as status:
         while service.health.problems() or not listening():

@@ -28,7 +28,7 @@ from tests.whole_service import Gate, opened
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_mutated_requests_get_clean_answers(gate: Gate) -> None:
     few = gate.settings.model_copy(update={"n_select": 16, "n_certify": 64, "max_samples": 512})
-    with opened(few, engine=gate.service.engine) as small:
+    with opened(few) as small:
         small.wait_ready()
         figures = asyncio.run(run(small.url, 300, seed=1, patient=False))
     gc.collect()

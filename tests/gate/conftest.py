@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import pytest
 import pytest_asyncio
 
-from smoothgate.engine import EngineClient, EngineState, EngineStatus
+from smoothgate.engine import Engine, EngineClient, EngineState, EngineStatus
 from smoothgate.gate.build import build
 from smoothgate.gate.service import Service
 from smoothgate.psm.unit_encoder import UnitEncoder
@@ -16,10 +16,11 @@ from tests.fake_vllm import FakeVllm
 from tests.quick_gate import SETTINGS, quick_smoother
 
 
-class WatchedEngine:
+class WatchedEngine(Engine):
     """The fake vLLM as an engine that the test declares lost: `up` is asked at every look at it."""
 
     def __init__(self, url: str) -> None:
+        super().__init__(lambda status: None)
         self.up: Callable[[], bool] = lambda: True
         self.client = EngineClient(url, ready=lambda: self.up())
         self.stopped = False
@@ -29,9 +30,6 @@ class WatchedEngine:
         return EngineStatus(EngineState.READY if self.up() else EngineState.BACKOFF, 0.0)
 
     async def start(self) -> None:
-        pass
-
-    async def wait_ready(self) -> None:
         pass
 
     async def stop(self) -> None:

@@ -18,7 +18,7 @@ from tests.quick_gate import ENOUGH, TARGET, OpenGate, odd_picture
 from tests.whole_service import SAMPLES, Gate, data_uri
 
 # A sample picture meets it; the odd picture does not.
-POLICY = {"policy_cosine": TARGET["cosine"], "policy_eps": TARGET["eps"], "n_certify": ENOUGH}
+POLICY: dict[str, Any] = {"policy_cosine": TARGET["cosine"], "policy_eps": TARGET["eps"], "n_certify": ENOUGH}
 ODD = "data:image/png;base64," + base64.b64encode(odd_picture()).decode()
 
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from tests.whole_service import Gate, data_uri
 ATTACK: dict[str, Any] = {"target": 3}
 
 
-def _events(gate: Gate, **fields: Any) -> Iterator[dict[str, Any]]:
+def _events(gate: Gate, **fields: Any) -> Generator[dict[str, Any]]:
     body = ATTACK | {"image": data_uri("seven.png")} | fields
     with gate.http.stream("POST", "/v1/playground/attack", json=body) as response:
         assert response.status_code == 200, response.read()

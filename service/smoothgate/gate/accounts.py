@@ -1,7 +1,7 @@
-"""Who may use the service: API keys, kept as hashes in one JSON file, with the limits of each.
+"""Accounts: API keys with their limits, kept as hashes in one JSON file.
 
-Keys are made here from 32 random bytes, so a plain SHA-256 keeps them: there is nothing to guess that a slow
-hash would protect.
+A key is made of 32 random bytes, so a plain SHA-256 protects it. A slow hash protects passwords that can be
+guessed.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _RANDOM_BYTES = 32
 
 
 class Account(BaseModel):
-    """A client and its limits; a limit left out does not hold.
+    """A client and its limits. A limit that is left out does not apply.
 
     Attributes:
-        name: unique in its file; what logs call the client.
-        key_sha256: of the key, hexadecimal.
-        requests_per_minute: requests, those included that are refused for something else.
+        name: unique in its file. Logs call the client by it.
+        key_sha256: SHA-256 of the key, hexadecimal.
+        requests_per_minute: includes requests that are refused for another reason.
         samples_per_minute: noisy forwards that its requests may draw.
     """
 
@@ -43,10 +43,10 @@ _ACCOUNTS = TypeAdapter(list[Account])
 
 
 class AccountBook:
-    """The accounts of a file, read again when it changes, so that keys rotate without a restart.
+    """The accounts of a file. It is read again when it changes, so keys rotate without a restart.
 
     Raises:
-        SmoothgateError: code `bad_accounts`: the file cannot be read, or says something else.
+        SmoothgateError: code `bad_accounts`: the file cannot be read or does not hold accounts.
     """
 
     def __init__(self, file: Path) -> None:
@@ -55,19 +55,19 @@ class AccountBook:
         self._accounts = load(file)
 
     def find(self, key: str) -> Account | None:
-        """Whose key this is. Takes as long for a wrong key as for a right one."""
+        """The account of a key, or None. A wrong key takes as long as a right one."""
         digest = _digest(key)
-        found = None
+        match = None
         for account in self._accounts:
             if hmac.compare_digest(account.key_sha256, digest):
-                found = account
-        return found
+                match = account
+        return match
 
     def refresh(self) -> bool:
-        """Read the file again if it has changed; returns whether it had.
+        """Read the file again if it has changed. Returns whether it has.
 
         Raises:
-            SmoothgateError: it is unusable now; the accounts stay as they were, until it changes again.
+            SmoothgateError: the file is unusable now. The accounts stay as they were until it changes again.
         """
         stamp = _stamp(self._file)
         if stamp == self._stamp:
@@ -97,7 +97,7 @@ def load(file: Path) -> list[Account]:
 
 
 def save(file: Path, accounts: list[Account]) -> None:
-    """Write a file of accounts in one go, readable by its owner alone."""
+    """Write a file of accounts in one step. Only its owner can read it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(dir=file.parent)
     with os.fdopen(handle, "wb") as out:
@@ -108,7 +108,7 @@ def save(file: Path, accounts: list[Account]) -> None:
 def new(
     name: str, *, requests_per_minute: int | None = None, samples_per_minute: int | None = None
 ) -> tuple[Account, str]:
-    """An account and its key, which is nowhere else."""
+    """A new account and its key. The key is kept nowhere."""
     key = PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
     account = Account(
         name=name,
@@ -124,9 +124,9 @@ def _digest(key: str) -> str:
 
 
 def _stamp(file: Path) -> tuple[int, int] | None:
-    """Changes when the file does; Kubernetes replaces what a link points to."""
+    """A value that changes when the file does, also where Kubernetes makes a link point to another file."""
     try:
-        found = file.stat()
+        status = file.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_ino
+    return status.st_mtime_ns, status.st_ino

@@ -183,9 +183,9 @@ class Answering:
         stages = Stages()
         with measured(turn.route):
             async with deadline(self._timeout_seconds), self._prepared(turn, stages) as prepared:
-                asked = time.perf_counter()
+                sent = time.perf_counter()
                 answer = await self._client.chat(prepared.body, turn.request_id)
-                _engine_done(stages, asked)
+                _engine_done(stages, sent)
                 completion = read_completion(answer)
                 certificates = await prepared.certificates()
         return Answer(answer, completion.text, certificates, completion.usage or {}, stages)
@@ -203,7 +203,7 @@ class Answering:
             async with AsyncExitStack() as stack:
                 async with deadline(self._timeout_seconds):
                     prepared = await stack.enter_async_context(self._prepared(turn, stages))
-                    asked = time.perf_counter()
+                    sent = time.perf_counter()
                     chunks = await self._client.stream(prepared.body, turn.request_id)
                     await stack.enter_async_context(chunks)
                 unsent = prepared.issuing
@@ -211,9 +211,7 @@ class Answering:
                 first = True
                 async for chunk in chunks:
                     if first:
-                        metrics.STAGE_SECONDS.labels("engine_first_token").observe(
-                            time.perf_counter() - asked
-                        )
+                        metrics.STAGE_SECONDS.labels("engine_first_token").observe(time.perf_counter() - sent)
                         first = False
                     read = read_chunk(chunk)
                     usage = read.usage or usage
@@ -221,7 +219,7 @@ class Answering:
                         yield Certificates(await unsent)
                         unsent = None
                     yield Piece(chunk, read.text, read.ends_answer)
-                _engine_done(stages, asked)
+                _engine_done(stages, sent)
                 if unsent is not None:
                     yield Certificates(await unsent)
                 yield Finished(usage, stages)
@@ -285,7 +283,7 @@ class Answering:
                     tokens = [await image.tokens() for image in smoothed]
                 if smoothed[0].plan.enforce:
                     _require_certified(smoothed, await issuing)
-                images = [each.image for each in smoothed]
+                images = [one.image for one in smoothed]
                 messages = await _with_tokens(smoother, messages, slots, images, tokens, stages)
             yield _Prepared(parameters | {"model": self._model_name, "messages": messages}, issuing)
 
@@ -324,8 +322,8 @@ async def _with_tokens(
     stages.select = stages.now()
     adapter = smoother.encoder.adapter
     parts = [
-        await visual_parts(adapter, each, image.height, image.width)
-        for each, image in zip(tokens, images, strict=True)
+        await visual_parts(adapter, image_tokens, image.height, image.width)
+        for image_tokens, image in zip(tokens, images, strict=True)
     ]
     return with_images_replaced(messages, slots, parts)
 
@@ -341,6 +339,6 @@ def _require_certified(smoothed: Sequence[Smoothed], certificates: Sequence[Issu
         )
 
 
-def _engine_done(stages: Stages, asked: float) -> None:
-    stages.engine = time.perf_counter() - asked
+def _engine_done(stages: Stages, sent: float) -> None:
+    stages.engine = time.perf_counter() - sent
     metrics.STAGE_SECONDS.labels("engine").observe(stages.engine)

@@ -1,4 +1,4 @@
-"""An append-only record of certificates with the scores under them, for audits."""
+"""An append-only record of certificates and the scores that they rest on, for audits."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ FILE = "certificates.jsonl"
 
 
 class CertificateStore:
-    """One JSON object a line: `{"jws", "selection_scores", "certification_scores"}`.
+    """Writes one JSON object per line: `{"jws", "selection_scores", "certification_scores"}`.
 
-    When the file would grow past its limit it becomes `certificates.jsonl.1`, the one before `.2` and so on;
-    the oldest is deleted.
+    A file that would grow past its limit becomes `certificates.jsonl.1`. The file of that name before becomes
+    `.2` and so on, and the oldest is deleted.
 
     Args:
-        folder: made if it is not there.
+        folder: is created where it does not exist.
         max_bytes: size of a file.
-        files: how many are kept, the one written to included.
+        files: number of files that are kept, with the one that is written to.
     """
 
     def __init__(self, folder: Path, *, max_bytes: int, files: int) -> None:
@@ -31,7 +31,7 @@ class CertificateStore:
         self._lock = threading.Lock()
 
     def append(self, jws: str, selection: Sequence[float], certification: Sequence[float]) -> None:
-        """Write one line, whole, and hand it to the kernel.
+        """Write one whole line and hand it to the kernel.
 
         Raises:
             OSError: the disk is full, or the folder cannot be written to.

@@ -111,7 +111,7 @@ def attached_images(
 def with_images_replaced(
     messages: Sequence[Message], slots: Sequence[ImageSlot], parts: Sequence[Sequence[Message]]
 ) -> list[Message]:
-    """A copy of the messages in which the given parts stand for each image."""
+    """A copy of the messages in which these parts replace each image."""
     replaced = copy.deepcopy(list(messages))
     # From the last one on, since the places after an image move.
     for slot, several in reversed(list(zip(slots, parts, strict=True))):

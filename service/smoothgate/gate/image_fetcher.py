@@ -1,4 +1,4 @@
-"""Images that a request names by URL: fetched from listed hosts on the public internet, and nowhere else.
+"""Images that a request names by URL. They are fetched only from listed hosts on the public internet.
 
 The URL is a stranger's, and so may be the DNS behind it. Each host is therefore resolved once, by us, and the
 connection goes to the very address that was checked; TLS then proves that it is the listed host that answers.
@@ -44,10 +44,10 @@ _NOT_PUBLIC = tuple(
 
 
 async def resolve(host: str) -> list[str]:
-    """The addresses of a host, the one to be preferred first."""
+    """The addresses of a host, the preferred one first."""
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, 443, type=socket.SOCK_STREAM)
-    return [str(address[0]) for *_, address in found]
+    entries = await loop.getaddrinfo(host, 443, type=socket.SOCK_STREAM)
+    return [str(address[0]) for *_, address in entries]
 
 
 def is_public(address: str) -> bool:
@@ -70,7 +70,7 @@ class Fetcher:
         hosts: from which images may come: `images.example.com`, or `*.example.com` for all below example.com.
         max_bytes: the size of the largest image.
         timeout: seconds that one image may take, all redirects included.
-        max_redirects: how many are followed; each has to stand up to the same checks.
+        max_redirects: number of redirects that are followed. Each passes the same checks.
         resolve: the addresses of a host.
         verify: the certificates to trust, instead of those that come with httpx.
 

@@ -32,7 +32,7 @@ async def sampling(
         smoother: draws the samples.
         images: share the alpha of the plan, and their turns at the device.
         plan: how they are sampled.
-        ends: `time.monotonic()` at which drawing ends and certificates are made from what there is.
+        ends: `time.monotonic()` at which drawing ends. Certificates are made from what has been drawn.
         fresh: whether to draw even where the result is known, and to keep nothing.
 
     Raises:

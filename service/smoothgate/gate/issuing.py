@@ -23,7 +23,7 @@ class Issuer:
     """The signing key, the public halves of its predecessors, and the store.
 
     Args:
-        signing_key_file: Ed25519 private key; None: a new key is made.
+        signing_key_file: Ed25519 private key; None: generates a new key.
         retired_keys: files of further public keys to publish.
         store: None: certificates are not kept.
 
@@ -37,7 +37,7 @@ class Issuer:
         if signing_key_file is None:
             self._key = SigningKey.generate()
             log.warning(
-                "certificates are signed with a key made for this start; "
+                "certificates are signed with a key generated at this start; "
                 "set SMOOTHGATE_SIGNING_KEY_FILE so that they can be checked after it",
                 kid=self._key.kid,
             )

@@ -1,4 +1,4 @@
-"""The time of a request: its limit, the end of each stage, and its place in the metrics."""
+"""The time of a request: its deadline, its stages, and how it is counted in the metrics."""
 
 from __future__ import annotations
 

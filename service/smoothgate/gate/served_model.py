@@ -54,7 +54,7 @@ class ServedModel:
                 "alone with `psm calibrate`, and name the folder.",
                 code="no_calibration",
             )
-        devices = tuple(torch.device(each) for each in _device(device).split(","))
+        devices = tuple(torch.device(one) for one in _device(device).split(","))
         return cls(
             checkpoint=checkpoint or str(bundled("model")),
             name=name or (DEMO_NAME if checkpoint is None else Path(checkpoint).name),

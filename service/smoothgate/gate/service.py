@@ -30,7 +30,7 @@ from smoothgate.schemas import SmoothingOptions
 class Service:
     """Everything behind the routes, as `smoothgate.gate.build` puts it together.
 
-    It is for those who put the routes together: each of those is given the parts that it uses.
+    Only `smoothgate.http.app` and the like see it: they give each router the parts that it uses.
 
     Attributes:
         created: seconds since the epoch.

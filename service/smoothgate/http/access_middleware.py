@@ -1,4 +1,4 @@
-"""Refuses a request before its body is read: no valid key, a limit used up, or no room.
+"""Refuses requests before their bodies are read: no valid key, a limit that is used up, or no room.
 
 Every path asks for a key, except `OPEN` and the paths that the application adds to it.
 """

@@ -22,7 +22,7 @@ log = structlog.get_logger("api")
 
 
 def body_of(error: SmoothgateError) -> dict[str, Any]:
-    """The JSON that a client sees: the error, and beside it the certificates that a policy refused."""
+    """The JSON of an error, with the certificates where a policy was not met."""
     body: dict[str, Any] = {
         "error": {
             "message": _printable(error.message),
@@ -37,12 +37,12 @@ def body_of(error: SmoothgateError) -> dict[str, Any]:
 
 
 def _printable(text: str) -> str:
-    """What a client sent may hold halves of surrogate pairs, which JSON can name and UTF-8 cannot carry."""
+    """Text without halves of surrogate pairs, which a client can name in JSON and UTF-8 cannot carry."""
     return text.encode(errors="backslashreplace").decode()
 
 
 def response_of(error: SmoothgateError) -> JSONResponse:
-    """The same as a response, with Retry-After where a retry is sensible."""
+    """The response to an error, with Retry-After where a retry is sensible."""
     headers = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
@@ -52,7 +52,7 @@ def response_of(error: SmoothgateError) -> JSONResponse:
 
 
 def of_validation(errors: list[Any], *, prefix: str = "") -> MalformedRequest:
-    """The first of pydantic's findings, naming the field."""
+    """The first error that pydantic found, with the name of the field."""
     first = errors[0]
     location = [str(part) for part in first["loc"] if part not in ("body", "query")]
     param = ".".join(([prefix] if prefix else []) + location) or None
@@ -61,7 +61,7 @@ def of_validation(errors: list[Any], *, prefix: str = "") -> MalformedRequest:
 
 
 def install(app: FastAPI) -> None:
-    """Answer every exception of an app in the one shape."""
+    """Answer every exception of an app in this shape."""
 
     @app.exception_handler(SmoothgateError)
     async def _known(request: Request, error: SmoothgateError) -> JSONResponse:
@@ -86,4 +86,4 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(ClientDisconnect)
     async def _gone(request: Request, error: ClientDisconnect) -> Response:
-        return Response(status_code=_CLIENT_GONE)  # nobody reads it; it is for the log
+        return Response(status_code=_CLIENT_GONE)  # for the log, since nobody reads it

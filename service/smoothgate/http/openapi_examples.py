@@ -1,4 +1,4 @@
-"""What `/docs` shows: examples that work when pasted, with a bundled sample picture inside; errors."""
+"""What `/docs` shows: the errors of each route, and examples that hold a picture and work when pasted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _error(description: str, *headers: str) -> Json:
 
 #: Of every path that asks for a key.
 DOOR: Responses = {
-    401: _error("No valid API key, where keys are asked for", "WWW-Authenticate"),
+    401: _error("No valid API key, where the service has accounts", "WWW-Authenticate"),
     429: _error("Too much at a time, or more than this key may", "Retry-After"),
     503: _error("Not ready, or shutting down", "Retry-After"),
 }
@@ -91,7 +91,7 @@ def completions() -> Json:
 
 
 def _bodies(schema: Json, example: Json) -> Json:
-    """As JSON, and as a form with files for pictures and JSON in the fields that hold more than a value."""
+    """A body as JSON, and as a form: pictures are files, and fields that hold more than a value are JSON."""
     schema = {key: value for key, value in schema.items() if key not in ("$defs", "example")}
     fields = {name: field for name, field in schema["properties"].items() if name != "images"}
     for name in FORM_JSON & fields.keys():

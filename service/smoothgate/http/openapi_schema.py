@@ -1,4 +1,4 @@
-"""What FastAPI cannot see: the keys, and the schemas of bodies that are parsed by hand."""
+"""The parts of the OpenAPI document that FastAPI cannot derive: keys, and bodies that routes parse."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from smoothgate.schemas import SmoothingOptions
 
 
 def complete_schema(app: FastAPI, *, asks_for_keys: bool) -> None:
-    """Complete the OpenAPI document of an app, whenever that is made."""
+    """Make an app complete its OpenAPI document when it generates one."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Request bodies of the REST face: JSON, or a form with files."""
+"""Bodies of requests: JSON, or a form with files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Body = TypeVar("Body", bound=BaseModel)
 
 #: Fields of a form that hold JSON.
 FORM_JSON = frozenset({"smoothing", "history"})
-# What goes through the values of a body goes through them by recursion.
+# The code that walks through the values of a body is recursive.
 _MOST_NESTED = 100
 
 
@@ -50,7 +50,7 @@ async def read(request: Request, model: type[Body]) -> tuple[Body, list[bytes]]:
 
 
 def parsed(text: str | bytes, param: str | None = None) -> Any:
-    """The value that a text of JSON holds.
+    """Parse JSON.
 
     Raises:
         MalformedRequest: not JSON, or nested too deeply.
@@ -62,7 +62,7 @@ def parsed(text: str | bytes, param: str | None = None) -> Any:
         raise MalformedRequest(f"{where} is not JSON.", param=param, code="invalid_json") from error
     level = [value]
     for _ in range(_MOST_NESTED):
-        level = [item for each in level for item in _items(each)]
+        level = [item for container in level for item in _items(container)]
     if level:
         raise MalformedRequest(
             f"{where} is nested more than {_MOST_NESTED} deep.", param=param, code="invalid_json"

@@ -61,7 +61,7 @@ class Context:
                 await self._guarded(scope, receive, answer)
                 span.set_attribute("http.response.status_code", answer.status or 0)
         finally:
-            _say(scope, answer, time.perf_counter() - started)
+            _log(scope, answer, time.perf_counter() - started)
 
     async def _guarded(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         try:
@@ -81,12 +81,12 @@ class Context:
 
 
 def sane_id(given: str) -> str:
-    """The client's id where it is sane, else a new one."""
+    """The id that a client sent where it is sane, else a new one."""
     return given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 class _Answer:
-    """`send`, with the id on every response; remembers what was answered."""
+    """Sends messages, puts the id on every response, and remembers status and completeness."""
 
     def __init__(self, send: Send, identifier: str) -> None:
         self._send = send
@@ -106,7 +106,7 @@ class _Answer:
         await self._send(message)
 
     async def fail(self, error: SmoothgateError, scope: Scope, receive: Receive) -> None:
-        """End with an error: a response, the last frame of a stream, or a connection that breaks off."""
+        """End with an error: a response, or the last frame of a stream, or a connection that breaks off."""
         if self.status is None:
             await error_responses.response_of(error)(scope, receive, self)
         elif self._streams and not self.complete:
@@ -116,7 +116,7 @@ class _Answer:
             raise error
 
 
-def _say(scope: Scope, answer: _Answer, seconds: float) -> None:
+def _log(scope: Scope, answer: _Answer, seconds: float) -> None:
     account = scope["state"].get("account")
     log.info(
         "request",

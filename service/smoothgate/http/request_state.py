@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def request_id(request: Request) -> str:
-    """The client's id, or the one that was made for it."""
+    """The id that the client sent, or a new one."""
     identifier: str = request.state.request_id
     return identifier
 
@@ -57,8 +57,8 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
             raise ClientDisconnect
         return task.result()
     finally:
-        for each in (task, leaving):
-            each.cancel()
+        task.cancel()
+        leaving.cancel()
         with suppress(asyncio.CancelledError, SmoothgateError):
             await task
 

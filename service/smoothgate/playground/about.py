@@ -1,4 +1,4 @@
-"""`GET /v1/playground`: what the page must know of this service to offer only what it takes."""
+"""`GET /v1/playground`: what the page has to know in order to offer only what this service takes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def about_router(settings: Settings, model_name: str, laboratory: LaboratoryPlug
 
     @router.get("/v1/playground")
     async def about() -> dict[str, Any]:
-        """Model, limits, and what is switched on."""
+        """The model, the limits, and what is switched on."""
         return facts
 
     return router

@@ -1,7 +1,7 @@
-"""`POST /v1/playground/look`: what is behind a certificate, its scores and what the encoder was shown.
+"""`POST /v1/playground/look`: the scores behind a certificate, and pictures of what the encoder sees.
 
-It takes what `/v1/certify` takes and draws as much; a picture just asked about on the same terms has its
-result from the cache, so that these are the very samples of its certificate. The seed says whether they are.
+It takes the body of `/v1/certify` and draws as many samples. Where the result of the same picture on the same
+terms is in the cache, these are the samples of its certificate. The seed tells whether they are.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def inspection_router(answering: Answering, readiness: Readiness) -> APIRouter:
 
     @router.post(ROUTE)
     async def look(request: Request) -> Response:
-        """Scores, and the canvas plain, with noise, and purified, of each picture."""
+        """The scores of each picture, and its canvas: plain, with noise, and purified."""
         images = await image_request(request, ROUTE)
 
         async def pictures() -> list[dict[str, Any]]:

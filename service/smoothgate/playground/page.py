@@ -1,4 +1,4 @@
-"""The page itself and its assets: the same files for everyone, so no key is asked for."""
+"""The page and its assets. They are the same files for everyone and need no key."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from smoothgate import metrics
 from smoothgate.certify.certificate import Certificate, CertifiedImage, CertifiedModel, Chance, NoiseRecord
+from smoothgate.certify.statement import Terms
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling import noise
 from smoothgate.sampling.certifier import SamplingResult
@@ -66,20 +67,21 @@ class Smoother:
         """Queue one of the `images` images of a request.
 
         Args:
-            image: the decoded image. plan: the parameters of the request. images: number of images that share
-            its alpha. deadline: `time.monotonic()` at which drawing ends. The certificate is made from the
-            samples so far. request: identifies the request. Images of one request share its turns at the
-            device. fresh: whether to draw new samples and keep no result, whatever the cache holds.
+            image: the decoded image.
+            plan: the parameters of the request.
+            images: number of images that share its alpha.
+            deadline: `time.monotonic()` at which drawing ends. The certificate is made from what is drawn.
+            request: identifies the request. Images of one request share its turns at the device.
+            fresh: whether to draw new samples and keep no result, whatever the cache holds.
 
         Raises:
             NotReady: the sampler is not running.
         """
-        canvas = await asyncio.to_thread(self.encoder.adapter.canvas, image)
         terms = plan.terms(images, self.chance_cosine)
-        task = SamplingTask(canvas.x, terms, plan.n_select, plan.n_certify, canvas.layout)
-        key, known = None, None
-        if self._cache.max_bytes and not fresh:
-            key = await asyncio.to_thread(key_of, self._model.digest, task)
+        use_cache = self._cache.max_bytes > 0 and not fresh
+        canvas, task, key = await asyncio.to_thread(self._task, image, terms, plan, use_cache=use_cache)
+        known = None
+        if key is not None:
             known = self._cache.get(key)
             metrics.CACHE.labels("miss" if known is None else "hit").inc()
         seed = noise.fresh_seed() if known is None else known.seed
@@ -91,6 +93,14 @@ class Smoother:
             if key is not None:
                 ticket.result.add_done_callback(partial(self._keep, key, ticket))
         return Smoothed(self, image, canvas, ticket, plan, cached=known is not None)
+
+    def _task(
+        self, image: DecodedImage, terms: Terms, plan: Plan, *, use_cache: bool
+    ) -> tuple[Canvas, SamplingTask, Key | None]:
+        """What is sampled for an image, and its key where the cache is used. Takes milliseconds."""
+        canvas = self.encoder.adapter.canvas(image)
+        task = SamplingTask(canvas.x, terms, plan.n_select, plan.n_certify, canvas.layout)
+        return canvas, task, key_of(self._model.digest, task) if use_cache else None
 
     def _keep(self, key: Key, ticket: Ticket, done: Future[SamplingResult]) -> None:
         """Put a result into the cache, unless a deadline cut it short."""

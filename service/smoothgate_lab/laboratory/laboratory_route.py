@@ -110,7 +110,7 @@ class Demonstration:
                 yield sse.event(_pictures(clean, attacked))
                 seen = [await self.laboratory.undefended(x) for x in (clean, attacked)]
             answers = [
-                await self._answer(x, each.tokens) for x, each in zip((clean, attacked), seen, strict=True)
+                await self._answer(x, view.tokens) for x, view in zip((clean, attacked), seen, strict=True)
             ]
             cosine = float(seen[0].features @ seen[1].features)
             yield sse.event(
