@@ -9,7 +9,7 @@ from prometheus_client import REGISTRY
 
 from smoothgate import metrics
 from smoothgate.errors import EngineFailed, NotReady, PolicyNotMet, RequestTimedOut, SmoothgateError
-from smoothgate.gate.answering import Accepted, Certificates, Event, Finished, Piece, Turn
+from smoothgate.gate.answering import ISSUING, Accepted, Certificates, Event, Finished, Piece, Turn
 from smoothgate.gate.build import build
 from smoothgate.gate.service import Service
 from smoothgate.psm.unit_encoder import UnitEncoder
@@ -93,7 +93,7 @@ async def _begin(service: Service, turn: Turn, streamed: bool) -> None:
 
 async def _nothing_is_sampled(service: Service, dropped_before: float) -> None:
     """Nothing waits at the sampler, since the rest of a request's samples was dropped."""
-    await eventually(lambda: _sample("samples_dropped_total") - dropped_before > 1000)
+    await eventually(lambda: _sample("samples_dropped_total") - dropped_before > 1000, 30)
     assert service.smoother.loaded.sampler.queued_samples == 0
 
 
@@ -138,15 +138,14 @@ async def test_certificates_come_before_an_answer_that_takes_longer(service: Ser
         async for event in stream:
             events.append(event)
             if isinstance(event, Piece) and not vllm.open.is_set():
-                await eventually(lambda: _sampled_out(service), 10)
-                await asyncio.sleep(0.3)  # signing
+                await eventually(_issued, 30)
                 vllm.open.set()
     kinds = [type(event) for event in events]
     assert kinds[:3] == [Accepted, Piece, Certificates]
 
 
-def _sampled_out(service: Service) -> bool:
-    return service.smoother.loaded.sampler.queued_samples == 0
+def _issued() -> bool:
+    return not any(task.get_name() == ISSUING for task in asyncio.all_tasks())
 
 
 async def test_a_chat_without_images_promises_no_certificates(service: Service) -> None:
@@ -204,7 +203,7 @@ async def test_cancelling_an_answer_ends_its_sampling(
     dropped = _sample("samples_dropped_total")
     vllm.open.clear()
     answering = asyncio.create_task(service.answering.answer(_turn(smoothing=LONG)))
-    await eventually(lambda: len(vllm.bodies) == 1)
+    await eventually(lambda: len(vllm.bodies) == 1, 30)
     answering.cancel()
     with pytest.raises(asyncio.CancelledError):
         await answering

@@ -102,6 +102,6 @@ async def test_canaries_wait_until_all_parts_are_up(
     await asyncio.sleep(0.3)
     assert canary.problem == "not sent yet"
     engine.up = lambda: True
-    await eventually(lambda: canary.problem is None)
+    await eventually(lambda: canary.problem is None, 30)
     assert len(vllm.bodies) == 1
     running.cancel()

@@ -22,7 +22,7 @@ from tests.quick_gate import OpenGate
 from tests.whole_service import FEW, Gate, data_uri, image_part
 
 
-def _wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+def _wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end

@@ -33,6 +33,9 @@ from smoothgate.vision import DecodedImage
 
 Json = dict[str, Any]
 
+#: Name of the tasks that issue certificates while vLLM answers.
+ISSUING = "issuing"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRequest:
@@ -295,7 +298,7 @@ class Answering:
             stages.certify = stages.now()
             return issued
 
-        task = asyncio.create_task(issue())
+        task = asyncio.create_task(issue(), name=ISSUING)
         # A request that has failed already never asks for the failure of this task.
         task.add_done_callback(lambda done: None if done.cancelled() else done.exception())
         return task
