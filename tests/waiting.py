@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from smoothgate.engine import Engine, EngineState
 
 
-async def eventually(condition: Callable[[], bool | Awaitable[bool]], within: float = 5.0) -> None:
+async def eventually(condition: Callable[[], bool | Awaitable[bool]], within: float = 30.0) -> None:
     """Return as soon as the condition holds. Raises TimeoutError if it does not within so many seconds."""
     async with asyncio.timeout(within):
         while True:

@@ -1,12 +1,16 @@
 """A stand-in for vLLM with faults that the real one rarely has.
 
 python fake_vllm.py SOCKET FAULT
+
+It takes half a second over a chat. With the fault "waits" it first waits for a file called `answer` next to
+the socket.
 """
 
 import subprocess
 import sys
 import time
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from socketserver import ThreadingUnixStreamServer
 
 path, fault = sys.argv[1:]
@@ -26,6 +30,9 @@ class Handler(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers["Content-Length"]))
         if fault == "core hangs":
             time.sleep(600)
+        if fault == "waits":
+            while not Path(path).with_name("answer").exists():
+                time.sleep(0.02)
         time.sleep(0.5)
         content = b'{"choices": []}'
         self.send_response(200)

@@ -95,7 +95,7 @@ async def test_starts_answers_and_stops(make: Engine, history: History) -> None:
 
 
 async def test_stop_lets_requests_in_flight_finish_and_refuses_new_ones(make: Engine) -> None:
-    engine = make()
+    engine = make("waits", drain_seconds=600.0)
     await engine.start()
     await until_ready(engine)
     chat = asyncio.create_task(engine.client.chat(CHAT))
@@ -105,6 +105,7 @@ async def test_stop_lets_requests_in_flight_finish_and_refuses_new_ones(make: En
     assert not stop.done()
     with pytest.raises(NotReady):
         await engine.client.chat(CHAT)
+    engine.socket.with_name("answer").touch()
     assert await chat == {"choices": []}
     await stop
 
@@ -120,13 +121,12 @@ async def test_stop_at_any_moment_of_a_start_leaves_no_process(make: Engine, tur
     await eventually(lambda: not running(engine))
 
 
-async def test_stop_during_loading_is_quick(make: Engine, history: History) -> None:
-    engine = make("never ready")
+async def test_stop_during_loading_waits_for_nothing(make: Engine, history: History) -> None:
+    engine = make("never ready", drain_seconds=600.0)
     await engine.start()
     await eventually(lambda: len(running(engine)) == 3)
-    began = time.monotonic()
-    await engine.stop()
-    assert time.monotonic() - began < 2
+    async with asyncio.timeout(60):
+        await engine.stop()
     assert not running(engine)
     assert history.states == [STARTING, STOPPED]
 
@@ -139,27 +139,33 @@ async def test_a_start_that_takes_too_long_is_killed_and_tried_again(make: Engin
     assert engine.status.last_exit == "not ready after 0 s"
 
 
-async def test_pauses_between_restarts_double_up_to_a_limit(make: Engine, history: History) -> None:
+def announced_pauses(log_lines: list[dict[str, Any]]) -> list[float]:
+    return [line["restart_in_seconds"] for line in log_lines if line["event"] == "engine lost"]
+
+
+async def test_pauses_between_restarts_double_up_to_a_limit(
+    make: Engine, history: History, log_lines: list[dict[str, Any]]
+) -> None:
     engine = make("fails", first_pause=0.2, longest_pause=0.3)
     await engine.start()
-    await eventually(lambda: engine.status.restarts == 4, within=10)
+    await eventually(lambda: engine.status.restarts == 4, within=60)
     assert engine.status.last_exit == "exited with status 1: RuntimeError: no such model"
     began = [status.since for status in history if status.state is BACKOFF]
     ended = [status.since for status in history[1:] if status.state is STARTING]
-    pauses = [end - begin for begin, end in zip(began, ended, strict=False)]
-    assert all(
-        least <= pause < least + 0.4 for least, pause in zip([0.2, 0.3, 0.3, 0.3], pauses, strict=True)
-    )
+    announced = announced_pauses(log_lines)[:4]
+    assert announced == [0.2, 0.3, 0.3, 0.3]
+    for begin, end, pause in zip(began[:4], ended[:4], announced, strict=True):
+        assert end - begin >= pause
 
 
-@pytest.mark.parametrize("healthy_seconds", [0.0, 60.0])
-async def test_a_healthy_run_resets_the_pause(make: Engine, history: History, healthy_seconds: float) -> None:
+@pytest.mark.parametrize(("healthy_seconds", "pauses"), [(0.0, [0.1, 0.1, 0.1]), (600.0, [0.1, 0.2, 0.4])])
+async def test_a_healthy_run_resets_the_pause(
+    make: Engine, log_lines: list[dict[str, Any]], healthy_seconds: float, pauses: list[float]
+) -> None:
     engine = make("unwell", first_pause=0.1, longest_pause=10.0, healthy_seconds=healthy_seconds)
     await engine.start()
-    await eventually(lambda: engine.status.restarts == 3, within=10)
-    began = [status.since for status in history if status.state is BACKOFF]
-    ended = [status.since for status in history[1:] if status.state is STARTING]
-    assert (ended[2] - began[2] > 0.3) == (healthy_seconds > 0)
+    await eventually(lambda: engine.status.restarts == 3, within=60)
+    assert announced_pauses(log_lines)[:3] == pytest.approx(pauses)
 
 
 @pytest.mark.parametrize("fault", ["hangs", "unwell"])
@@ -172,7 +178,7 @@ async def test_a_hung_or_unhealthy_child_is_replaced(make: Engine, history: Hist
 
 
 async def test_a_core_that_hangs_behind_a_healthy_server_is_replaced(make: Engine, history: History) -> None:
-    engine = make("core hangs", health_timeout=0.3, read_timeout=0.3)
+    engine = make("core hangs", health_timeout=2.0, read_timeout=0.3)
     await engine.start()
     await until_ready(engine)
     await asyncio.sleep(0.5)
@@ -184,7 +190,7 @@ async def test_a_core_that_hangs_behind_a_healthy_server_is_replaced(make: Engin
 
 
 async def test_a_slow_answer_is_not_taken_for_a_hang(make: Engine, history: History) -> None:
-    engine = make(health_timeout=2.0, read_timeout=1.0)
+    engine = make(health_timeout=60.0, read_timeout=1.0)
     await engine.start()
     await until_ready(engine)
     engine.client.chat_timed_out = True
@@ -193,16 +199,15 @@ async def test_a_slow_answer_is_not_taken_for_a_hang(make: Engine, history: Hist
 
 
 async def test_a_killed_child_is_noticed_at_once(make: Engine) -> None:
-    engine = make(health_interval=60.0, first_pause=60.0, longest_pause=60.0)
+    engine = make(health_interval=600.0, first_pause=60.0, longest_pause=60.0)
     await engine.start()
     await until_ready(engine)
     tree = running(engine)
     assert len(tree) == 3
     (pid,) = (pid for pid, line in tree.items() if FAKE.name in line and "guard.py" not in line)
-    began = time.monotonic()
     os.kill(pid, signal.SIGKILL)
+    # Long before it would be asked for its health.
     await eventually(lambda: engine.status.state is BACKOFF)
-    assert time.monotonic() - began < 2
     assert engine.status.last_exit == "ended by SIGKILL"
     assert not any(map(processes.alive, tree))
 
