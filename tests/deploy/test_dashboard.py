@@ -11,7 +11,7 @@ import yaml
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from tests.deploy.prometheus import RULES, Prometheus
-from tests.deploy.stack import ROOT, Stack, wait_until
+from tests.deploy.stack import ROOT, Gate, Stack, wait_until
 from tests.deploy.test_rules import names_in, names_of_service
 from tests.whole_service import data_uri
 
@@ -68,11 +68,11 @@ def test_it_asks_about_what_there_is_and_leaves_nothing_out() -> None:
 @pytest.mark.engine
 @pytest.mark.timeout(900)
 def test_prometheus_answers_every_query(stack: Stack, prometheus: Prometheus) -> None:
-    """After answers some seconds apart: rates need two scrapes of a counter."""
+    """After answers with a scrape between them: a rate needs two different values of a counter."""
     gate = stack.gates[0].url
     few = {"n_select": 16, "n_certify": 64}
     body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3, "stream": True}
-    for turn in range(3):
+    for turn in range(1, 4):
         chat = {
             "message": "What is it?",
             "images": [data_uri("seven.png")],
@@ -81,8 +81,7 @@ def test_prometheus_answers_every_query(stack: Stack, prometheus: Prometheus) ->
         }
         assert httpx.post(f"{gate}/v1/chat", json=chat, timeout=120).status_code == 200
         assert httpx.post(f"{gate}/v1/chat/completions", json=body, timeout=120).status_code == 200
-        if turn < 2:
-            time.sleep(3)
+        _wait_scraped(prometheus, stack.gates[0], 2 * turn)
     told = {}
     for query in QUERIES:
         asked = query
@@ -96,6 +95,16 @@ def test_prometheus_answers_every_query(stack: Stack, prometheus: Prometheus) ->
         return missing
 
     wait_until(lambda: not unanswered(), 60, lambda: missing)
+
+
+def _wait_scraped(prometheus: Prometheus, gate: Gate, answers: int) -> None:
+    """Until Prometheus knows of so many answers of a gate."""
+    query = f'sum(smoothgate_request_seconds_count{{instance="127.0.0.1:{gate.metrics_port}",outcome="ok"}})'
+
+    def known() -> float:
+        return sum(float(series["value"][1]) for series in prometheus.ask("query", query=query)["result"])
+
+    wait_until(lambda: known() >= answers, 60, lambda: f"{known()} of {answers}")
 
 
 def _answered(prometheus: Prometheus, query: str) -> bool:
