@@ -10,7 +10,7 @@ export MALLOC_ARENA_MAX ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lock serve test bench soak fuzz results results-quick screenshots lint format clean
+.PHONY: help lock serve test test-all bench soak fuzz results results-quick screenshots lint format clean
 
 help:  ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,9 +18,14 @@ help:  ## Show the targets.
 serve: $(VENV)/.$(ENGINE)  ## Install, then start the service on the bundled demo model.
 	@$(BIN)/smoothgate serve
 
-test: $(VENV)/.$(ENGINE)-dev  ## Install, then run lint, types, the import contract and all tests.
+test: $(VENV)/.$(ENGINE)-dev  ## Install, then run lint, types, the import contract and the tests but for the long ones.
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python -m pytest
+
+test-all: $(VENV)/.$(ENGINE)-dev  ## Run what `make test` runs, the long tests, the fuzzer and the soak: before a release.
+	@$(MAKE) --no-print-directory lint
+	@$(BIN)/python -m pytest -m ''
+	@$(MAKE) --no-print-directory fuzz soak
 
 bench: $(VENV)/.$(ENGINE)-dev  ## Measure the sampler and the service beside plainer ways.
 	@mkdir -p runs

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 
 from smoothgate.psm.calibration import calibrate
 from smoothgate.settings import Settings
@@ -18,6 +19,9 @@ from tests.whole_service import Gate, opened
 
 #: Families whose image path in vLLM takes embeddings too; others are held against transformers' `generate`.
 AGAINST_VLLM = ("llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_next", "llava_onevision", "internvl")
+#: Between them they hand tokens over in every way there is: embeddings, embeddings with a grid, DeepStack
+#: features, and embeddings of the prompt around tiles. The others are long tests.
+EVERY_HANDOVER = ("llava", "qwen2_5_vl", "qwen3_vl", "llava_next")
 SIGMA = 0.1
 
 
@@ -72,7 +76,14 @@ def _opened(name: str, folder: Path) -> Iterator[Served]:
             yield Served(name, path, gate, engine)
 
 
-@pytest.fixture(scope="module", params=checkpoints.BUILDERS)
+def _each_family() -> list[ParameterSet]:
+    return [
+        pytest.param(name, marks=[] if name in EVERY_HANDOVER else pytest.mark.long)
+        for name in checkpoints.BUILDERS
+    ]
+
+
+@pytest.fixture(scope="module", params=_each_family())
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp(request.param)
     with pytest.MonkeyPatch.context() as patch:

@@ -15,7 +15,7 @@ from smoothgate.schemas import IssuedCertificate
 from tests.families.conftest import AGAINST_VLLM, Served
 from tests.families.pictures import Json, image_part, picture
 
-pytestmark = [pytest.mark.engine, pytest.mark.families, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1200)]
 
 SIZES = [(64, 64), (31, 97), (200, 133), (240, 320)]
 QUESTION = {"type": "text", "text": "What is shown?"}

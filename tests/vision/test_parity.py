@@ -1,4 +1,7 @@
-"""Our visual tokens against vLLM's own image path: same checkpoint, same process, same picture."""
+"""Our visual tokens against vLLM's own image path: same checkpoint, same process, same picture.
+
+The tower is SigLIP. tests/families does the same through the service with the towers of all families.
+"""
 
 import base64
 import io
@@ -16,8 +19,6 @@ from smoothgate.vision import VisionAdapter, decode, load
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 SIZES = [(32, 32), (31, 57), (64, 64), (200, 133), (11, 80), (480, 640)]
-
-Engines = dict[str, tuple[Path, httpx.Client]]
 
 
 def png(height: int, width: int, seed: int) -> bytes:
@@ -74,9 +75,9 @@ def assert_equal(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> No
     assert best(ours) == pytest.approx(best(theirs), abs=1e-4)
 
 
-@pytest.fixture(scope="module", params=["clip", "siglip"])
-def engine(request: pytest.FixtureRequest, native_engines: Engines) -> tuple[VisionAdapter, httpx.Client]:
-    path, client = native_engines[request.param]
+@pytest.fixture(scope="module")
+def engine(native_engine: tuple[Path, httpx.Client]) -> tuple[VisionAdapter, httpx.Client]:
+    path, client = native_engine
     return load(str(path), device="cpu", dtype=torch.float32), client
 
 

@@ -1,0 +1,39 @@
+"""An error for every call of the service's that blocks an event loop.
+
+A call is the service's if one of the frames of its stack is. What takes long without a call to the system,
+such as arithmetic, goes unnoticed.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from blockbuster import blockbuster_ctx
+
+# Functions below which a call may block, because it is short and rare.
+_ALLOWED = {
+    # The folder of the socket is made and removed once for each start of vLLM.
+    "smoothgate/engine/local_engine.py": ("__init__", "start", "stop", "_run_once"),
+    # The file of the accounts is asked whether it has changed.
+    "smoothgate/gate/accounts.py": ("_stamp",),
+    # The app is created before the service has a loop. A test with a browser has one in its thread already.
+    "smoothgate/playground/page_app.py": ("create_app",),
+    # Lines of the log are written, and tracebacks in it quote source files.
+    "logging/__init__.py": ("emit",),
+    "rich/traceback.py": ("__rich_console__",),
+    # Figures of the process are read from /proc.
+    "prometheus_client/process_collector.py": ("collect",),
+    # An error of FastAPI's about a request names the line of the route.
+    "fastapi/routing.py": ("_extract_endpoint_context",),
+    # The first answer with a file reads the system's table of types.
+    "mimetypes.py": ("init",),
+}
+
+
+@contextmanager
+def not_blocked() -> Iterator[None]:
+    """Raise `blockbuster.BlockingError` in the block where a call would block a running event loop."""
+    with blockbuster_ctx("smoothgate", excluded_modules=["smoothgate_lab"]) as calls:
+        for call in calls.functions.values():
+            for file, functions in _ALLOWED.items():
+                call.can_block_in(file, functions)
+        yield
