@@ -1,4 +1,4 @@
-"""What all tests share: the machine's cores and memory, who runs where, and the whole service."""
+"""What all tests share: the machine's cores and memory, who runs where, one vLLM, and the whole service."""
 
 import os
 
@@ -7,6 +7,8 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "1")
 
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ import torch
 from xdist.scheduler import LoadScopeScheduling
 
 import smoothgate.compat.repaired_imports  # noqa: F401, before any test imports transformers
+from tests import event_loop, shared_vllm
+from tests.duration_summary import DurationSummary
 from tests.quick_gate import (  # noqa: F401, fixtures
     demo_encoder,
     open_gate,
@@ -23,35 +27,36 @@ from tests.quick_gate import (  # noqa: F401, fixtures
     shared_quick_gate,
     vllm,
 )
-from tests.whole_service import gate, shared_gate  # noqa: F401, fixtures
+from tests.whole_service import gate, shared_gate, supervising_gate  # noqa: F401, fixtures
 
-# Several vLLMs share the memory: each takes all of its cache at the start.
-KV_CACHE_GIB = 0.25
-os.environ["SMOOTHGATE_ENGINE_KV_CACHE_GIB"] = str(KV_CACHE_GIB)
-
-# Folders whose tests share a vLLM, and what they are called together.
-_TOGETHER = {
-    "http": "gate",
-    "conformance": "gate",
-    "fuzz": "gate",
-    "playground": "gate",
-    "deploy": "deploy",
-    "engine": "engine",
-    "vision": "vision",
-    "families": "families",
+# No service that a test starts measures what suits this machine, and none takes much memory for its vLLM.
+os.environ |= {
+    "SMOOTHGATE_THREADS": "1",
+    "SMOOTHGATE_BATCH_SIZE": "32",
+    "SMOOTHGATE_ENGINE_KV_CACHE_GIB": str(shared_vllm.KV_CACHE_GIB),
 }
 
+# Folders that begin first, since they take long and start a vLLM of their own, and folders that begin last,
+# since they wait for the shared vLLM.
+_FIRST, _LAST = ("deploy", "families", "engine"), ("conformance", "fuzz", "http", "playground")
 
-class _ByFolder(LoadScopeScheduling):
-    """Runs what shares a vLLM in one worker, and the rest wherever there is room.
+
+class _ByFixture(LoadScopeScheduling):
+    """Runs the tests that share something costly in one worker, and the rest wherever there is room.
 
     xdist's own groups (`--dist=loadgroup`) are lost on pytest 9.2, whose items do not take the new name that
     xdist 3.8 gives them.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        folder = Path(nodeid.partition("::")[0]).parent.name
-        return _TOGETHER.get(folder, nodeid)
+        path, _, name = nodeid.partition("::")
+        folder = _folder(nodeid)
+        if folder == "deploy":
+            return folder
+        if folder == "families":
+            family = name.partition("[")[2]
+            return f"{path}[{family}"
+        return path if folder in ("engine", "playground") else nodeid
 
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -61,4 +66,45 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    return _ByFolder(config, log)
+    return _ByFixture(config, log)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(DurationSummary())
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        stack = ExitStack()
+        stack.enter_context(shared_vllm.available())
+        config.add_cleanup(stack.close)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: _turn(_folder(item.nodeid)))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if not session.config.option.collectonly and any(
+        "demo_vllm" in getattr(item, "fixturenames", ()) for item in session.items
+    ):
+        shared_vllm.start()
+
+
+def _folder(nodeid: str) -> str:
+    return Path(nodeid.partition("::")[0]).parent.name
+
+
+def _turn(folder: str) -> int:
+    if folder in _FIRST:
+        return _FIRST.index(folder)
+    return len(_FIRST) + (folder in _LAST)
+
+
+@pytest.fixture(scope="session")
+def demo_vllm() -> str:
+    """The address of the vLLM that all tests share, ready. Tests must not stop it or make it hang."""
+    return shared_vllm.url()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_blocked_event_loop() -> Iterator[None]:
+    with event_loop.not_blocked():
+        yield

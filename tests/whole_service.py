@@ -1,4 +1,4 @@
-"""The whole service on the bundled demo model, with a real vLLM behind it, started once."""
+"""The whole service on the bundled demo model, with a real vLLM behind it."""
 
 import base64
 import socket
@@ -72,9 +72,18 @@ class Gate:
 
 
 @pytest.fixture(scope="session")
-def shared_gate() -> Iterator[Gate]:
+def shared_gate(demo_vllm: str) -> Iterator[Gate]:
+    """A service in this process, in front of the vLLM that all tests share."""
+    with opened(Settings(_env_file=None, allow_smoothing_off=True, engine_url=demo_vllm)) as gate:
+        yield gate
+
+
+@pytest.fixture(scope="module")
+def supervising_gate() -> Iterator[Gate]:
+    """A service in this process with a vLLM of its own, which it starts again when a test kills it."""
     settings = Settings(_env_file=None, allow_smoothing_off=True, engine_max_model_len=1024)
     with opened(settings) as gate:
+        gate.wait_ready()
         yield gate
 
 
@@ -109,6 +118,6 @@ def opened(
 
 @pytest.fixture
 def gate(shared_gate: Gate) -> Gate:
-    """The service, ready: a test before may have killed its engine."""
+    """The service, ready."""
     shared_gate.wait_ready()
     return shared_gate

@@ -7,7 +7,6 @@ from typing import Any
 import httpx
 import pytest
 
-from smoothgate.engine import LocalEngine
 from tests.conformance.conftest import MODEL
 from tests.whole_service import Gate
 
@@ -154,7 +153,7 @@ REFUSED: dict[str, Json] = {
     "too many stops": {"stop": ["a"] * 20},
     "max_tokens zero": {"max_tokens": 0},
     "max_tokens too large": {"max_tokens": 10**6},
-    "a prompt too long": _say("picture " * 1200),
+    "a prompt too long": _say("picture " * 2400),
     "logprobs no boolean": {"logprobs": "maybe"},
     "top_logprobs alone": {"top_logprobs": 2},
     "top_logprobs too many": {"logprobs": True, "top_logprobs": 100},
@@ -210,11 +209,9 @@ whole_and_streamed = pytest.mark.parametrize("stream", [False, True], ids=["whol
 
 
 @pytest.fixture(scope="module")
-def vllm(shared_gate: Gate) -> Iterator[httpx.Client]:
-    """vLLM itself, on its socket."""
-    assert isinstance(shared_gate.service.engine, LocalEngine)
-    transport = httpx.HTTPTransport(uds=str(shared_gate.service.engine.socket))
-    with httpx.Client(base_url="http://engine", transport=transport, timeout=120) as client:
+def vllm(demo_vllm: str) -> Iterator[httpx.Client]:
+    """vLLM itself."""
+    with httpx.Client(base_url=demo_vllm, timeout=120) as client:
         yield client
 
 

@@ -9,10 +9,10 @@ from tests.deploy.stack import Gate, Stack, Vllm, started
 
 
 @pytest.fixture(scope="package")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack(demo_vllm: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Two gates in front of one vLLM, ready."""
     folder = tmp_path_factory.mktemp("stack")
-    vllm = Vllm(folder)
+    vllm = Vllm(folder, demo_vllm)
     one, two = (Gate(folder, {"ENGINE_URL": vllm.url}) for _ in range(2))
     with started(vllm, one, two):
         yield Stack(vllm, (one, two))

@@ -5,7 +5,6 @@ Prometheus beside them.
 import os
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,24 +15,18 @@ from typing import Any
 
 import httpx
 
-from smoothgate.demo import bundled
-from smoothgate.engine.vllm_command import VLLMOptions, vllm_command, vllm_environment
-from smoothgate.gate.served_model import DEMO_NAME
 from smoothgate.settings import PREFIX
 from smoothgate_lab.evaluation.running_service import free_port, running
 from tests import processes
-from tests.conftest import KV_CACHE_GIB
+from tests.relay import relaying
 
 ROOT = Path(__file__).parent.parent.parent
-START_SECONDS = 600
 
 # Small, so that two cores have room for all of it. Draining takes as long as the longest stream of a test.
 _GATE = {
     "LOG_FORMAT": "json",
     "N_SELECT": "16",
     "N_CERTIFY": "64",
-    "THREADS": "1",
-    "BATCH_SIZE": "32",
     "SHUTDOWN_TIMEOUT_SECONDS": "60",
 }
 
@@ -105,26 +98,21 @@ class _Part:
         self._stack.close()
 
 
+@dataclass
 class Vllm(_Part):
-    """A vLLM on the demo model that is nobody's child, as in the topology `split`."""
+    """The vLLM that all tests share, as these gates see it: nobody's child, as in the topology `split`.
+
+    It is reached through a relay. Stopping the relay makes vLLM hang for these gates and for no other test.
+
+    Attributes:
+        shared: the address of the vLLM that all tests share.
+    """
+
+    shared: str
 
     def start(self) -> None:
-        options = VLLMOptions(
-            model=str(bundled("model")),
-            served_model_name=DEMO_NAME,
-            dtype="float32",
-            kv_cache_gib=KV_CACHE_GIB,
-            drain_seconds=0,
-        )
-        command = vllm_command(options, Path("unused"), on_cpu=True)
-        at = command.index("--uds")
-        command[at : at + 2] = ["--host", "127.0.0.1", "--port", str(self.port)]
-        log = self.folder / "vllm.log"
-        # Not pytest's: vLLM makes sockets there, and their paths must be short.
-        scratch = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="vllm-"))
-        environment = vllm_environment(options.model, Path(scratch), on_cpu=True)
-        self.pid = self._stack.enter_context(process(command, log, environment))
-        wait_until(lambda: answers(f"{self.url}/health"), START_SECONDS, lambda: log.read_text()[-3000:])
+        target = int(self.shared.rpartition(":")[2])
+        self.pid = self._stack.enter_context(relaying(self.port, target)).pid
 
 
 @dataclass

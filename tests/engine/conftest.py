@@ -11,7 +11,7 @@ import structlog
 from smoothgate.engine import LocalEngine, VLLMOptions
 from tests import checkpoints, processes
 from tests.checkpoints import MODEL_NAME
-from tests.conftest import KV_CACHE_GIB
+from tests.shared_vllm import KV_CACHE_GIB
 from tests.waiting import until_ready
 
 Respond = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.asyncio
 
 FAKE = Path(__file__).with_name("fake_vllm.py")
 CHAT = {"model": "m", "messages": []}
-OPTIONS = VLLMOptions(model="m", served_model_name="m", drain_seconds=5)
+OPTIONS = VLLMOptions(model="m", served_model_name="m", drain_seconds=600)
 READY, STARTING, BACKOFF, STOPPED = (
     EngineState.READY,
     EngineState.STARTING,
@@ -95,7 +95,7 @@ async def test_starts_answers_and_stops(make: Engine, history: History) -> None:
 
 
 async def test_stop_lets_requests_in_flight_finish_and_refuses_new_ones(make: Engine) -> None:
-    engine = make("waits", drain_seconds=600.0)
+    engine = make("waits")
     await engine.start()
     await until_ready(engine)
     chat = asyncio.create_task(engine.client.chat(CHAT))
@@ -122,7 +122,7 @@ async def test_stop_at_any_moment_of_a_start_leaves_no_process(make: Engine, tur
 
 
 async def test_stop_during_loading_waits_for_nothing(make: Engine, history: History) -> None:
-    engine = make("never ready", drain_seconds=600.0)
+    engine = make("never ready")
     await engine.start()
     await eventually(lambda: len(running(engine)) == 3)
     async with asyncio.timeout(60):

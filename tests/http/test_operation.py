@@ -13,7 +13,7 @@ import httpx
 import pytest
 from torch import Tensor
 
-from smoothgate.engine import LocalEngine, Supervision
+from smoothgate.engine import Supervision
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling.sampler import Sampler
 from smoothgate.vision import Layout
@@ -116,7 +116,8 @@ def _check_shape(error: dict[str, Any], code: str) -> None:
 
 
 @pytest.mark.engine
-def test_an_engine_killed_in_mid_request_is_a_clear_error_and_comes_back(gate: Gate) -> None:
+def test_an_engine_killed_in_mid_request_is_a_clear_error_and_comes_back(supervising_gate: Gate) -> None:
+    gate = supervising_gate
     restarts = gate.service.engine.status.restarts
     counted = gate.metric("smoothgate_engine_restarts_total")
     body: dict[str, Any] = {
@@ -161,7 +162,10 @@ def test_an_engine_killed_in_mid_request_is_a_clear_error_and_comes_back(gate: G
 
 
 @pytest.mark.engine
-def test_a_hung_engine_is_killed_and_started_again(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hung_engine_is_killed_and_started_again(
+    supervising_gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = supervising_gate
     engine = gate.service.engine
     restarts = engine.status.restarts
     monkeypatch.setattr(engine, "_supervision", Supervision(health_interval=0.5, health_timeout=3.0))
@@ -210,16 +214,14 @@ def test_a_dead_sampler_fails_its_requests_at_once_and_comes_back(
     assert gate.metric("smoothgate_sampler_up") == 1
 
 
-def _of_engine(gate: Gate, start: str) -> float:
+def _of_engine(vllm: str, start: str) -> float:
     """The sum of vLLM's series whose line starts so."""
-    assert isinstance(gate.service.engine, LocalEngine)
-    with httpx.Client(transport=httpx.HTTPTransport(uds=str(gate.service.engine.socket))) as http:
-        lines = http.get("http://engine/metrics").text.splitlines()
+    lines = httpx.get(f"{vllm}/metrics").text.splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(start))
 
 
 @pytest.mark.engine
-def test_the_same_picture_again_costs_nothing(gate: Gate) -> None:
+def test_the_same_picture_again_costs_nothing(gate: Gate, demo_vllm: str) -> None:
     """The second turn of a chat: no noise is drawn, and vLLM has the tokens of the picture already."""
     # Terms of which no other test can have left a result.
     few = FEW | {"sigma": 0.47}
@@ -229,7 +231,7 @@ def test_the_same_picture_again_costs_nothing(gate: Gate) -> None:
     first = gate.ask(question, "seven.png", max_tokens=8, smoothing=few).json()
     assert gate.metric("smoothgate_samples_total") - drawn == 320
     hits = gate.metric('smoothgate_cache_requests_total{outcome="hit"}')
-    known = _of_engine(gate, "vllm:prefix_cache_hits_total")
+    known = _of_engine(demo_vllm, "vllm:prefix_cache_hits_total")
     images = [image_part("seven.png"), {"type": "text", "text": question}]
     history = [{"role": "user", "content": images}, {"role": "assistant", "content": first["answer"]}]
     body = {"message": "Is it even or odd?", "history": history, "smoothing": few, "max_tokens": 8}
@@ -242,7 +244,7 @@ def test_the_same_picture_again_costs_nothing(gate: Gate) -> None:
     assert {k: v for k, v in one.items() if k not in changed} == {
         k: v for k, v in two.items() if k not in changed
     }
-    assert _of_engine(gate, "vllm:prefix_cache_hits_total") - known >= 128
+    assert _of_engine(demo_vllm, "vllm:prefix_cache_hits_total") - known >= 128
 
 
 def test_other_terms_are_another_result(open_gate: OpenGate) -> None:

@@ -1,18 +1,20 @@
 """The page on the real service, as people use it: with a mouse, by keyboard, on a phone, in the dark."""
 
 import json
-import os
-import signal
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests import processes
+from smoothgate.settings import Settings
+from smoothgate_lab.evaluation.running_service import free_port
 from tests.node import install
 from tests.playground.browser import ask, attack, choose, draw, fewer, opened
+from tests.relay import relaying
 from tests.whole_service import Gate
+from tests.whole_service import opened as running_service
 
 pytestmark = pytest.mark.engine
 
@@ -179,13 +181,18 @@ def test_axe_finds_nothing_serious_in_light_and_dark(
     assert grounds["light"] != grounds["dark"]
 
 
-@pytest.mark.timeout(600)
-def test_a_dead_engine_is_said_clearly_and_the_page_goes_on_by_itself(gate: Gate, browser: Browser) -> None:
-    with opened(browser, gate.url) as page:
+def test_a_dead_engine_is_said_clearly_and_the_page_goes_on_by_itself(
+    demo_vllm: str, browser: Browser
+) -> None:
+    port, vllm = free_port(), int(demo_vllm.rpartition(":")[2])
+    settings = Settings(_env_file=None, engine_url=f"http://127.0.0.1:{port}", canary_seconds=0)
+    with ExitStack() as stack:
+        relay = stack.enter_context(relaying(port, vllm))
+        gate = stack.enter_context(running_service(settings))
+        gate.wait_ready()
+        page = stack.enter_context(opened(browser, gate.url))
         fewer(page)
-        for pid, command in processes.descendants(os.getpid()).items():
-            if "vllm.entrypoints" in command and "guard.py" not in command:
-                os.kill(pid, signal.SIGKILL)
+        relay.kill()
         page.wait_for_selector("#banner:not([hidden])")
         assert "not ready" in page.locator("#banner").inner_text()
         choose(page, "seven")
@@ -193,6 +200,7 @@ def test_a_dead_engine_is_said_clearly_and_the_page_goes_on_by_itself(gate: Gate
         page.click("#send")
         page.wait_for_selector(".message.bad")
         page.wait_for_selector("#strip-engine.bad")
-        gate.wait_ready()
+        relay.wait()
+        stack.enter_context(relaying(port, vllm))
         page.wait_for_selector("#banner", state="hidden")
         assert ask(page, "What digit is shown?") == "The digit is 7."

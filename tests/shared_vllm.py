@@ -1,0 +1,126 @@
+"""One vLLM on the demo model for all tests of a run, whatever the number of pytest-xdist's workers.
+
+The process that the run began with holds the writing end of a FIFO. The first process that needs vLLM starts
+it under the service's own guard, with that FIFO as the guard's standard input. The guard ends vLLM when the
+writing end closes, so nothing is left behind even where the run is killed.
+"""
+
+import fcntl
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from smoothgate.demo import bundled
+from smoothgate.engine.vllm_command import VLLMOptions, vllm_command, vllm_environment
+from smoothgate.engine.vllm_process import GUARD
+from smoothgate.gate.served_model import DEMO_NAME
+from smoothgate_lab.evaluation.running_service import free_port
+from tests import processes
+
+START_SECONDS = 280
+STOP_SECONDS = 15
+KV_CACHE_GIB = 0.25
+
+# Tells the workers where the run keeps what they share.
+_FOLDER = "TESTS_SHARED_VLLM"
+# A process that has not been waited for must stay referenced: its destructor warns.
+_started: list[subprocess.Popen[bytes]] = []
+
+
+@contextmanager
+def available() -> Iterator[None]:
+    """Let this process and those that it starts call `start` and `url`; end vLLM with the block."""
+    with tempfile.TemporaryDirectory(prefix="smoothgate-tests-") as name:
+        folder = Path(name)
+        os.mkfifo(folder / "life")
+        # Opened for reading too: opening it for writing alone would wait for a reader.
+        life = os.open(folder / "life", os.O_RDWR)
+        os.environ[_FOLDER] = name
+        try:
+            yield
+        finally:
+            del os.environ[_FOLDER]
+            os.close(life)
+            _wait_for_the_end(folder)
+
+
+def start() -> None:
+    """Start vLLM unless a process of this run has done so. Does not wait until it answers."""
+    folder = _folder()
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "running").exists():
+            port = free_port()
+            guard = _spawn(folder, port)
+            _started.append(guard)
+            (folder / "running").write_text(f"{guard.pid} {port}")
+
+
+def url() -> str:
+    """The address of vLLM, without `/v1`. Starts it where needed, and waits until it answers."""
+    start()
+    guard, port = _running(_folder())
+    address = f"http://127.0.0.1:{port}"
+    end = time.monotonic() + START_SECONDS
+    while not _answers(address):
+        log = (_folder() / "log").read_text(errors="replace")
+        assert processes.alive(guard), f"vLLM ended: {log[-3000:]}"
+        assert time.monotonic() < end, f"vLLM does not answer: {log[-3000:]}"
+        time.sleep(0.2)
+    return address
+
+
+def _spawn(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    options = VLLMOptions(
+        model=str(bundled("model")),
+        served_model_name=DEMO_NAME,
+        dtype="float32",
+        kv_cache_gib=KV_CACHE_GIB,
+        drain_seconds=0,
+    )
+    command = vllm_command(options, Path("unused"), on_cpu=True)
+    at = command.index("--uds")
+    command[at : at + 2] = ["--host", "127.0.0.1", "--port", str(port)]
+    # vLLM makes sockets there, and the path of a socket must be short.
+    scratch = folder / "scratch"
+    scratch.mkdir()
+    with (folder / "life").open("rb", buffering=0) as life, (folder / "log").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", str(GUARD), *command],
+            env=vllm_environment(options.model, scratch, on_cpu=True),
+            stdin=life,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def _folder() -> Path:
+    return Path(os.environ[_FOLDER])
+
+
+def _running(folder: Path) -> tuple[int, int]:
+    guard, port = map(int, (folder / "running").read_text().split())
+    return guard, port
+
+
+def _answers(address: str) -> bool:
+    try:
+        return httpx.get(f"{address}/health", timeout=5).is_success
+    except httpx.TransportError:
+        return False
+
+
+def _wait_for_the_end(folder: Path) -> None:
+    if (folder / "running").exists():
+        guard, _ = _running(folder)
+        end = time.monotonic() + STOP_SECONDS
+        while processes.alive(guard) and time.monotonic() < end:
+            time.sleep(0.05)
