@@ -42,13 +42,16 @@ def available() -> Iterator[None]:
         os.mkfifo(folder / "life")
         # Opened for reading too: opening it for writing alone would wait for a reader.
         life = os.open(folder / "life", os.O_RDWR)
+        outer = os.environ.get(_FOLDER)
         os.environ[_FOLDER] = name
         try:
             yield
         finally:
-            del os.environ[_FOLDER]
             os.close(life)
-            _wait_for_the_end(folder)
+            _wait_for_the_end()
+            del os.environ[_FOLDER]
+            if outer is not None:
+                os.environ[_FOLDER] = outer
 
 
 def start() -> None:
@@ -58,23 +61,27 @@ def start() -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "running").exists():
             port = free_port()
-            guard = _spawn(folder, port)
-            _started.append(guard)
-            (folder / "running").write_text(f"{guard.pid} {port}")
+            process = _spawn(folder, port)
+            _started.append(process)
+            (folder / "running").write_text(f"{process.pid} {port}")
 
 
 def url() -> str:
     """The address of vLLM, without `/v1`. Starts it where needed, and waits until it answers."""
     start()
-    guard, port = _running(_folder())
-    address = f"http://127.0.0.1:{port}"
+    address = f"http://127.0.0.1:{_running()[1]}"
     end = time.monotonic() + START_SECONDS
     while not _answers(address):
         log = (_folder() / "log").read_text(errors="replace")
-        assert processes.alive(guard), f"vLLM ended: {log[-3000:]}"
+        assert processes.alive(guard()), f"vLLM ended: {log[-3000:]}"
         assert time.monotonic() < end, f"vLLM does not answer: {log[-3000:]}"
         time.sleep(0.2)
     return address
+
+
+def guard() -> int:
+    """The process that started vLLM and ends it."""
+    return _running()[0]
 
 
 def _spawn(folder: Path, port: int) -> subprocess.Popen[bytes]:
@@ -106,9 +113,10 @@ def _folder() -> Path:
     return Path(os.environ[_FOLDER])
 
 
-def _running(folder: Path) -> tuple[int, int]:
-    guard, port = map(int, (folder / "running").read_text().split())
-    return guard, port
+def _running() -> tuple[int, int]:
+    """The guard and vLLM's port."""
+    process, port = map(int, (_folder() / "running").read_text().split())
+    return process, port
 
 
 def _answers(address: str) -> bool:
@@ -118,9 +126,8 @@ def _answers(address: str) -> bool:
         return False
 
 
-def _wait_for_the_end(folder: Path) -> None:
-    if (folder / "running").exists():
-        guard, _ = _running(folder)
+def _wait_for_the_end() -> None:
+    if (_folder() / "running").exists():
         end = time.monotonic() + STOP_SECONDS
-        while processes.alive(guard) and time.monotonic() < end:
+        while processes.alive(guard()) and time.monotonic() < end:
             time.sleep(0.05)

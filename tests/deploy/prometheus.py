@@ -15,8 +15,9 @@ from typing import Any
 import httpx
 import yaml
 
-from tests.deploy.stack import ROOT, Stack, answers, free_port, process, wait_until
+from tests.deploy.stack import ROOT, Stack, answers, free_port, process
 from tests.programs import program
+from tests.waiting import wait_until
 
 FOLDER = ROOT / "deploy/observability"
 RULES = yaml.safe_load((FOLDER / "rules.yaml").read_text())

@@ -5,13 +5,11 @@ Prometheus beside them.
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx
 
@@ -29,15 +27,6 @@ _GATE = {
     "N_CERTIFY": "64",
     "SHUTDOWN_TIMEOUT_SECONDS": "60",
 }
-
-
-def wait_until(condition: Callable[[], Any], seconds: float, told: Callable[[], object]) -> Any:
-    """What the condition returns as soon as that is true; an error that says `told` where it never is."""
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, told()
-        time.sleep(0.2)
-    return found
 
 
 def answers(url: str) -> bool:

@@ -11,8 +11,9 @@ import yaml
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from tests.deploy.prometheus import RULES, Prometheus
-from tests.deploy.stack import ROOT, Gate, Stack, wait_until
+from tests.deploy.stack import ROOT, Gate, Stack
 from tests.deploy.test_rules import names_in, names_of_service
+from tests.waiting import wait_until
 from tests.whole_service import data_uri
 
 FOLDER = ROOT / "deploy/observability/grafana"

@@ -24,8 +24,9 @@ from PIL import Image
 from smoothgate import server
 from smoothgate.settings import Settings
 from smoothgate_lab.benchmarks.serving_bench import picture_uri
-from tests.deploy.stack import ROOT, Gate, Stack, free_port, process, stopped, wait_until
+from tests.deploy.stack import ROOT, Gate, Stack, free_port, process, stopped
 from tests.programs import program
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
