@@ -35,8 +35,9 @@ def broken_audio(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_transformers_and_vllm_import_here() -> None:
-    code = "import transformers.processing_utils, torchvision.transforms, vllm; print('well')"
+def test_transformers_and_torchvision_import_here() -> None:
+    """So does vLLM, which other tests start."""
+    code = "import transformers.processing_utils, torchvision.transforms; print('well')"
     assert "well" in run(code, CHILD_SITE)
 
 
