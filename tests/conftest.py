@@ -39,24 +39,26 @@ os.environ |= {
 # Folders that begin first, since they take long and start a vLLM of their own, and folders that begin last,
 # since they wait for the shared vLLM.
 _FIRST, _LAST = ("deploy", "families", "engine"), ("conformance", "fuzz", "http", "playground")
+# Modules around the stack of tests/deploy/conftest.py.
+_STACK = ("test_dashboard.py", "test_envoy.py", "test_prometheus.py")
 
 
 class _ByFixture(LoadScopeScheduling):
-    """Runs the tests that share something costly in one worker, and the rest wherever there is room.
+    """Runs the tests of a module in one worker, since they share what is costly to make.
 
-    xdist's own groups (`--dist=loadgroup`) are lost on pytest 9.2, whose items do not take the new name that
-    xdist 3.8 gives them.
+    What the stack of a deployment is made for runs in one worker too. In tests/families every family has a
+    vLLM or an encoder of its own, so that each may run in another worker. xdist's own groups
+    (`--dist=loadgroup`) are lost on pytest 9.2, whose items do not take the new name that xdist 3.8 gives
+    them.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         path, _, name = nodeid.partition("::")
-        folder = _folder(nodeid)
-        if folder == "deploy":
-            return folder
-        if folder == "families":
-            family = name.partition("[")[2]
-            return f"{path}[{family}"
-        return path if folder in ("engine", "playground") else nodeid
+        if Path(path).name in _STACK:
+            return "stack"
+        if _folder(nodeid) == "families":
+            return f"{path}[{name.partition('[')[2]}"
+        return path
 
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -70,8 +72,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(DurationSummary())
     if "PYTEST_XDIST_WORKER" not in os.environ:
+        config.pluginmanager.register(DurationSummary())
         stack = ExitStack()
         stack.enter_context(shared_vllm.available())
         config.add_cleanup(stack.close)
