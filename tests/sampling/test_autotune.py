@@ -1,16 +1,36 @@
 """The choice of batch size and threads, with encoders whose time per batch is known."""
 
 import threading
-import time
 
+import pytest
 import torch
 from torch import Tensor
 
+from smoothgate.sampling import autotune as module
 from smoothgate.sampling.autotune import Tuning, autotune, smallest_near_best
 from smoothgate.vision import Layout
 
 CPU = torch.device("cpu")
 SHAPE = (3, 4, 4)
+
+
+class Clock(threading.local):
+    """Stands in for the module `time`: in every thread it moves by what `pass_by` is told, and by no more."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def pass_by(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
 
 
 def test_the_smallest_batch_near_the_best_is_chosen() -> None:
@@ -21,44 +41,45 @@ def test_the_smallest_batch_near_the_best_is_chosen() -> None:
     assert smallest_near_best([*found, Tuning(2, 1, 16, 980.0)]) == found[1]
 
 
-def test_the_fastest_size_is_found() -> None:
+def test_the_fastest_size_is_found(clock: Clock) -> None:
     """Batches of up to 16 samples take the same time. Each further sample takes twice its share of that."""
 
     def units(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
-        time.sleep(0.02 + 0.0025 * max(0, len(z) - 16))
+        clock.pass_by(0.02 + 0.0025 * max(0, len(z) - 16))
         return z.flatten(1)
 
     tuning = autotune(units, SHAPE, CPU, threads=1)
     assert (tuning.workers, tuning.threads, tuning.batch_size) == (1, 1, 16)
-    assert 200 < tuning.samples_per_second <= 16 / 0.02
+    assert tuning.samples_per_second == pytest.approx(16 / 0.02)
 
 
-def test_one_worker_is_chosen_when_workers_block_each_other() -> None:
-    one_at_a_time = threading.Lock()
-
+def test_one_worker_is_chosen_when_workers_block_each_other(clock: Clock) -> None:
     def units(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
-        with one_at_a_time:
-            time.sleep(0.001 * len(z) / torch.get_num_threads())
+        threads = torch.get_num_threads()
+        workers = 4 / threads
+        clock.pass_by(workers * 0.001 * len(z) / threads)
         return z.flatten(1)
 
     tuning = autotune(units, SHAPE, CPU, threads=4)
     assert (tuning.workers, tuning.threads) == (1, 4)
 
 
-def test_several_workers_are_chosen_when_they_do_not_block_each_other() -> None:
+def test_several_workers_are_chosen_when_they_do_not_block_each_other(clock: Clock) -> None:
     def units(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
-        time.sleep(0.001 * len(z))
+        clock.pass_by(0.001 * len(z))
         return z.flatten(1)
 
     tuning = autotune(units, SHAPE, CPU, threads=4)
     assert (tuning.workers, tuning.threads) == (4, 1)
+    assert tuning.samples_per_second == pytest.approx(4000)
 
 
-def test_a_given_batch_size_is_the_only_one_measured() -> None:
+def test_a_given_batch_size_is_the_only_one_measured(clock: Clock) -> None:
     sizes = set()
 
     def units(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         sizes.add(len(z))
+        clock.pass_by(0.01)
         return z.flatten(1)
 
     assert autotune(units, SHAPE, CPU, threads=1, batch_size=24).batch_size == 24

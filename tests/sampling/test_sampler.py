@@ -189,7 +189,7 @@ def test_the_queue_is_measured_in_samples_and_in_seconds(run: Run) -> None:
     going.set()
     each.result.result(20)
     assert sampler.queued_samples == 0
-    assert 300 < sampler.samples_per_second < 1000  # a batch of 10 takes a hundredth of a second
+    assert 100 < sampler.samples_per_second < 1000  # 100 to begin with; a batch of 10 takes 10 ms or more
 
 
 def test_memory_does_not_grow_with_the_samples(run: Run) -> None:
