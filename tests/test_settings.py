@@ -17,22 +17,22 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_env_example_is_the_rendered_table():
+def test_env_example_is_the_rendered_table() -> None:
     assert (ROOT / ".env.example").read_text() == documents.env_example()
 
 
-def test_settings_page_is_the_rendered_table():
+def test_settings_page_is_the_rendered_table() -> None:
     assert (ROOT / "docs/settings.md").read_text() == documents.markdown()
 
 
-def test_every_setting_is_described_and_in_one_group():
+def test_every_setting_is_described_and_in_one_group() -> None:
     names = [row.name for row in documents.rows()]
     assert sorted(names) == sorted(Settings.model_fields)
     for row in documents.rows():
         assert row.description.endswith("."), row.variable
 
 
-def test_the_documents_begin_with_the_twenty_common_settings_and_call_the_others_advanced():
+def test_the_documents_begin_with_the_twenty_common_settings_and_call_the_others_advanced() -> None:
     assert len(documents.COMMON) == 20
     for text in (documents.env_example(), documents.markdown()):
         common, _, advanced = text.partition("Advanced: ")
@@ -41,43 +41,43 @@ def test_the_documents_begin_with_the_twenty_common_settings_and_call_the_others
             assert re.search(rf"\b{row.variable}\b", place), row.variable
 
 
-def test_each_group_alone_is_a_part_of_the_settings():
+def test_each_group_alone_is_a_part_of_the_settings() -> None:
     for group in GROUPS.values():
         assert issubclass(Settings, group)
         alone = group()
         assert {name: getattr(Settings(), name) for name in group.model_fields} == alone.model_dump()
 
 
-def test_env_example_with_every_line_uncommented_gives_the_defaults(tmp_path: Path):
+def test_env_example_with_every_line_uncommented_gives_the_defaults(tmp_path: Path) -> None:
     lines = [line.removeprefix("#") for line in documents.env_example().splitlines()]
     (tmp_path / ".env").write_text("\n".join(line for line in lines if line.startswith(PREFIX)))
     assert Settings() == Settings.model_construct()
 
 
-def test_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".env").write_text("SMOOTHGATE_PORT=9000\nSMOOTHGATE_SIGMA=0.25\n")
     monkeypatch.setenv("SMOOTHGATE_PORT", "9001")
     assert (Settings().port, Settings().sigma) == (9001, 0.25)
 
 
-def test_lists_are_written_as_words_and_as_comma_separated_numbers(monkeypatch: pytest.MonkeyPatch):
+def test_lists_are_written_as_words_and_as_comma_separated_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SMOOTHGATE_EPS", "0.1, 0.2")
     monkeypatch.setenv("SMOOTHGATE_ENGINE_ARGS", "--seed 7 --override 'a b'")
     assert Settings().eps == (0.1, 0.2)
     assert Settings().engine_args == ("--seed", "7", "--override", "a b")
 
 
-def test_a_misspelt_name_in_the_file_is_refused(tmp_path: Path):
+def test_a_misspelt_name_in_the_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("SMOOTHGATE_SIGMA_MXA=2\n")
     with pytest.raises(ValidationError, match="smoothgate_sigma_mxa"):
         Settings()
 
 
-def test_a_secret_shows_neither_in_repr_nor_in_errors(monkeypatch: pytest.MonkeyPatch):
+def test_a_secret_shows_neither_in_repr_nor_in_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SMOOTHGATE_ENGINE_API_KEY", "hunter2")
     assert "hunter2" not in repr(Settings())
     with pytest.raises(ValidationError) as caught:
-        Settings(engine_api_key=["hunter2"])  # type: ignore[arg-type]
+        Settings(engine_api_key=["hunter2"])
     assert "hunter2" not in str(caught.value)
 
 
@@ -107,7 +107,9 @@ def test_a_secret_shows_neither_in_repr_nor_in_errors(monkeypatch: pytest.Monkey
         ("metrics_port", "0"),
     ],
 )
-def test_a_value_out_of_bounds_is_refused_by_name(name: str, value: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_value_out_of_bounds_is_refused_by_name(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(PREFIX + name.upper(), value)
     with pytest.raises(ValidationError, match=rf"(?m)^{name}\b"):
         Settings()
@@ -126,7 +128,7 @@ def test_a_value_out_of_bounds_is_refused_by_name(name: str, value: str, monkeyp
         ({"n_select": 100, "n_certify": 900, "max_samples": 999}, "exceed max_samples 999"),
     ],
 )
-def test_contradicting_values_are_refused(values: dict[str, object], reason: str):
+def test_contradicting_values_are_refused(values: dict[str, object], reason: str) -> None:
     with pytest.raises(ValidationError, match=reason):
         Settings(**values)  # type: ignore[arg-type]
 
@@ -134,7 +136,7 @@ def test_contradicting_values_are_refused(values: dict[str, object], reason: str
 @pytest.mark.parametrize(
     "values", [{"host": "::1"}, {"host": "localhost"}, {"host": "0.0.0.0", "anonymous": True}]
 )
-def test_strangers_are_let_in_only_on_loopback_or_where_that_is_said(values: dict[str, object]):
+def test_strangers_are_let_in_only_on_loopback_or_where_that_is_said(values: dict[str, object]) -> None:
     assert Settings(**values).accounts is None  # type: ignore[arg-type]
 
 
@@ -152,6 +154,6 @@ def test_strangers_are_let_in_only_on_loopback_or_where_that_is_said(values: dic
 )
 def test_the_page_comes_with_the_demo_model_and_attacks_only_without_accounts(
     values: dict[str, object], page: bool, attacks: bool
-):
+) -> None:
     settings = Settings(**values)  # type: ignore[arg-type]
     assert (settings.has_playground, settings.has_laboratory) == (page, attacks)

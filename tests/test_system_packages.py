@@ -46,7 +46,7 @@ class Machine:
 
     def run(self, purpose: str, *, uid: int, engine: str = "cpu") -> subprocess.CompletedProcess[str]:
         environment = {"PATH": str(self.programs), "MACHINE": str(self.folder), "UID_HERE": str(uid)}
-        command = [SCRIPT, purpose, self.folder / "venv", engine]
+        command: list[str | Path] = [SCRIPT, purpose, self.folder / "venv", engine]
         return subprocess.run(command, env=environment, capture_output=True, text=True)
 
     @property

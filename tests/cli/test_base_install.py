@@ -59,7 +59,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def _run(base: Path, program: str, *words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": os.defpath, "COLUMNS": "200"}
-    command = [base / program, *words]
+    command: list[str | Path] = [base / program, *words]
     return subprocess.run(command, env=environment, cwd=cwd or base, capture_output=True, text=True)
 
 

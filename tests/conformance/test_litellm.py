@@ -1,5 +1,6 @@
 """LiteLLM's client for OpenAI's API against the service, with only `api_base` changed."""
 
+import importlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -26,8 +27,7 @@ async def litellm(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
     monkeypatch.setenv(
         "LITELLM_LOCAL_MODEL_COST_MAP", "True"
     )  # or its import would ask the network for prices
-    import litellm
-
+    litellm: Any = importlib.import_module("litellm")  # mypy takes some of it for untyped
     yield litellm
     await litellm.close_litellm_async_clients()
     cache = litellm.in_memory_llm_clients_cache

@@ -201,7 +201,7 @@ REFUSED_BY_THE_GATE: dict[str, Json] = {
 }
 
 
-def cases(table: dict[str, Json]) -> Any:
+def cases(table: dict[str, Json]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("fields", table.values(), ids=table.keys())
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import httpx
 import yaml
 
-from tests.deploy.stack import ROOT, Stack, answers, free_port, process
+from smoothgate_lab.evaluation.running_service import free_port
+from tests.deploy.stack import ROOT, Stack, answers, process
 from tests.programs import program
 from tests.waiting import wait_until
 

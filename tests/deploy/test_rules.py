@@ -55,7 +55,7 @@ def names_of_service() -> set[str]:
     """Every name under which a metric of the service is scraped."""
     suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"], "gauge": [""]}
     ours = [metric for metric in vars(metrics).values() if isinstance(metric, MetricWrapperBase)]
-    return {metric._name + suffix for metric in ours for suffix in suffixes[metric._type]}
+    return {metric._name + suffix for metric in ours for suffix in suffixes[str(metric._type)]}
 
 
 def names_in(expression: str) -> Iterator[str]:

@@ -2,11 +2,11 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
 import structlog
+from structlog.typing import EventDict
 
 from smoothgate.engine import LocalEngine, VLLMOptions
 from tests import checkpoints, processes
@@ -19,7 +19,7 @@ Serve = Callable[[Respond], Awaitable[Path]]
 
 
 @pytest.fixture
-def log_lines() -> Iterator[list[dict[str, Any]]]:
+def log_lines() -> Iterator[list[EventDict]]:
     """The logged lines, one dictionary for each."""
     with structlog.testing.capture_logs() as lines:
         yield lines

@@ -42,10 +42,16 @@ def start() -> Iterator[Start]:
     yield guarded
     for process in started:
         with process:  # closes the pipes, so the guard ends
-            process.stdin.close()
+            close_stdin(process)
+
+
+def close_stdin(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    process.stdin.close()
 
 
 def first_line(process: subprocess.Popen[bytes]) -> str:
+    assert process.stdout is not None
     return process.stdout.readline().decode().strip()
 
 
@@ -76,7 +82,7 @@ def test_everything_ends_when_the_service_does(start: Start) -> None:
     process = start(TREE)
     first_line(process)
     tree = processes.descendants(process.pid)
-    process.stdin.close()
+    close_stdin(process)
     process.wait(60)
     assert tree
     assert not any(map(processes.alive, tree))

@@ -8,10 +8,10 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
+from structlog.typing import EventDict
 
 from smoothgate.engine import EngineState, EngineStatus, LocalEngine, Supervision, VLLMOptions, local_engine
 from smoothgate.errors import EngineTimedOut, NotReady
@@ -139,12 +139,12 @@ async def test_a_start_that_takes_too_long_is_killed_and_tried_again(make: Engin
     assert engine.status.last_exit == "not ready after 0 s"
 
 
-def announced_pauses(log_lines: list[dict[str, Any]]) -> list[float]:
+def announced_pauses(log_lines: list[EventDict]) -> list[float]:
     return [line["restart_in_seconds"] for line in log_lines if line["event"] == "engine lost"]
 
 
 async def test_pauses_between_restarts_double_up_to_a_limit(
-    make: Engine, history: History, log_lines: list[dict[str, Any]]
+    make: Engine, history: History, log_lines: list[EventDict]
 ) -> None:
     engine = make("fails", first_pause=0.2, longest_pause=0.3)
     await engine.start()
@@ -160,7 +160,7 @@ async def test_pauses_between_restarts_double_up_to_a_limit(
 
 @pytest.mark.parametrize(("healthy_seconds", "pauses"), [(0.0, [0.1, 0.1, 0.1]), (600.0, [0.1, 0.2, 0.4])])
 async def test_a_healthy_run_resets_the_pause(
-    make: Engine, log_lines: list[dict[str, Any]], healthy_seconds: float, pauses: list[float]
+    make: Engine, log_lines: list[EventDict], healthy_seconds: float, pauses: list[float]
 ) -> None:
     engine = make("unwell", first_pause=0.1, longest_pause=10.0, healthy_seconds=healthy_seconds)
     await engine.start()
@@ -236,7 +236,7 @@ async def test_a_killed_guard_ends_all_processes(make: Engine) -> None:
 
 
 async def test_a_child_that_cannot_be_started_is_retried(
-    make: Engine, monkeypatch: pytest.MonkeyPatch, log_lines: list[dict[str, Any]]
+    make: Engine, monkeypatch: pytest.MonkeyPatch, log_lines: list[EventDict]
 ) -> None:
     engine = make()
     monkeypatch.setattr(sys, "executable", "/nowhere/python")

@@ -58,7 +58,7 @@ def test_a_placeholder_split_over_parts_is_broken(contents: list[Any]) -> None:
 
 
 def test_messages_without_placeholders_do_not_change() -> None:
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "system", "content": "a < b"},
         {"role": "user", "content": [text("image"), {"type": "image"}, text(">")]},
         {"role": "assistant", "content": None, "tool_calls": [{"id": "x"}]},

@@ -45,7 +45,7 @@ def text(value: str) -> Json:
     return {"type": "text", "text": value}
 
 
-def user(*parts: Json) -> Json:
+def user(*parts: Json | str) -> Json:
     return {"role": "user", "content": list(parts)}
 
 

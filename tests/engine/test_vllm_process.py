@@ -1,7 +1,7 @@
 import sys
-from typing import Any
 
 import pytest
+from structlog.typing import EventDict
 
 from smoothgate.engine.vllm_process import VLLMProcess
 
@@ -20,7 +20,7 @@ raise SystemExit(1)
 
 
 @pytest.mark.asyncio
-async def test_every_line_is_logged_and_the_last_error_is_the_reason(log_lines: list[dict[str, Any]]) -> None:
+async def test_every_line_is_logged_and_the_last_error_is_the_reason(log_lines: list[EventDict]) -> None:
     process = await VLLMProcess.spawn([sys.executable, "-u", "-c", LINES], {})
     assert await process.wait() == "exited with status 1"
     await process.kill()

@@ -88,7 +88,12 @@ def _qwen(path: Path, kind: str) -> None:
         "tie_word_embeddings": False,
     }
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
-    common = {"num_heads": 2, "patch_size": 8, "spatial_merge_size": 2, "temporal_patch_size": 2}
+    common: dict[str, Any] = {
+        "num_heads": 2,
+        "patch_size": 8,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    }
     image = {"patch_size": 8, "merge_size": 2, "size": {"shortest_edge": 32 * 32, "longest_edge": 96 * 96}}
     if kind == "qwen3_vl":
         rope |= {"mrope_section": [6, 5, 5], "mrope_interleaved": True}

@@ -10,6 +10,7 @@ import pytest
 import torch
 from _pytest.mark import ParameterSet
 
+from smoothgate.engine import LocalEngine
 from smoothgate.psm.calibration import calibrate
 from smoothgate.settings import Settings
 from smoothgate.vision import DecodedImage, VisionAdapter, load
@@ -71,7 +72,9 @@ def _opened(name: str, folder: Path) -> Iterator[Served]:
     )
     with opened(settings) as gate:
         gate.wait_ready(600)
-        transport = httpx.HTTPTransport(uds=str(gate.service.engine.socket))
+        local = gate.service.engine
+        assert isinstance(local, LocalEngine)
+        transport = httpx.HTTPTransport(uds=str(local.socket))
         with httpx.Client(transport=transport, base_url="http://engine", timeout=120) as engine:
             yield Served(name, path, gate, engine)
 

@@ -112,8 +112,11 @@ def test_the_norm_bounds_what_a_change_of_the_upload_does(adapter: ProcessorAdap
         gain = float(torch.linalg.norm(adapter.assemble([torch.from_numpy(each) for each in pieces])))
         assert gain <= bound
         change = sum(
-            np.stack([each.rows.T @ colour @ each.columns for colour in piece], -1)
-            for each, piece in zip(resizes, pieces, strict=True)
+            (
+                np.stack([each.rows.T @ colour @ each.columns for colour in piece], -1)
+                for each, piece in zip(resizes, pieces, strict=True)
+            ),
+            start=np.zeros_like(change),
         )
     assert gain > 0.8 * bound  # a bound, but not an idle one
 
@@ -153,8 +156,15 @@ def test_a_psm_is_trained_and_scored_on_pictures_of_any_size(
     paths = list_pictures(tmp_path)
     features = clean_tokens(adapter, read_pictures(paths, []))
     calibration = calibrate(features, None, adapter.digest, per_channel=True)
-    once = dict.fromkeys(["denoise", "purifier", "mapper", "joint", "served", "adversarial"], 1)
-    recipe = Recipe(batch=4, **{f"{stage}_steps": steps for stage, steps in once.items()})
+    recipe = Recipe(
+        batch=4,
+        denoise_steps=1,
+        purifier_steps=1,
+        mapper_steps=1,
+        joint_steps=1,
+        served_steps=1,
+        adversarial_steps=1,
+    )
     pictures = FolderPictures(adapter, paths, seed=0)
 
     def trainer(name: str) -> Trainer:

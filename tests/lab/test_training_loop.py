@@ -75,7 +75,8 @@ def test_accumulated_batches_are_one_update_of_their_mean(tmp_path: Path) -> Non
         def one(batch: int) -> Tensor:
             seen.append(batch)
             x = torch.randn(8, 6, generator=seeded(1, batch))
-            return (net(x) - x[:, :4]).square().mean()
+            squares: Tensor = (net(x) - x[:, :4]).square()
+            return squares.mean()
 
         def loss(batch: int) -> tuple[Tensor, dict[str, float]]:
             if accumulate > 1:

@@ -91,11 +91,13 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> VisionAdapter:
 
 @torch.no_grad()
 def _calibration(adapter: VisionAdapter) -> Calibration:
+    assert adapter.canvas_shape is not None
     return calibrate([adapter.tokens(torch.rand(32, *adapter.canvas_shape))], None, adapter.digest)
 
 
 def test_the_encoder_applies_purifier_and_mapper(adapter: VisionAdapter) -> None:
     psm, calibration = psms.build(adapter.digest), _calibration(adapter)
+    assert adapter.canvas_shape is not None
     z, sigma = torch.rand(3, *adapter.canvas_shape), torch.tensor([0.1, 0.4, 0.8])
     with torch.no_grad():
         found = UnitEncoder(adapter, calibration, psm).units(z, sigma)

@@ -97,9 +97,10 @@ def test_other_checkpoints_are_refused(tmp_path: Path) -> None:
 def test_is_the_same_after_saving_and_loading_a_psm(pipeline: Path, tmp_path: Path) -> None:
     purifier = DiffusionPurifier.from_pretrained(str(pipeline))
     PSM(purifier, model_digest="m").save(tmp_path / "psm")
-    loaded = PSM.load(tmp_path / "psm")
+    loaded = PSM.load(tmp_path / "psm").purifier
+    assert isinstance(loaded, DiffusionPurifier)
     z, sigma = torch.rand(1, 3, 16, 16), torch.tensor([0.25])
-    torch.testing.assert_close(loaded.purifier(z, sigma), purifier(z, sigma), atol=5e-3, rtol=5e-3)
-    assert torch.equal(loaded.purifier.alphas_cumprod, purifier.alphas_cumprod)
-    for each in (purifier, loaded.purifier):
+    torch.testing.assert_close(loaded(z, sigma), purifier(z, sigma), atol=5e-3, rtol=5e-3)
+    assert torch.equal(loaded.alphas_cumprod, purifier.alphas_cumprod)
+    for each in (purifier, loaded):
         assert each.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)

@@ -44,7 +44,9 @@ def test_takes_a_class_token_or_a_missing_patch(tokens: int) -> None:
 
 
 def test_the_convolution_sees_neighbours_on_the_grid_and_leaves_the_class_token_alone() -> None:
-    mixing = _mapper().blocks[0][1]
+    block = _mapper().blocks[0]
+    assert isinstance(block, torch.nn.ModuleList)
+    mixing = block[1]
     x = torch.randn(1, 25, 16)
     level = torch.randn(1, 8)
     moved = x.clone()

@@ -174,7 +174,7 @@ def test_other_formats_are_refused(data: bytes) -> None:
 
 def test_corrupt_bytes_never_raise_anything_else() -> None:
     rng = np.random.default_rng(0)
-    outcomes = set()
+    outcomes: set[type] = set()
     for file_format in ("PNG", "JPEG", "WEBP", "GIF"):
         data = encode(Image.fromarray(PIXELS[:20, :20]), file_format)
         for _ in range(250):

@@ -61,6 +61,7 @@ def picture(height: int = 50, width: int = 70) -> DecodedImage:
 
 
 def noisy(adapter: VisionAdapter, count: int = 3) -> torch.Tensor:
+    assert adapter.canvas_shape is not None
     generator = torch.Generator().manual_seed(1)
     return torch.randn((count, *adapter.canvas_shape), generator=generator) * 0.5 + 0.5
 

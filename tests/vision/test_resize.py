@@ -92,7 +92,11 @@ def test_no_perturbation_of_the_upload_moves_the_canvas_further(
 ) -> None:
     resize = build(upload, resized, canvas, filter_)
     image = RNG.integers(0, 256, (*upload, 3), dtype=np.uint8)
-    for changed in (RNG.integers(0, 256, image.shape, dtype=np.uint8), image // 2, image ^ 1):
+    for changed in (
+        RNG.integers(0, 256, image.shape, dtype=np.uint8),
+        image // np.uint8(2),
+        image ^ np.uint8(1),
+    ):
         moved = np.linalg.norm((resize.apply(image) - resize.apply(changed)).astype(np.float64))
         upload_distance = np.linalg.norm((image.astype(np.float64) - changed) / 255)
         assert moved <= resize.operator_norm * upload_distance
@@ -105,7 +109,7 @@ def test_map_is_linear_and_canvas_is_clamped() -> None:
     assert np.abs(together - (2 * resize.linear(a) - 3 * resize.linear(b))).max() < 1e-5
     stripes = np.zeros((31, 57, 3), dtype=np.uint8)
     stripes[:, np.arange(57) % 20 < 10] = 255
-    assert resize.linear(stripes / np.float32(255)).min() < -0.01
+    assert resize.linear(stripes.astype(np.float32) / np.float32(255)).min() < -0.01
     canvas = resize.apply(stripes)
     assert canvas.dtype == np.float32
     assert (canvas.min(), canvas.max()) == (0.0, 1.0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from scipy import optimize, special, stats
@@ -76,7 +77,7 @@ REQUIRED: dict[tuple[str, str, int | None, float | None], float] = {
 }
 
 
-def run(repeats: int = 5, seed: int = 0) -> list[dict[str, object]]:
+def run(repeats: int = 5, seed: int = 0) -> list[dict[str, Any]]:
     """All figures, as dictionaries with the fields of `BoundFigure` and `met`. Takes a few seconds."""
     rows = _limits()
     for n in NUMBERS:

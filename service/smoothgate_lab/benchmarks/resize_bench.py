@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -16,7 +18,7 @@ KINDS = ("smooth", "white noise")
 
 
 @torch.no_grad()
-def run(adapter: VisionAdapter, seed: int = 0) -> list[dict[str, object]]:
+def run(adapter: VisionAdapter, seed: int = 0) -> list[dict[str, Any]]:
     """Compare both for each kind of picture and each size.
 
     Returns:
@@ -24,7 +26,7 @@ def run(adapter: VisionAdapter, seed: int = 0) -> list[dict[str, object]]:
         1/255), and `cosine` (of their visual tokens, not centred).
     """
     rng = np.random.default_rng(seed)
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for kind in KINDS:
         for height, width in SIZES:
             image = DecodedImage(_picture(kind, height, width, rng), "PNG", "")

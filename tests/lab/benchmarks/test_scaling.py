@@ -14,7 +14,7 @@ from smoothgate_lab.benchmarks import costs, scaling
 SCALED = Path(__file__).parents[3] / "deploy/components/autoscaling/scaledobject.yaml"
 
 
-def test_the_tower_and_the_language_model_are_counted_as_torch_counts_them():
+def test_the_tower_and_the_language_model_are_counted_as_torch_counts_them() -> None:
     with torch.device("meta"):
         sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16}
         tower = CLIPVisionModel(
@@ -33,19 +33,19 @@ def test_the_tower_and_the_language_model_are_counted_as_torch_counts_them():
     assert language.flops(256, 256) == pytest.approx(by_torch, rel=0.005)
 
 
-def test_the_published_sizes_are_the_published_numbers_of_parameters():
+def test_the_published_sizes_are_the_published_numbers_of_parameters() -> None:
     assert costs.llava().weight_bytes / 2 == pytest.approx(6.74e9, rel=0.01)
     assert costs.qwen().weight_bytes / 2 == pytest.approx(7.62e9, rel=0.01)
 
 
-def test_two_gates_at_half_load_make_nobody_wait_for_long():
+def test_two_gates_at_half_load_make_nobody_wait_for_long() -> None:
     run = scaling.simulate(0.8, "queued", 1.25)
     assert run.gates == scaling.LEAST
     # One queue at half its load (M/D/1) waits half a service time in the mean; the shorter of two, less.
     assert 1.25 <= run.p50 < 1.25 * 1.5
 
 
-def test_gates_are_enough_in_the_end_and_a_careful_threshold_asks_for_fewer():
+def test_gates_are_enough_in_the_end_and_a_careful_threshold_asks_for_fewer() -> None:
     eager = scaling.simulate(20.0, "queued", 1.0, scaling.EAGER_SECONDS)
     careful = scaling.simulate(20.0, "both", 1.0)
     for run in (eager, careful):
@@ -55,7 +55,7 @@ def test_gates_are_enough_in_the_end_and_a_careful_threshold_asks_for_fewer():
     assert careful.gates < 2.5 * careful.needed
 
 
-def test_the_autoscaler_keeps_its_limits():
+def test_the_autoscaler_keeps_its_limits() -> None:
     scaler = scaling.Autoscaler(10, "queued", 30.0)
     assert scaler.decide(15.0, 10, 310.0, 0.0) == 10, "within the tolerance"
     assert scaler.decide(30.0, 10, 10_000.0, 0.0) == 20, "doubles at most"
@@ -64,7 +64,7 @@ def test_the_autoscaler_keeps_its_limits():
     assert scaler.decide(60.0 + 2 * scaling.STAY, 20, 0.0, 0.0) == 18, "a tenth at a time"
 
 
-def test_the_simulation_has_the_numbers_that_are_deployed():
+def test_the_simulation_has_the_numbers_that_are_deployed() -> None:
     spec = yaml.safe_load(SCALED.read_text())["spec"]
     assert (spec["minReplicaCount"], spec["pollingInterval"]) == (scaling.LEAST, scaling.INTERVAL)
     assert float(spec["triggers"][1]["metadata"]["threshold"]) == scaling.BUSY
@@ -84,7 +84,7 @@ def test_the_simulation_has_the_numbers_that_are_deployed():
     assert behaviour["scaleDown"]["stabilizationWindowSeconds"] == scaling.STAY
 
 
-def test_places_in_vllm_are_waited_for_as_erlang_says():
+def test_places_in_vllm_are_waited_for_as_erlang_says() -> None:
     places, answer, rate = 4, 2.0, 1.39
     small = replace(
         costs.cost(costs.llava(), costs.GPUS[-1], 100),
@@ -102,7 +102,7 @@ def test_places_in_vllm_are_waited_for_as_erlang_says():
     assert run.answer_p50 == pytest.approx(math.log(2.0) * answer, rel=0.05)
 
 
-def test_a_certified_answer_costs_its_certificate_and_its_answer():
+def test_a_certified_answer_costs_its_certificate_and_its_answer() -> None:
     for model in (costs.llava(), costs.qwen()):
         for gpu in costs.GPUS:
             one = costs.cost(model, gpu, scaling.SAMPLES)
@@ -111,7 +111,7 @@ def test_a_certified_answer_costs_its_certificate_and_its_answer():
             assert one.answers_per_gpu_hour * both == pytest.approx(3600.0)
 
 
-def test_more_memory_is_more_sequences_and_no_gpu_answers_faster_than_it_reads():
+def test_more_memory_is_more_sequences_and_no_gpu_answers_faster_than_it_reads() -> None:
     small, _, large = (costs.cost(costs.llava(), gpu, 100) for gpu in costs.GPUS)
     assert small.sequences < large.sequences <= costs.MOST_SEQUENCES
     run = scaling.engines(10.0, large, costs.llava().embedding_bytes, requests=2000)

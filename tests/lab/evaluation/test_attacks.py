@@ -64,6 +64,7 @@ def test_pgd_makes_what_foolbox_makes(
 ) -> None:
     """On the cross-entropy of the answer, seen as a classifier of ten digits."""
     import foolbox
+    from foolbox.models.pytorch import PyTorchModel
 
     victim = Undefended(encoder)
     digits = [f"The digit is {d}." for d in range(10)]
@@ -80,7 +81,7 @@ def test_pgd_makes_what_foolbox_makes(
     eps, steps = (8 / 255, 5) if norm == "linf" else (0.5, 5)
     kind = foolbox.attacks.LinfPGD if norm == "linf" else foolbox.attacks.L2PGD
     attack = kind(rel_stepsize=0.2, steps=steps, random_start=False)
-    model = foolbox.PyTorchModel(network, bounds=(0, 1), device="cpu")
+    model = PyTorchModel(network, bounds=(0, 1), device="cpu")
     _, theirs, _ = attack(model, x, labels, epsilons=eps)
 
     def loss(z: Tensor) -> Tensor:

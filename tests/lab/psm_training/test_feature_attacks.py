@@ -3,13 +3,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from smoothgate.vision import Layout
 from smoothgate_lab.psm_training import feature_attacks
 from smoothgate_lab.psm_training.feature_attacks import perturb
 
 MIX = torch.randn(3 * 8 * 8, 16, generator=torch.Generator().manual_seed(0))
 
 
-def units(z: Tensor, sigma: Tensor) -> Tensor:
+def units(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
     """A linear encoder."""
     return F.normalize(z.flatten(1) @ MIX, dim=1)
 

@@ -71,7 +71,7 @@ def test_whitened_channels_have_spread_1_in_every_direction() -> None:
     gen = torch.Generator().manual_seed(0)
     mix = torch.randn(6, 6, generator=gen) * torch.tensor([10.0, 5, 2, 1, 0.7, 0.5])
     units = (torch.randn(4000, 6, generator=gen) @ mix.T).view(400, 60)
-    white = (units.view(-1, 6) @ losses.whitening(units.split(100), 6)).double()
+    white = (units.view(-1, 6) @ losses.whitening(torch.split(units, 100), 6)).double()
     moment = white.T @ white / len(white)
     torch.testing.assert_close(moment, torch.diag(moment.diag()), atol=1e-3, rtol=0)
     # Directions of less than a hundredth of the mean spread count as rounding, so they get less than 1.

@@ -49,7 +49,8 @@ def adapter(checkpoint: Path) -> VisionAdapter:
     return load(str(checkpoint), device="cpu", dtype=torch.float32)
 
 
-def _pictures(seed: int, n: int, shape: tuple[int, ...]) -> Tensor:
+def _pictures(seed: int, n: int, shape: tuple[int, int, int] | None) -> Tensor:
+    assert shape is not None
     gen = seeded(seed, 0)
     coarse = torch.rand((n, 3, 4, 4), generator=gen)
     return torch.nn.functional.interpolate(coarse, shape[1:], mode="bilinear")
@@ -174,6 +175,7 @@ def test_unreadable_pictures_are_replaced_and_named(adapter: VisionAdapter, fold
     for name in ("03.png", "04.png"):
         (folder / name).write_bytes(b"not a picture")
     pictures = FolderPictures(adapter, list_pictures(folder), seed=1)
+    assert adapter.canvas_shape is not None
     for batch in range(20):
         assert pictures(batch, 8).shape == (8, *adapter.canvas_shape)
     assert {path.name for path in pictures.unreadable} == {"03.png", "04.png"}
