@@ -1,11 +1,11 @@
-# The two commands of a newcomer are `make serve` and `make test`; both install what they need, once.
+# Newcomers need `make serve` and `make test`. Both install what they need, once.
 # `make serve ENGINE=cpu` or `ENGINE=cuda` overrides the choice; PYTHON=... names the interpreter for the environment.
 
 VENV   ?= .venv
 ENGINE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)
 BIN    := $(VENV)/bin
 
-# Of glibc: with an arena for each of the many threads, resident memory takes long to come to rest (docs/operations.md).
+# glibc's default is an arena for each thread: resident memory then takes long to settle (docs/operations.md).
 export MALLOC_ARENA_MAX ?= 2
 
 .DEFAULT_GOAL := help
@@ -27,7 +27,7 @@ test-all: $(VENV)/.$(ENGINE)-dev  ## Run what `make test` runs, the long tests, 
 	@$(BIN)/python -m pytest -m ''
 	@$(MAKE) --no-print-directory fuzz soak
 
-bench: $(VENV)/.$(ENGINE)-dev  ## Measure the sampler and the service beside plainer ways.
+bench: $(VENV)/.$(ENGINE)-dev  ## Measure the sampler and the service against simpler ones.
 	@mkdir -p runs
 	@$(BIN)/smoothgate bench sampler --plot runs/growth.svg
 	@$(BIN)/smoothgate bench serving
@@ -39,7 +39,7 @@ fuzz: $(VENV)/.$(ENGINE)-dev  ## Send 20,000 mutated requests, check every answe
 	@mkdir -p runs
 	@$(BIN)/python -m tests.fuzz --json runs/fuzz.json
 
-results: $(VENV)/.$(ENGINE)-dev  ## Attack every defence, by docs/plans: hours; goes on where it stopped.
+results: $(VENV)/.$(ENGINE)-dev  ## Attack every defence in docs/plans (hours; resumes).
 	@test -e runs/fare/psm/psm.json || $(BIN)/smoothgate demo harden fare --tower docs/results/fare.safetensors \
 		--psm docs/results/untuned --output runs/fare
 	@test -e runs/tecoa/psm/psm.json || $(BIN)/smoothgate demo harden tecoa --tower docs/results/tecoa.safetensors \
@@ -49,7 +49,7 @@ results: $(VENV)/.$(ENGINE)-dev  ## Attack every defence, by docs/plans: hours; 
 	@$(BIN)/smoothgate evaluate docs/plans/results-sigma-075.toml --output runs/results-sigma-075
 	@$(BIN)/smoothgate evaluate docs/plans/results-sigma-025.toml --output runs/results-sigma-025
 
-results-quick: $(VENV)/.$(ENGINE)-dev  ## The same in small, in minutes: that it works, not what holds.
+results-quick: $(VENV)/.$(ENGINE)-dev  ## The same on a small scale, in minutes.
 	@$(BIN)/smoothgate evaluate docs/plans/results-quick.toml --output runs/results-quick
 
 screenshots: $(VENV)/.$(ENGINE)-dev  ## Take the README's pictures of the playground again (needs chromium).
@@ -65,13 +65,13 @@ format: $(VENV)/.$(ENGINE)-dev  ## Rewrite the sources as ruff wants them.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-lock: $(VENV)/.cpu-dev  ## Write the versions that the images install, those of this environment.
+lock: $(VENV)/.cpu-dev  ## Write the versions that the images install: those of this environment.
 	@$(BIN)/python docker/lock.py
 
 clean:  ## Remove the environment and all caches.
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-# Stamps: while they are newer than what they depend on, nothing is installed.
+# Stamps: nothing is installed while they are newer than what they depend on.
 $(VENV)/.$(ENGINE): pyproject.toml $(wildcard .ci/*)
 	@.ci/install $(VENV) $(ENGINE)
 	@touch $@

@@ -56,7 +56,7 @@ def test_the_contract_accepts_a_downward_import(skeleton: Path) -> None:
     ("module", "imported"),
     [("certify", "http"), ("certify", "sampling"), ("vision", "engine"), ("engine", "sampling")],
 )
-def test_the_contract_refuses_an_import_against_the_layers(
+def test_the_contract_rejects_an_import_against_the_layers(
     module: str, imported: str, skeleton: Path
 ) -> None:
     (skeleton / f"smoothgate/{module}.py").write_text(f"import smoothgate.{imported}\n")
@@ -65,7 +65,7 @@ def test_the_contract_refuses_an_import_against_the_layers(
     assert f"smoothgate.{module} -> smoothgate.{imported}" in output
 
 
-def test_the_contract_refuses_a_module_without_a_layer(skeleton: Path) -> None:
+def test_the_contract_rejects_a_module_without_a_layer(skeleton: Path) -> None:
     (skeleton / "smoothgate/stray.py").touch()
     status, output = lint_imports(skeleton)
     assert status == 1

@@ -13,7 +13,7 @@ from smoothgate.settings import PREFIX
 ROOT = Path(__file__).parent.parent
 
 
-def test_every_variable_that_is_mentioned_is_a_setting() -> None:
+def test_every_variable_named_in_the_documents_is_a_setting() -> None:
     known = {row.variable for row in settings_documents.rows()}
     files = chain(
         ROOT.glob("*.md"), *((ROOT / folder).rglob("*.*") for folder in ("docs", "docker", "deploy"))
@@ -40,7 +40,7 @@ def test_torch_is_the_version_that_the_engine_pins(file: str) -> None:
     assert re.findall(r"\btorch==?([\d.]+\+cpu)", (ROOT / file).read_text()) == [pin.removeprefix("torch==")]
 
 
-def test_the_service_is_started_with_the_same_arenas_everywhere() -> None:
+def test_every_way_to_start_the_service_sets_the_same_malloc_arenas() -> None:
     files = ["Makefile", "docker/Dockerfile.cpu", "docker/Dockerfile.cuda", "docs/operations.md"]
     found = [re.findall(r"MALLOC_ARENA_MAX *\??= *(\d+)", (ROOT / file).read_text()) for file in files]
     assert found == [["2"]] * len(files)

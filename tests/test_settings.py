@@ -67,7 +67,7 @@ def test_lists_are_written_as_words_and_as_comma_separated_numbers(monkeypatch: 
     assert Settings().engine_args == ("--seed", "7", "--override", "a b")
 
 
-def test_a_misspelt_name_in_the_file_is_refused(tmp_path: Path) -> None:
+def test_a_misspelt_name_in_the_file_is_rejected(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("SMOOTHGATE_SIGMA_MXA=2\n")
     with pytest.raises(ValidationError, match="smoothgate_sigma_mxa"):
         Settings()
@@ -107,7 +107,7 @@ def test_a_secret_shows_neither_in_repr_nor_in_errors(monkeypatch: pytest.Monkey
         ("metrics_port", "0"),
     ],
 )
-def test_a_value_out_of_bounds_is_refused_by_name(
+def test_a_value_out_of_bounds_is_rejected_by_name(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(PREFIX + name.upper(), value)
@@ -128,7 +128,7 @@ def test_a_value_out_of_bounds_is_refused_by_name(
         ({"n_select": 100, "n_certify": 900, "max_samples": 999}, "exceed max_samples 999"),
     ],
 )
-def test_contradicting_values_are_refused(values: dict[str, object], reason: str) -> None:
+def test_values_that_contradict_each_other_are_rejected(values: dict[str, object], reason: str) -> None:
     with pytest.raises(ValidationError, match=reason):
         Settings(**values)  # type: ignore[arg-type]
 
@@ -136,7 +136,7 @@ def test_contradicting_values_are_refused(values: dict[str, object], reason: str
 @pytest.mark.parametrize(
     "values", [{"host": "::1"}, {"host": "localhost"}, {"host": "0.0.0.0", "anonymous": True}]
 )
-def test_strangers_are_let_in_only_on_loopback_or_where_that_is_said(values: dict[str, object]) -> None:
+def test_no_accounts_are_needed_on_loopback_or_with_anonymous(values: dict[str, object]) -> None:
     assert Settings(**values).accounts is None  # type: ignore[arg-type]
 
 
@@ -152,7 +152,7 @@ def test_strangers_are_let_in_only_on_loopback_or_where_that_is_said(values: dic
         ({"laboratory": False}, True, False),
     ],
 )
-def test_the_page_comes_with_the_demo_model_and_attacks_only_without_accounts(
+def test_the_demo_model_has_the_page_and_without_accounts_the_laboratory(
     values: dict[str, object], page: bool, attacks: bool
 ) -> None:
     settings = Settings(**values)  # type: ignore[arg-type]

@@ -48,7 +48,7 @@ class _Group(BaseModel):
 
 
 class ServerSettings(_Group):
-    """Where the service listens, and what it tells of itself."""
+    """Where the service listens, and what it reports about itself."""
 
     host: str = Field("127.0.0.1", description="Address to listen on; `0.0.0.0` for every interface.")
     port: int = Field(8000, ge=1, le=65535, description="TCP port to listen on.")
@@ -59,43 +59,45 @@ class ServerSettings(_Group):
         None,
         ge=1,
         le=65535,
-        description="TCP port that serves `/metrics` and nothing else, without API keys. Unset: it is "
-        "served with the rest, and asks for a key like the rest.",
+        description="TCP port that serves `/metrics` and nothing else, without API keys. Unset: the main "
+        "port serves it, and asks for a key as for every route.",
     )
     tracing_url: str | None = Field(
         None,
         pattern=r"^https?://[^\s/]\S*$",
-        description="OTLP/HTTP collector that gets OpenTelemetry traces, e.g. `http://collector:4318`; our "
-        "own vLLM sends its to the same. Unset: there are none.",
+        description="OTLP/HTTP collector that gets the OpenTelemetry traces of the service and of its own "
+        "vLLM, e.g. `http://collector:4318`. Unset: there are no traces.",
     )
     log_format: Literal["auto", "json", "console"] = Field(
-        "auto", description="Form of the log; `auto` is `console` on a terminal and `json` elsewhere."
+        "auto", description="Format of the log. `auto` is `console` on a terminal and `json` elsewhere."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Lowest level that is logged."
     )
     playground: bool | None = Field(
-        None, description="Whether `GET /` is the playground. Unset: with the bundled demo model."
+        None, description="Whether `GET /` serves the playground. Unset: only with the bundled demo model."
     )
     laboratory: bool | None = Field(
         None,
-        description="Whether the playground of the demo model lets people attack it: one attack at a time, "
-        "on a core of its own. Unset: where there are no `ACCOUNTS`.",
+        description="Whether users of the playground may attack the demo model. One attack runs at a time, "
+        "on one core. Needs the extra `lab`. Unset: only without `ACCOUNTS`, and where the "
+        "extra is installed.",
     )
 
 
 class AccessSettings(_Group):
-    """Who may ask."""
+    """Who may use the service."""
 
     accounts: Path | None = Field(
         None,
-        description="File of API keys, as hashes, with their limits (`smoothgate accounts add`); read again "
-        "when it changes. Unset: whoever can connect may ask.",
+        description="File of API keys, as hashes, with their limits (`smoothgate accounts add`). The "
+        "service reads it again when it changes. Unset: everyone who can connect may use the "
+        "service.",
     )
     anonymous: bool = Field(
         False,
-        description="Whether to start without `ACCOUNTS` on another address than loopback: whoever can "
-        "connect may ask.",
+        description="Whether the service may start without `ACCOUNTS` on an address other than loopback. "
+        "Everyone who can connect may then use it.",
     )
 
 
@@ -106,12 +108,12 @@ class EncoderSettings(_Group):
         None, description="Checkpoint to serve: a folder or a Hugging Face id. Unset: the bundled demo model."
     )
     served_model_name: str | None = Field(
-        None, description="Name of the model towards clients. Unset: the last part of the checkpoint's name."
+        None, description="Name of the model for clients. Unset: the last part of the checkpoint's name."
     )
     psm: Path | None = Field(
         None,
-        description="Folder that `smoothgate psm train` or `psm calibrate` wrote for this model. "
-        "Unset: the bundled one of the demo model; any other model needs one.",
+        description="Folder that `smoothgate psm train` or `psm calibrate` wrote for this model. Unset: the "
+        "bundled one of the demo model. Any other model needs one.",
     )
     device: str = Field(
         "auto",
@@ -121,15 +123,17 @@ class EncoderSettings(_Group):
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="Arithmetic of the encoder and of our own vLLM; "
-        "`auto` is float32 on a CPU and bfloat16 on CUDA.",
+        description="Arithmetic of the encoder and of the service's own vLLM. `auto` is float32 on a CPU "
+        "and bfloat16 on CUDA.",
     )
-    threads: int = Field(0, ge=0, description="CPU threads of the sampler in all; 0: one per core.")
-    batch_size: int = Field(0, ge=0, description="Noisy forwards per batch; 0: measured at the start.")
+    threads: int = Field(0, ge=0, description="CPU threads of the sampler in total. 0: one per core.")
+    batch_size: int = Field(
+        0, ge=0, description="Noisy forwards per batch. 0: the service measures the best size when it starts."
+    )
 
 
 class EngineSettings(_Group):
-    """vLLM: one of our own, or one that runs elsewhere."""
+    """vLLM: one that the service starts, or one that runs elsewhere."""
 
     engine_url: str | None = Field(
         None,
@@ -138,18 +142,23 @@ class EngineSettings(_Group):
     )
     engine_api_key: SecretStr | None = Field(None, description="Bearer key sent to the vLLM at `ENGINE_URL`.")
     engine_args: Words = Field(
-        (), description="Further command-line arguments for our own vLLM, e.g. `--tensor-parallel-size 2`."
+        (),
+        description="Further command-line arguments for the service's own vLLM, e.g. "
+        "`--tensor-parallel-size 2`.",
     )
     engine_max_model_len: int | None = Field(
-        None, ge=1, description="Context length of our own vLLM in tokens. Unset: as the checkpoint says."
+        None,
+        ge=1,
+        description="Context length of the service's own vLLM, in tokens. Unset: that of the checkpoint.",
     )
     engine_kv_cache_gib: float = Field(
-        1.0, gt=0, description="Key/value cache of our own vLLM on a CPU, in GiB."
+        1.0, gt=0, description="Key/value cache of the service's own vLLM on a CPU, in GiB."
     )
     engine_start_timeout_seconds: float = Field(
         600.0,
         gt=0,
-        description="Time after which our own vLLM, still not ready, is killed and started again.",
+        description="Time that the service's own vLLM has to become ready. After it, the service restarts "
+        "it.",
     )
     engine_read_timeout_seconds: float = Field(
         120.0, gt=0, description="Longest silence of vLLM within an answer before the request fails."
@@ -157,13 +166,13 @@ class EngineSettings(_Group):
 
 
 class SamplingSettings(_Group):
-    """Noise, samples and bounds where a request names none, and what it may ask for."""
+    """Noise, samples and bounds: the defaults of a request, and what it may ask for."""
 
     sigma: float = Field(
         0.5,
         gt=0,
-        description="Standard deviation of the noise where a request names none. "
-        "Without a trained PSM, answers survive about 0.1.",
+        description="Default standard deviation of the noise. Without a trained PSM, answers stay right up "
+        "to about 0.1.",
     )
     sigma_min: float = Field(0.02, gt=0, description="Smallest sigma that a client may ask for.")
     sigma_max: float = Field(1.0, gt=0, description="Largest sigma that a client may ask for.")
@@ -179,25 +188,26 @@ class SamplingSettings(_Group):
         description="Probability of a wrong certificate, shared by the images of a request.",
     )
     cosine_threshold: float = Field(
-        0.5, ge=0, lt=1, description="Cosine similarity for which the certified radius is reported."
+        0.5, ge=0, lt=1, description="Cosine similarity that the reported radius certifies."
     )
     eps: Radii = Field(
-        (0.25, 0.5, 1.0), description="l2 radii at which the cosine bound is reported, ascending."
+        (0.25, 0.5, 1.0), description="l2 radii at which the cosine bound is reported, in ascending order."
     )
     allow_smoothing_off: bool = Field(
         False, description="Whether a client may switch smoothing off (raw features, no certificate)."
     )
     degrade: Counts = Field(
         (),
-        description="Under load, requests that name no `n_certify` get these instead of `N_CERTIFY`, "
-        "falling: the longest wait is cut into as many parts and one more. The certificate says so. "
-        "Unset: never.",
+        description="Smaller numbers of samples, in descending order, that replace `N_CERTIFY` under load, "
+        "for requests that name no `n_certify`. k numbers cut `MAX_QUEUED_SECONDS` into k + 1 "
+        "equal parts, and each further part of the wait takes the next number. The certificate "
+        "says so. Unset: never.",
     )
     cache_mib: int = Field(
         256,
         ge=0,
-        description="Memory for results, so that the same picture asked about again on the same terms costs "
-        "nothing, in MiB; 0: off.",
+        description="Memory for results, in MiB. A repeated picture with the same smoothing options then "
+        "costs no samples. 0: off.",
     )
 
     @field_validator("eps")
@@ -211,7 +221,7 @@ class SamplingSettings(_Group):
     @classmethod
     def _falling(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if any(high <= low for high, low in zip(value, (*value[1:], 0), strict=False)):
-            raise ValueError("degrade must be numbers of samples above 0, falling")
+            raise ValueError("degrade must be numbers of samples above 0, in descending order")
         return value
 
     @model_validator(mode="after")
@@ -234,33 +244,36 @@ class PolicySettings(_Group):
 
     policy: Literal["report", "enforce"] = Field(
         "report",
-        description="`enforce`: a picture whose certificate misses the policy is refused (422) and the "
-        "language model is not asked; `report`: it is answered, and the certificate says so.",
+        description="What happens to a picture whose certificate misses the policy. `enforce`: the request "
+        "is refused (422), and the language model is not asked. `report`: the certificate says "
+        "so.",
     )
     policy_cosine: float | None = Field(
         None,
         ge=0,
         lt=1,
-        description="Cosine to be certified at `POLICY_EPS`. Unset: no policy.",
+        description="Cosine that must be certified at `POLICY_EPS`. Unset: no policy.",
     )
     policy_eps: float | None = Field(None, gt=0, description="l2 radius of the policy.")
     signing_key_file: Path | None = Field(
         None,
-        description="Ed25519 private key to sign certificates with, PEM or JWK (`smoothgate keys new`). "
-        "Unset: a new key at every start, which nobody can know before.",
+        description="Ed25519 private key that signs certificates, as PEM or JWK (`smoothgate keys new`). "
+        "Unset: the service makes a new key at every start.",
     )
     retired_keys: Words = Field(
         (),
-        description="Files with further public keys to publish: those signed with before the last rotation.",
+        description="Files of further public keys to publish: those that were used before the last rotation.",
     )
     store: Path | None = Field(
         None,
-        description="Folder that keeps certificates and scores, for audits. Unset: none is kept.",
+        description="Folder that keeps certificates and scores, for audits. Unset: they are not kept.",
     )
     store_max_bytes: int = Field(
         100 * 2**20, ge=2**20, description="Size of one file of the store, in bytes."
     )
-    store_files: int = Field(10, ge=1, description="Files that the store keeps; the oldest is deleted.")
+    store_files: int = Field(
+        10, ge=1, description="Number of files that the store keeps. It deletes the oldest."
+    )
 
     @model_validator(mode="after")
     def _complete_policy(self) -> Self:
@@ -272,36 +285,35 @@ class PolicySettings(_Group):
 
 
 class LimitSettings(_Group):
-    """What one request, and all of them together, may take."""
+    """What one request may use, and all of them together."""
 
-    max_requests: int = Field(256, ge=1, description="Requests in flight; more are refused (429).")
+    max_requests: int = Field(256, ge=1, description="Requests in flight. More are refused (429).")
     max_queued_seconds: float = Field(
         60.0,
         gt=0,
-        description="Longest wait for the sampler, at the measured throughput; a request whose samples would "
-        "make it longer is refused (429), before its images are decoded. One alone is always taken.",
+        description="Longest wait for the sampler, at the measured throughput. A request whose samples "
+        "would make it longer is refused (429) before its images are decoded. A request that "
+        "comes alone is always accepted.",
     )
     request_timeout_seconds: float = Field(
         120.0,
         gt=0,
-        description="Longest time from a request to its answer (of a stream: to its first token).",
+        description="Longest time from a request to its answer, or to the first token of a stream.",
     )
     max_images: int = Field(4, ge=1, description="Images per request.")
     max_image_bytes: int = Field(10 * 2**20, ge=1, description="Size of one encoded image, in bytes.")
     max_image_pixels: int = Field(
         16_000_000,
         ge=1,
-        description="Width times height of one image, checked before it is decoded.",
+        description="Width times height of one image, in pixels. It is checked before decoding.",
     )
     max_body_bytes: int = Field(64 * 2**20, ge=1, description="Size of a request body, in bytes.")
-    body_timeout_seconds: float = Field(
-        30.0, gt=0, description="Longest time that a body may take to come in."
-    )
+    body_timeout_seconds: float = Field(30.0, gt=0, description="Longest time to receive a request body.")
     decode_timeout_seconds: float = Field(10.0, gt=0, description="Longest time to decode one image.")
     url_hosts: Words = Field(
         (),
-        description="Hosts that pictures may be fetched from, over https: names, or `*.example.com`. "
-        "Unset: URLs are refused.",
+        description="Hosts that pictures may be fetched from over https: names, or patterns such as "
+        "`*.example.com`. Unset: URLs are refused.",
     )
     url_timeout_seconds: float = Field(10.0, gt=0, description="Longest time to fetch one picture.")
 
@@ -312,8 +324,9 @@ class HealthSettings(_Group):
     canary_seconds: float = Field(
         300.0,
         ge=0,
-        description="Pause between two canaries: a known picture goes the whole way, and if it fails or its "
-        "score is off, the service is not ready. 0: none, not even at the start.",
+        description="Pause between two canaries. A canary sends a known picture through the whole service. "
+        "If it fails or its score is off, the service is not ready. 0: no canaries, not even at "
+        "the start.",
     )
     canary_tolerance: float = Field(
         0.1, gt=0, lt=1, description="How far a canary's score may be from the calibrated one."
@@ -356,8 +369,8 @@ class Settings(
     def _consistent(self) -> Self:
         if self.accounts is None and not self.anonymous and not _is_loopback(self.host):
             raise ValueError(
-                f"host {self.host} can be reached from elsewhere: set accounts, or anonymous if another part "
-                "keeps strangers out"
+                f"host {self.host} can be reached from elsewhere: set accounts, or set anonymous if another "
+                "part controls access"
             )
         if self.laboratory and not (self.has_playground and self.model is None):
             raise ValueError("laboratory needs the playground and the bundled demo model")

@@ -6,9 +6,9 @@ one: the folder is emptied between stages. What differs from a build:
 
 * `FROM` an image brings no base: the machine's own interpreter and tools are used.
 * System packages and users (`apt-get`, `useradd`) are not installed.
-* What `pip` would download and this environment has in that very version is lent to the stage file by file;
-  pip then finds it installed, and fetches the rest.
-* The `rewritten` pairs of text, which the test declares.
+* Where this environment has a distribution in the version that `pip` would download, its files are linked
+  into the stage. pip finds it installed and downloads the rest.
+* The test declares pairs of text that are `rewritten`.
 """
 
 import json

@@ -36,7 +36,7 @@ def test_hadolint_finds_nothing(dockerfile: Path) -> None:
 
 
 @pytest.mark.parametrize("dockerfile", ["Dockerfile.cpu", "Dockerfile.cuda"])
-def test_images_are_pinned_and_not_run_as_root(dockerfile: str) -> None:
+def test_base_images_are_pinned_and_the_user_is_not_root(dockerfile: str) -> None:
     steps = parse(DOCKER / dockerfile)
     known = stages(DOCKER / dockerfile)
     images = {stage.base for stage in known.values()} - set(known)
@@ -64,7 +64,7 @@ def test_the_cuda_image_has_the_vllm_that_was_tested() -> None:
 
 
 @pytest.mark.parametrize("file", ["requirements.cpu.txt", "requirements.cuda.txt", "requirements.lab.txt"])
-def test_nothing_is_missing_in_the_locks(file: str) -> None:
+def test_the_locks_name_every_package_that_is_needed(file: str) -> None:
     """Versions move on; a package that came or went must be written down: `make lock`."""
     locked, needed = ({line.partition("==")[0] for line in text.splitlines()} for text in _texts(file))
     assert locked == needed
@@ -94,7 +94,9 @@ def test_the_steps_of_the_cpu_image_run_in_order(image: Build) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_the_image_has_vllm_starts_and_writes_to_home_and_tmp_alone(image: Build, tmp_path: Path) -> None:
+def test_the_image_imports_vllm_starts_the_service_and_writes_only_to_home_and_tmp(
+    image: Build, tmp_path: Path
+) -> None:
     """With a vLLM elsewhere that does not answer: alive and unhealthy, which takes seconds."""
     vllm = "import vllm.entrypoints.openai.api_server"
     site = "smoothgate/compat/child_site"  # as the service starts vLLM
@@ -160,7 +162,7 @@ def _free_port() -> int:
         return port
 
 
-def test_compose_has_the_profiles_and_publishes_on_loopback_alone() -> None:
+def test_compose_has_the_profiles_and_publishes_on_loopback_only() -> None:
     services = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
     profiles = {profile for service in services.values() for profile in service["profiles"]}
     assert profiles == {"cpu", "gpu", "observability"}
@@ -170,7 +172,7 @@ def test_compose_has_the_profiles_and_publishes_on_loopback_alone() -> None:
         assert re.search(r":v?\d+\.\d+|^smoothgate:", service["image"]), name
 
 
-def test_what_compose_mounts_and_builds_is_there() -> None:
+def test_the_files_that_compose_mounts_and_builds_exist() -> None:
     compose = yaml.safe_load((DOCKER / "compose.yaml").read_text())
     for name, service in compose["services"].items():
         if "build" in service:

@@ -13,24 +13,20 @@ from smoothgate.errors import MalformedRequest
 
 app = typer.Typer(no_args_is_help=True, help="API keys of clients, kept as hashes with their limits.")
 
-File = Annotated[
-    Path, typer.Option("--file", help="File of the accounts; SMOOTHGATE_ACCOUNTS names it to the service.")
-]
+File = Annotated[Path, typer.Option("--file", help="File of the accounts, as in SMOOTHGATE_ACCOUNTS.")]
 _FILE = Path("accounts.json")
 
 
 @app.command()
 def add(
-    name: Annotated[str, typer.Argument(help="What logs call the client.")],
+    name: Annotated[str, typer.Argument(help="Name of the client, for the logs.")],
     file: File = _FILE,
-    requests_per_minute: Annotated[
-        int | None, typer.Option(min=1, help="Left out: as many as it likes.")
-    ] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(min=1, help="Left out: no limit.")] = None,
     samples_per_minute: Annotated[
-        int | None, typer.Option(min=1, help="Noisy forwards. Left out: as many as it likes.")
+        int | None, typer.Option(min=1, help="Noisy forwards. Left out: no limit.")
     ] = None,
 ) -> None:
-    """Make a key, shown this once. For a further key of the same client take another name."""
+    """Make a key and print it; it cannot be shown again. A second key of a client needs another name."""
     from smoothgate.gate import accounts
 
     with failures():
@@ -50,10 +46,8 @@ def add(
 
 
 @app.command()
-def remove(
-    name: Annotated[str, typer.Argument(help="Whose key is to be good for nothing.")], file: File = _FILE
-) -> None:
-    """Take an account out; a running service notices within a second."""
+def remove(name: Annotated[str, typer.Argument(help="Name of the account.")], file: File = _FILE) -> None:
+    """Remove an account; a running service refuses its key within a second."""
     from smoothgate.gate import accounts
 
     with failures():
@@ -66,7 +60,7 @@ def remove(
 
 @app.command("list")
 def show(file: File = _FILE) -> None:
-    """The accounts of a file and their limits."""
+    """List the accounts of a file and their limits."""
     from smoothgate.gate import accounts
 
     with failures():

@@ -30,21 +30,17 @@ def calibrate(
     model: OtherModel = None,
     output: Annotated[
         Path,
-        typer.Option(
-            help="Folder to write; the PSM in it, if there is one, is scored. SMOOTHGATE_PSM names it."
-        ),
+        typer.Option(help="Folder to write, as in SMOOTHGATE_PSM. A PSM that is in it is scored."),
     ] = Path("runs/psm"),
     twins: Annotated[
         Path | None,
-        typer.Option(
-            exists=True, file_okay=False, help="The same pictures, by the same names, with another answer."
-        ),
+        typer.Option(exists=True, file_okay=False, help="Pictures of the same names with another answer."),
     ] = None,
     sigma: Sigmas = _SIGMAS,
     seed: Annotated[int, typer.Option(help="Seed of the noise of the scores.")] = 1,
     device: Device = "cpu",
 ) -> None:
-    """Measure centre, scale, chance cosine and scores of a model; a few hundred pictures will do."""
+    """Measure centre, scale, chance cosine and scores of a model. A few hundred pictures are enough."""
     with failures():
         adapter = load_adapter(model, device)
         from smoothgate.psm.calibration import calibrate as measure

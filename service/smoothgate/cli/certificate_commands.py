@@ -18,7 +18,7 @@ keys = typer.Typer(no_args_is_help=True, help="Keys that certificates are signed
 
 @keys.command("new")
 def keys_new(
-    output: Annotated[Path, typer.Option(help="File for the private key; it must not exist yet.")],
+    output: Annotated[Path, typer.Option(help="File for the private key. It must not exist yet.")],
 ) -> None:
     """Make an Ed25519 key to sign certificates with (SMOOTHGATE_SIGNING_KEY_FILE)."""
     from smoothgate.certify.signing import SigningKey
@@ -52,10 +52,11 @@ def verify(
     psm: Annotated[
         Path | None, typer.Option(help="Folder of the calibration; left out: the bundled one.")
     ] = None,
-    signature_only: Annotated[bool, typer.Option(help="Do not replay the noise.")] = False,
+    signature_only: Annotated[bool, typer.Option(help="Do not load the model or replay the noise.")] = False,
 ) -> None:
-    """Check certificates: signature and shown fields; with --image also picture, model, and every bound by
-    replay.
+    """Check the signature and the shown fields of certificates.
+
+    With --image, also check picture, model, and every bound by replaying the noise.
     """
     from smoothgate.verification import check, read
 

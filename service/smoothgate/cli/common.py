@@ -1,4 +1,4 @@
-"""What the commands share: consoles, options, failures, and the loading of models."""
+"""What commands share: consoles, options, error messages, and loading models."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Json = Annotated[Path | None, typer.Option("--json", help="Also write the figure
 OtherModel = Annotated[
     str | None,
     typer.Option(
-        "--model", help="Checkpoint: a folder or a Hugging Face id; left out: the bundled demo model."
+        "--model", help="Checkpoint: a folder or a Hugging Face id. Left out: the bundled demo model."
     ),
 ]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
@@ -36,7 +36,7 @@ Sigmas = Annotated[list[float], typer.Option(min=0.01, help="Noise levels, one o
 
 
 class failures:  # noqa: N801
-    """Known failures end the command with their message, not with a traceback."""
+    """Ends the command with the message of a known error instead of a traceback."""
 
     def __enter__(self) -> None:
         pass
@@ -73,7 +73,7 @@ def _is_number(word: str) -> bool:
 
 
 def write(file: Path | None, figures: dict[str, Any]) -> None:
-    """Write figures as JSON, where a file is asked for."""
+    """Write figures as JSON if a file is given."""
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(figures, indent=2) + "\n")
@@ -121,7 +121,7 @@ def measure_scores(
     sigmas: list[float],
     seed: int,
 ) -> Calibration:
-    """Score the PSM in a folder on canvases x (N, 3, H, W); the calibration with the scores is saved too."""
+    """Score the PSM in a folder on canvases x (N, 3, H, W), and save the calibration with the scores."""
     from smoothgate.psm.checkpoint import PSM
     from smoothgate.psm.unit_encoder import UnitEncoder
     from smoothgate.sampling.splits import robustness_scores

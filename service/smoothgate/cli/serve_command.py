@@ -26,8 +26,8 @@ class Format(StrEnum):
 
 
 def serve() -> None:
-    """Start the service; settings come from the environment and `.env` (`smoothgate settings`)."""
-    # torch reads it on its first import: threads that wait by spinning would take vLLM's cores.
+    """Start the service. Its settings come from the environment and `.env` (`smoothgate settings`)."""
+    # torch reads it when it is first imported. Threads that spin while they wait would take vLLM's cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with failures():
         require("serve", "`smoothgate serve`")
@@ -47,7 +47,7 @@ def serve() -> None:
 
 def settings(
     form: Annotated[
-        Format, typer.Option("--format", help="As .env.example or docs/settings.md.")
+        Format, typer.Option("--format", help="`env`: .env.example. `markdown`: docs/settings.md.")
     ] = Format.MARKDOWN,
 ) -> None:
     """Print every setting with its meaning."""
