@@ -110,7 +110,7 @@ def demo() -> UnitEncoder:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("part", [0, *(pytest.param(n, marks=pytest.mark.long) for n in range(1, PARTS))])
 def test_no_attack_inside_the_ball_beats_a_certificate_of_the_demo_model(
     demo: UnitEncoder, part: int
 ) -> None:
