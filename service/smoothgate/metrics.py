@@ -16,12 +16,19 @@ SAMPLE_BUCKETS = tuple(float(2**i) for i in range(4, 17))
 SCORE_BUCKETS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.9625, 0.975, 0.9875, 0.99, 0.995, 1.0)
 RADIUS_BUCKETS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 FILL_BUCKETS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
+# 250 ms is the longest that any request may hold up the others.
+LAG_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 REQUEST_SECONDS = Histogram(
     "smoothgate_request_seconds",
     "Time from a request to the end of its answer.",
     ["route", "outcome"],
     buckets=LATENCY_BUCKETS,
+)
+EVENT_LOOP_LAG_SECONDS = Histogram(
+    "smoothgate_event_loop_lag_seconds",
+    "How late the event loop is, measured twenty times a second: so long does every request wait.",
+    buckets=LAG_BUCKETS,
 )
 IN_FLIGHT = Gauge("smoothgate_requests_in_flight", "Requests that are being answered, without probes.")
 REFUSALS = Counter(

@@ -308,6 +308,12 @@ class LimitSettings(_Group):
         description="Width times height of one image, in pixels. It is checked before decoding.",
     )
     max_body_bytes: int = Field(64 * 2**20, ge=1, description="Size of a request body, in bytes.")
+    max_text_characters: int = Field(
+        2**20,
+        ge=1,
+        description="Characters of all texts of a request together, without its pictures; more are "
+        "refused (413).",
+    )
     body_timeout_seconds: float = Field(30.0, gt=0, description="Longest time to receive a request body.")
     decode_timeout_seconds: float = Field(10.0, gt=0, description="Longest time to decode one image.")
     url_hosts: Words = Field(

@@ -29,6 +29,7 @@ MOVED = {
 # Tests of what else moves one: each holds it against a fault or a load that it makes.
 ELSEWHERE = {
     "smoothgate_requests_in_flight": "test_access",
+    "smoothgate_event_loop_lag_seconds": "test_event_loop",
     "smoothgate_refusals": "test_metrics",
     "smoothgate_ready": "test_admission",
     "smoothgate_reserved_samples": "test_admission",

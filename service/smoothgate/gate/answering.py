@@ -17,16 +17,18 @@ from typing import Any
 from torch import Tensor
 
 from smoothgate import metrics, tracing
-from smoothgate.engine import EngineClient, neutralise, neutralise_messages
+from smoothgate.engine import EngineClient
 from smoothgate.engine.answers import read_chunk, read_completion
 from smoothgate.errors import MalformedRequest, PolicyNotMet, UnknownModel
+from smoothgate.gate import chat_text
 from smoothgate.gate.accounts import Account
-from smoothgate.gate.chat_images import ImageSlot, attached_images, find_images, with_images_replaced
+from smoothgate.gate.chat_images import ImageSlot, with_images_replaced
 from smoothgate.gate.image_smoothing import ImageSmoothing
 from smoothgate.gate.issuing import Issuer
 from smoothgate.gate.readiness import Readiness
 from smoothgate.gate.request_timing import Stages, deadline, measured
 from smoothgate.gate.visual_chat import visual_parts
+from smoothgate.off_loop import off_loop
 from smoothgate.sampling.smoother import Smoothed, Smoother
 from smoothgate.schemas import IssuedCertificate, SmoothingOptions
 from smoothgate.vision import DecodedImage
@@ -158,6 +160,7 @@ class Answering:
         client: of vLLM.
         model_name: as clients and vLLM know the model.
         timeout_seconds: the longest time to a whole answer, or to vLLM's acceptance of a streamed one.
+        max_text_characters: of a request, without its images.
     """
 
     def __init__(
@@ -169,6 +172,7 @@ class Answering:
         *,
         model_name: str,
         timeout_seconds: float,
+        max_text_characters: int,
     ) -> None:
         self._readiness = readiness
         self._smoothing = smoothing
@@ -176,6 +180,7 @@ class Answering:
         self._client = client
         self._model_name = model_name
         self._timeout_seconds = timeout_seconds
+        self._max_text_characters = max_text_characters
 
     async def answer(self, turn: Turn) -> Answer:
         """The whole answer to a turn.
@@ -261,21 +266,27 @@ class Answering:
         smoother = self._readiness.require_all()
         if turn.model not in (None, "", self._model_name):
             raise UnknownModel(f"The model served here is {self._model_name}.", param="model")
-        messages, slots = _with_slots(turn)
+        placeholders = smoother.encoder.adapter.placeholders
+        messages, slots, parameters = await off_loop(
+            chat_text.cleaned,
+            turn.messages,
+            turn.messages_field,
+            turn.images,
+            turn.parameters,
+            placeholders,
+            self._max_text_characters,
+        )
         if slots and turn.parameters.get("truncate_prompt_tokens") is not None:
             raise MalformedRequest(
                 "A prompt with images cannot be truncated.",
                 param="truncate_prompt_tokens",
                 code="unsupported",
             )
-        placeholders = smoother.encoder.adapter.placeholders
-        messages = neutralise_messages(messages, placeholders)
-        parameters: Json = neutralise(turn.parameters, placeholders)
         async with AsyncExitStack() as stack:
             issuing = None
             if slots and turn.smoothing.mode == "off":
                 images = await self._smoothing.unsmoothed(slots, stages)
-                tokens = [await asyncio.to_thread(smoother.encoder.raw_tokens, image) for image in images]
+                tokens = [await off_loop(smoother.encoder.raw_tokens, image) for image in images]
                 messages = await _with_tokens(smoother, messages, slots, images, tokens, stages)
             elif slots:
                 admitted = self._smoothing.admitted(smoother, slots, turn.smoothing, turn.account, stages)
@@ -302,15 +313,6 @@ class Answering:
         # A request that has failed already never asks for the failure of this task.
         task.add_done_callback(lambda done: None if done.cancelled() else done.exception())
         return task
-
-
-def _with_slots(turn: Turn) -> tuple[list[Json], list[ImageSlot]]:
-    """The messages of a turn, and the places of all its images in them."""
-    slots = find_images(turn.messages, turn.messages_field)
-    if not turn.images:
-        return turn.messages, slots
-    messages, attached = attached_images(turn.messages, turn.images)
-    return messages, slots + attached
 
 
 async def _with_tokens(

@@ -101,6 +101,7 @@ def build(
         engine.client,
         model_name=model.name,
         timeout_seconds=settings.request_timeout_seconds,
+        max_text_characters=settings.max_text_characters,
     )
     return Service(
         model=model,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -111,8 +110,12 @@ def attached_images(
 def with_images_replaced(
     messages: Sequence[Message], slots: Sequence[ImageSlot], parts: Sequence[Sequence[Message]]
 ) -> list[Message]:
-    """A copy of the messages in which these parts replace each image."""
-    replaced = copy.deepcopy(list(messages))
+    """The messages with these parts in the place of each image. Those given stay as they are."""
+    touched = {slot.message for slot in slots}
+    replaced = [
+        message | {"content": [*message["content"]]} if at in touched else message
+        for at, message in enumerate(messages)
+    ]
     # From the last one on, since the places after an image move.
     for slot, several in reversed(list(zip(slots, parts, strict=True))):
         replaced[slot.message]["content"][slot.part : slot.part + 1] = several

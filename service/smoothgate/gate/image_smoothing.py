@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -16,6 +15,7 @@ from smoothgate.gate.gatekeeper import Gatekeeper
 from smoothgate.gate.image_decoding import ImageDecoder
 from smoothgate.gate.policy import OperatorPolicy
 from smoothgate.gate.request_timing import Stages
+from smoothgate.off_loop import off_loop
 from smoothgate.sampling.sampling_plan import Plan
 from smoothgate.sampling.smoother import Smoothed, Smoother
 from smoothgate.schemas import SmoothingOptions
@@ -134,13 +134,13 @@ class ImageSmoothing:
     async def _planned(self, smoother: Smoother, options: SmoothingOptions, images: int) -> Plan:
         """The plan of a request; under load with fewer samples, if those could still certify something."""
         plan = self._policy.plan(options)
-        await asyncio.to_thread(plan.require_reachable, images, smoother.chance_cosine)
+        await off_loop(plan.require_reachable, images, smoother.chance_cosine)
         if options.n_certify is not None:
             return plan
         fewer = self._admission.stepped_down(smoother.sampler, plan)
         if fewer.degraded_from is not None:
             with suppress(Unacceptable):
-                await asyncio.to_thread(fewer.require_reachable, images, smoother.chance_cosine)
+                await off_loop(fewer.require_reachable, images, smoother.chance_cosine)
                 metrics.DEGRADED.labels(str(fewer.n_certify)).inc()
                 return fewer
         return plan

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from smoothgate import metrics, tracing
 from smoothgate.certify.signing import PublicKey, SigningKey, jwks
 from smoothgate.errors import SmoothgateError
 from smoothgate.gate.certificate_store import CertificateStore
+from smoothgate.off_loop import off_loop
 from smoothgate.sampling.smoother import Smoothed
 from smoothgate.schemas import IssuedCertificate
 
@@ -64,7 +64,7 @@ class Issuer:
         jws = self._key.sign(certificate)
         if self._store is not None:
             try:
-                await asyncio.to_thread(self._store.append, jws, *image.scores())
+                await off_loop(self._store.append, jws, *image.scores())
             except OSError as error:
                 metrics.STORE_FAILURES.inc()
                 log.error("a certificate could not be kept", reason=str(error))

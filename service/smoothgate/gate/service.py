@@ -12,6 +12,7 @@ from smoothgate.engine import Engine
 from smoothgate.errors import SmoothgateError
 from smoothgate.gate.answering import Answering
 from smoothgate.gate.canary import Canary
+from smoothgate.gate.event_loop_lag import measure_event_loop_lag
 from smoothgate.gate.gatekeeper import Gatekeeper
 from smoothgate.gate.health import Health
 from smoothgate.gate.image_decoding import ImageDecoder
@@ -23,6 +24,7 @@ from smoothgate.gate.readiness import Readiness
 from smoothgate.gate.served_model import ServedModel
 from smoothgate.gate.supervised_smoother import SupervisedSmoother
 from smoothgate.gate.visual_chat import VisualQuestions
+from smoothgate.off_loop import off_loop
 from smoothgate.schemas import SmoothingOptions
 
 
@@ -66,13 +68,14 @@ class Service:
         """
         try:
             async with AsyncExitStack() as opened:
+                opened.push_async_callback(_cancelled, asyncio.create_task(measure_event_loop_lag()))
                 opened.push_async_callback(self.decoder.aclose)
                 await self.engine.start()
                 opened.push_async_callback(self.engine.stop)
                 opened.push_async_callback(self.smoother.stop)
                 await self.smoother.start()
                 plan = self.policy.plan(SmoothingOptions())
-                await asyncio.to_thread(plan.require_reachable, 1, self.smoother.loaded.chance_cosine)
+                await off_loop(plan.require_reachable, 1, self.smoother.loaded.chance_cosine)
                 if self.canary is not None:
                     opened.push_async_callback(_cancelled, asyncio.create_task(self.canary.run()))
                 metrics.READY.set_function(lambda: float(not self.health.problems()))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from torch import Tensor
 
 from smoothgate.engine import EngineClient, image_parts
 from smoothgate.engine.answers import read_completion
+from smoothgate.off_loop import off_loop
 from smoothgate.vision import VisionAdapter
 
 Json = dict[str, Any]
@@ -30,7 +30,7 @@ async def visual_parts(adapter: VisionAdapter, tokens: Tensor, height: int, widt
         prompt = adapter.prompt(height, width)
         return image_parts(tokens, prompt, hidden_size=adapter.hidden_size, dtype=adapter.dtype)
 
-    return await asyncio.to_thread(parts)
+    return await off_loop(parts)
 
 
 class VisualQuestions:

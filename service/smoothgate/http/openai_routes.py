@@ -13,8 +13,9 @@ from smoothgate.errors import MalformedRequest
 from smoothgate.gate.accounts import Account
 from smoothgate.gate.answering import Answering, Certificates, Event, Piece, Turn
 from smoothgate.http import error_responses, openapi_examples, sse
-from smoothgate.http.request_body import parsed
+from smoothgate.http.json_body import parsed
 from smoothgate.http.request_state import accepted, account_of, request_id, while_connected
+from smoothgate.off_loop import off_loop
 from smoothgate.schemas import SmoothingOptions, as_json
 
 ROUTE = "/v1/chat/completions"
@@ -58,7 +59,7 @@ def openai_router(answering: Answering, model_name: str, created: int) -> APIRou
         `smoothing` comes in as an extra field. `certificates` goes out as one: in the body, or in a stream in
         the first chunk that is sent after they are known, at the latest in the one that ends the answer.
         """
-        body = parsed(await request.body())
+        body = await parsed(await request.body())
         if not isinstance(body, dict):
             raise MalformedRequest("The body must be a JSON object.")
         streamed = _is_streamed(body)
@@ -69,7 +70,7 @@ def openai_router(answering: Answering, model_name: str, created: int) -> APIRou
             return sse.EventStream(_chunks(events, certified=first.certified), events)
         answer = await while_connected(request, answering.answer(turn))
         certificates = {} if answer.certificates is None else _field(answer.certificates)
-        return JSONResponse(answer.completion | certificates)
+        return await off_loop(JSONResponse, answer.completion | certificates)
 
     return router
 

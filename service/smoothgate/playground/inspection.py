@@ -6,7 +6,6 @@ terms is in the cache, these are the samples of its certificate. The seed tells 
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from smoothgate.gate.answering import Answering
 from smoothgate.gate.readiness import Readiness
 from smoothgate.http.certify_route import image_request
 from smoothgate.http.request_state import while_connected
+from smoothgate.off_loop import off_loop
 from smoothgate.playground.data_uris import data_uri
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling.smoother import Smoothed
@@ -38,7 +38,7 @@ def inspection_router(answering: Answering, readiness: Readiness) -> APIRouter:
                 encoder = readiness.require_smoother().encoder
                 for image in smoothed:
                     await image.certification_scores()
-                return [await asyncio.to_thread(_seen, encoder, image) for image in smoothed]
+                return [await off_loop(_seen, encoder, image) for image in smoothed]
 
         return JSONResponse({"pictures": await while_connected(request, pictures())})
 

@@ -1,0 +1,110 @@
+"""No request holds up the others: whatever is large is refused, or handled away from the event loop."""
+
+import json
+import time
+from collections.abc import Callable
+
+import pytest
+
+from smoothgate.http.json_body import MAX_VALUES
+from tests.fake_vllm import FakeVllm
+from tests.whole_service import Gate, data_uri
+
+LONGEST_LAG = 0.25
+TEXT_LIMIT = 2**20
+MIB = 2**20
+
+
+def late(gate: Gate) -> float:
+    """How often the event loop was late by more than `LONGEST_LAG`."""
+    name = "smoothgate_event_loop_lag_seconds"
+    return gate.metric(f"{name}_count") - gate.metric(f'{name}_bucket{{le="{LONGEST_LAG}"}}')
+
+
+def never_late(gate: Gate, send: Callable[[], object]) -> bool:
+    """Whether the loop was on time in one of three tries: other programs may hold up one or two."""
+    for _ in range(3):
+        before = late(gate)
+        send()
+        time.sleep(0.15)
+        if late(gate) == before:
+            return True
+    return False
+
+
+def chat(**fields: str) -> bytes:
+    """A chat with further fields, each the text of a JSON value."""
+    hello = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
+    further = "".join(f", {json.dumps(name)}: {value}" for name, value in fields.items())
+    return (json.dumps(hello)[:-1] + further + "}").encode()
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/chat", "/v1/certify"])
+@pytest.mark.parametrize(
+    "value",
+    ["[" + "[]," * (4 * MIB) + "[]]", "{" + '"a":1,' * (2 * MIB) + '"a":1}', "[" + '"",' * (4 * MIB) + '""]'],
+    ids=["lists", "fields", "empty texts"],
+)
+def test_a_body_of_very_many_values_is_refused_at_once(quick_gate: Gate, path: str, value: str) -> None:
+    body = chat(tools=value)
+
+    def send() -> None:
+        response = quick_gate.http.post(path, content=body)
+        assert response.status_code == 413, response.text
+        assert response.json()["error"]["code"] == "too_many_values"
+
+    assert never_late(quick_gate, send)
+
+
+def test_a_body_of_escaped_characters_is_refused_at_once(quick_gate: Gate) -> None:
+    body = chat(user='"' + r"\n" * (30 * MIB) + '"')
+
+    def send() -> None:
+        response = quick_gate.http.post("/v1/chat/completions", content=body)
+        assert response.json()["error"]["code"] == "too_many_values"
+
+    assert never_late(quick_gate, send)
+
+
+def test_the_worst_body_that_is_accepted_holds_up_nobody(quick_gate: Gate, vllm: FakeVllm) -> None:
+    texts = 4000
+    parts = [{"type": "text", "text": "a" * (TEXT_LIMIT // 2 // texts)} for _ in range(texts)]
+    call = {"name": "f", "parameters": {"enum": [0] * (MAX_VALUES - 10 * texts)}}
+    picture = data_uri("seven.png")
+    # Spaces between the pictures and the rest fill the body up to its limit.
+    body = json.dumps(
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "image_url", "image_url": {"url": picture}}, *parts]}
+            ],
+            "tools": [{"type": "function", "function": call}],
+        }
+    ).encode()
+    body = body[:-1] + b" " * (60 * MIB) + b"}"
+
+    def send() -> None:
+        response = quick_gate.http.post("/v1/chat/completions", content=body)
+        assert response.status_code == 200, response.text
+        assert len(response.json()["certificates"]) == 1
+
+    assert never_late(quick_gate, send)
+    assert vllm.bodies[-1]["tools"][0]["function"] == call
+
+
+def test_a_text_is_limited_and_pictures_do_not_count(quick_gate: Gate) -> None:
+    text = "a" * TEXT_LIMIT
+    messages = [{"role": "user", "content": [{"type": "text", "text": text}]}]
+    response = quick_gate.http.post("/v1/chat/completions", json={"messages": messages})
+    assert response.status_code == 413
+    assert response.json()["error"] == {
+        "message": "The text of the request is longer than 1048576 characters.",
+        "type": "invalid_request_error",
+        "param": "messages",
+        "code": "text_too_large",
+    }
+
+
+def test_commas_in_a_text_are_no_values(quick_gate: Gate) -> None:
+    text = 'a, \\ "b", [{,' * (MAX_VALUES // 4)
+    assert text.count(",") > MAX_VALUES / 2
+    assert quick_gate.ask(text).status_code == 200
