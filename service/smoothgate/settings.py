@@ -146,6 +146,11 @@ class EngineSettings(_Group):
         description="Further command-line arguments for the service's own vLLM, e.g. "
         "`--tensor-parallel-size 2`.",
     )
+    engine_fields: Words = Field(
+        (),
+        description="Fields of chat requests that vLLM gets beyond those that docs/operations.md lists; any "
+        "other is refused (422).",
+    )
     engine_max_model_len: int | None = Field(
         None,
         ge=1,
@@ -308,6 +313,16 @@ class LimitSettings(_Group):
         description="Width times height of one image, in pixels. It is checked before decoding.",
     )
     max_body_bytes: int = Field(64 * 2**20, ge=1, description="Size of a request body, in bytes.")
+    max_choices: int = Field(8, ge=1, description="Largest `n`: answers to one request.")
+    max_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Largest `max_tokens`, and what a request gets that names none; at most the model's "
+        "context. Unset: as many as the context has room for.",
+    )
+    max_logprobs: int = Field(
+        20, ge=0, description="Largest `top_logprobs` and `prompt_logprobs`: alternatives per token."
+    )
     max_text_characters: int = Field(
         2**20,
         ge=1,

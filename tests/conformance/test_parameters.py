@@ -121,15 +121,12 @@ SEEN: dict[str, Json] = {
 UNSEEN: dict[str, Json] = {
     "no model": {"model": None},
     "an empty model": {"model": ""},
-    "unknown fields": {"frobnicate": 1, "nested": {"a": [1, None]}},
     "OpenAI's own": {"user": "me", "metadata": {"a": "b"}, "store": False, "service_tier": "auto"},
-    "functions": {"functions": [{"name": "x"}], "function_call": "auto"},
     "modalities": {"modalities": ["text"], "prediction": {"type": "content", "content": "x"}},
     "tools": {"tools": TOOLS, "tool_choice": "none", "parallel_tool_calls": False},
     "text": {"response_format": {"type": "text"}},
     "reasoning_effort": {"reasoning_effort": "low"},
     "chat_template_kwargs": {"chat_template_kwargs": {"x": 1}},
-    "vLLM's own": {"priority": 3, "cache_salt": "s", "vllm_xargs": {"a": 1}},
     "nulls": {"stop": None, "seed": None, "n": None, "logprobs": None, "tools": None},
     "a number as a string": {"temperature": "0"},
     "stream is null": {"stream": None},
@@ -156,7 +153,6 @@ REFUSED: dict[str, Json] = {
     "a prompt too long": _say("picture " * 2400),
     "logprobs no boolean": {"logprobs": "maybe"},
     "top_logprobs alone": {"top_logprobs": 2},
-    "top_logprobs too many": {"logprobs": True, "top_logprobs": 100},
     "prompt_logprobs in a stream": {"prompt_logprobs": 1, "stream": True},
     "stream_options without a stream": {"stream_options": {"include_usage": True}, "stream": False},
     "penalty": {"frequency_penalty": 5},
@@ -174,8 +170,6 @@ REFUSED: dict[str, Json] = {
     "tools, none": {"tools": []},
     "tools no list": {"tools": "x"},
     "tool_choice alone": {"tool_choice": "auto"},
-    "chat_template": {"chat_template": "x"},
-    "mm_processor_kwargs": {"mm_processor_kwargs": {"a": 1}},
     "thinking_token_budget": {"thinking_token_budget": 3},
     "no role": {"messages": [{"content": "Hello"}]},
     "content null": _say(None),
@@ -198,6 +192,19 @@ REFUSED_BY_THE_GATE: dict[str, Json] = {
     "content an object": _say({"type": "text", "text": "Hello"}),
     "a part without a type": _say([{"text": "Hello"}]),
     "a part without its text": _say([{"type": "text", "text": None}]),
+}
+
+
+# What the gate keeps from vLLM: `tests/http/test_engine_fields.py` has the rest of the kind.
+KEPT_FROM_VLLM: dict[str, Json] = {
+    "unknown fields": {"frobnicate": 1},
+    "functions": {"functions": [{"name": "x"}]},
+    "priority": {"priority": 3},
+    "cache_salt": {"cache_salt": "s"},
+    "vllm_xargs": {"vllm_xargs": {"a": 1}},
+    "chat_template": {"chat_template": "x"},
+    "mm_processor_kwargs": {"mm_processor_kwargs": {"a": 1}},
+    "top_logprobs": {"logprobs": True, "top_logprobs": 100},
 }
 
 
@@ -300,6 +307,13 @@ def test_refused_by_the_gate(gate: Gate, vllm: httpx.Client, fields: Json) -> No
     assert status == 400
     assert set(answer["error"]) == {"message", "type", "param", "code"}
     assert answer["error"]["type"] == "invalid_request_error"
+
+
+@cases(KEPT_FROM_VLLM)
+def test_kept_from_vllm(gate: Gate, fields: Json) -> None:
+    status, answer = _ask(gate.http, HELLO | fields)
+    assert status == 422
+    assert answer["error"]["param"] == list(fields)[-1]
 
 
 def test_an_unknown_model(gate: Gate, vllm: httpx.Client) -> None:

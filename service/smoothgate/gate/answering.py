@@ -23,6 +23,7 @@ from smoothgate.errors import MalformedRequest, PolicyNotMet, UnknownModel
 from smoothgate.gate import chat_text
 from smoothgate.gate.accounts import Account
 from smoothgate.gate.chat_images import ImageSlot, with_images_replaced
+from smoothgate.gate.engine_fields import EngineFields
 from smoothgate.gate.image_smoothing import ImageSmoothing
 from smoothgate.gate.issuing import Issuer
 from smoothgate.gate.readiness import Readiness
@@ -160,6 +161,7 @@ class Answering:
         client: of vLLM.
         model_name: as clients and vLLM know the model.
         timeout_seconds: the longest time to a whole answer, or to vLLM's acceptance of a streamed one.
+        fields: which parameters vLLM gets.
         max_text_characters: of a request, without its images.
     """
 
@@ -172,6 +174,7 @@ class Answering:
         *,
         model_name: str,
         timeout_seconds: float,
+        fields: EngineFields,
         max_text_characters: int,
     ) -> None:
         self._readiness = readiness
@@ -180,6 +183,7 @@ class Answering:
         self._client = client
         self._model_name = model_name
         self._timeout_seconds = timeout_seconds
+        self._fields = fields
         self._max_text_characters = max_text_characters
 
     async def answer(self, turn: Turn) -> Answer:
@@ -272,7 +276,7 @@ class Answering:
             turn.messages,
             turn.messages_field,
             turn.images,
-            turn.parameters,
+            self._fields.checked(turn.parameters),
             placeholders,
             self._max_text_characters,
         )

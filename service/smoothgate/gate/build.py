@@ -22,6 +22,7 @@ from smoothgate.gate.admission import Admission
 from smoothgate.gate.answering import Answering
 from smoothgate.gate.canary import Canary, canary_plan
 from smoothgate.gate.certificate_store import CertificateStore
+from smoothgate.gate.engine_fields import EngineFields
 from smoothgate.gate.gatekeeper import Gatekeeper
 from smoothgate.gate.health import Health
 from smoothgate.gate.image_decoding import ImageDecoder
@@ -101,6 +102,12 @@ def build(
         engine.client,
         model_name=model.name,
         timeout_seconds=settings.request_timeout_seconds,
+        fields=EngineFields(
+            settings.engine_fields,
+            max_choices=settings.max_choices,
+            max_tokens=settings.max_tokens,
+            max_logprobs=settings.max_logprobs,
+        ),
         max_text_characters=settings.max_text_characters,
     )
     return Service(
