@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from smoothgate.gate.served_model import DEMO_NAME
+
 Json = dict[str, Any]
 
 TEXT = "The digit is 7."
@@ -26,7 +28,11 @@ class FakeVllm:
             `unwell` fails its health check, `slow` answers after `slow_seconds`, and `hangs up` closes the
             connection.
         open: while it is cleared, answers wait; streams after their first piece.
-        bodies: of the chats that it was asked, in order.
+        bodies: of the chats that it was asked, in order; pictures and video that it refused left out.
+        model: the name that it serves.
+        version: which vLLM it says it is; None: it does not say.
+        takes: the kinds of media that it takes, `image` and `video`.
+        asked: the kinds of media that it was sent, in order.
     """
 
     url: str = ""
@@ -35,11 +41,17 @@ class FakeVllm:
     slow_seconds: float = 3.0
     open: threading.Event = field(default_factory=threading.Event)
     bodies: list[Json] = field(default_factory=list)
+    model: str = DEMO_NAME
+    version: str | None = "0.32.0"
+    takes: set[str] = field(default_factory=set)
+    asked: list[str] = field(default_factory=list)
 
     def reset(self) -> None:
         """As at the start."""
         self.text, self.fault = TEXT, ""
-        self.bodies = []
+        self.model, self.version = DEMO_NAME, "0.32.0"
+        self.bodies, self.asked = [], []
+        self.takes = set()
         self.open.set()
 
 
@@ -88,10 +100,23 @@ class _Handler(BaseHTTPRequestHandler):
     vllm: FakeVllm
 
     def do_GET(self) -> None:
-        self._send(503 if self.vllm.fault == "unwell" else 200, b"")
+        if self.path == "/v1/models":
+            self._send(200, json.dumps({"data": [{"id": self.vllm.model}]}).encode())
+        elif self.path == "/version" and self.vllm.version is not None:
+            self._send(200, json.dumps({"version": self.vllm.version}).encode())
+        elif self.path == "/health":
+            self._send(503 if self.vllm.fault == "unwell" else 200, b"")
+        else:
+            self._send(404, b"")
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        media = _media(body)
+        self.vllm.asked += media
+        if refused := [kind for kind in media if kind not in self.vllm.takes]:
+            message = f"At most 0 {refused[0]}(s) may be provided in one prompt."
+            self._send(400, json.dumps({"error": {"message": message, "code": 400}}).encode())
+            return
         self.vllm.bodies.append(body)
         fault = self.vllm.fault
         if fault == "slow":
@@ -150,6 +175,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *args: object) -> None:
         pass
+
+
+def _media(body: Json) -> list[str]:
+    """The kinds of media in a chat."""
+    contents = [message.get("content") for message in body["messages"]]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    kinds = [part["type"].removesuffix("_url") for part in parts if isinstance(part, dict)]
+    return [kind for kind in kinds if kind in ("image", "video")]
 
 
 def _head(body: Json) -> Json:

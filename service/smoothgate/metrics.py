@@ -92,7 +92,11 @@ RADIUS = Histogram(
 STORE_FAILURES = Counter(
     "smoothgate_store_failures_total", "Certificates that could not be kept in the store."
 )
-CANARIES = Counter("smoothgate_canaries_total", "Canary requests by outcome: ok, drift, failed.", ["outcome"])
+CANARIES = Counter(
+    "smoothgate_canaries_total",
+    "Canary requests by outcome: ok, drift, failed; engine: a shared vLLM did not answer one.",
+    ["outcome"],
+)
 CANARY_SCORE = Gauge("smoothgate_canary_score", "Mean score of the latest canary request.")
 ENGINE_UP = Gauge("smoothgate_engine_up", "1 while vLLM answers its health check.")
 ENGINE_RESTARTS = Counter("smoothgate_engine_restarts_total", "Restarts of our own vLLM.")
@@ -100,7 +104,7 @@ ENGINE_RESTARTS = Counter("smoothgate_engine_restarts_total", "Restarts of our o
 # Prometheus sees no increase from a missing series to 1, so series that alerts use start at 0.
 for _counter, _values in (
     (CERTIFICATES, ("certified", "abstained", "vacuous")),
-    (CANARIES, ("ok", "drift", "failed")),
+    (CANARIES, ("ok", "drift", "failed", "engine")),
     (REFUSALS, ("invalid_api_key", "requests_per_minute", "too_many_requests", "draining")),
 ):
     for _value in _values:

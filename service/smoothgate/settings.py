@@ -313,7 +313,7 @@ class LimitSettings(_Group):
         description="Width times height of one image, in pixels. It is checked before decoding.",
     )
     max_body_bytes: int = Field(64 * 2**20, ge=1, description="Size of a request body, in bytes.")
-    max_choices: int = Field(8, ge=1, description="Largest `n`: answers to one request.")
+    max_choices: int = Field(16, ge=1, description="Largest `n`: answers to one request.")
     max_tokens: int | None = Field(
         None,
         ge=1,

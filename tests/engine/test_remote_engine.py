@@ -33,6 +33,7 @@ async def test_status_follows_the_health_of_the_deployment() -> None:
         port = server.sockets[0].getsockname()[1]
         engine = RemoteEngine(
             f"http://127.0.0.1:{port}/base",
+            None,
             api_key="key",
             health_interval=0.02,
             on_change=lambda status: states.append(status.state),

@@ -29,6 +29,10 @@ class WatchedEngine(Engine):
     def status(self) -> EngineStatus:
         return EngineStatus(EngineState.READY if self.up() else EngineState.BACKOFF, 0.0)
 
+    @property
+    def readiness_problem(self) -> str | None:
+        return None if self.up() else "backoff"
+
     async def start(self) -> None:
         pass
 

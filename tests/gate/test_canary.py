@@ -22,7 +22,9 @@ pytestmark = pytest.mark.asyncio
 def _canary(service: Service, tolerance: float = 0.1) -> Canary:
     """A canary that is sent by hand."""
     plan = canary_plan(0.5, (0.25,), 0.5)
-    return Canary(service.readiness, service.questions, plan, tolerance=tolerance, pause_seconds=300)
+    return Canary(
+        service.readiness, service.engine, service.questions, plan, tolerance=tolerance, pause_seconds=300
+    )
 
 
 def _problems(service: Service, canary: Canary) -> dict[str, str]:
@@ -105,3 +107,20 @@ async def test_canaries_wait_until_all_parts_are_up(
     await eventually(lambda: canary.problem is None, 30)
     assert len(vllm.bodies) == 1
     running.cancel()
+
+
+async def test_a_canary_passes_where_the_engine_that_others_share_does_not_answer(
+    service: Service, engine: WatchedEngine, vllm: FakeVllm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WatchedEngine, "shared", True)
+    canary = _canary(service)
+    before = _canaries("engine"), _canaries("ok")
+    vllm.fault = "failure"
+    await canary.send()
+    assert (_canaries("engine"), _canaries("ok")) == (before[0] + 1, before[1] + 1)
+    assert canary.problem is None
+    vllm.bodies.clear()
+    engine.up = lambda: False
+    await canary.send()
+    assert canary.problem is None
+    assert not vllm.bodies

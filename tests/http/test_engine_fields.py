@@ -59,9 +59,9 @@ def test_a_chat_template_in_its_arguments_is_refused(quick_gate: Gate) -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"n": 9},
-        {"n": "9"},
-        {"n": 9.0},
+        {"n": 17},
+        {"n": "17"},
+        {"n": 17.0},
         {"top_logprobs": 21},
         {"top_logprobs": -1},
         {"prompt_logprobs": 21},
@@ -87,7 +87,7 @@ def test_the_length_of_answers_is_limited(open_gate: OpenGate, vllm: FakeVllm) -
 
 
 def test_vllm_gets_what_is_listed_and_nothing_that_is_left_out(quick_gate: Gate, vllm: FakeVllm) -> None:
-    listed = {"temperature": 0.5, "n": 8, "top_logprobs": 20, "top_k": 5, "seed": None}
+    listed = {"temperature": 0.5, "n": 16, "top_logprobs": 20, "top_k": 5, "seed": None}
     left_out = {
         "user": "me",
         "store": False,

@@ -3,6 +3,7 @@
 from smoothgate.engine.base_engine import Engine
 from smoothgate.engine.engine_client import ChatStream, EngineClient
 from smoothgate.engine.local_engine import LocalEngine, Supervision
+from smoothgate.engine.media_check import MediaCheck
 from smoothgate.engine.placeholders import neutralise, neutralise_messages
 from smoothgate.engine.remote_engine import RemoteEngine
 from smoothgate.engine.status import EngineState, EngineStatus
@@ -16,6 +17,7 @@ __all__ = [
     "EngineState",
     "EngineStatus",
     "LocalEngine",
+    "MediaCheck",
     "RemoteEngine",
     "Supervision",
     "VLLMOptions",

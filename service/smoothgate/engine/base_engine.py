@@ -6,10 +6,16 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
+
+import structlog
 
 from smoothgate.engine.engine_client import EngineClient
+from smoothgate.engine.media_check import MediaCheck
 from smoothgate.engine.status import EngineState, EngineStatus
+from smoothgate.errors import SmoothgateError
+
+log = structlog.get_logger("engine")
 
 OnChange = Callable[[EngineStatus], None]
 
@@ -19,17 +25,21 @@ class Engine(ABC):
 
     Attributes:
         client: sends requests to it. It refuses them while the engine is not ready.
+        shared: whether other gates have the same vLLM.
 
     Args:
+        check: what vLLM must pass before it gets a request, and whenever `check` is called; None: nothing.
         on_change: called with the new status at every change of state.
     """
 
     client: EngineClient
+    shared: ClassVar[bool] = False
 
-    def __init__(self, on_change: OnChange) -> None:
+    def __init__(self, on_change: OnChange, check: MediaCheck | None = None) -> None:
         self._status = EngineStatus(EngineState.STOPPED, time.monotonic())
         self._accepts_requests = False
         self._on_change = on_change
+        self._check = check
 
     @property
     def status(self) -> EngineStatus:
@@ -47,6 +57,39 @@ class Engine(ABC):
     @abstractmethod
     async def stop(self) -> None:
         """End what `start` began."""
+
+    @property
+    @abstractmethod
+    def readiness_problem(self) -> str | None:
+        """Why a gate with this engine should get no requests at all, or None."""
+
+    async def check(self) -> None:
+        """Check a vLLM that is ready again; it is not if it fails.
+
+        Raises:
+            SmoothgateError: it cannot be asked now.
+        """
+        if self._check is not None and (problem := await self._check.problem(self.client)):
+            self._enter_unsafe(problem)
+
+    async def _enter_ready(self) -> bool:
+        """Enter the state `ready`, or `unsafe`. Returns False where vLLM cannot be asked now."""
+        try:
+            problem = await self._check.problem(self.client) if self._check else None
+        except SmoothgateError as error:
+            log.warning("engine not checked", reason=error.message)
+            return False
+        if problem is None:
+            log.info("engine ready", seconds=round(self._status.elapsed, 1))
+            self._enter(EngineState.READY, unsafe=None)
+        else:
+            self._enter_unsafe(problem)
+        return True
+
+    def _enter_unsafe(self, problem: str) -> None:
+        if self._status.unsafe != problem:
+            log.error("engine unsafe", reason=problem)
+            self._enter(EngineState.UNSAFE, unsafe=problem)
 
     def _enter(self, state: EngineState, **changes: Any) -> None:
         """Enter a state, with these changes to other fields of the status."""

@@ -19,7 +19,13 @@ import httpx
 
 from smoothgate.engine import failures
 from smoothgate.engine.failures import RETRY_SECONDS
-from smoothgate.errors import EngineFailed, EngineTimedOut, MalformedRequest, NotReady
+from smoothgate.errors import (
+    EngineFailed,
+    EngineTimedOut,
+    MalformedRequest,
+    NotReady,
+    SmoothgateError,
+)
 from smoothgate.off_loop import off_loop
 from smoothgate.tracing import EngineCall
 
@@ -37,6 +43,7 @@ class Route(StrEnum):
     CHAT = "/v1/chat/completions"
     MODELS = "/v1/models"
     HEALTH = "/health"
+    VERSION = "/version"
 
 
 class EngineClient:
@@ -90,6 +97,7 @@ class EngineClient:
             EngineFailed: the engine failed or its answer is incomplete.
             EngineTimedOut: the engine did not answer within the read timeout.
         """
+        self._require_ready()
         with ExitStack() as stack:
             call = self._begin(stack)
             response = await self._post_chat(body | {"stream": False}, request_id, call)
@@ -98,11 +106,21 @@ class EngineClient:
         _refuse_unfinished(answer)
         return answer
 
+    async def probe(self, body: Json) -> None:
+        """Ask as `chat` does, even while the engine is not ready, and forget the answer.
+
+        Raises: as `chat`.
+        """
+        with ExitStack() as stack:
+            call = self._begin(stack)
+            await self._read(await self._post_chat(body | {"stream": False}, "probe", call))
+
     async def stream(self, body: Json, request_id: str | None = None) -> ChatStream:
         """Ask for a streamed answer. Returns when vLLM has accepted the request, so that refusals raise here.
 
         Takes the arguments of `chat` and raises its exceptions.
         """
+        self._require_ready()
         with ExitStack() as stack:
             call = self._begin(stack)
             response = await self._post_chat(body | {"stream": True}, request_id, call)
@@ -114,6 +132,16 @@ class EngineClient:
         response = await self._send(self._http.build_request("GET", Route.MODELS))
         models: list[Json] = _parsed(await self._read(response)).get("data", [])
         return models
+
+    async def version(self) -> str | None:
+        """The version of vLLM; None where it does not say, as behind a router."""
+        try:
+            with self.translated_errors():
+                response = await self._http.get(Route.VERSION)
+            version = _parsed(response.content).get("version") if response.is_success else None
+        except SmoothgateError:
+            return None
+        return version if isinstance(version, str) else None
 
     async def health(self, within: float = 5.0) -> bool:
         """Whether vLLM reports within `within` seconds that it is healthy. Never raises."""
@@ -131,6 +159,10 @@ class EngineClient:
     async def aclose(self) -> None:
         """Close all connections."""
         await self._http.aclose()
+
+    def _require_ready(self) -> None:
+        if not self._ready():
+            raise NotReady("The engine is not ready yet.", retry_after=RETRY_SECONDS)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -150,8 +182,6 @@ class EngineClient:
         return call
 
     async def _post_chat(self, body: Json, request_id: str | None, call: EngineCall) -> httpx.Response:
-        if not self._ready():
-            raise NotReady("The engine is not ready yet.", retry_after=RETRY_SECONDS)
         try:
             content = await off_loop(_encoded, body)
         except (

@@ -15,6 +15,7 @@ import torch
 
 from smoothgate.engine.base_engine import Engine, OnChange
 from smoothgate.engine.engine_client import EngineClient
+from smoothgate.engine.media_check import MediaCheck
 from smoothgate.engine.status import EngineState
 from smoothgate.engine.vllm_command import VLLMOptions, vllm_command, vllm_environment
 from smoothgate.engine.vllm_process import VLLMProcess
@@ -54,6 +55,7 @@ class LocalEngine(Engine):
     Args:
         options: how vLLM runs.
         supervision: how it is watched and restarted.
+        check: what it must pass before it gets a request.
         read_timeout: see `EngineClient`.
         on_change: see `Engine`.
 
@@ -67,10 +69,11 @@ class LocalEngine(Engine):
         options: VLLMOptions,
         supervision: Supervision | None = None,
         *,
+        check: MediaCheck | None = None,
         read_timeout: float = 60.0,
         on_change: OnChange = lambda status: None,
     ) -> None:
-        super().__init__(on_change)
+        super().__init__(on_change, check)
         self._folder = Path(tempfile.gettempdir()) / f"smoothgate-{secrets.token_hex(8)}"
         self.socket = self._folder / "v.sock"
         if len(os.fsencode(self.socket)) > LONGEST_SOCKET_PATH:
@@ -83,6 +86,12 @@ class LocalEngine(Engine):
         self._supervisor: asyncio.Task[None] | None = None
         self._process: VLLMProcess | None = None
         self.client = EngineClient(socket=self.socket, read_timeout=read_timeout, ready=self.accepts_requests)
+
+    @property
+    def readiness_problem(self) -> str | None:
+        """What is wrong: this engine is a part of its gate, and other gates have theirs."""
+        status = self._status
+        return None if status.state is EngineState.READY else status.unsafe or status.state.value
 
     async def start(self) -> None:
         """Begin to run and to supervise the child. Returns at once."""
@@ -158,8 +167,8 @@ class LocalEngine(Engine):
                 await self._until_healthy_is(True, POLL_SECONDS)
         except TimeoutError:
             return f"not ready after {start_timeout:.0f} s"
-        log.info("engine ready", seconds=round(self._status.elapsed, 1))
-        self._enter(EngineState.READY)
+        if not await self._enter_ready():
+            return "healthy, and answers no request"
         await self._until_healthy_is(False, self._supervision.health_interval)
         return "hung or unhealthy"
 

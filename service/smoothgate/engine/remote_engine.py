@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import ClassVar
 
 import structlog
 
 from smoothgate.engine.base_engine import Engine, OnChange
 from smoothgate.engine.engine_client import EngineClient
+from smoothgate.engine.media_check import MediaCheck
 from smoothgate.engine.status import EngineState
 
 log = structlog.get_logger("engine")
@@ -21,6 +23,7 @@ class RemoteEngine(Engine):
 
     Args:
         url: its base URL, without `/v1`.
+        check: what it must pass before it gets a request.
         api_key: sent as a bearer token.
         read_timeout: see `EngineClient`.
         health_interval: seconds between two questions for its health.
@@ -28,9 +31,12 @@ class RemoteEngine(Engine):
         on_change: see `Engine`.
     """
 
+    shared: ClassVar[bool] = True
+
     def __init__(
         self,
         url: str,
+        check: MediaCheck | None,
         *,
         api_key: str | None = None,
         read_timeout: float = 60.0,
@@ -38,13 +44,24 @@ class RemoteEngine(Engine):
         health_timeout: float = 10.0,
         on_change: OnChange = lambda status: None,
     ) -> None:
-        super().__init__(on_change)
+        super().__init__(on_change, check)
         self._health_interval = health_interval
         self._health_timeout = health_timeout
         self._watcher: asyncio.Task[None] | None = None
+        self._was_ready = False
         self.client = EngineClient(
             url, api_key=api_key, read_timeout=read_timeout, ready=self.accepts_requests
         )
+
+    @property
+    def readiness_problem(self) -> str | None:
+        """What is wrong before it was ready for the first time, or where it is unsafe.
+
+        Other gates have the same engine: without it, none of them answers chats, and all of them certify.
+        """
+        if self._status.state is EngineState.UNSAFE:
+            return self._status.unsafe
+        return None if self._was_ready else self._status.state.value
 
     async def start(self) -> None:
         """Begin to watch the deployment. Returns at once."""
@@ -63,8 +80,8 @@ class RemoteEngine(Engine):
         while True:
             healthy = await self.client.health(self._health_timeout)
             if healthy and not self.accepts_requests():
-                log.info("engine ready", seconds=round(self._status.elapsed, 1))
-                self._enter(EngineState.READY)
+                await self._enter_ready()
+                self._was_ready = self._was_ready or self.accepts_requests()
             elif not healthy and self.accepts_requests():
                 log.error("engine lost", reason="its health route gives no good answer")
                 self._enter(EngineState.BACKOFF)

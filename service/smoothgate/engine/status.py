@@ -8,11 +8,12 @@ from enum import StrEnum
 
 
 class EngineState(StrEnum):
-    """The phase of an engine's life."""
+    """The phase of an engine's life. `UNSAFE`: vLLM answers, and is not as it must be."""
 
     STARTING = "starting"
     READY = "ready"
     BACKOFF = "backoff"
+    UNSAFE = "unsafe"
     STOPPED = "stopped"
 
 
@@ -25,12 +26,14 @@ class EngineStatus:
         since: the time of `time.monotonic` at which `state` began.
         restarts: number of starts after the first.
         last_exit: how the last run ended, or None.
+        unsafe: what is wrong with a vLLM that answers, or None.
     """
 
     state: EngineState
     since: float
     restarts: int = 0
     last_exit: str | None = None
+    unsafe: str | None = None
 
     @property
     def elapsed(self) -> float:

@@ -13,6 +13,7 @@ from smoothgate.engine import (
     EngineState,
     EngineStatus,
     LocalEngine,
+    MediaCheck,
     RemoteEngine,
     Supervision,
     VLLMOptions,
@@ -80,7 +81,7 @@ def build(
     smoother = SupervisedSmoother(load_smoother or (lambda: _smoother(settings, model)))
     readiness = Readiness(engine, smoother)
     questions = VisualQuestions(engine.client, model.name)
-    canary = _canary(settings, readiness, questions) if settings.canary_seconds else None
+    canary = _canary(settings, readiness, engine, questions) if settings.canary_seconds else None
     decoder = ImageDecoder(
         _fetcher(settings),
         max_bytes=settings.max_image_bytes,
@@ -156,10 +157,16 @@ def _store(s: Settings) -> CertificateStore | None:
 
 def _engine(s: Settings, model: ServedModel) -> Engine:
     observed = _EngineMetrics()
+    limits = family_of(model.checkpoint).engine_limits
+    check = MediaCheck(model.name, [kind for kind in ("image", "video") if not limits.get(kind)])
     if s.engine_url is not None:
         key = s.engine_api_key.get_secret_value() if s.engine_api_key else None
         return RemoteEngine(
-            s.engine_url, api_key=key, read_timeout=s.engine_read_timeout_seconds, on_change=observed.update
+            s.engine_url,
+            check,
+            api_key=key,
+            read_timeout=s.engine_read_timeout_seconds,
+            on_change=observed.update,
         )
     family = family_of(model.checkpoint)
     options = VLLMOptions(
@@ -178,6 +185,7 @@ def _engine(s: Settings, model: ServedModel) -> Engine:
     return LocalEngine(
         options,
         Supervision(start_timeout=s.engine_start_timeout_seconds),
+        check=check,
         read_timeout=s.engine_read_timeout_seconds,
         on_change=observed.update,
     )
@@ -204,9 +212,11 @@ def _smoother(s: Settings, model: ServedModel) -> Smoother:
     )
 
 
-def _canary(s: Settings, readiness: Readiness, questions: VisualQuestions) -> Canary:
+def _canary(s: Settings, readiness: Readiness, engine: Engine, questions: VisualQuestions) -> Canary:
     plan = canary_plan(s.sigma, s.eps, s.cosine_threshold)
-    return Canary(readiness, questions, plan, tolerance=s.canary_tolerance, pause_seconds=s.canary_seconds)
+    return Canary(
+        readiness, engine, questions, plan, tolerance=s.canary_tolerance, pause_seconds=s.canary_seconds
+    )
 
 
 def _fetcher(s: Settings) -> Fetcher | None:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import structlog
 from torch import Tensor
 
 from smoothgate import metrics
 from smoothgate.demo import bundled
+from smoothgate.engine import Engine, EngineState
 from smoothgate.errors import SmoothgateError
 from smoothgate.gate.image_smoothing import sampling
 from smoothgate.gate.readiness import Readiness
@@ -48,6 +50,7 @@ class Canary:
 
     Args:
         readiness: canaries are sent only while all parts are up.
+        engine: is asked whether it still refuses pixels.
         questions: asks vLLM about the smoothed picture.
         plan: how the picture is sampled.
         tolerance: how far a score may be from the calibrated one.
@@ -57,6 +60,7 @@ class Canary:
     def __init__(
         self,
         readiness: Readiness,
+        engine: Engine,
         questions: VisualQuestions,
         plan: Plan,
         *,
@@ -64,6 +68,7 @@ class Canary:
         pause_seconds: float,
     ) -> None:
         self._readiness = readiness
+        self._engine = engine
         self._questions = questions
         self._plan = plan
         self._tolerance = tolerance
@@ -87,7 +92,7 @@ class Canary:
         started = time.monotonic()
         outcome = "failed"
         try:
-            smoother = self._readiness.require_all()
+            smoother = self._readiness.require_smoother()
             async with asyncio.timeout(_LONGEST_SECONDS):
                 score, direction = await self._go_whole_way(smoother)
             metrics.CANARY_SCORE.set(score)
@@ -117,8 +122,24 @@ class Canary:
             scores = await smoothed.certification_scores()
             tokens = smoother.encoder.served_tokens(direction)
             parts = await visual_parts(adapter, tokens, picture.height, picture.width)
-            await self._questions.ask("What is shown?", parts, max_tokens=1, request_id="canary")
+            await self._ask_engine(parts)
         return sum(scores) / len(scores), direction
+
+    async def _ask_engine(self, parts: list[dict[str, Any]]) -> None:
+        """See whether vLLM still refuses pixels, and answers.
+
+        A canary passes without an engine that other gates share: readiness does not follow that.
+        """
+        if self._engine.shared and self._engine.status.state is not EngineState.READY:
+            return
+        try:
+            await self._engine.check()
+            await self._questions.ask("What is shown?", parts, max_tokens=1, request_id="canary")
+        except SmoothgateError as error:
+            if not self._engine.shared:
+                raise
+            metrics.CANARIES.labels("engine").inc()
+            log.error("the engine did not answer a canary", reason=error.message)
 
     def _drift(self, score: float, direction: Tensor, calibrated: Mapping[str, float]) -> str | None:
         """How the result differs from the calibrated score and from the first canary, or None."""

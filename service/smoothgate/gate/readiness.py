@@ -1,4 +1,4 @@
-"""Whether the parts that an answer needs are up: vLLM, the encoder, the sampler."""
+"""Whether the parts are up: vLLM, the encoder, the sampler."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Readiness:
         self._smoother = smoother
 
     def problems(self) -> dict[str, str]:
-        """The state of each part that is not up."""
-        state = self._engine.status.state
-        engine = {} if state is EngineState.READY else {"engine": state.value}
+        """What keeps this gate from being sent requests, by part. Other gates may share its engine."""
+        problem = self._engine.readiness_problem
+        engine = {} if problem is None else {"engine": problem}
         return engine | self._smoother.problems()
 
     def require_all(self) -> Smoother:
@@ -34,7 +34,9 @@ class Readiness:
         Raises:
             NotReady: naming the parts that are not.
         """
-        return self._require(self.problems())
+        status = self._engine.status
+        engine = {} if status.state is EngineState.READY else {"engine": status.unsafe or status.state.value}
+        return self._require(engine | self._smoother.problems())
 
     def require_smoother(self) -> Smoother:
         """The smoother, where encoder and sampler are up.
