@@ -168,6 +168,12 @@ class EngineSettings(_Group):
     engine_read_timeout_seconds: float = Field(
         120.0, gt=0, description="Longest silence of vLLM within an answer before the request fails."
     )
+    engine_keepalive_seconds: float = Field(
+        2.0,
+        gt=0,
+        description="Time that an idle connection to the vLLM at `ENGINE_URL` is kept. It must be below "
+        "vLLM's `VLLM_HTTP_TIMEOUT_KEEP_ALIVE` (5 by default).",
+    )
 
 
 class SamplingSettings(_Group):

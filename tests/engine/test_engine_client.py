@@ -3,6 +3,8 @@
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -313,3 +315,47 @@ async def test_draining_waits_for_requests_in_flight_up_to_its_limit(serve: Serv
 
 async def collected_from(stream: Any) -> str:
     return "".join([chunk["choices"][0]["delta"]["content"] async for chunk in stream])
+
+
+async def test_no_proxy_of_the_environment_sees_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    async with _counting_server() as (url, opened):
+        client = EngineClient(url)
+        assert await client.chat(CHAT) == ANSWER
+        assert len(opened) == 1
+        await client.aclose()
+
+
+@pytest.mark.parametrize(("keepalive", "connections"), [(0.1, 2), (60.0, 1)])
+async def test_an_idle_connection_is_kept_as_long_as_it_may(keepalive: float, connections: int) -> None:
+    async with _counting_server() as (url, opened):
+        client = EngineClient(url, keepalive=keepalive)
+        await client.chat(CHAT)
+        await asyncio.sleep(0.3)
+        await client.chat(CHAT)
+        assert len(opened) == connections
+        await client.aclose()
+
+
+@asynccontextmanager
+async def _counting_server() -> AsyncIterator[tuple[str, list[asyncio.StreamWriter]]]:
+    """The URL of a server that keeps connections, and the connections that were opened."""
+    opened: list[asyncio.StreamWriter] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        opened.append(writer)
+        body = json.dumps(ANSWER).encode()
+        with suppress(asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0]))
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", opened
+        for writer in opened:
+            writer.close()
+            await writer.wait_closed()

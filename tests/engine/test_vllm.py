@@ -16,9 +16,11 @@ from smoothgate.engine import (
     EngineClient,
     EngineState,
     LocalEngine,
+    MediaCheck,
     image_parts,
     neutralise_messages,
 )
+from smoothgate.engine.media_check import media_part
 from smoothgate.errors import EngineFailed, NotReady, RequestError, UnknownModel
 from smoothgate.vision import Prompt
 from tests import processes
@@ -294,3 +296,15 @@ async def test_a_killed_engine_core_fails_its_requests_and_is_replaced(engine: L
     assert not any(map(processes.alive, old))
     await until_state_is(engine, EngineState.STARTING)
     assert engine.status.restarts == restarts + 1
+
+
+async def test_vllm_passes_the_check_for_what_it_refuses(engine: LocalEngine) -> None:
+    assert await MediaCheck(MODEL_NAME).problem(engine.client) is None
+    assert await MediaCheck("another").problem(engine.client) == f"serves {MODEL_NAME} instead of another"
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+async def test_vllm_refuses_a_medium_for_its_kind_and_nothing_else(engine: LocalEngine, kind: str) -> None:
+    asked = {"model": MODEL_NAME, "messages": [user(media_part(kind))], "max_tokens": 1}
+    with pytest.raises(RequestError, match=rf"At most 0 {kind}\(s\) may be provided in one prompt"):
+        await engine.client.probe(asked)

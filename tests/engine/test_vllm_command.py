@@ -3,8 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from smoothgate.engine.engine_client import KEEPALIVE_SECONDS
-from smoothgate.engine.vllm_command import VLLMOptions, vllm_command, vllm_environment
+from smoothgate.engine.vllm_command import (
+    CLIENT_KEEPALIVE_SECONDS,
+    VLLMOptions,
+    vllm_command,
+    vllm_environment,
+)
 
 
 def command(*, extra: Sequence[str] = (), on_cpu: bool = True) -> list[str]:
@@ -51,7 +55,7 @@ def test_the_environment_holds_no_settings_of_the_service(
     assert not {"SMOOTHGATE_SIGNING_KEY", "VLLM_CPU_KVCACHE_SPACE"} & set(environment)
     assert environment["HOME"] == "/home/someone"
     assert environment["PYTHONPATH"].endswith("child_site:elsewhere")
-    assert float(environment["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"]) > KEEPALIVE_SECONDS
+    assert float(environment["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"]) > CLIENT_KEEPALIVE_SECONDS
     assert environment["TORCH_COMPILE_DISABLE"] == "1"
     assert environment["HF_HUB_OFFLINE"] == "1"
     hub = vllm_environment("someone/a-model", tmp_path, on_cpu=False)

@@ -6,6 +6,7 @@ import gzip
 import socket
 import ssl
 import struct
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -21,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from smoothgate.errors import RequestError, TooLarge, Unacceptable
-from smoothgate.gate.image_fetcher import Fetcher, is_public
+from smoothgate.gate.image_fetcher import Fetcher, is_public, resolve
 from tests.waiting import eventually
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -918,3 +919,25 @@ async def test_a_cancelled_fetch_leaves_nothing(internet: Internet, make: Make) 
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_names_that_hang_keep_nothing_else_from_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """httpx resolves vLLM's name in asyncio's own threads."""
+    over = threading.Event()
+    look_up = socket.getaddrinfo
+
+    def hang(host: str, *args: Any, **kwargs: Any) -> Any:
+        if host == "hangs.example":
+            over.wait(30)
+            raise OSError
+        return look_up(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    asked = [asyncio.create_task(resolve("hangs.example")) for _ in range(50)]
+    try:
+        await asyncio.sleep(0.1)
+        async with asyncio.timeout(5):
+            assert await asyncio.get_running_loop().getaddrinfo("127.0.0.1", 80)
+    finally:
+        over.set()
+        await asyncio.gather(*asked, return_exceptions=True)

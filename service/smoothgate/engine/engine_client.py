@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket as socket_module
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import ExitStack, aclosing, contextmanager, suppress
 from enum import StrEnum
@@ -35,6 +36,15 @@ CONNECT_SECONDS = 5.0
 # vLLM's server closes idle connections after 5 s by default. The client closes them earlier, so that it sends
 # no request into a closing connection.
 KEEPALIVE_SECONDS = 2.0
+# A connection to a machine that is gone is noticed after a minute, also while nothing is sent.
+_SOCKET_OPTIONS = [
+    (socket_module.SOL_SOCKET, socket_module.SO_KEEPALIVE, 1),
+    *(
+        (socket_module.IPPROTO_TCP, getattr(socket_module, name), value)
+        for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+        if hasattr(socket_module, name)  # Linux has them
+    ),
+]
 
 
 class Route(StrEnum):
@@ -55,6 +65,7 @@ class EngineClient:
         api_key: sent as a bearer token.
         read_timeout: the longest silence in seconds: before the first token, between two tokens, and before a
             whole answer that is not streamed.
+        keepalive: seconds that an idle connection is kept; fewer than vLLM keeps it.
         ready: called before each request. While it returns False, requests raise `NotReady` at once.
 
     Attributes:
@@ -68,9 +79,10 @@ class EngineClient:
         socket: Path | None = None,
         api_key: str | None = None,
         read_timeout: float = 60.0,
+        keepalive: float = KEEPALIVE_SECONDS,
         ready: Callable[[], bool] = lambda: True,
     ) -> None:
-        limits = httpx.Limits(max_connections=None, keepalive_expiry=KEEPALIVE_SECONDS)
+        limits = httpx.Limits(max_connections=None, keepalive_expiry=keepalive)
         self._ready = ready
         self.chat_timed_out = False
         self._in_flight = 0
@@ -78,8 +90,14 @@ class EngineClient:
         self._idle.set()
         self._http = httpx.AsyncClient(
             base_url=base_url,
-            transport=httpx.AsyncHTTPTransport(uds=str(socket), limits=limits) if socket else None,
-            limits=limits,
+            # A proxy of the environment would see prompts, and the key.
+            trust_env=False,
+            transport=httpx.AsyncHTTPTransport(
+                trust_env=False,
+                limits=limits,
+                uds=str(socket) if socket else None,
+                socket_options=None if socket else _SOCKET_OPTIONS,
+            ),
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
             timeout=httpx.Timeout(read_timeout, connect=CONNECT_SECONDS),
         )

@@ -17,7 +17,12 @@ from smoothgate.engine.base_engine import Engine, OnChange
 from smoothgate.engine.engine_client import EngineClient
 from smoothgate.engine.media_check import MediaCheck
 from smoothgate.engine.status import EngineState
-from smoothgate.engine.vllm_command import VLLMOptions, vllm_command, vllm_environment
+from smoothgate.engine.vllm_command import (
+    CLIENT_KEEPALIVE_SECONDS,
+    VLLMOptions,
+    vllm_command,
+    vllm_environment,
+)
 from smoothgate.engine.vllm_process import VLLMProcess
 from smoothgate.errors import SmoothgateError
 
@@ -85,7 +90,12 @@ class LocalEngine(Engine):
         self._supervision = supervision or Supervision()
         self._supervisor: asyncio.Task[None] | None = None
         self._process: VLLMProcess | None = None
-        self.client = EngineClient(socket=self.socket, read_timeout=read_timeout, ready=self.accepts_requests)
+        self.client = EngineClient(
+            socket=self.socket,
+            read_timeout=read_timeout,
+            keepalive=CLIENT_KEEPALIVE_SECONDS,
+            ready=self.accepts_requests,
+        )
 
     @property
     def readiness_problem(self) -> str | None:

@@ -31,7 +31,7 @@ Json = dict[str, Any]
 log = structlog.get_logger("engine")
 
 
-def _part(kind: str) -> Json:
+def media_part(kind: str) -> Json:
     """A medium that is refused for nothing but its kind; a video is JPEGs with commas in between."""
     file = io.BytesIO()
     Image.new("RGB", (_SIDE, _SIDE), "white").save(file, "JPEG")
@@ -75,7 +75,7 @@ class MediaCheck:
     async def _refuses(self, client: EngineClient, kind: str) -> bool:
         body = {
             "model": self.model,
-            "messages": [{"role": "user", "content": [_part(kind)]}],
+            "messages": [{"role": "user", "content": [media_part(kind)]}],
             "max_tokens": 1,
         }
         try:

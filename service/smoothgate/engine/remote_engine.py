@@ -8,7 +8,7 @@ from typing import ClassVar
 import structlog
 
 from smoothgate.engine.base_engine import Engine, OnChange
-from smoothgate.engine.engine_client import EngineClient
+from smoothgate.engine.engine_client import KEEPALIVE_SECONDS, EngineClient
 from smoothgate.engine.media_check import MediaCheck
 from smoothgate.engine.status import EngineState
 
@@ -25,7 +25,7 @@ class RemoteEngine(Engine):
         url: its base URL, without `/v1`.
         check: what it must pass before it gets a request.
         api_key: sent as a bearer token.
-        read_timeout: see `EngineClient`.
+        read_timeout, keepalive: see `EngineClient`.
         health_interval: seconds between two questions for its health.
         health_timeout: seconds without an answer after which it counts as lost.
         on_change: see `Engine`.
@@ -40,6 +40,7 @@ class RemoteEngine(Engine):
         *,
         api_key: str | None = None,
         read_timeout: float = 60.0,
+        keepalive: float = KEEPALIVE_SECONDS,
         health_interval: float = 5.0,
         health_timeout: float = 10.0,
         on_change: OnChange = lambda status: None,
@@ -50,7 +51,11 @@ class RemoteEngine(Engine):
         self._watcher: asyncio.Task[None] | None = None
         self._was_ready = False
         self.client = EngineClient(
-            url, api_key=api_key, read_timeout=read_timeout, ready=self.accepts_requests
+            url,
+            api_key=api_key,
+            read_timeout=read_timeout,
+            keepalive=keepalive,
+            ready=self.accepts_requests,
         )
 
     @property

@@ -14,6 +14,10 @@ from smoothgate.tracing import TRACES_PATH
 
 CHILD_SITE = Path(__file__).resolve().parent.parent / "compat" / "child_site"
 
+KEEPALIVE_SECONDS = 300
+#: The client's part: it closes first.
+CLIENT_KEEPALIVE_SECONDS = 240.0
+
 # Arguments that an operator may not pass on: the path of a request and its robustness depend on them.
 RESERVED_ARGUMENTS = (
     "--config",
@@ -114,7 +118,7 @@ def vllm_environment(model: str, scratch: Path, *, on_cpu: bool) -> dict[str, st
         "VLLM_NO_USAGE_STATS": "1",
         # `EngineClient` closes idle connections. With vLLM's own limit of 5 s, a server that has stalled may
         # close a connection before it has read the request that waits in the socket.
-        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "300",
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(KEEPALIVE_SECONDS),
         # Idle threads that spin would take cores from the encoder.
         "OMP_WAIT_POLICY": "PASSIVE",
     }

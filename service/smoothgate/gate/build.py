@@ -166,6 +166,7 @@ def _engine(s: Settings, model: ServedModel) -> Engine:
             check,
             api_key=key,
             read_timeout=s.engine_read_timeout_seconds,
+            keepalive=s.engine_keepalive_seconds,
             on_change=observed.update,
         )
     family = family_of(model.checkpoint)

@@ -12,7 +12,9 @@ import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from functools import partial
 from typing import Literal
 
 import httpx
@@ -43,10 +45,14 @@ _NOT_PUBLIC = tuple(
 )
 
 
+# A stranger chooses the names, and a resolver may hang for minutes: nothing else waits for these threads.
+_resolving = ThreadPoolExecutor(4, "resolve-image-hosts")
+
+
 async def resolve(host: str) -> list[str]:
     """The addresses of a host, the preferred one first."""
-    loop = asyncio.get_running_loop()
-    entries = await loop.getaddrinfo(host, 443, type=socket.SOCK_STREAM)
+    lookup = partial(socket.getaddrinfo, host, 443, type=socket.SOCK_STREAM)
+    entries = await asyncio.get_running_loop().run_in_executor(_resolving, lookup)
     return [str(address[0]) for *_, address in entries]
 
 
