@@ -7,7 +7,7 @@ other settings opens one of its own.
 import io
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ class OpenGate(Protocol):
     def __call__(
         self,
         *,
-        engine: Engine | None = None,
+        engine: Engine | Literal["none"] | None = None,
         encoder: UnitEncoder | None = None,
         ready: bool = True,
         **settings: Any,
@@ -92,11 +92,14 @@ def open_gate(demo_encoder: UnitEncoder, vllm: FakeVllm) -> Iterator[OpenGate]:
 
         def open_one(
             *,
-            engine: Engine | None = None,
+            engine: Engine | Literal["none"] | None = None,
             encoder: UnitEncoder | None = None,
             ready: bool = True,
             **settings: Any,
         ) -> Gate:
+            if engine == "none":
+                settings |= {"engine": "none", "engine_url": None}
+                engine = None
             chosen = Settings(_env_file=None, **{"engine_url": vllm.url} | SETTINGS | settings)
             load_smoother = quick_smoother(encoder or demo_encoder, chosen)
             service = opened(chosen, engine=engine, load_smoother=load_smoother, smoothing={})

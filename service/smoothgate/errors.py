@@ -5,6 +5,7 @@ SmoothgateError
 │   ├── MalformedRequest    400
 │   ├── Unauthorized        401
 │   ├── UnknownModel        404
+│   ├── NoLanguageModel     404  (the service only certifies)
 │   ├── BodyTimedOut        408
 │   ├── TooLarge            413
 │   └── Unacceptable        422  (bad image, budget too small)
@@ -82,6 +83,13 @@ class UnknownModel(RequestError):
 
     status = 404
     default_code = "model_not_found"
+
+
+class NoLanguageModel(RequestError):
+    """The service was started without a language model, and cannot answer chats."""
+
+    status = 404
+    default_code = "no_language_model"
 
 
 class BodyTimedOut(RequestError):

@@ -98,7 +98,7 @@ CANARIES = Counter(
     ["outcome"],
 )
 CANARY_SCORE = Gauge("smoothgate_canary_score", "Mean score of the latest canary request.")
-ENGINE_UP = Gauge("smoothgate_engine_up", "1 while vLLM answers its health check.")
+ENGINE_UP = Gauge("smoothgate_engine_up", "1 while vLLM answers its health check; NaN where there is none.")
 ENGINE_RESTARTS = Counter("smoothgate_engine_restarts_total", "Restarts of our own vLLM.")
 
 # Prometheus sees no increase from a missing series to 1, so series that alerts use start at 0.

@@ -139,7 +139,8 @@ async def _announce(
     with console.status("Starting") as status:
         while service.health.problems() or not listening():
             engine = service.engine.status
-            progress = f"Loading {name}: vLLM {engine.state.value} for {engine.elapsed:.0f} s"
+            waiting_for = "encoder" if settings.engine == "none" else f"vLLM {engine.state.value}"
+            progress = f"Loading {name}: {waiting_for} for {engine.elapsed:.0f} s"
             status.update(progress)
             if not console.is_terminal and round(engine.elapsed / _POLL_SECONDS) % 20 == 0:
                 console.print(progress)
@@ -151,9 +152,8 @@ async def _announce(
         f"\n[bold]{name}[/bold] answers at [bold]{url}[/bold]  ({page}docs: {url}/docs)\n", soft_wrap=True
     )
     console.print("Try it:\n")
-    console.print(
-        f"  curl {url}/v1/chat -F image=@{sample} -F 'message=What digit is shown?'\n", soft_wrap=True
-    )
+    ask = "certify" if settings.engine == "none" else "chat -F 'message=What digit is shown?'"
+    console.print(f"  curl {url}/v1/{ask} -F image=@{sample}\n", soft_wrap=True)
 
 
 def _shown(path: Path) -> Path:

@@ -75,7 +75,8 @@ class ServerSettings(_Group):
         "info", description="Lowest level that is logged."
     )
     playground: bool | None = Field(
-        None, description="Whether `GET /` serves the playground. Unset: only with the bundled demo model."
+        None,
+        description="Whether `GET /` serves the playground. Unset: with the bundled demo model and an engine.",
     )
     laboratory: bool | None = Field(
         None,
@@ -135,6 +136,11 @@ class EncoderSettings(_Group):
 class EngineSettings(_Group):
     """vLLM: one that the service starts, or one that runs elsewhere."""
 
+    engine: Literal["vllm", "none"] = Field(
+        "vllm",
+        description="`none`: there is no language model, and the service only certifies pictures "
+        "(`/v1/certify`); chats are refused (404).",
+    )
     engine_url: str | None = Field(
         None,
         pattern=r"^https?://[^\s/]\S*$",
@@ -383,7 +389,9 @@ class Settings(
     @property
     def has_playground(self) -> bool:
         """Whether the page is served."""
-        return self.model is None if self.playground is None else self.playground
+        if self.playground is not None:
+            return self.playground
+        return self.model is None and self.engine == "vllm"
 
     @property
     def has_laboratory(self) -> bool:
@@ -399,6 +407,8 @@ class Settings(
                 f"host {self.host} can be reached from elsewhere: set accounts, or set anonymous if another "
                 "part controls access"
             )
+        if self.engine == "none" and (self.engine_url or self.playground or self.laboratory):
+            raise ValueError("engine none goes with no engine_url, playground or laboratory")
         if self.laboratory and not (self.has_playground and self.model is None):
             raise ValueError("laboratory needs the playground and the bundled demo model")
         return self

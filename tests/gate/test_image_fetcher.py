@@ -571,15 +571,19 @@ async def test_rebinding_between_two_hops(internet: Internet, make: Make) -> Non
 
 
 @pytest.mark.asyncio
-async def test_names_are_resolved_by_the_loop(
+async def test_names_are_resolved_by_the_system(
     internet: Internet, make: Make, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def getaddrinfo(_: Any, host: str, port: int, **options: Any) -> list[Any]:
-        internet.asked.append(host)
-        found = await internet.resolve(host) if host == HOST else ["fe80::1%3"]
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in found]
+    look_up = socket.getaddrinfo
 
-    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
+    def getaddrinfo(host: str, port: int, *args: Any, **options: Any) -> list[Any]:
+        if host not in (HOST, CDN):
+            return look_up(host, port, *args, **options)
+        internet.asked.append(host)
+        address = PUBLIC if host == HOST else "fe80::1%3"
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     fetcher = Fetcher(HOSTS, max_bytes=MAX_BYTES, timeout=5, verify=certificates.client)
     assert await fetcher.fetch(f"https://{HOST}/a.png") == IMAGE
     assert internet.reached == [(PUBLIC, 443)]
@@ -921,6 +925,7 @@ async def test_a_cancelled_fetch_leaves_nothing(internet: Internet, make: Make) 
         await task
 
 
+@pytest.mark.asyncio
 async def test_names_that_hang_keep_nothing_else_from_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """httpx resolves vLLM's name in asyncio's own threads."""
     over = threading.Event()

@@ -132,7 +132,7 @@ async def test_requests_per_minute(gate: Gate, keys: dict[str, str]) -> None:
     assert statuses == [200, 200, 200, 429]
     refused = await gate.http.get("/", headers=_bearer(keys["bob"]))
     assert refused.json()["error"]["code"] == "requests_per_minute"
-    assert 1 <= int(refused.headers["retry-after"]) <= 20
+    assert 20 <= int(refused.headers["retry-after"]) <= 30  # with up to half as long again
     assert (await gate.http.get("/", headers=_bearer(keys["alice"]))).status_code == 200
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import os
 import signal
 import threading
@@ -18,6 +19,7 @@ from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling.sampler import Sampler
 from smoothgate.vision import Layout
 from tests import processes
+from tests.fake_vllm import FakeVllm
 from tests.quick_gate import OpenGate
 from tests.whole_service import FEW, Gate, data_uri, image_part
 
@@ -50,6 +52,37 @@ def test_metrics_move_with_a_request(open_gate: OpenGate) -> None:
     assert gate.metric("smoothgate_engine_up") == 1
     assert gate.metric("smoothgate_sampler_up") == 1
     assert gate.metric("smoothgate_queued_samples") == 0
+
+
+def test_clients_are_not_all_told_to_come_back_at_the_same_time(open_gate: OpenGate) -> None:
+    gate = open_gate()
+    gate.service.in_flight.draining = True
+    waits = [int(gate.ask("Hello").headers["retry-after"]) for _ in range(30)]
+    waits += [int(gate.http.get("/health/ready").headers["retry-after"]) for _ in range(30)]
+    assert len(set(waits[:30])) > 1
+    assert len(set(waits[30:])) > 1
+    assert all(5 <= seconds <= 8 for seconds in waits)
+
+
+def test_without_a_language_model_it_certifies_and_refuses_chats(open_gate: OpenGate, vllm: FakeVllm) -> None:
+    gate = open_gate(engine="none", canary_seconds=300)
+    certified = gate.http.post("/v1/certify", json={"images": [data_uri("seven.png")]})
+    assert certified.status_code == 200
+    assert len(certified.json()["certificates"]) == 1
+    hello = [{"role": "user", "content": "Hello"}]
+    for path, body in (
+        ("/v1/chat", {"message": "Hello"}),
+        ("/v1/chat", {"message": "Hello", "stream": True}),
+        ("/v1/chat/completions", {"messages": hello}),
+        ("/v1/chat/completions", {"messages": hello, "stream": True}),
+    ):
+        refused = gate.http.post(path, json=body)
+        assert refused.status_code == 404
+        _check_shape(refused.json(), "no_language_model")
+    assert math.isnan(gate.metric("smoothgate_engine_up"))
+    assert not vllm.bodies
+    assert not vllm.asked
+    assert gate.http.get("/").status_code == 404
 
 
 def test_a_refusal_is_counted_by_its_code(quick_gate: Gate) -> None:

@@ -4,6 +4,7 @@ from smoothgate.engine.base_engine import Engine
 from smoothgate.engine.engine_client import ChatStream, EngineClient
 from smoothgate.engine.local_engine import LocalEngine, Supervision
 from smoothgate.engine.media_check import MediaCheck
+from smoothgate.engine.no_engine import NoEngine
 from smoothgate.engine.placeholders import neutralise, neutralise_messages
 from smoothgate.engine.remote_engine import RemoteEngine
 from smoothgate.engine.status import EngineState, EngineStatus
@@ -18,6 +19,7 @@ __all__ = [
     "EngineStatus",
     "LocalEngine",
     "MediaCheck",
+    "NoEngine",
     "RemoteEngine",
     "Supervision",
     "VLLMOptions",

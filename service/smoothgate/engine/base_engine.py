@@ -63,6 +63,13 @@ class Engine(ABC):
     def readiness_problem(self) -> str | None:
         """Why a gate with this engine should get no requests at all, or None."""
 
+    def require_existing(self) -> None:  # noqa: B027
+        """Refuse a chat where there is no vLLM by the operator's choice.
+
+        Raises:
+            NoLanguageModel: there is none.
+        """
+
     async def check(self) -> None:
         """Check a vLLM that is ready again; it is not if it fails.
 

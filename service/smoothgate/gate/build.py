@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import structlog
@@ -14,6 +15,7 @@ from smoothgate.engine import (
     EngineStatus,
     LocalEngine,
     MediaCheck,
+    NoEngine,
     RemoteEngine,
     Supervision,
     VLLMOptions,
@@ -156,6 +158,9 @@ def _store(s: Settings) -> CertificateStore | None:
 
 
 def _engine(s: Settings, model: ServedModel) -> Engine:
+    if s.engine == "none":
+        metrics.ENGINE_UP.set(math.nan)
+        return NoEngine()
     observed = _EngineMetrics()
     limits = family_of(model.checkpoint).engine_limits
     check = MediaCheck(model.name, [kind for kind in ("image", "video") if not limits.get(kind)])

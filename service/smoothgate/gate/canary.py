@@ -128,9 +128,9 @@ class Canary:
     async def _ask_engine(self, parts: list[dict[str, Any]]) -> None:
         """See whether vLLM still refuses pixels, and answers.
 
-        A canary passes without an engine that other gates share: readiness does not follow that.
+        A canary passes without an engine that readiness does not follow: one that other gates share, or none.
         """
-        if self._engine.shared and self._engine.status.state is not EngineState.READY:
+        if self._engine.status.state is not EngineState.READY and self._engine.readiness_problem is None:
             return
         try:
             await self._engine.check()

@@ -32,8 +32,10 @@ class Readiness:
         """The smoother, where all parts are up. A canary that failed keeps nobody from asking.
 
         Raises:
+            NoLanguageModel: the service has no engine by the operator's choice.
             NotReady: naming the parts that are not.
         """
+        self._engine.require_existing()
         status = self._engine.status
         engine = {} if status.state is EngineState.READY else {"engine": status.unsafe or status.state.value}
         return self._require(engine | self._smoother.problems())

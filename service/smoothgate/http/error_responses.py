@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from typing import Any
 
 import structlog
@@ -45,10 +46,15 @@ def response_of(error: SmoothgateError) -> JSONResponse:
     """The response to an error, with Retry-After where a retry is sensible."""
     headers = {}
     if error.retry_after is not None:
-        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+        headers["Retry-After"] = retry_after(error.retry_after)
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(body_of(error), error.status, headers)
+
+
+def retry_after(seconds: float) -> str:
+    """The value of Retry-After: up to half as long again, so that clients do not all come back at once."""
+    return str(max(1, math.ceil(seconds * random.uniform(1, 1.5))))
 
 
 def of_validation(errors: list[Any], *, prefix: str = "") -> MalformedRequest:

@@ -10,10 +10,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from smoothgate.gate.health import Health
 from smoothgate.gate.issuing import Issuer
-from smoothgate.http import openapi_examples
+from smoothgate.http import error_responses, openapi_examples
 from smoothgate.schemas import IssuedCertificate
 
-_RETRY_SECONDS = "5"
+_RETRY_SECONDS = 5.0
 
 
 def operation_router(health: Health, issuer: Issuer, *, with_metrics: bool) -> APIRouter:
@@ -36,7 +36,9 @@ def operation_router(health: Health, issuer: Issuer, *, with_metrics: bool) -> A
         """Engine, encoder and sampler are up, the latest canary came back as it should, and nothing ends."""
         if problems := health.problems():
             return JSONResponse(
-                {"status": "not ready", "problems": problems}, 503, {"Retry-After": _RETRY_SECONDS}
+                {"status": "not ready", "problems": problems},
+                503,
+                {"Retry-After": error_responses.retry_after(_RETRY_SECONDS)},
             )
         return JSONResponse({"status": "ok"})
 
