@@ -105,7 +105,10 @@ ENGINE_RESTARTS = Counter("smoothgate_engine_restarts_total", "Restarts of our o
 for _counter, _values in (
     (CERTIFICATES, ("certified", "abstained", "vacuous")),
     (CANARIES, ("ok", "drift", "failed", "engine")),
-    (REFUSALS, ("invalid_api_key", "requests_per_minute", "too_many_requests", "draining")),
+    (
+        REFUSALS,
+        ("invalid_api_key", "requests_per_minute", "concurrent_requests", "too_many_requests", "draining"),
+    ),
 ):
     for _value in _values:
         _counter.labels(_value)

@@ -23,6 +23,10 @@ def test_a_key_is_shown_once_and_kept_as_a_hash(tmp_path: Path) -> None:
     file = tmp_path / "accounts.json"
     key = _command("add", "alice", "--file", str(file), "--requests-per-minute", "60")
     other = _command("add", "bob", "--file", str(file), "--samples-per-minute", "5000")
+    limits = ("--tokens-per-minute", "70000", "--concurrent-requests", "3")
+    _command("add", "carol", "--file", str(file), *limits)
+    carol = accounts.load(file)[-1]
+    assert (carol.tokens_per_minute, carol.concurrent_requests) == (70000, 3)
     assert key.startswith("sg-")
     assert len(key) > 40
     assert key != other

@@ -157,6 +157,27 @@ async def test_samples_per_minute(gate: Gate, keys: dict[str, str]) -> None:
         gate.gatekeeper.charge(None, 10**6)
 
 
+async def test_concurrent_requests(tmp_path: Path) -> None:
+    account, key = accounts.new("carol", concurrent_requests=2)
+    accounts.save(tmp_path / "two.json", [account])
+    gate = Gate(tmp_path / "two.json")
+    go = asyncio.Event()
+
+    async def wait(scope: Scope, receive: Receive, send: Send) -> None:
+        await go.wait()
+        await _ok(scope, receive, send)
+
+    gate.answer = wait
+    async with gate.http:
+        two = [asyncio.create_task(gate.http.get("/", headers=_bearer(key))) for _ in range(2)]
+        await eventually(lambda: len(gate.seen) == 2)
+        refused = await gate.http.get("/", headers=_bearer(key))
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "concurrent_requests")
+        go.set()
+        assert [(await one).status_code for one in two] == [200, 200]
+        assert (await gate.http.get("/", headers=_bearer(key))).status_code == 200
+
+
 async def test_a_bucket_fills_evenly_and_gives_a_large_request_when_full() -> None:
     now = [100.0]
     bucket = Bucket(60, clock=lambda: now[0])

@@ -25,6 +25,12 @@ def add(
     samples_per_minute: Annotated[
         int | None, typer.Option(min=1, help="Noisy forwards. Left out: no limit.")
     ] = None,
+    tokens_per_minute: Annotated[
+        int | None, typer.Option(min=1, help="Of prompts and answers. Left out: as many as it likes.")
+    ] = None,
+    concurrent_requests: Annotated[
+        int | None, typer.Option(min=1, help="Left out: as many as the service takes.")
+    ] = None,
 ) -> None:
     """Make a key and print it; it cannot be shown again. A second key of a client needs another name."""
     from smoothgate.gate import accounts
@@ -35,7 +41,11 @@ def add(
             raise MalformedRequest(f"{file} has an account {name} already.")
         try:
             account, key = accounts.new(
-                name, requests_per_minute=requests_per_minute, samples_per_minute=samples_per_minute
+                name,
+                requests_per_minute=requests_per_minute,
+                samples_per_minute=samples_per_minute,
+                tokens_per_minute=tokens_per_minute,
+                concurrent_requests=concurrent_requests,
             )
         except ValueError as error:
             raise MalformedRequest(
@@ -65,8 +75,13 @@ def show(file: File = _FILE) -> None:
 
     with failures():
         known = accounts.load(file)
-    table = Table("name", "requests per minute", "samples per minute")
+    table = Table("name", "requests per minute", "samples per minute", "tokens per minute", "at a time")
     for account in known:
-        limits = (account.requests_per_minute, account.samples_per_minute)
+        limits = (
+            account.requests_per_minute,
+            account.samples_per_minute,
+            account.tokens_per_minute,
+            account.concurrent_requests,
+        )
         table.add_row(account.name, *("-" if limit is None else str(limit) for limit in limits))
     console.print(table)

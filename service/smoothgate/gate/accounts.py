@@ -29,6 +29,8 @@ class Account(BaseModel):
         key_sha256: SHA-256 of the key, hexadecimal.
         requests_per_minute: includes requests that are refused for another reason.
         samples_per_minute: noisy forwards that its requests may draw.
+        tokens_per_minute: of prompts and answers, as vLLM counts them.
+        concurrent_requests: under way at the same time.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,6 +39,13 @@ class Account(BaseModel):
     key_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     requests_per_minute: int | None = Field(None, ge=1)
     samples_per_minute: int | None = Field(None, ge=1)
+    tokens_per_minute: int | None = Field(None, ge=1)
+    concurrent_requests: int | None = Field(None, ge=1)
+
+    @property
+    def cache_salt(self) -> str:
+        """What keeps this account's part of vLLM's prefix cache apart: others could time what it holds."""
+        return hmac.digest(self.key_sha256.encode(), b"prefix cache", "sha256").hex()
 
 
 _ACCOUNTS = TypeAdapter(list[Account])
@@ -105,18 +114,15 @@ def save(file: Path, accounts: list[Account]) -> None:
     Path(partial).replace(file)
 
 
-def new(
-    name: str, *, requests_per_minute: int | None = None, samples_per_minute: int | None = None
-) -> tuple[Account, str]:
-    """A new account and its key. The key is kept nowhere."""
+def new(name: str, **limits: int | None) -> tuple[Account, str]:
+    """A new account and its key. The key is kept nowhere.
+
+    Args:
+        name: of the account.
+        limits: as the attributes of `Account`.
+    """
     key = PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
-    account = Account(
-        name=name,
-        key_sha256=_digest(key),
-        requests_per_minute=requests_per_minute,
-        samples_per_minute=samples_per_minute,
-    )
-    return account, key
+    return Account.model_validate({"name": name, "key_sha256": _digest(key)} | limits), key
 
 
 def _digest(key: str) -> str:

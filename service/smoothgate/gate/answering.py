@@ -24,6 +24,7 @@ from smoothgate.gate import chat_text
 from smoothgate.gate.accounts import Account
 from smoothgate.gate.chat_images import ImageSlot, with_images_replaced
 from smoothgate.gate.engine_fields import EngineFields
+from smoothgate.gate.gatekeeper import Gatekeeper
 from smoothgate.gate.image_smoothing import ImageSmoothing
 from smoothgate.gate.issuing import Issuer
 from smoothgate.gate.readiness import Readiness
@@ -161,6 +162,7 @@ class Answering:
         client: of vLLM.
         model_name: as clients and vLLM know the model.
         timeout_seconds: the longest time to a whole answer, or to vLLM's acceptance of a streamed one.
+        gatekeeper: the limits of an account.
         fields: which parameters vLLM gets.
         max_text_characters: of a request, without its images.
     """
@@ -174,6 +176,7 @@ class Answering:
         *,
         model_name: str,
         timeout_seconds: float,
+        gatekeeper: Gatekeeper,
         fields: EngineFields,
         max_text_characters: int,
     ) -> None:
@@ -183,6 +186,7 @@ class Answering:
         self._client = client
         self._model_name = model_name
         self._timeout_seconds = timeout_seconds
+        self._gatekeeper = gatekeeper
         self._fields = fields
         self._max_text_characters = max_text_characters
 
@@ -199,6 +203,7 @@ class Answering:
                 answer = await self._client.chat(prepared.body, turn.request_id)
                 _engine_done(stages, sent)
                 completion = read_completion(answer)
+                self._gatekeeper.spend_tokens(turn.account, _tokens(completion.usage))
                 certificates = await prepared.certificates()
         return Answer(answer, completion.text, certificates, completion.usage or {}, stages)
 
@@ -216,12 +221,16 @@ class Answering:
                 async with deadline(self._timeout_seconds):
                     prepared = await stack.enter_async_context(self._prepared(turn, stages))
                     sent = time.perf_counter()
+                    shows_usage = _asks_for_usage(prepared.body)
                     chunks = await self._client.stream(prepared.body, turn.request_id)
                     await stack.enter_async_context(chunks)
+                pieces = 0
+                stack.callback(lambda: self._gatekeeper.spend_tokens(turn.account, _tokens(usage) or pieces))
                 unsent = prepared.issuing
                 yield Accepted(certified=unsent is not None)
                 first = True
                 async for chunk in chunks:
+                    pieces += 1
                     if first:
                         metrics.STAGE_SECONDS.labels("engine_first_token").observe(time.perf_counter() - sent)
                         first = False
@@ -230,7 +239,8 @@ class Answering:
                     if unsent is not None and unsent.done():
                         yield Certificates(await unsent)
                         unsent = None
-                    yield Piece(chunk, read.text, read.ends_answer)
+                    if shows_usage or chunk.get("choices") or not read.usage:
+                        yield Piece(chunk, read.text, read.ends_answer)
                 _engine_done(stages, sent)
                 if unsent is not None:
                     yield Certificates(await unsent)
@@ -268,6 +278,7 @@ class Answering:
     async def _prepared(self, turn: Turn, stages: Stages) -> AsyncIterator[_Prepared]:
         """The chat as vLLM may see it, once the served features are known; sampling ends with the block."""
         smoother = self._readiness.require_all()
+        self._gatekeeper.require_tokens(turn.account)
         if turn.model not in (None, "", self._model_name):
             raise UnknownModel(f"The model served here is {self._model_name}.", param="model")
         placeholders = smoother.encoder.adapter.placeholders
@@ -303,7 +314,10 @@ class Answering:
                     _require_certified(smoothed, await issuing)
                 images = [one.image for one in smoothed]
                 messages = await _with_tokens(smoother, messages, slots, images, tokens, stages)
-            yield _Prepared(parameters | {"model": self._model_name, "messages": messages}, issuing)
+            body = parameters | {"model": self._model_name, "messages": messages}
+            if turn.account is not None:
+                body["cache_salt"] = turn.account.cache_salt
+            yield _Prepared(body, issuing)
 
     def _issue_meanwhile(
         self, smoothed: Sequence[Smoothed], stages: Stages
@@ -351,3 +365,17 @@ def _require_certified(smoothed: Sequence[Smoothed], certificates: Sequence[Issu
 def _engine_done(stages: Stages, sent: float) -> None:
     stages.engine = time.perf_counter() - sent
     metrics.STAGE_SECONDS.labels("engine").observe(stages.engine)
+
+
+def _asks_for_usage(body: Json) -> bool:
+    """Whether the client wants the usage at the end of its stream. vLLM is asked for it in any case."""
+    options = body.get("stream_options")
+    if options is None or (isinstance(options, dict) and not options.get("include_usage")):
+        body["stream_options"] = (options or {}) | {"include_usage": True}
+        return False
+    return True
+
+
+def _tokens(usage: Json | None) -> int:
+    total = (usage or {}).get("total_tokens")
+    return total if isinstance(total, int) else 0

@@ -105,6 +105,7 @@ def build(
         engine.client,
         model_name=model.name,
         timeout_seconds=settings.request_timeout_seconds,
+        gatekeeper=gatekeeper,
         fields=EngineFields(
             settings.engine_fields,
             max_choices=settings.max_choices,

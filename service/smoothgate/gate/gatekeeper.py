@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,8 @@ log = structlog.get_logger("access")
 class _Limits:
     requests: Bucket | None
     samples: Bucket | None
+    tokens: Bucket | None
+    under_way: int = 0
 
 
 class Gatekeeper:
@@ -63,10 +67,48 @@ class Gatekeeper:
         if account is not None:
             _take(self._of(account).samples, samples, "samples")
 
+    def require_tokens(self, account: Account | None) -> None:
+        """Refuse a chat of an account whose tokens are used up.
+
+        Raises:
+            Overloaded: code `tokens_per_minute`.
+        """
+        if account is not None:
+            _take(self._of(account).tokens, 0, "tokens")
+
+    def spend_tokens(self, account: Account | None, tokens: int) -> None:
+        """Count the tokens of a chat that has ended."""
+        if account is not None and (bucket := self._of(account).tokens) is not None:
+            bucket.spend(tokens)
+
+    @contextmanager
+    def under_way(self, account: Account | None) -> Iterator[None]:
+        """Count a request among those of its account that are under way.
+
+        Raises:
+            Overloaded: code `concurrent_requests`.
+        """
+        if account is None:
+            yield
+            return
+        limits = self._of(account)
+        most = account.concurrent_requests
+        if most is not None and limits.under_way >= most:
+            raise Overloaded(
+                f"You may have {most} requests under way.", code="concurrent_requests", retry_after=1
+            )
+        limits.under_way += 1
+        try:
+            yield
+        finally:
+            limits.under_way -= 1
+
     def _of(self, account: Account) -> _Limits:
         if account not in self._limits:
             self._limits[account] = _Limits(
-                _bucket(account.requests_per_minute), _bucket(account.samples_per_minute)
+                _bucket(account.requests_per_minute),
+                _bucket(account.samples_per_minute),
+                _bucket(account.tokens_per_minute),
             )
         return self._limits[account]
 

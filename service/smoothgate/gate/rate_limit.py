@@ -35,3 +35,8 @@ class Bucket:
             return (needed - self._level) * 60 / self._per_minute
         self._level -= amount
         return 0.0
+
+    def spend(self, amount: int) -> None:
+        """Take an amount that is known only afterwards. The bucket may then stay empty for minutes."""
+        self.take(0)
+        self._level -= amount

@@ -5,6 +5,8 @@ Every path asks for a key, except `OPEN` and the paths that the application adds
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -41,15 +43,18 @@ class Access:
         if scope["type"] != "http" or scope["path"] in self._public:
             await self._app(scope, receive, send)
             return
-        try:
-            scope["state"]["account"] = self._gatekeeper.admit(_bearer_key(Headers(scope=scope)))
-            if scope["path"] != "/metrics":
-                self._in_flight.require_room()
-        except SmoothgateError as error:
-            metrics.REFUSALS.labels(error.code).inc()
-            await error_responses.response_of(error)(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
+        with ExitStack() as stack:
+            try:
+                account = self._gatekeeper.admit(_bearer_key(Headers(scope=scope)))
+                scope["state"]["account"] = account
+                if scope["path"] != "/metrics":
+                    self._in_flight.require_room()
+                    stack.enter_context(self._gatekeeper.under_way(account))
+            except SmoothgateError as error:
+                metrics.REFUSALS.labels(error.code).inc()
+                await error_responses.response_of(error)(scope, receive, send)
+                return
+            await self._app(scope, receive, send)
 
 
 def _bearer_key(headers: Headers) -> str | None:

@@ -1,0 +1,62 @@
+"""What an account costs at vLLM: its tokens are counted, and its part of the prefix cache is its own."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smoothgate.gate import accounts
+from tests.fake_vllm import USAGE, FakeVllm
+from tests.quick_gate import OpenGate
+from tests.whole_service import Gate
+
+HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}]}
+
+
+@pytest.fixture
+def keys() -> dict[str, str]:
+    return {}
+
+
+@pytest.fixture
+def gate(open_gate: OpenGate, tmp_path: Path, keys: dict[str, str]) -> Gate:
+    made = []
+    for name, tokens in (("alice", USAGE["total_tokens"]), ("bob", None)):
+        account, keys[name] = accounts.new(name, tokens_per_minute=tokens)
+        made.append(account)
+    accounts.save(tmp_path / "accounts.json", made)
+    return open_gate(accounts=tmp_path / "accounts.json")
+
+
+def _ask(gate: Gate, key: str, **fields: Any) -> Any:
+    headers = {"Authorization": f"Bearer {key}"}
+    return gate.http.post("/v1/chat/completions", json=HELLO | fields, headers=headers)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_tokens_are_counted_as_vllm_counts_them(gate: Gate, keys: dict[str, str], stream: bool) -> None:
+    first = _ask(gate, keys["alice"], stream=stream)
+    assert first.status_code == 200
+    if stream:
+        assert '"usage"' not in first.text, "the client did not ask for it"
+    _ask(gate, keys["alice"])
+    refused = _ask(gate, keys["alice"], stream=stream)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "tokens_per_minute")
+    assert int(refused.headers["retry-after"]) > 30
+    assert all(_ask(gate, keys["bob"]).status_code == 200 for _ in range(5))
+
+
+def test_a_client_that_asks_for_its_usage_gets_it(gate: Gate, keys: dict[str, str]) -> None:
+    answer = _ask(gate, keys["bob"], stream=True, stream_options={"include_usage": True})
+    assert '"total_tokens": 46' in answer.text
+
+
+def test_each_account_has_a_part_of_the_prefix_cache_of_its_own(
+    gate: Gate, keys: dict[str, str], vllm: FakeVllm
+) -> None:
+    for name in ("alice", "bob", "bob"):
+        _ask(gate, keys[name])
+    alice, bob, again = (body["cache_salt"] for body in vllm.bodies)
+    assert alice != bob
+    assert bob == again
+    assert keys["bob"] not in bob
