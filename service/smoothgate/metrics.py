@@ -36,6 +36,7 @@ REFUSALS = Counter(
     "Requests refused before they reached their route: no valid key, too many requests, draining.",
     ["code"],
 )
+BODY_BYTES = Gauge("smoothgate_body_bytes", "Bytes of the bodies of requests that are being answered.")
 READY = Gauge("smoothgate_ready", "1 while the service is ready for requests.")
 STAGE_SECONDS = Histogram(
     "smoothgate_stage_seconds",

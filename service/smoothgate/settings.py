@@ -325,6 +325,12 @@ class LimitSettings(_Group):
         description="Width times height of one image, in pixels. It is checked before decoding.",
     )
     max_body_bytes: int = Field(64 * 2**20, ge=1, description="Size of a request body, in bytes.")
+    max_bodies_bytes: int = Field(
+        2**30,
+        ge=1,
+        description="Size of the bodies of all requests in flight together, in bytes; what exceeds it is "
+        "refused (429).",
+    )
     max_choices: int = Field(16, ge=1, description="Largest `n`: answers to one request.")
     max_tokens: int | None = Field(
         None,

@@ -295,10 +295,10 @@ async def test_a_body_that_trickles_or_swells_is_given_up() -> None:
             pass
 
     with pytest.raises(BodyTimedOut):
-        await asyncio.wait_for(BodyLimit(reads, 10**6, 0.1)({"type": "http"}, receive, _nowhere), 5)
+        await asyncio.wait_for(BodyLimit(reads, 10**6, 0.1, 10**6)({"type": "http"}, receive, _nowhere), 5)
     pieces = 0
     with pytest.raises(TooLarge):
-        await BodyLimit(reads, 95, 5)({"type": "http"}, receive, _nowhere)
+        await BodyLimit(reads, 95, 5, 10**6)({"type": "http"}, receive, _nowhere)
     assert pieces == 10
 
 
@@ -318,8 +318,34 @@ async def test_a_body_in_time_sets_no_limit_to_what_follows() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    await BodyLimit(reads, 100, 0.1)({"type": "http"}, receive, _nowhere)
+    await BodyLimit(reads, 100, 0.1, 10**6)({"type": "http"}, receive, _nowhere)
 
 
 async def _nowhere(message: Any) -> None:
     pass
+
+
+async def test_the_bodies_of_all_requests_together_are_limited() -> None:
+    go = asyncio.Event()
+
+    async def reads(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await go.wait()
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"x" * 60, "more_body": False}
+
+    def held() -> float:
+        return REGISTRY.get_sample_value("smoothgate_body_bytes") or 0.0
+
+    limit = BodyLimit(reads, 100, 5, 50)
+    alone = asyncio.create_task(limit({"type": "http"}, receive, _nowhere))
+    await eventually(lambda: held() == 60)
+    with pytest.raises(Overloaded) as caught:
+        await limit({"type": "http"}, receive, _nowhere)
+    assert caught.value.code == "too_many_bytes"
+    assert held() == 60
+    go.set()
+    await alone
+    assert held() == 0
+    await limit({"type": "http"}, receive, _nowhere)

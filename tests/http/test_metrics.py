@@ -30,6 +30,7 @@ MOVED = {
 ELSEWHERE = {
     "smoothgate_requests_in_flight": "test_access",
     "smoothgate_event_loop_lag_seconds": "test_event_loop",
+    "smoothgate_body_bytes": "test_access",
     "smoothgate_refusals": "test_metrics",
     "smoothgate_ready": "test_admission",
     "smoothgate_reserved_samples": "test_admission",

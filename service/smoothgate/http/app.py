@@ -64,7 +64,12 @@ def create_app(
     ):
         app.include_router(router)
     # The last one added is the outermost.
-    app.add_middleware(BodyLimit, limit=settings.max_body_bytes, seconds=settings.body_timeout_seconds)
+    app.add_middleware(
+        BodyLimit,
+        limit=settings.max_body_bytes,
+        seconds=settings.body_timeout_seconds,
+        total=settings.max_bodies_bytes,
+    )
     app.add_middleware(
         Access,
         gatekeeper=service.gatekeeper,
