@@ -53,6 +53,8 @@ class CertifiedImage(_Part):
 
     sha256: Digest
     """SHA-256 of the uploaded file's bytes, hexadecimal."""
+    animated: bool = False
+    """Whether the file is an animation. The certificate is about its first frame."""
     width: Size
     """Width of the uploaded image, in pixels."""
     height: Size

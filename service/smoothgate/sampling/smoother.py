@@ -124,6 +124,7 @@ class Smoother:
             time=datetime.now(UTC),
             image=CertifiedImage(
                 sha256=image.sha256,
+                animated=image.animated,
                 width=image.width,
                 height=image.height,
                 canvas_width=width,

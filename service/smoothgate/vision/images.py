@@ -8,21 +8,40 @@ from __future__ import annotations
 import binascii
 import hashlib
 import io
+import re
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from torch import Tensor
 
 from smoothgate.errors import MalformedRequest, RequestError, TooLarge, Unacceptable
+from smoothgate.vision.plain_files import without_metadata
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
-MEDIA_TYPES = frozenset({"image/png", "image/jpeg", "image/jpg", "image/webp", "image/gif"})
 
 # A resize to a shortest edge scales the other edge too: a strip of one pixel would become a huge image.
 MAX_ASPECT_RATIO = 200
+
+_OTHER_FORMATS = {
+    rb"BM": "BMP",
+    rb"II\*\x00|MM\x00\*": "TIFF",
+    rb"....ftypavi[fs]": "AVIF",
+    rb"....ftyp(hei|hev|mif1|msf1)": "HEIC",
+    rb"\x00\x00\x01\x00": "ICO",
+    rb"\xff\x0a|\x00\x00\x00\x0cJXL ": "JPEG XL",
+    rb"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51": "JPEG 2000",
+    rb"%PDF": "PDF",
+    rb"(\xef\xbb\xbf)?\s*(<\?xml|<svg|<!DOCTYPE svg)": "SVG",
+}
+
+_STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")
+_WHITE_SPACE = b" \t\n\f\r"
 
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
@@ -44,11 +63,13 @@ class DecodedImage:
         pixels: (H, W, 3) uint8 RGB, upright. Alpha is flattened on white. Colour profiles are ignored.
         format: the format of the upload, one of `FORMATS`.
         sha256: hex digest of the uploaded bytes.
+        animated: whether the upload is an animation. The pixels are those of its first frame.
     """
 
     pixels: npt.NDArray[np.uint8]
     format: str
     sha256: str
+    animated: bool = False
 
     @property
     def height(self) -> int:
@@ -64,9 +85,9 @@ class DecodedImage:
 def decode(data: bytes, *, max_pixels: int, param: str | None = None) -> DecodedImage:
     """Decode one PNG, JPEG, WebP or GIF.
 
-    The size is read from the header and checked before any pixel is decoded. An animated GIF gives its first
-    frame; animated PNG and WebP are refused. 16-bit samples are reduced to 8 bits. CMYK is converted without
-    a profile.
+    The size is read from the header and checked before any pixel is decoded. Metadata never decides: only the
+    EXIF orientation is used, where it can be read. An animation gives its first frame. 16-bit samples are
+    reduced to 8 bits. CMYK is converted without a profile.
 
     Args:
         data: the file as uploaded.
@@ -74,64 +95,71 @@ def decode(data: bytes, *, max_pixels: int, param: str | None = None) -> Decoded
         param: the request field that held the image. Errors name it.
 
     Raises:
-        Unacceptable: the data is not an image of a permitted format, or it is truncated, corrupt, animated or
-            a strip.
+        Unacceptable: the data is not an image of a permitted format, or it is truncated, corrupt or a strip.
         TooLarge: the image has more than `max_pixels` pixels.
     """
+    plain = without_metadata(data)
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(plain.data), formats=FORMATS) as image:
             _check_header(image, max_pixels, param)
-            pixels = np.asarray(_rgb(_upright(image)))
-            # Pillow may find while it reads that a file is an MPO, which is a JPEG followed by previews.
-            name = "JPEG" if image.format == "MPO" else str(image.format)
+            image.load()
+            orientation = _orientation(plain.exif or image.info.get("exif"))
+            pixels = np.asarray(_rgb(_upright(image, orientation)))
+            animated = plain.animated or _has_more_frames(image)
+            name = str(image.format)
     except RequestError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         _refuse_size(max_pixels, param)
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error and more on hostile bytes.
-        raise Unacceptable(
-            "The image could not be decoded: it is truncated, corrupt, or not a PNG, JPEG, WebP or GIF.",
-            param=param,
-            code="invalid_image",
-        ) from error
-    return DecodedImage(pixels=pixels, format=name, sha256=hashlib.sha256(data).hexdigest())
+        raise Unacceptable(_why_undecodable(data), param=param, code="invalid_image") from error
+    return DecodedImage(
+        pixels=pixels, format=name, sha256=hashlib.sha256(data).hexdigest(), animated=animated
+    )
 
 
 def parse_data_uri(uri: str, *, max_bytes: int, param: str | None = None) -> bytes:
-    """The bytes of a `data:image/...;base64,...` URI (RFC 2397; base64 strictly as in RFC 4648).
+    """The bytes of a `data:...;base64,...` URI. The media type is not read: the bytes say what they are.
+
+    The base64 is read as browsers read it (RFC 2397, WHATWG's "forgiving" decoder): with white space, escapes
+    with `%`, and without padding. The alphabet for URLs (RFC 4648, section 5) is taken as well.
 
     Raises:
         MalformedRequest: this is no base64 data URI (`invalid_data_uri`), or its base64 is wrong
             (`invalid_base64`).
-        Unacceptable: the media type is not one of `MEDIA_TYPES`.
         TooLarge: there are more than `max_bytes` bytes. The length of the text shows this before decoding.
     """
     header, comma, payload = uri.partition(",")
     scheme, _, parameters = header.lower().partition(":")
-    media_type, *attributes = parameters.split(";")
+    attributes = parameters.split(";")[1:]
     if not comma or scheme.strip() != "data" or not attributes or attributes[-1].strip() != "base64":
         raise MalformedRequest(
             "An image must be a data URI of the form data:image/png;base64,....",
             param=param,
             code="invalid_data_uri",
         )
-    if media_type.strip() not in MEDIA_TYPES:
-        raise Unacceptable(
-            "The media type of an image must be one of " + ", ".join(sorted(MEDIA_TYPES)) + ".",
-            param=param,
-            code="unsupported_media_type",
-        )
-    if len(payload) > (max_bytes + 2) // 3 * 4:
-        raise TooLarge(f"The image is larger than {max_bytes} bytes.", param=param, code="image_too_large")
     try:
-        data = binascii.a2b_base64(payload, strict_mode=True)
+        text = unquote_to_bytes(payload) if "%" in payload else payload.encode("ascii")
+        text = text.translate(_STANDARD_ALPHABET, _WHITE_SPACE)
+        text = text.removesuffix(b"=").removesuffix(b"=")
+        if len(text) > (max_bytes * 4 + 2) // 3:
+            raise TooLarge(
+                f"The image is larger than {max_bytes} bytes.", param=param, code="image_too_large"
+            )
+        if b"=" in text:
+            raise ValueError("There is too much padding.")
+        return binascii.a2b_base64(text + b"=" * (-len(text) % 4), strict_mode=True)
     except ValueError as error:
         raise MalformedRequest(
             "The data URI contains invalid base64.", param=param, code="invalid_base64"
         ) from error
-    if len(data) > max_bytes:
-        raise TooLarge(f"The image is larger than {max_bytes} bytes.", param=param, code="image_too_large")
-    return data
+
+
+def _why_undecodable(data: bytes) -> str:
+    for start, name in _OTHER_FORMATS.items():
+        if re.match(start, data[:64], re.DOTALL):
+            return f"The image is a {name} file. This service takes PNG, JPEG, WebP and GIF."
+    return "The image could not be decoded: it is truncated, corrupt, or not a PNG, JPEG, WebP or GIF."
 
 
 def _check_header(image: Image.Image, max_pixels: int, param: str | None) -> None:
@@ -145,18 +173,32 @@ def _check_header(image: Image.Image, max_pixels: int, param: str | None) -> Non
             param=param,
             code="invalid_image",
         )
-    if image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False):
-        raise Unacceptable("Animated PNG and WebP are not accepted.", param=param, code="invalid_image")
 
 
 def _refuse_size(max_pixels: int, param: str | None) -> NoReturn:
     raise TooLarge(f"The image has more than {max_pixels} pixels.", param=param, code="image_too_large")
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    # ImageOps.exif_transpose also rewrites the rest of the EXIF block, and fails if that is broken.
-    method = _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
+def _orientation(exif: bytes | None) -> int:
+    """The EXIF orientation; 1, upright, where the block cannot be read."""
+    block = Image.Exif()
+    try:
+        block.load(exif or b"")
+        return int(block.get(_ORIENTATION_TAG, 1))
+    except Exception:  # as `decode`
+        return 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    method = _UPRIGHT.get(orientation)
     return image if method is None else image.transpose(method)
+
+
+def _has_more_frames(image: Image.Image) -> bool:
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # the next frame is broken, as in `decode`
+        return True
 
 
 def _rgb(image: Image.Image) -> Image.Image:
