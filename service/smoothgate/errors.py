@@ -4,10 +4,12 @@ SmoothgateError
 ├── RequestError            the client can correct it
 │   ├── MalformedRequest    400
 │   ├── Unauthorized        401
+│   ├── Forbidden           403  (another site's page, a foreign name of this service)
 │   ├── UnknownModel        404
 │   ├── NoLanguageModel     404  (the service only certifies)
 │   ├── BodyTimedOut        408
 │   ├── TooLarge            413
+│   ├── UnsupportedBody     415  (a content type or encoding that is not read)
 │   └── Unacceptable        422  (bad image, budget too small)
 │       └── PolicyNotMet    422  with the certificates
 ├── Overloaded              429  with Retry-After  (the service's limit or the client's own)
@@ -78,6 +80,13 @@ class Unauthorized(RequestError):
     default_code = "invalid_api_key"
 
 
+class Forbidden(RequestError):
+    """The request comes from where none is taken."""
+
+    status = 403
+    default_code = "forbidden"
+
+
 class UnknownModel(RequestError):
     """The model named in the request is not the one served."""
 
@@ -104,6 +113,13 @@ class TooLarge(RequestError):
 
     status = 413
     default_code = "too_large"
+
+
+class UnsupportedBody(RequestError):
+    """The body is of a type or an encoding that is not read."""
+
+    status = 415
+    default_code = "unsupported_content_type"
 
 
 class Unacceptable(RequestError):

@@ -100,6 +100,16 @@ class AccessSettings(_Group):
         description="Whether the service may start without `ACCOUNTS` on an address other than loopback. "
         "Everyone who can connect may then use it.",
     )
+    hosts: Words = Field(
+        (),
+        description="Names that this service has beside `localhost`, where it listens on loopback and has no "
+        "`ACCOUNTS`: a request for another name is refused, since a web page may have made it.",
+    )
+    cors_origins: Words = Field(
+        (),
+        description="Web pages of other sites that may ask, as `https://chat.example.com` or "
+        "`http://localhost:5173`; `*`: all. Unset: none.",
+    )
 
 
 class EncoderSettings(_Group):
@@ -406,9 +416,14 @@ class Settings(
             return self.laboratory
         return self.has_playground and self.model is None and self.accounts is None
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        return _is_loopback(self.host)
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.accounts is None and not self.anonymous and not _is_loopback(self.host):
+        if self.accounts is None and not self.anonymous and not self.is_loopback:
             raise ValueError(
                 f"host {self.host} can be reached from elsewhere: set accounts, or set anonymous if another "
                 "part controls access"

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from smoothgate import __version__
 from smoothgate.gate.service import Service
@@ -14,11 +15,15 @@ from smoothgate.http.access_middleware import OPEN, Access
 from smoothgate.http.body_limit_middleware import BodyLimit
 from smoothgate.http.certify_route import certify_router
 from smoothgate.http.chat_route import chat_router
+from smoothgate.http.cross_site_middleware import CrossSite
 from smoothgate.http.openai_routes import openai_router
 from smoothgate.http.openapi_schema import complete_schema
 from smoothgate.http.operation_routes import operation_router
-from smoothgate.http.request_middleware import Context
+from smoothgate.http.request_middleware import ID_HEADER, Context
 from smoothgate.settings import Settings
+
+#: Headers that pages of other sites may read.
+EXPOSED = (ID_HEADER, "Retry-After", "WWW-Authenticate")
 
 DESCRIPTION = """
 A gate in front of vLLM: every picture is encoded by a randomised-smoothed vision encoder, and every answer
@@ -76,6 +81,20 @@ def create_app(
         in_flight=service.in_flight,
         public=OPEN.union(public),
     )
+    if settings.accounts is None:
+        app.add_middleware(
+            CrossSite,
+            origins=settings.cors_origins,
+            hosts=(*settings.hosts, settings.host) if settings.is_loopback else None,
+        )
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED,
+        )
     app.add_middleware(Context, in_flight=service.in_flight)
     complete_schema(app, asks_for_keys=settings.accounts is not None)
     return app

@@ -13,7 +13,7 @@ from smoothgate.errors import MalformedRequest
 from smoothgate.gate.accounts import Account
 from smoothgate.gate.answering import Answering, Certificates, Event, Piece, Turn
 from smoothgate.http import error_responses, openapi_examples, sse
-from smoothgate.http.json_body import parsed
+from smoothgate.http.request_body import read_json
 from smoothgate.http.request_state import accepted, account_of, request_id, while_connected
 from smoothgate.off_loop import off_loop
 from smoothgate.schemas import SmoothingOptions, as_json
@@ -59,7 +59,7 @@ def openai_router(answering: Answering, model_name: str, created: int) -> APIRou
         `smoothing` comes in as an extra field. `certificates` goes out as one: in the body, or in a stream in
         the first chunk that is sent after they are known, at the latest in the one that ends the answer.
         """
-        body = await parsed(await request.body())
+        body = await read_json(request)
         if not isinstance(body, dict):
             raise MalformedRequest("The body must be a JSON object.")
         streamed = _is_streamed(body)

@@ -24,6 +24,7 @@ def _error(description: str, *headers: str) -> Json:
 
 #: Of every path that asks for a key.
 DOOR: Responses = {
+    403: _error("From a page of another site, or under a foreign name, where the service asks for no key"),
     401: _error("No valid API key, where the service has accounts", "WWW-Authenticate"),
     429: _error("Too much at a time, or more than this key may", "Retry-After"),
     503: _error("Not ready, or shutting down", "Retry-After"),
@@ -33,6 +34,7 @@ ERRORS: Responses = DOOR | {
     400: _error("Malformed"),
     408: _error("The body took too long to come in"),
     413: _error("Too large"),
+    415: _error("A content type or encoding that is not read"),
     422: {
         "model": RefusalAnswer,
         "description": "Well-formed, but it cannot be served; or a policy is not met",
