@@ -84,9 +84,11 @@ def outcomes() -> Outcomes:
 
 
 async def _begin(service: Service, turn: Turn, streamed: bool) -> None:
-    """Ask for an answer, or for a stream until vLLM has accepted it."""
+    """Ask for an answer, or for a stream until vLLM answers."""
     if streamed:
-        await anext(service.answering.stream(turn))
+        async for event in service.answering.stream(turn):
+            if isinstance(event, Piece):
+                break
     else:
         await service.answering.answer(turn)
 

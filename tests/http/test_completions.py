@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from smoothgate.http import sse
 from tests.fake_vllm import TEXT
 from tests.quick_gate import OpenGate
 from tests.whole_service import Gate, image_part
@@ -54,3 +55,20 @@ def test_an_answer_to_text_alone_is_vllms_own(quick_gate: Gate, stream: bool) ->
     assert response.status_code == 200
     assert "certificates" not in response.text
     assert "chatcmpl-fake" in response.text
+
+
+def test_a_stream_begins_while_its_samples_are_drawn_and_is_never_silent_for_long(
+    open_gate: OpenGate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """https://github.com/vllm-project/vllm/issues/47647"""
+    monkeypatch.setattr(sse, "SILENCE_SECONDS", 0.2)
+    gate = open_gate()
+    body = QUESTION | {"smoothing": {"n_select": 1500, "n_certify": 64}}
+    with gate.http.stream("POST", "/v1/chat/completions", json=body) as response:
+        assert response.status_code == 200
+        assert gate.smoother.sampler.queued_samples > 0
+        lines = [line for line in response.iter_lines() if line]
+    first = next(number for number, line in enumerate(lines) if line.startswith("data: "))
+    assert first > 0
+    assert all(line.startswith(":") for line in lines[:first])
+    assert lines[-1] == "data: [DONE]"

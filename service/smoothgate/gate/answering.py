@@ -14,8 +14,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
-
 from smoothgate import metrics, tracing
 from smoothgate.engine import EngineClient
 from smoothgate.engine.answers import read_chunk, read_completion
@@ -99,7 +97,9 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The first event of a stream: vLLM has taken the request. What is refused raises before.
+    """The first event of a stream: all images are admitted and decoded, or without any, vLLM has accepted.
+
+    Whatever is refused by then raises before it. Later refusals end the stream.
 
     Attributes:
         certified: whether `Certificates` will come.
@@ -142,11 +142,24 @@ Event = Accepted | Piece | Certificates | Finished
 
 
 @dataclass(frozen=True, slots=True)
-class _Prepared:
-    """What vLLM gets, and the task that issues the certificates meanwhile; None: no image is smoothed."""
+class _Admitted:
+    """A turn whose images are decoded and, unless smoothing is off, queued at the sampler.
 
+    Attributes:
+        smoother: encodes the images.
+        body: of vLLM's request, with an empty part in the place of each image.
+        slots: these places.
+        images: what belongs there.
+        smoothed: the same at the sampler; empty: smoothing is off.
+        issuing: issues the certificates meanwhile; None: no image is smoothed.
+    """
+
+    smoother: Smoother
     body: Json
-    issuing: asyncio.Task[list[IssuedCertificate]] | None
+    slots: Sequence[ImageSlot]
+    images: Sequence[DecodedImage] = ()
+    smoothed: Sequence[Smoothed] = ()
+    issuing: asyncio.Task[list[IssuedCertificate]] | None = None
 
     async def certificates(self) -> list[IssuedCertificate] | None:
         return None if self.issuing is None else await self.issuing
@@ -198,13 +211,14 @@ class Answering:
         """
         stages = Stages()
         with measured(turn.route):
-            async with deadline(self._timeout_seconds), self._prepared(turn, stages) as prepared:
+            async with deadline(self._timeout_seconds), self._admitted(turn, stages) as admitted:
+                body = await _prepared(admitted, stages)
                 sent = time.perf_counter()
-                answer = await self._client.chat(prepared.body, turn.request_id)
+                answer = await self._client.chat(body, turn.request_id)
                 _engine_done(stages, sent)
                 completion = read_completion(answer)
                 self._gatekeeper.spend_tokens(turn.account, _tokens(completion.usage))
-                certificates = await prepared.certificates()
+                certificates = await admitted.certificates()
         return Answer(answer, completion.text, certificates, completion.usage or {}, stages)
 
     async def stream(self, turn: Turn) -> AsyncGenerator[Event]:
@@ -212,22 +226,28 @@ class Answering:
         after them, last `Finished`. Closing the generator ends all work on the turn.
 
         Raises:
-            SmoothgateError: of any kind; before `Accepted`, nothing has been sent to the client yet.
+            SmoothgateError: of any kind; before `Accepted`, nothing has been sent to the client yet. With
+                images, a policy that is not met and a refusal by vLLM come after it.
         """
         stages = Stages()
         usage: Json = {}
         with measured(turn.route):
             async with AsyncExitStack() as stack:
                 async with deadline(self._timeout_seconds):
-                    prepared = await stack.enter_async_context(self._prepared(turn, stages))
+                    admitted = await stack.enter_async_context(self._admitted(turn, stages))
+                unsent = admitted.issuing
+                if admitted.slots:
+                    yield Accepted(certified=unsent is not None)
+                async with deadline(self._timeout_seconds, spent=stages.now()):
+                    body = await _prepared(admitted, stages)
                     sent = time.perf_counter()
-                    shows_usage = _asks_for_usage(prepared.body)
-                    chunks = await self._client.stream(prepared.body, turn.request_id)
+                    shows_usage = _asks_for_usage(body)
+                    chunks = await self._client.stream(body, turn.request_id)
                     await stack.enter_async_context(chunks)
                 pieces = 0
                 stack.callback(lambda: self._gatekeeper.spend_tokens(turn.account, _tokens(usage) or pieces))
-                unsent = prepared.issuing
-                yield Accepted(certified=unsent is not None)
+                if not admitted.slots:
+                    yield Accepted(certified=False)
                 first = True
                 async for chunk in chunks:
                     pieces += 1
@@ -275,8 +295,8 @@ class Answering:
             return await self._issuer.issue(images)
 
     @asynccontextmanager
-    async def _prepared(self, turn: Turn, stages: Stages) -> AsyncIterator[_Prepared]:
-        """The chat as vLLM may see it, once the served features are known; sampling ends with the block."""
+    async def _admitted(self, turn: Turn, stages: Stages) -> AsyncIterator[_Admitted]:
+        """A turn as soon as its images are on their way; sampling ends with the block."""
         smoother = self._readiness.require_all()
         self._gatekeeper.require_tokens(turn.account)
         if turn.model not in (None, "", self._model_name):
@@ -297,27 +317,22 @@ class Answering:
                 param="truncate_prompt_tokens",
                 code="unsupported",
             )
-        async with AsyncExitStack() as stack:
-            issuing = None
-            if slots and turn.smoothing.mode == "off":
-                images = await self._smoothing.unsmoothed(slots, stages)
-                tokens = [await off_loop(smoother.encoder.raw_tokens, image) for image in images]
-                messages = await _with_tokens(smoother, messages, slots, images, tokens, stages)
-            elif slots:
-                admitted = self._smoothing.admitted(smoother, slots, turn.smoothing, turn.account, stages)
-                smoothed = await stack.enter_async_context(admitted)
+        body = parameters | {"model": self._model_name, "messages": messages}
+        if turn.account is not None:
+            body["cache_salt"] = turn.account.cache_salt
+        if not slots:
+            yield _Admitted(smoother, body, slots)
+        elif turn.smoothing.mode == "off":
+            yield _Admitted(smoother, body, slots, await self._smoothing.unsmoothed(slots, stages))
+        else:
+            async with self._smoothing.admitted(
+                smoother, slots, turn.smoothing, turn.account, stages
+            ) as smoothed:
                 issuing = self._issue_meanwhile(smoothed, stages)
-                stack.callback(issuing.cancel)
-                with tracing.stage("select"):
-                    tokens = [await image.tokens() for image in smoothed]
-                if smoothed[0].plan.enforce:
-                    _require_certified(smoothed, await issuing)
-                images = [one.image for one in smoothed]
-                messages = await _with_tokens(smoother, messages, slots, images, tokens, stages)
-            body = parameters | {"model": self._model_name, "messages": messages}
-            if turn.account is not None:
-                body["cache_salt"] = turn.account.cache_salt
-            yield _Prepared(body, issuing)
+                try:
+                    yield _Admitted(smoother, body, slots, [one.image for one in smoothed], smoothed, issuing)
+                finally:
+                    issuing.cancel()
 
     def _issue_meanwhile(
         self, smoothed: Sequence[Smoothed], stages: Stages
@@ -333,22 +348,29 @@ class Answering:
         return task
 
 
-async def _with_tokens(
-    smoother: Smoother,
-    messages: Sequence[Json],
-    slots: Sequence[ImageSlot],
-    images: Sequence[DecodedImage],
-    tokens: Sequence[Tensor],
-    stages: Stages,
-) -> list[Json]:
-    """The messages with visual tokens in the place of their images."""
+async def _prepared(admitted: _Admitted, stages: Stages) -> Json:
+    """The request as vLLM may see it, once the served features are known.
+
+    Raises:
+        PolicyNotMet: the plan enforces a policy that the images do not meet.
+    """
+    if not admitted.slots:
+        return admitted.body
+    encoder = admitted.smoother.encoder
+    if admitted.issuing is None:
+        tokens = [await off_loop(encoder.raw_tokens, image) for image in admitted.images]
+    else:
+        with tracing.stage("select"):
+            tokens = [await image.tokens() for image in admitted.smoothed]
+        if admitted.smoothed[0].plan.enforce:
+            _require_certified(admitted.smoothed, await admitted.issuing)
     stages.select = stages.now()
-    adapter = smoother.encoder.adapter
     parts = [
-        await visual_parts(adapter, image_tokens, image.height, image.width)
-        for image_tokens, image in zip(tokens, images, strict=True)
+        await visual_parts(encoder.adapter, image_tokens, image.height, image.width)
+        for image_tokens, image in zip(tokens, admitted.images, strict=True)
     ]
-    return with_images_replaced(messages, slots, parts)
+    messages = with_images_replaced(admitted.body["messages"], admitted.slots, parts)
+    return admitted.body | {"messages": messages}
 
 
 def _require_certified(smoothed: Sequence[Smoothed], certificates: Sequence[IssuedCertificate]) -> None:

@@ -48,14 +48,14 @@ def measured(route: str) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def deadline(seconds: float) -> AsyncIterator[None]:
-    """End what takes longer.
+async def deadline(seconds: float, *, spent: float = 0.0) -> AsyncIterator[None]:
+    """End what takes longer than `seconds`, of which some are spent already.
 
     Raises:
         RequestTimedOut: the block took longer than `seconds`.
     """
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(seconds - spent):
             yield
     except TimeoutError as error:
         raise RequestTimedOut(f"The request took longer than {seconds:g} seconds.") from error

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
 import structlog
 from fastapi.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from smoothgate.errors import SmoothgateError
 from smoothgate.http import error_responses
@@ -16,6 +17,9 @@ from smoothgate.http import error_responses
 log = structlog.get_logger("api")
 
 DONE = "data: [DONE]\n\n"
+#: After which a comment is sent. Balancers close a connection that is silent for a minute.
+SILENCE_SECONDS = 10.0
+_COMMENT = b": still working\n\n"
 # No proxy should buffer or store a stream.
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
@@ -39,10 +43,36 @@ class EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events."""
+        line = _Line(send)
+        breaking_silence = asyncio.create_task(line.break_silence())
         try:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, line)
         finally:
+            breaking_silence.cancel()
             await self._source.aclose()
+
+
+class _Line:
+    """Sends the messages of a response, and a comment in each silence, so that no proxy takes it for dead."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._one_at_a_time = asyncio.Lock()
+        self._is_open = False
+        self._latest = 0.0
+
+    async def __call__(self, message: Message) -> None:
+        async with self._one_at_a_time:
+            await self._send(message)
+            self._is_open = message["type"] == "http.response.start" or message.get("more_body", False)
+            self._latest = asyncio.get_running_loop().time()
+
+    async def break_silence(self) -> None:
+        while True:
+            await asyncio.sleep(SILENCE_SECONDS / 4)
+            is_silent = asyncio.get_running_loop().time() - self._latest >= SILENCE_SECONDS
+            if self._is_open and is_silent and not self._one_at_a_time.locked():
+                await self({"type": "http.response.body", "body": _COMMENT, "more_body": True})
 
 
 async def _failing_clearly(frames: AsyncGenerator[str]) -> AsyncGenerator[str]:

@@ -93,6 +93,7 @@ export async function* events(path, body, signal) {
     while ((end = rest.indexOf("\n\n")) >= 0) {
       const data = rest.slice(0, end).replace(/^data: /, "");
       rest = rest.slice(end + 2);
+      if (data.startsWith(":")) continue; // a comment
       if (data === "[DONE]") return;
       const event = JSON.parse(data);
       if (event.error) throw new Refused(event.error.message, 200, event.error.code);
