@@ -57,7 +57,7 @@ def chat_router(answering: Answering, model_name: str) -> APIRouter:
     return router
 
 
-def _turn(body: ChatRequest, files: Sequence[bytes], account: Account | None, identifier: str) -> Turn:
+def _turn(body: ChatRequest, files: Sequence[str | bytes], account: Account | None, identifier: str) -> Turn:
     parameters: Json = body.model_dump(include={"max_tokens", "temperature"}, exclude_none=True)
     if body.stream:
         parameters["stream_options"] = {"include_usage": True}
