@@ -76,7 +76,7 @@ class ServerSettings(_Group):
     )
     playground: bool | None = Field(
         None,
-        description="Whether `GET /` serves the playground. Unset: with the bundled demo model and an engine.",
+        description="Whether `GET /` serves the playground. Unset: with the demo model and an engine.",
     )
     laboratory: bool | None = Field(
         None,
