@@ -70,6 +70,11 @@ CACHE = Counter(
     ["outcome"],
 )
 SAMPLER_FAILURES = Counter("smoothgate_sampler_failures_total", "Batches or sampler threads that failed.")
+FAILED_IMAGES = Counter(
+    "smoothgate_failed_images_total",
+    "Images whose sampling failed without fault of the client, by where: selection, scores, batch, thread.",
+    ["reason"],
+)
 SAMPLER_UP = Gauge("smoothgate_sampler_up", "1 while all sampler threads run.")
 CERTIFICATES = Counter("smoothgate_certificates_total", "Certificates issued.", ["outcome"])
 SCORE = Histogram(
@@ -94,6 +99,7 @@ ENGINE_RESTARTS = Counter("smoothgate_engine_restarts_total", "Restarts of our o
 for _counter, _values in (
     (CERTIFICATES, ("certified", "abstained", "vacuous")),
     (CANARIES, ("ok", "drift", "failed")),
+    (FAILED_IMAGES, ("selection", "scores", "batch", "thread")),
     (REFUSALS, ("invalid_api_key", "requests_per_minute", "too_many_requests", "draining")),
 ):
     for _value in _values:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from smoothgate.certify.statement import Terms
+from smoothgate.errors import SamplerFailed
 from smoothgate.psm.calibration import calibrate
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling import noise
@@ -57,6 +58,19 @@ def test_scores_come_with_their_tickets_and_numbers() -> None:
     # The first samples of b come in, and with them the scores of its whole selection.
     pieces = forward.launch([SampleRange(b, 0, 2), SampleRange(a, 4, 3)]).fetch()
     assert [(each, first, len(scores)) for each, first, scores in pieces] == [(b, 0, 4), (a, 4, 3)]
+
+
+def test_a_picture_whose_selection_cannot_be_taken_in_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    odd, other = ticket(1), ticket(2)
+
+    def breaks(first: int, units: Tensor) -> None:
+        raise RuntimeError("no memory for the sum")
+
+    monkeypatch.setattr(odd.certifier, "select", breaks)
+    pieces = Forward(units, CPU, 8).launch([SampleRange(odd, 0, 4), SampleRange(other, 0, 4)]).fetch()
+    assert [each for each, _, _ in pieces] == [other]
+    with pytest.raises(SamplerFailed):
+        odd.result.result(0)
 
 
 def test_nothing_waits_for_the_device_within_a_batch() -> None:

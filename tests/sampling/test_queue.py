@@ -1,5 +1,6 @@
 """Which samples are drawn next, without any device."""
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -178,3 +179,27 @@ def test_a_closed_queue_returns_none() -> None:
     made = queue(ticket())
     made.close()
     assert made.take(CPU, wait=True) is None
+
+
+def test_nobody_waits_at_the_queue_for_the_mathematics_of_a_ticket() -> None:
+    """The event loop puts tickets in and asks for the length; a thread may be at a look for long."""
+    busy = Ticket(SamplingTask(torch.zeros(3, 4, 4), TERMS, 8, 64), 1, deadline=0.0)
+    made = queue(busy)
+    computing, done = threading.Event(), threading.Event()
+
+    def compute() -> None:
+        with busy._lock:
+            computing.set()
+            done.wait(10)
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    assert computing.wait(10)
+    taking = threading.Thread(target=take, args=(made,))
+    taking.start()
+    taking.join(2)
+    free = not taking.is_alive()
+    done.set()
+    thread.join()
+    taking.join()
+    assert free

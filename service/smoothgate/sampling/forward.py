@@ -104,10 +104,11 @@ class Forward:
         scored = []
         for each, rows in _rows_of(batch):
             ticket, mine = each.ticket, features[rows]
-            if each.first >= ticket.task.n_select:
-                scored.append((ticket, each.first, score(mine @ self._direction(ticket))))
-            elif (scores := ticket.certifier.select(each.first, mine)) is not None:
-                scored.append((ticket, 0, scores))
+            with ticket.failing_alone("selection"):
+                if each.first >= ticket.task.n_select:
+                    scored.append((ticket, each.first, score(mine @ self._direction(ticket))))
+                elif (scores := ticket.certifier.select(each.first, mine)) is not None:
+                    scored.append((ticket, 0, scores))
         return scored
 
     def features(self, batch: Sequence[SampleRange]) -> Tensor:
