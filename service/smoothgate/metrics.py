@@ -38,6 +38,11 @@ STAGE_SECONDS = Histogram(
     buckets=LATENCY_BUCKETS,
 )
 SAMPLES = Counter("smoothgate_samples_total", "Noisy forwards drawn.")
+WORK = Counter(
+    "smoothgate_work_total",
+    "Work done at the sampler, in noisy forwards of a canvas of typical size: a sample of a canvas with four "
+    "times as many pixels is four units.",
+)
 SAMPLES_DROPPED = Counter(
     "smoothgate_samples_dropped_total", "Noisy forwards not drawn because the client left."
 )
@@ -53,11 +58,16 @@ BATCH_FILL = Histogram(
     "smoothgate_batch_fill_ratio", "Share of a batch that held samples.", buckets=FILL_BUCKETS
 )
 QUEUED_SAMPLES = Gauge("smoothgate_queued_samples", "Noisy forwards waiting to be drawn.")
-QUEUED_SECONDS = Gauge(
-    "smoothgate_queued_seconds", "Time that the waiting noisy forwards will take at the present throughput."
+QUEUED_WORK = Gauge(
+    "smoothgate_queued_work", "Work waiting at the sampler, in noisy forwards of a canvas of typical size."
 )
-RESERVED_SAMPLES = Gauge(
-    "smoothgate_reserved_samples", "Noisy forwards of admitted requests whose images are still being decoded."
+QUEUED_SECONDS = Gauge(
+    "smoothgate_queued_seconds", "Time that the waiting work will take at the present throughput."
+)
+RESERVED_WORK = Gauge(
+    "smoothgate_reserved_work",
+    "Work of admitted requests whose images are still being decoded, in noisy forwards of a canvas of "
+    "typical size.",
 )
 DEGRADED = Counter(
     "smoothgate_degraded_requests_total",

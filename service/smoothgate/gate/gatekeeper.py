@@ -55,13 +55,18 @@ class Gatekeeper:
         return account
 
     def charge(self, account: Account | None, samples: int) -> None:
-        """Take what a request may draw from the samples of its account.
+        """Take what a request may draw from the samples of its account, counted in canvases of typical size.
 
         Raises:
             Overloaded: more than the account may draw now.
         """
         if account is not None:
             _take(self._of(account).samples, samples, "samples")
+
+    def correct(self, account: Account | None, samples: int) -> None:
+        """Take more than was charged, or give back where it is negative. Later requests wait for a debt."""
+        if account is not None and (bucket := self._of(account).samples) is not None:
+            bucket.correct(samples)
 
     def _of(self, account: Account) -> _Limits:
         if account not in self._limits:

@@ -35,3 +35,7 @@ class Bucket:
             return (needed - self._level) * 60 / self._per_minute
         self._level -= amount
         return 0.0
+
+    def correct(self, amount: int) -> None:
+        """Take `amount` more than was taken before, or give back where it is negative; it may be in debt."""
+        self._level -= amount

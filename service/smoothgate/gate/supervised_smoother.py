@@ -68,6 +68,7 @@ class SupervisedSmoother:
         sampler.start()
         metrics.SAMPLER_UP.set_function(lambda: float(sampler.alive))
         metrics.QUEUED_SAMPLES.set_function(lambda: float(sampler.queued_samples))
+        metrics.QUEUED_WORK.set_function(lambda: sampler.queued_work)
         metrics.QUEUED_SECONDS.set_function(lambda: sampler.queued_seconds)
         self._watching = asyncio.create_task(_keep_alive(sampler))
 

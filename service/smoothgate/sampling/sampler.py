@@ -7,6 +7,7 @@ samples are then scored against t. The direction is available as soon as it is k
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -60,9 +61,10 @@ class Sampler:
     Args:
         workers: one for each thread. All devices are of one type.
         batch_size: most noisy forwards in a batch.
-        rate: noisy forwards per second to expect before any were drawn.
+        rate: work per second to expect before any was done. Work is counted in noisy forwards of a canvas of
+            typical size.
         one_shape: whether all canvases have one shape.
-        batch_values: most canvas values (3 * H * W of each sample) in a batch; None: no limit.
+        typical_values: values (3 * H * W) of a canvas of typical size; None: all canvases have one size.
     """
 
     def __init__(
@@ -72,10 +74,10 @@ class Sampler:
         *,
         rate: float = 100.0,
         one_shape: bool = True,
-        batch_values: int | None = None,
+        typical_values: int | None = None,
     ) -> None:
         self.batch_size = batch_size
-        self.samples_per_second = rate
+        self.work_per_second = rate
         self._workers = workers
         self._forwards = [
             Forward(worker.units, worker.device, batch_size, one_shape=one_shape) for worker in workers
@@ -85,7 +87,7 @@ class Sampler:
             batch_size,
             len(workers),
             batch_size if costs_the_same else _SMALLEST_SHARE,
-            batch_values=batch_values,
+            typical_values=typical_values,
             begun=metrics.STAGE_SECONDS.labels("queue").observe,
             departed=metrics.SAMPLES_DROPPED.inc,
         )
@@ -117,9 +119,18 @@ class Sampler:
         return len(self._queue)
 
     @property
+    def queued_work(self) -> float:
+        """Work that waits to be done."""
+        return self._queue.work
+
+    @property
     def queued_seconds(self) -> float:
-        """How long the waiting samples will take at the throughput of the latest batches."""
-        return self.queued_samples / self.samples_per_second
+        """How long the waiting work will take at the throughput of the latest batches."""
+        return self.queued_work / self.work_per_second
+
+    def work(self, values: int, samples: int) -> int:
+        """Work of samples of a canvas of so many values (3 * H * W), rounded up."""
+        return math.ceil(samples * self._queue.size(values))
 
     @property
     def stalled_seconds(self) -> float:
@@ -218,10 +229,12 @@ class Sampler:
         self._queue.wake()
         self._last_progress = time.monotonic()
         drawn = sum(each.count for each in scored.batch)
+        work = drawn * self._queue.size(scored.batch[0].ticket.task.x.numel())
         seconds = time.perf_counter() - started
-        rate = len(self._workers) * drawn / seconds
-        self.samples_per_second += _RECENT * (rate - self.samples_per_second)
+        rate = len(self._workers) * work / seconds
+        self.work_per_second += _RECENT * (rate - self.work_per_second)
         metrics.SAMPLES.inc(drawn)
+        metrics.WORK.inc(work)
         metrics.BATCH_FILL.observe(drawn / self.batch_size)
         metrics.SAMPLING_SECONDS.inc(seconds / len(self._workers))
 
