@@ -85,6 +85,10 @@ FAILED_IMAGES = Counter(
     "Images whose sampling failed without fault of the client, by where: selection, scores, batch, thread.",
     ["reason"],
 )
+BATCHES_HALVED = Counter(
+    "smoothgate_batches_halved_total",
+    "Batches that did not fit into the memory of the device and were computed in halves.",
+)
 SAMPLER_UP = Gauge("smoothgate_sampler_up", "1 while all sampler threads run.")
 CERTIFICATES = Counter("smoothgate_certificates_total", "Certificates issued.", ["outcome"])
 SCORE = Histogram(

@@ -40,6 +40,7 @@ ELSEWHERE = {
     "smoothgate_queued_seconds": "test_admission",
     "smoothgate_sampler_failures": "test_operation",
     "smoothgate_failed_images": "test_operation",
+    "smoothgate_batches_halved": "test_operation",
     "smoothgate_sampler_up": "test_operation",
     "smoothgate_canaries": "test_admission",
     "smoothgate_canary_score": "test_admission",

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 from torch import Tensor
 
 from smoothgate.engine import Supervision
@@ -122,6 +123,22 @@ def test_a_lost_device_fails_liveness(open_gate: OpenGate) -> None:
     live, ready = gate.http.get("/health/live"), gate.http.get("/health/ready")
     assert (live.status_code, live.json()["problems"]) == (503, {"sampler": "device lost"})
     assert (ready.status_code, ready.json()["problems"]) == (503, {"sampler": "device lost"})
+
+
+def test_a_batch_that_memory_has_no_room_for_is_answered_all_the_same(open_gate: OpenGate) -> None:
+    gate = open_gate()
+    forward = gate.service.smoother.loaded.sampler._forwards[0]
+    encode = forward._units
+
+    def small(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
+        if len(z) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return encode(z, sigma, layout)
+
+    forward._units = small
+    before = gate.metric("smoothgate_batches_halved_total")
+    assert gate.ask("What digit is shown?", "seven.png").status_code == 200
+    assert gate.metric("smoothgate_batches_halved_total") > before
 
 
 def test_a_sampler_that_hangs_for_long_fails_liveness(

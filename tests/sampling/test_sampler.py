@@ -362,6 +362,25 @@ def test_closing_fails_tickets_that_still_wait() -> None:
         sampler.submit(ticket())
 
 
+def test_small_batches_do_not_make_the_device_look_slow(run: Run) -> None:
+    """On a GPU, a batch of 4 samples takes as long as one of 64."""
+
+    def constant(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
+        time.sleep(0.01)
+        return units(z, sigma)
+
+    sampler = run(constant, batch_size=64)
+    full = ticket(n_select=64, budget=64 * 60)
+    sampler.submit(full)
+    full.result.result(30)
+    before = sampler.work_per_second
+    for seed in range(30):
+        small = ticket(seed=seed, n_select=2, budget=2)
+        sampler.submit(small)
+        small.result.result(10)
+    assert sampler.work_per_second == pytest.approx(before, rel=0.01)
+
+
 def _counted(reason: str) -> float:
     value = REGISTRY.get_sample_value("smoothgate_failed_images_total", {"reason": reason})
     assert value is not None

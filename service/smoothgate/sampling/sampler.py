@@ -20,6 +20,7 @@ import torch
 
 from smoothgate import metrics
 from smoothgate.errors import NotReady, SamplerFailed
+from smoothgate.sampling.device import Device
 from smoothgate.sampling.draw import Units
 from smoothgate.sampling.forward import Forward, ScoredBatch
 from smoothgate.sampling.noise import NoiseGenerator
@@ -79,8 +80,10 @@ class Sampler:
         self.batch_size = batch_size
         self.work_per_second = rate
         self._workers = workers
+        self._devices = [Device(worker.device, worker.threads) for worker in workers]
         self._forwards = [
-            Forward(worker.units, worker.device, batch_size, one_shape=one_shape) for worker in workers
+            Forward(worker.units, device, batch_size, one_shape=one_shape)
+            for worker, device in zip(workers, self._devices, strict=True)
         ]
         costs_the_same = workers[0].device.type == "cuda" and one_shape
         self._queue = Queue(
@@ -181,14 +184,12 @@ class Sampler:
 
     def _run(self, number: int) -> None:
         worker, forward = self._workers[number], self._forwards[number]
-        if worker.device.type == "cpu":
-            torch.set_num_threads(worker.threads)
         held = self._held[number]
         held.clear()
         in_progress: deque[ScoredBatch] = deque()
         try:
+            self._devices[number].enter()
             while (batch := self._queue.take(worker.device, wait=not in_progress)) is not None:
-                started = time.perf_counter()
                 if batch:
                     held.append(batch)
                     if scored := self._launch(forward, batch):
@@ -196,7 +197,7 @@ class Sampler:
                     else:
                         held.pop()
                 if in_progress and (not batch or len(in_progress) >= forward.depth):
-                    self._account(in_progress.popleft(), started)
+                    self._account(in_progress.popleft())
                     held.popleft()
         except BaseException:
             self._threads[number] = None  # counts as dead from here on
@@ -215,7 +216,7 @@ class Sampler:
             self._batch_failed(batch)
             return None
 
-    def _account(self, scored: ScoredBatch, started: float) -> None:
+    def _account(self, scored: ScoredBatch) -> None:
         try:
             pieces = scored.fetch()
         except Exception:
@@ -229,14 +230,21 @@ class Sampler:
         self._queue.wake()
         self._last_progress = time.monotonic()
         drawn = sum(each.count for each in scored.batch)
-        work = drawn * self._queue.size(scored.batch[0].ticket.task.x.numel())
-        seconds = time.perf_counter() - started
-        rate = len(self._workers) * work / seconds
-        self.work_per_second += _RECENT * (rate - self.work_per_second)
+        size = self._queue.size(scored.batch[0].ticket.task.x.numel())
+        work, seconds = drawn * size, scored.seconds
+        self._measured(scored.rows * size, seconds)
         metrics.SAMPLES.inc(drawn)
         metrics.WORK.inc(work)
         metrics.BATCH_FILL.observe(drawn / self.batch_size)
         metrics.SAMPLING_SECONDS.inc(seconds / len(self._workers))
+
+    def _measured(self, work: float, seconds: float) -> None:
+        """Correct the throughput by a batch. One that is far from full is slower for its size than those of a
+        queue that waits will be, so it can only show that the device is faster.
+        """
+        rate = len(self._workers) * work / max(seconds, 1e-9)
+        if rate > self.work_per_second or 2 * work >= self.batch_size:
+            self.work_per_second += _RECENT * (rate - self.work_per_second)
 
     def _batch_failed(self, batch: Sequence[SampleRange]) -> None:
         metrics.SAMPLER_FAILURES.inc()
