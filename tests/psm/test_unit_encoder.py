@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from smoothgate.psm import unit_encoder
+from smoothgate.psm.checkpoint import PSM
 from smoothgate.psm.unit_encoder import UnitEncoder
 
 
@@ -50,10 +50,10 @@ def test_the_arithmetic_is_that_of_the_setting(
 ) -> None:
     """A certificate that says float32 must not be computed in bfloat16."""
     recorder = _Recorder()
-    monkeypatch.setattr(unit_encoder.torch, "autocast", recorder)
+    monkeypatch.setattr(torch, "autocast", recorder)
     encoder = UnitEncoder.__new__(UnitEncoder)
     encoder.adapter = _Adapter(dtype)  # type: ignore[assignment]
-    encoder.psm = unit_encoder.PSM()
+    encoder.psm = PSM()
     encoder._mu = torch.zeros(1, 48)
     encoder.units(torch.ones(2, 3, 4, 4), torch.ones(2))
     assert recorder.asked == [asked]
