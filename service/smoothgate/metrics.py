@@ -46,6 +46,11 @@ STAGE_SECONDS = Histogram(
     buckets=LATENCY_BUCKETS,
 )
 SAMPLES = Counter("smoothgate_samples_total", "Noisy forwards drawn.")
+WORK = Counter(
+    "smoothgate_work_total",
+    "Work done at the sampler, in noisy forwards of a canvas of typical size: a sample of a canvas with four "
+    "times as many pixels is four units.",
+)
 SAMPLES_DROPPED = Counter(
     "smoothgate_samples_dropped_total", "Noisy forwards not drawn because the client left."
 )
@@ -61,11 +66,16 @@ BATCH_FILL = Histogram(
     "smoothgate_batch_fill_ratio", "Share of a batch that held samples.", buckets=FILL_BUCKETS
 )
 QUEUED_SAMPLES = Gauge("smoothgate_queued_samples", "Noisy forwards waiting to be drawn.")
-QUEUED_SECONDS = Gauge(
-    "smoothgate_queued_seconds", "Time that the waiting noisy forwards will take at the present throughput."
+QUEUED_WORK = Gauge(
+    "smoothgate_queued_work", "Work waiting at the sampler, in noisy forwards of a canvas of typical size."
 )
-RESERVED_SAMPLES = Gauge(
-    "smoothgate_reserved_samples", "Noisy forwards of admitted requests whose images are still being decoded."
+QUEUED_SECONDS = Gauge(
+    "smoothgate_queued_seconds", "Time that the waiting work will take at the present throughput."
+)
+RESERVED_WORK = Gauge(
+    "smoothgate_reserved_work",
+    "Work of admitted requests whose images are still being decoded, in noisy forwards of a canvas of "
+    "typical size.",
 )
 DEGRADED = Counter(
     "smoothgate_degraded_requests_total",
@@ -78,6 +88,15 @@ CACHE = Counter(
     ["outcome"],
 )
 SAMPLER_FAILURES = Counter("smoothgate_sampler_failures_total", "Batches or sampler threads that failed.")
+FAILED_IMAGES = Counter(
+    "smoothgate_failed_images_total",
+    "Images whose sampling failed without fault of the client, by where: selection, scores, batch, thread.",
+    ["reason"],
+)
+BATCHES_HALVED = Counter(
+    "smoothgate_batches_halved_total",
+    "Batches that did not fit into the memory of the device and were computed in halves.",
+)
 SAMPLER_UP = Gauge("smoothgate_sampler_up", "1 while all sampler threads run.")
 CERTIFICATES = Counter("smoothgate_certificates_total", "Certificates issued.", ["outcome"])
 SCORE = Histogram(
@@ -106,6 +125,7 @@ ENGINE_RESTARTS = Counter("smoothgate_engine_restarts_total", "Restarts of our o
 for _counter, _values in (
     (CERTIFICATES, ("certified", "abstained", "vacuous")),
     (CANARIES, ("ok", "drift", "failed", "engine")),
+    (FAILED_IMAGES, ("selection", "scores", "batch", "thread")),
     (
         REFUSALS,
         ("invalid_api_key", "requests_per_minute", "concurrent_requests", "too_many_requests", "draining"),

@@ -324,8 +324,8 @@ def test_the_autoscaler_asks_for_metrics_that_there_are_and_replicas_are_its_own
         for name in re.findall(r"smoothgate_\w+", trigger["metadata"]["query"])
     }
     assert asked == {
-        "smoothgate_queued_samples",
-        "smoothgate_reserved_samples",
+        "smoothgate_queued_work",
+        "smoothgate_reserved_work",
         "smoothgate_sampling_seconds_total",
     }
     assert asked <= known

@@ -80,6 +80,7 @@ def test_tokens_are_those_of_the_whole_model(checkpoint: Path, adapter: Processo
         torch.testing.assert_close(tokens, received(checkpoint, adapter, image), atol=2e-4, rtol=1e-4)
         # The processor rounds to 8 bits after each resize.
         assert canvas.x.shape == native.shape
+        assert canvas.x.numel() == adapter.canvas_values(*size)
         assert float((canvas.x - native).abs().mean()) < 0.5 / 255
 
 

@@ -1,6 +1,7 @@
 """Room at the sampler before anything is decoded, fewer samples under load, and many clients at a time."""
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -44,7 +45,7 @@ def _under_load(gate: Gate) -> Iterator[None]:
         gone.set()
         thread.join()
         _wait(lambda: gate.metric("smoothgate_samples_dropped_total") > before)
-        assert gate.metric("smoothgate_reserved_samples") == 0
+        assert gate.metric("smoothgate_reserved_work") == 0
 
 
 def _wait(condition: Callable[[], bool], seconds: float = 20) -> None:
@@ -74,8 +75,8 @@ def test_a_request_alone_is_taken_however_long_it_takes(open_gate: OpenGate) -> 
 class _Idle:
     """A sampler where nothing waits."""
 
-    queued_samples: int = 0
-    samples_per_second: float = 100.0
+    queued_work: float = 0.0
+    work_per_second: float = 100.0
 
 
 def test_admitted_samples_count_while_their_images_are_decoded(quick_gate: Gate) -> None:
@@ -87,8 +88,56 @@ def test_admitted_samples_count_while_their_images_are_decoded(quick_gate: Gate)
     ):
         pass
     with admission.reserved(sampler, 80):
-        assert quick_gate.metric("smoothgate_reserved_samples") == 80
+        assert quick_gate.metric("smoothgate_reserved_work") == 80
     assert admission.seconds(sampler) == 0
+
+
+def test_a_request_needs_room_for_its_whole_work_once_its_size_is_known() -> None:
+    admission, sampler = Admission(1.0), _Idle()
+    with admission.reserved(sampler, 40) as other, admission.reserved(sampler, 40) as hold:
+        with pytest.raises(Overloaded) as caught:
+            hold(80)
+        assert caught.value.code == "queue_full"
+        assert admission.seconds(sampler) == pytest.approx(0.8), "what it holds has not changed"
+        hold(20)
+        assert admission.seconds(sampler) == pytest.approx(0.6)
+        other(60)
+        hold(40)
+    with admission.reserved(sampler, 40) as hold:
+        hold(4000)  # alone
+    assert admission.seconds(sampler) == 0
+
+
+def test_a_large_picture_is_charged_by_its_size(
+    open_gate: OpenGate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account, key = accounts.new("alice", samples_per_minute=1000)
+    accounts.save(tmp_path / "accounts.json", [account])
+    gate = open_gate(accounts=tmp_path / "accounts.json")
+    gate.http.headers["Authorization"] = f"Bearer {key}"
+    sampler = gate.service.smoother.loaded.sampler
+    canvas = gate.service.smoother.loaded.encoder.adapter.canvas_shape
+    assert canvas is not None
+    monkeypatch.setattr(sampler._queue, "_typical_values", math.prod(canvas) // 64)
+    assert gate.ask("What digit is shown?", "seven.png").status_code == 200
+    assert gate.metric("smoothgate_reserved_work") == 0
+    refused = gate.ask("What digit is shown?", "seven.png")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "samples_per_minute")
+    debt = 64 * (16 + 64) - 1000
+    assert 150 < int(refused.headers["retry-after"]) <= (debt + 80) * 60 / 1000 + 1
+
+
+def test_work_is_that_of_samples_of_typical_size(quick_gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    smoother = quick_gate.service.smoother.loaded
+    canvas = smoother.encoder.adapter.canvas_shape
+    assert canvas is not None
+    assert smoother.encoder.adapter.canvas_values(700, 300) == math.prod(canvas)
+    before = quick_gate.metric("smoothgate_work_total"), quick_gate.metric("smoothgate_samples_total")
+    monkeypatch.setattr(smoother.sampler._queue, "_typical_values", math.prod(canvas) // 4)
+    assert quick_gate.ask("What digit is shown?", "seven.png").status_code == 200
+    after = quick_gate.metric("smoothgate_work_total"), quick_gate.metric("smoothgate_samples_total")
+    assert after[0] - before[0] == 4 * (after[1] - before[1]) > 0
+    assert quick_gate.metric("smoothgate_queued_work") == 0
 
 
 def test_under_load_the_default_budget_steps_down_and_the_certificate_says_so(

@@ -210,4 +210,4 @@ def test_a_picture_that_takes_too_long_to_decode_is_refused(
     over.set()
     assert (refused.status_code, refused.json()["error"]["code"]) == (422, "decode_timeout")
     assert refused.json()["error"]["param"] == "images.0"
-    assert gate.metric("smoothgate_reserved_samples") == 0
+    assert gate.metric("smoothgate_reserved_work") == 0

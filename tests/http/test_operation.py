@@ -12,11 +12,12 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 from torch import Tensor
 
 from smoothgate.engine import Supervision
 from smoothgate.psm.unit_encoder import UnitEncoder
-from smoothgate.sampling.sampler import Sampler
+from smoothgate.sampling.sampler import LOST_AFTER, Sampler
 from smoothgate.vision import Layout
 from tests import processes
 from tests.fake_vllm import FakeVllm
@@ -133,6 +134,51 @@ def test_sampling_stops_when_the_client_leaves_a_stream(open_gate: OpenGate) -> 
         next(response.iter_lines())
     _wait_until(lambda: gate.metric("smoothgate_samples_dropped_total") - before > 1000)
     assert gate.metric("smoothgate_queued_samples") == 0
+
+
+def test_a_lost_device_fails_liveness(open_gate: OpenGate) -> None:
+    """After some errors of CUDA, every call fails until the process ends."""
+    gate = open_gate()
+    sampler = gate.service.smoother.loaded.sampler
+    forward = sampler._forwards[0]
+    counted = 'smoothgate_failed_images_total{reason="batch"}'
+    before = gate.metric(counted)
+
+    def lost(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    forward._units = lost
+    for number in range(LOST_AFTER):
+        assert gate.http.get("/health/live").status_code == 200
+        refused = gate.ask("What digit is shown?", "seven.png")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (500, "sampler_failed")
+        assert gate.metric(counted) == before + number + 1
+    live, ready = gate.http.get("/health/live"), gate.http.get("/health/ready")
+    assert (live.status_code, live.json()["problems"]) == (503, {"sampler": "device lost"})
+    assert (ready.status_code, ready.json()["problems"]) == (503, {"sampler": "device lost"})
+
+
+def test_a_batch_that_memory_has_no_room_for_is_answered_all_the_same(open_gate: OpenGate) -> None:
+    gate = open_gate()
+    forward = gate.service.smoother.loaded.sampler._forwards[0]
+    encode = forward._units
+
+    def small(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
+        if len(z) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return encode(z, sigma, layout)
+
+    forward._units = small
+    before = gate.metric("smoothgate_batches_halved_total")
+    assert gate.ask("What digit is shown?", "seven.png").status_code == 200
+    assert gate.metric("smoothgate_batches_halved_total") > before
+
+
+def test_a_sampler_that_hangs_for_long_fails_liveness(
+    quick_gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sampler, "stalled_seconds", property(lambda self: 181.0))
+    assert quick_gate.http.get("/health/live").json()["problems"] == {"sampler": "hangs"}
 
 
 def _kill_engine() -> None:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from smoothgate.sampling import autotune as module
+from smoothgate.errors import SmoothgateError
+from smoothgate.sampling import device as module
 from smoothgate.sampling.autotune import Tuning, autotune, smallest_near_best
 from smoothgate.vision import Layout
 
@@ -51,6 +52,36 @@ def test_the_fastest_size_is_found(clock: Clock) -> None:
     tuning = autotune(units, SHAPE, CPU, threads=1)
     assert (tuning.workers, tuning.threads, tuning.batch_size) == (1, 1, 16)
     assert tuning.samples_per_second == pytest.approx(16 / 0.02)
+
+
+def test_measuring_stops_growing_where_memory_runs_out() -> None:
+    sizes = []
+
+    def units(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
+        sizes.append(len(z))
+        if len(z) > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return z.flatten(1)
+
+    assert autotune(units, SHAPE, CPU, threads=1).batch_size == 8
+    assert set(sizes) == {8, 16}
+
+
+def test_where_no_batch_fits_the_start_fails_with_the_reason() -> None:
+    def units(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(SmoothgateError, match="SMOOTHGATE_BATCH_SIZE") as caught:
+        autotune(units, SHAPE, CPU, threads=1)
+    assert caught.value.code == "no_memory"
+
+
+def test_an_encoder_that_cannot_be_measured_is_no_matter_of_memory() -> None:
+    def units(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
+        raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        autotune(units, SHAPE, CPU, threads=1)
 
 
 def test_one_worker_is_chosen_when_workers_block_each_other(clock: Clock) -> None:

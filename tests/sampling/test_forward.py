@@ -8,9 +8,11 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from smoothgate.certify.statement import Terms
+from smoothgate.errors import SamplerFailed
 from smoothgate.psm.calibration import calibrate
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling import noise
+from smoothgate.sampling.device import Device
 from smoothgate.sampling.forward import Forward
 from smoothgate.sampling.queue import SampleRange
 from smoothgate.sampling.ticket import SamplingTask, Ticket
@@ -38,7 +40,7 @@ def test_a_row_is_canvas_plus_sigma_times_the_samples_own_noise() -> None:
         return units(z, sigma)
 
     a, b = ticket(1, 0.1), ticket(2, 0.7)
-    Forward(recording, CPU, 8).features([SampleRange(a, 5, 2), SampleRange(b, 0, 1)])
+    Forward(recording, Device(CPU), 8).features([SampleRange(a, 5, 2), SampleRange(b, 0, 1)])
     ((z, sigma),) = seen
     drawn = torch.empty(3, *SHAPE)
     noise.generator_for(CPU).fill(drawn, [(1, 5), (1, 6), (2, 0)])
@@ -50,7 +52,7 @@ def test_a_row_is_canvas_plus_sigma_times_the_samples_own_noise() -> None:
 
 def test_scores_come_with_their_tickets_and_numbers() -> None:
     a, b = ticket(1), ticket(2)
-    forward = Forward(units, CPU, 8)
+    forward = Forward(units, Device(CPU), 8)
     pieces = forward.launch([SampleRange(a, 0, 4), SampleRange(b, 2, 2)]).fetch()
     assert [(each, first, len(scores)) for each, first, scores in pieces] == [(a, 0, 4)]
     a.account(0, pieces[0][2])
@@ -59,12 +61,56 @@ def test_scores_come_with_their_tickets_and_numbers() -> None:
     assert [(each, first, len(scores)) for each, first, scores in pieces] == [(b, 0, 4), (a, 4, 3)]
 
 
+def test_a_picture_whose_selection_cannot_be_taken_in_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    odd, other = ticket(1), ticket(2)
+
+    def breaks(first: int, units: Tensor) -> None:
+        raise RuntimeError("no memory for the sum")
+
+    monkeypatch.setattr(odd.certifier, "select", breaks)
+    pieces = Forward(units, Device(CPU), 8).launch([SampleRange(odd, 0, 4), SampleRange(other, 0, 4)]).fetch()
+    assert [each for each, _, _ in pieces] == [other]
+    with pytest.raises(SamplerFailed):
+        odd.result.result(0)
+
+
+class _Memory:
+    """An encoder on a device with room for a number of samples."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.sizes: list[int] = []
+
+    def units(self, z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
+        self.sizes.append(len(z))
+        if len(z) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return units(z, sigma)
+
+
+def test_a_batch_that_memory_has_no_room_for_is_computed_in_halves() -> None:
+    a, b, memory = ticket(1), ticket(2), _Memory(3)
+    batch = [SampleRange(a, 0, 4), SampleRange(b, 0, 3), SampleRange(a, 9, 1)]
+    forward = Forward(memory.units, Device(CPU), 8)
+    features = forward.features(batch)
+    torch.testing.assert_close(features, Forward(units, Device(CPU), 8).features(batch))
+    assert memory.sizes == [8, 4, 2, 2, 2, 2]
+    memory.sizes.clear()
+    forward.features(batch)
+    assert memory.sizes == [2, 2, 2, 2], "later batches are small from the start"
+
+
+def test_where_not_even_one_sample_fits_the_batch_fails() -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        Forward(_Memory(0).units, Device(CPU), 8).features([SampleRange(ticket(1), 0, 4)])
+
+
 def test_nothing_waits_for_the_device_within_a_batch() -> None:
     """On `meta` tensors have no values, so that reading one raises."""
     a, b = ticket(1), ticket(2)
-    ((_, first, scores),) = Forward(units, CPU, 8).launch([SampleRange(b, 0, 4)]).fetch()
+    ((_, first, scores),) = Forward(units, Device(CPU), 8).launch([SampleRange(b, 0, 4)]).fetch()
     b.account(first, scores)
-    scored = Forward(units, META, 8).score([SampleRange(a, 0, 4), SampleRange(b, 4, 3)])
+    scored = Forward(units, Device(META), 8).score([SampleRange(a, 0, 4), SampleRange(b, 4, 3)])
     assert [(each, first, scores.shape) for each, first, scores in scored] == [(a, 0, (4,)), (b, 4, (3,))]
 
 

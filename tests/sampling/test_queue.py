@@ -1,5 +1,6 @@
 """Which samples are drawn next, without any device."""
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -26,12 +27,12 @@ def queue(
     batch_size: int = 32,
     workers: int = 1,
     smallest_share: int = 32,
-    batch_values: int | None = None,
+    typical_values: int | None = None,
     begun: Callable[[float], None] = ignore,
     departed: Callable[[int], None] = ignore,
 ) -> Queue:
     made = Queue(
-        batch_size, workers, smallest_share, batch_values=batch_values, begun=begun, departed=departed
+        batch_size, workers, smallest_share, typical_values=typical_values, begun=begun, departed=departed
     )
     for each in tickets:
         made.put(each)
@@ -125,10 +126,58 @@ def test_canvases_of_different_sizes_batch_apart_and_take_turns() -> None:
     assert [sum(turn.get(each, 0) for turn in turns) for each in (small, large)] == [96, 96]
 
 
-@pytest.mark.parametrize(("size", "count"), [(4, 32), (8, 16), (16, 4), (64, 1)])
+@pytest.mark.parametrize(("size", "count"), [(2, 32), (4, 32), (8, 8), (16, 2), (64, 1)])
 def test_a_batch_of_larger_canvases_holds_fewer(size: int, count: int) -> None:
     each = ticket(n_select=64, size=size)
-    assert take(queue(each, batch_values=16 * 3 * 8 * 8)) == {each: count}
+    assert take(queue(each, typical_values=3 * 4 * 4)) == {each: count}
+
+
+def test_the_length_is_in_samples_and_the_work_in_canvases_of_typical_size() -> None:
+    made = queue(ticket(8, 64, size=4), ticket(8, 64, size=8), typical_values=3 * 4 * 4)
+    assert len(made) == 2 * 72
+    assert made.work == 72 + 4 * 72
+
+
+def test_requests_share_work_equally_whatever_the_size_of_their_canvases() -> None:
+    small, large = ticket(budget=10_000, size=4), ticket(budget=10_000, size=8)
+    made = selected(small, large, typical_values=3 * 4 * 4)
+    work = {small: 0, large: 0}
+    for _ in range(40):
+        for each, count in take(made).items():
+            work[each] += count * (4 if each is large else 1)
+    assert work[small] == work[large]
+
+
+def _seconds_to_finish(watched: list[Ticket], others: list[Ticket]) -> float:
+    """When the last of the watched requests is drawn, on a device as fast as an H100 (docs/scaling.md).
+
+    A batch takes time in proportion to its pixels.
+    """
+    typical, per_second = 3 * 4 * 4, 288.0
+    made, drawn, now = queue(*watched, *others, typical_values=typical), dict[Ticket, int](), 0.0
+    while any(drawn.get(each, 0) < each.task.samples for each in watched):
+        batch = take(made)
+        assert batch
+        for each, count in batch.items():
+            now += count * each.task.x.numel() / typical / per_second
+            drawn[each] = drawn.get(each, 0) + count
+            if drawn[each] == each.task.n_select:
+                each.direction.set_result(torch.ones(1))
+    return now
+
+
+def test_a_picture_of_64_times_the_size_hardly_slows_others() -> None:
+    """Four pictures of 448 x 448 next to one of 3584 x 3584, in canvases of 4 x 4 and 32 x 32."""
+
+    def small() -> list[Ticket]:
+        return [ticket(n_select=128, budget=1024, size=4) for _ in range(4)]
+
+    def large() -> list[Ticket]:
+        return [ticket(n_select=128, budget=1024, size=32)]
+
+    alone = _seconds_to_finish(small(), [])
+    assert alone == pytest.approx(16, abs=0.1)
+    assert _seconds_to_finish(small(), large()) <= 1.5 * alone
 
 
 def test_a_small_request_is_spread_over_the_workers() -> None:
@@ -178,3 +227,27 @@ def test_a_closed_queue_returns_none() -> None:
     made = queue(ticket())
     made.close()
     assert made.take(CPU, wait=True) is None
+
+
+def test_nobody_waits_at_the_queue_for_the_mathematics_of_a_ticket() -> None:
+    """The event loop puts tickets in and asks for the length; a thread may be at a look for long."""
+    busy = Ticket(SamplingTask(torch.zeros(3, 4, 4), TERMS, 8, 64), 1, deadline=0.0)
+    made = queue(busy)
+    computing, done = threading.Event(), threading.Event()
+
+    def compute() -> None:
+        with busy._lock:
+            computing.set()
+            done.wait(10)
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    assert computing.wait(10)
+    taking = threading.Thread(target=take, args=(made,))
+    taking.start()
+    taking.join(2)
+    free = not taking.is_alive()
+    done.set()
+    thread.join()
+    taking.join()
+    assert free

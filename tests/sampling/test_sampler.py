@@ -7,14 +7,15 @@ from concurrent.futures import CancelledError
 import numpy as np
 import pytest
 import torch
+from prometheus_client import REGISTRY
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from smoothgate.certify.statement import Target, Terms
-from smoothgate.errors import NotReady, SamplerFailed
+from smoothgate.errors import NotReady, SamplerFailed, Unacceptable
 from smoothgate.sampling.draw import Units
 from smoothgate.sampling.noise import HostNoise
-from smoothgate.sampling.sampler import Sampler, Worker
+from smoothgate.sampling.sampler import LOST_AFTER, Sampler, Worker
 from smoothgate.sampling.ticket import SamplingTask, Ticket
 from smoothgate.vision import Layout
 
@@ -185,11 +186,11 @@ def test_the_queue_is_measured_in_samples_and_in_seconds(run: Run) -> None:
         if sampler.queued_samples == 2006:  # a batch of 10 is under way
             break
         time.sleep(0.01)
-    assert sampler.queued_seconds == pytest.approx(2006 / sampler.samples_per_second)
+    assert sampler.queued_seconds == pytest.approx(2006 / sampler.work_per_second)
     going.set()
     each.result.result(20)
     assert sampler.queued_samples == 0
-    assert 100 < sampler.samples_per_second < 1000  # 100 to begin with; a batch of 10 takes 10 ms or more
+    assert 100 < sampler.work_per_second < 1000  # 100 to begin with; a batch of 10 takes 10 ms or more
 
 
 def test_memory_does_not_grow_with_the_samples(run: Run) -> None:
@@ -359,3 +360,139 @@ def test_closing_fails_tickets_that_still_wait() -> None:
         waiting.result.result(10)
     with pytest.raises(NotReady):
         sampler.submit(ticket())
+
+
+def test_small_batches_do_not_make_the_device_look_slow(run: Run) -> None:
+    """On a GPU, a batch of 4 samples takes as long as one of 64."""
+
+    def constant(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
+        time.sleep(0.01)
+        return units(z, sigma)
+
+    sampler = run(constant, batch_size=64)
+    full = ticket(n_select=64, budget=64 * 60)
+    sampler.submit(full)
+    full.result.result(30)
+    before = sampler.work_per_second
+    for seed in range(30):
+        small = ticket(seed=seed, n_select=2, budget=2)
+        sampler.submit(small)
+        small.result.result(10)
+    assert sampler.work_per_second == pytest.approx(before, rel=0.01)
+
+
+def _counted(reason: str) -> float:
+    value = REGISTRY.get_sample_value("smoothgate_failed_images_total", {"reason": reason})
+    assert value is not None
+    return value
+
+
+def test_a_picture_with_features_that_are_no_numbers_fails_alone(run: Run) -> None:
+    def nan_for_one(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
+        found = units(z, sigma)
+        found[z.flatten(1).mean(1) > 50] = torch.nan
+        return found
+
+    sampler = run(nan_for_one)
+    odd, other = ticket(seed=1, n_select=4), ticket(seed=2, n_select=16, budget=300)
+    odd.task.x.fill_(100.0)
+    sampler.submit(other)
+    sampler.submit(odd)
+    with pytest.raises(Unacceptable):
+        odd.direction.result(10)
+    assert other.result.result(10).reason == "budget"
+    assert sampler.alive
+
+
+def test_certification_samples_that_are_no_numbers_fail_their_picture_alone(run: Run) -> None:
+    seen = 0
+
+    def nan_after_selection(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
+        nonlocal seen
+        found = units(z, sigma)
+        odd = z.flatten(1).mean(1) > 50
+        if seen >= 4:
+            found[odd] = torch.nan
+        seen += int(odd.sum())
+        return found
+
+    sampler = run(nan_after_selection)
+    odd, other = ticket(seed=1, n_select=4), ticket(seed=2, budget=300)
+    odd.task.x.fill_(100.0)
+    before = _counted("scores")
+    sampler.submit(odd)
+    sampler.submit(other)
+    with pytest.raises(SamplerFailed):
+        odd.result.result(10)
+    assert other.result.result(10).reason == "budget"
+    assert sampler.alive
+    assert _counted("scores") == before + 1
+
+
+def test_mathematics_that_gives_up_fails_its_picture_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd, other = ticket(seed=1), ticket(seed=2, budget=300)
+
+    def gives_up(first: int, scores: object) -> None:
+        raise RuntimeError("Maximum number of iterations reached.")
+
+    monkeypatch.setattr(odd.certifier, "update", gives_up)
+    sampler = run()
+    sampler.submit(odd)
+    sampler.submit(other)
+    with pytest.raises(SamplerFailed):
+        odd.result.result(10)
+    assert other.result.result(10).reason == "budget"
+    assert sampler.alive
+
+
+def test_closing_does_not_wait_for_ever_for_a_thread_that_hangs() -> None:
+    hanging, going = threading.Event(), threading.Event()
+
+    def hangs(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
+        hanging.set()
+        going.wait(30)
+        return units(z, sigma)
+
+    sampler = Sampler([Worker(hangs, CPU)], 10)
+    sampler.start()
+    taken, waiting = ticket(budget=1), ticket(seed=2)
+    sampler.submit(taken)
+    sampler.submit(waiting)
+    assert hanging.wait(10)
+    started = time.monotonic()
+    sampler.close(seconds=0.2)
+    assert time.monotonic() - started < 5
+    for each in (taken, waiting):
+        with pytest.raises(NotReady):
+            each.direction.result(0)
+    going.set()
+
+
+def test_batches_that_fail_one_after_the_other_mean_that_the_device_is_lost(run: Run) -> None:
+    broken = threading.Event()
+
+    def fragile(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
+        if broken.is_set():
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return units(z, sigma)
+
+    def fail(sampler: Sampler, times: int) -> None:
+        for number in range(times):
+            lost = ticket(seed=number)
+            sampler.submit(lost)
+            with pytest.raises(SamplerFailed):
+                lost.result.result(10)
+
+    sampler = run(fragile)
+    broken.set()
+    fail(sampler, LOST_AFTER - 1)
+    assert not sampler.device_lost
+    broken.clear()
+    good = ticket()
+    sampler.submit(good)
+    good.result.result(10)
+    broken.set()
+    fail(sampler, LOST_AFTER - 1)
+    assert not sampler.device_lost, "a good batch between them starts the count again"
+    fail(sampler, 1)
+    assert sampler.device_lost

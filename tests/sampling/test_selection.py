@@ -33,3 +33,12 @@ def test_scores_are_kept_in_the_unit_interval() -> None:
     t[0] = 1.0
     beyond = torch.stack([1.0000001 * t, -1.0000001 * t, 0 * t])
     assert scores_against(t, torch.split(beyond, 2)) == [1.0, 0.0, 0.5]
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+def test_samples_that_are_no_numbers_have_no_direction(wrong: float) -> None:
+    broken = UNITS.clone()
+    broken[3, 5] = wrong
+    with pytest.raises(Unacceptable) as caught:
+        select([broken])
+    assert caught.value.code == "no_direction"

@@ -28,7 +28,7 @@ class Account(BaseModel):
         name: unique in its file. Logs call the client by it.
         key_sha256: SHA-256 of the key, hexadecimal.
         requests_per_minute: includes requests that are refused for another reason.
-        samples_per_minute: noisy forwards that its requests may draw.
+        samples_per_minute: noisy forwards that its requests may draw, counted in canvases of typical size.
         tokens_per_minute: of prompts and answers, as vLLM counts them.
         concurrent_requests: under way at the same time.
     """

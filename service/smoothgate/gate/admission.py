@@ -1,8 +1,11 @@
-"""Room at the sampler, taken in noisy forwards before an image is decoded."""
+"""Room at the sampler, taken before an image is decoded, and corrected once its size is known.
+
+Work is counted in noisy forwards of a canvas of typical size, as the queue counts it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
@@ -16,16 +19,16 @@ class Load(Protocol):
     """How busy a sampler is."""
 
     @property
-    def queued_samples(self) -> int:
-        """Noisy forwards that wait to be drawn."""
+    def queued_work(self) -> float:
+        """Work that waits."""
 
     @property
-    def samples_per_second(self) -> float:
+    def work_per_second(self) -> float:
         """Present throughput."""
 
 
 class Admission:
-    """Takes no request whose samples would wait too long at the sampler.
+    """Takes no request whose work would wait too long at the sampler.
 
     Args:
         max_queued_seconds: the longest wait.
@@ -39,29 +42,39 @@ class Admission:
         self._reserved = 0
 
     def seconds(self, sampler: Load, more: int = 0) -> float:
-        """How long the samples that are queued or admitted, and `more`, will take."""
-        return (sampler.queued_samples + self._reserved + more) / sampler.samples_per_second
+        """How long the work that is queued or admitted, and `more`, will take."""
+        return (sampler.queued_work + self._reserved + more) / sampler.work_per_second
 
     @contextmanager
-    def reserved(self, sampler: Load, samples: int) -> Iterator[None]:
-        """Room for samples, held until they are queued. A request that is alone always gets it.
+    def reserved(self, sampler: Load, work: int) -> Iterator[Callable[[int], None]]:
+        """Room for work, held until it is queued. A request that is alone always gets it.
+
+        Yields:
+            What changes the work, once the size of the images is known; raises as this.
 
         Raises:
-            Overloaded: code `queue_full`: the samples would wait for longer than `max_queued_seconds`.
+            Overloaded: code `queue_full`: the work would wait for longer than `max_queued_seconds`.
         """
-        late = self.seconds(sampler, samples) - self._max_queued_seconds
-        if late > 0 and self.seconds(sampler) > 0:
-            raise Overloaded(
-                f"The {samples} noise samples of this request would take longer than "
-                f"{self._max_queued_seconds:g} s with those that wait already.",
-                code="queue_full",
-                retry_after=late,
-            )
-        self._change(samples)
+        held = 0
+
+        def hold(work: int) -> None:
+            nonlocal held
+            late = self.seconds(sampler, work - held) - self._max_queued_seconds
+            if work > held and late > 0 and self.seconds(sampler, -held) > 0:
+                raise Overloaded(
+                    "The noise samples of this request would take longer than "
+                    f"{self._max_queued_seconds:g} s with those that wait already.",
+                    code="queue_full",
+                    retry_after=late,
+                )
+            self._change(work - held)
+            held = work
+
+        hold(work)
         try:
-            yield
+            yield hold
         finally:
-            self._change(-samples)
+            self._change(-held)
 
     def stepped_down(self, sampler: Load, plan: Plan) -> Plan:
         """The plan with as many certification samples as the operator's steps give at this load."""
@@ -78,4 +91,4 @@ class Admission:
 
     def _change(self, by: int) -> None:
         self._reserved += by
-        metrics.RESERVED_SAMPLES.set(self._reserved)
+        metrics.RESERVED_WORK.set(self._reserved)

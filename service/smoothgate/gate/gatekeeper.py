@@ -59,7 +59,7 @@ class Gatekeeper:
         return account
 
     def charge(self, account: Account | None, samples: int) -> None:
-        """Take what a request may draw from the samples of its account.
+        """Take what a request may draw from the samples of its account, counted in canvases of typical size.
 
         Raises:
             Overloaded: more than the account may draw now.
@@ -79,7 +79,7 @@ class Gatekeeper:
     def spend_tokens(self, account: Account | None, tokens: int) -> None:
         """Count the tokens of a chat that has ended."""
         if account is not None and (bucket := self._of(account).tokens) is not None:
-            bucket.spend(tokens)
+            bucket.correct(tokens)
 
     @contextmanager
     def under_way(self, account: Account | None) -> Iterator[None]:
@@ -102,6 +102,11 @@ class Gatekeeper:
             yield
         finally:
             limits.under_way -= 1
+
+    def correct(self, account: Account | None, samples: int) -> None:
+        """Take more than was charged, or give back where it is negative. Later requests wait for a debt."""
+        if account is not None and (bucket := self._of(account).samples) is not None:
+            bucket.correct(samples)
 
     def _of(self, account: Account) -> _Limits:
         if account not in self._limits:

@@ -1,4 +1,4 @@
-"""Whether the service should be sent requests."""
+"""Whether the service should be sent requests, and whether its process should go on."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ class Health:
         self._readiness = readiness
         self._in_flight = in_flight
         self._canary = canary
+
+    def beyond_repair(self) -> dict[str, str]:
+        """What only a new process can help, by part; empty where there is nothing of that kind."""
+        return self._readiness.beyond_repair()
 
     def problems(self) -> dict[str, str]:
         """What keeps the service from being sent requests, by part; empty when it is ready."""

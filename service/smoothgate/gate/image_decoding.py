@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from smoothgate import metrics, tracing
-from smoothgate.errors import TooLarge, Unacceptable
+from smoothgate.errors import NotReady, TooLarge, Unacceptable
 from smoothgate.gate.chat_images import ImageSlot
 from smoothgate.gate.image_fetcher import Fetcher
 from smoothgate.vision import DecodedImage, decode, parse_data_uri
@@ -33,6 +33,7 @@ class ImageDecoder:
         self._max_pixels = max_pixels
         self._seconds = seconds
         self._threads = ThreadPoolExecutor(_THREADS, "decode")
+        self._free = asyncio.Semaphore(_THREADS)
 
     async def decode(self, slots: Sequence[ImageSlot]) -> list[DecodedImage]:
         """The images of a request, in order.
@@ -42,6 +43,7 @@ class ImageDecoder:
             MalformedRequest: not base64, or not a data URI.
             Unacceptable: not a picture, a URL that may not or cannot be fetched, or a picture that takes too
                 long to decode.
+            NotReady: code `decoders_busy`: no thread has been free for as long as one image may take.
         """
         started = time.perf_counter()
         with tracing.stage("decode"):
@@ -57,7 +59,15 @@ class ImageDecoder:
 
     async def _decoded(self, slot: ImageSlot) -> DecodedImage:
         source = await self._fetched(slot)
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self._free.acquire()
+        except TimeoutError as error:
+            raise NotReady(
+                "All decoders are busy.", code="decoders_busy", retry_after=self._seconds
+            ) from error
         decoding = asyncio.get_running_loop().run_in_executor(self._threads, self._decode, source, slot.param)
+        decoding.add_done_callback(lambda _: self._free.release())
         try:
             # A thread cannot be stopped: it is left to end by itself, and the others go on.
             return await asyncio.wait_for(asyncio.shield(decoding), self._seconds)

@@ -95,18 +95,22 @@ class ImageSmoothing:
 
         Raises:
             NotReady: the sampler does not run.
-            Overloaded: more samples than there is room for, or than the account may draw.
+            Overloaded: more work than there is room for, or than the account may ask for.
             Unacceptable: options outside the limits, or a budget that could certify nothing.
             TooLarge, MalformedRequest, Unacceptable: as `ImageDecoder.decode`; too many images.
         """
         self._require_few(slots)
         plan = await self._planned(smoother, options, len(slots))
-        cost = len(slots) * plan.samples
+        # Of images of typical size. Before they are decoded, nobody knows.
+        expected = len(slots) * plan.samples
         ends = time.monotonic() + self._sampling_seconds
         async with AsyncExitStack() as stack:
-            with self._admission.reserved(smoother.sampler, cost):
-                self._gatekeeper.charge(account, cost)
+            with self._admission.reserved(smoother.sampler, expected) as hold:
+                self._gatekeeper.charge(account, expected)
                 images = await self._decoder.decode(slots)
+                work = await asyncio.to_thread(smoother.work, images, plan)
+                hold(work)
+                self._gatekeeper.correct(account, work - expected)
                 stages.decode = stages.now()
                 smoothed = await stack.enter_async_context(sampling(smoother, images, plan, ends=ends))
             yield smoothed

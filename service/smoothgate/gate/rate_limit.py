@@ -36,7 +36,7 @@ class Bucket:
         self._level -= amount
         return 0.0
 
-    def spend(self, amount: int) -> None:
-        """Take an amount that is known only afterwards. The bucket may then stay empty for minutes."""
+    def correct(self, amount: int) -> None:
+        """Take `amount` more than was taken before, or give back where it is negative; it may be in debt."""
         self.take(0)
         self._level -= amount

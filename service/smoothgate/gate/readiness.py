@@ -28,6 +28,10 @@ class Readiness:
         engine = {} if problem is None else {"engine": problem}
         return engine | self._smoother.problems()
 
+    def beyond_repair(self) -> dict[str, str]:
+        """The state of each part that only a new process can help."""
+        return self._smoother.beyond_repair()
+
     def require_all(self) -> Smoother:
         """The smoother, where all parts are up. A canary that failed keeps nobody from asking.
 

@@ -82,6 +82,6 @@ def make_smoother(
         tuning.batch_size,
         rate=len(encoders) * tuning.samples_per_second,
         one_shape=adapter.canvas_shape is not None,
-        batch_values=tuning.batch_size * math.prod(shape),
+        typical_values=None if adapter.canvas_shape else math.prod(shape),
     )
     return Smoother(encoder, sampler, name, cache_bytes=cache_bytes)

@@ -14,6 +14,8 @@ from smoothgate.sampling.smoother import Smoother
 _WATCH_SECONDS = 1.0
 # A batch takes well under a second: after this long without one, something hangs.
 _STALL_SECONDS = 30.0
+# A thread cannot be ended from outside. After this long, only a new process helps.
+_HUNG_SECONDS = 180.0
 
 log = structlog.get_logger("smoother")
 
@@ -41,9 +43,19 @@ class SupervisedSmoother:
         if self._smoother is None:
             return {"encoder": "loading"}
         sampler = self._smoother.sampler
+        if sampler.device_lost:
+            return {"sampler": "device lost"}
         if not sampler.alive:
             return {"sampler": "down"}
         return {"sampler": "stalled"} if sampler.stalled_seconds > _STALL_SECONDS else {}
+
+    def beyond_repair(self) -> dict[str, str]:
+        """The state of the sampler where only a new process can help: its device is lost, or it hangs."""
+        if self._smoother is None:
+            return {}
+        if self._smoother.sampler.device_lost:
+            return {"sampler": "device lost"}
+        return {"sampler": "hangs"} if self._smoother.sampler.stalled_seconds > _HUNG_SECONDS else {}
 
     async def start(self) -> None:
         """Load the encoder and start the sampler.
@@ -56,6 +68,7 @@ class SupervisedSmoother:
         sampler.start()
         metrics.SAMPLER_UP.set_function(lambda: float(sampler.alive))
         metrics.QUEUED_SAMPLES.set_function(lambda: float(sampler.queued_samples))
+        metrics.QUEUED_WORK.set_function(lambda: sampler.queued_work)
         metrics.QUEUED_SECONDS.set_function(lambda: sampler.queued_seconds)
         self._watching = asyncio.create_task(_keep_alive(sampler))
 

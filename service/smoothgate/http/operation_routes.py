@@ -26,10 +26,12 @@ def operation_router(health: Health, issuer: Issuer, *, with_metrics: bool) -> A
     """
     router = APIRouter(tags=["Operation"])
 
-    @router.get("/health/live")
-    async def live() -> dict[str, str]:
-        """The process answers."""
-        return {"status": "ok"}
+    @router.get("/health/live", responses={503: {"description": "Only a new process can help"}})
+    async def live() -> JSONResponse:
+        """The process answers, and no part of it is in a state that only a new process can help."""
+        if problems := health.beyond_repair():
+            return JSONResponse({"status": "beyond repair", "problems": problems}, 503)
+        return JSONResponse({"status": "ok"})
 
     @router.get("/health/ready", responses={503: {"description": "A part is not up; see Retry-After"}})
     async def ready() -> JSONResponse:

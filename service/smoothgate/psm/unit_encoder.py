@@ -46,6 +46,7 @@ class UnitEncoder:
         self.psm_digest = None if self.psm.is_identity else self.psm.digest
         self.psm.to(device=adapter.device)
         self._mu = calibration.mu.to(adapter.device)
+        self._mu_on_cpu = calibration.mu.cpu()
 
     @classmethod
     def load(cls, adapter: VisionAdapter, folder: Path) -> UnitEncoder:
@@ -74,10 +75,15 @@ class UnitEncoder:
     def units(self, z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         """Noisy canvases (B, 3, H, W) and the sigma (B,) of their noise -> unit features (B, T * D) float32.
 
-        Differentiable in z.
+        Differentiable in z. Serving, calibration and replay all compute it in the arithmetic of the adapter:
+        on CUDA, P and M run in its 16-bit type too where it has one.
         """
-        tokens = self.adapter.tokens(self.purified(z, sigma), layout).float()
-        return self.unit(self.psm.mapper(tokens, sigma))
+        device, dtype = self.adapter.device.type, self.adapter.dtype
+        short = device == "cuda" and dtype in (torch.bfloat16, torch.float16)
+        with torch.autocast(device, dtype if short else None, enabled=short):
+            tokens = self.adapter.tokens(self.purified(z, sigma), layout).float()
+            mapped = self.psm.mapper(tokens, sigma)
+        return self.unit(mapped.float())
 
     def purified(self, z: Tensor, sigma: Tensor) -> Tensor:
         """P of noisy canvases (B, 3, H, W) with the sigma (B,) of their noise. P sees one tile at a time."""
@@ -101,14 +107,15 @@ class UnitEncoder:
         """`mu + rho * t` as visual tokens (B, T, D) float32, for unit directions t (B, T * D).
         Differentiable.
         """
-        tokens = directions.to(self._mu).view(len(directions), -1, self._mu.shape[1])
-        served: Tensor = self._mu + self.calibration.length(tokens.shape[1]) * tokens
+        mu = self._mu_on_cpu if directions.device.type == "cpu" else self._mu
+        tokens = directions.to(mu).view(len(directions), -1, mu.shape[1])
+        served: Tensor = mu + self.calibration.length(tokens.shape[1]) * tokens
         return served
 
     @torch.no_grad()
     def served_tokens(self, direction: Tensor) -> Tensor:
-        """The visual tokens (T, D) on the CPU that are served for one direction (T * D)."""
-        return self.served(direction[None])[0].cpu()
+        """The visual tokens (T, D) on the CPU that are served for one direction (T * D). Asks no device."""
+        return self.served(direction.cpu()[None])[0]
 
     @torch.no_grad()
     def raw_tokens(self, image: DecodedImage) -> Tensor:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
-import threading
-import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
+import structlog
 import torch
 from torch import Tensor
 
+from smoothgate.errors import SmoothgateError
+from smoothgate.sampling.device import Device, seconds_between, wait_for
 from smoothgate.sampling.draw import Units
+
+log = structlog.get_logger("sampler")
 
 # On a CPU, batches of 64 are not measurably faster, and a small request waits twice as long behind a large
 # one.
@@ -59,6 +64,9 @@ def autotune(
         device: where the encoder is.
         threads: total number of CPU threads; 0: one per core.
         batch_size: the only size to measure; 0: several.
+
+    Raises:
+        SmoothgateError: code `no_memory`: there is no room for the smallest batch.
     """
     total = threads or cores()
     divisions = sorted({(1, total), (total, 1)}) if device.type == "cpu" else [(1, 1)]
@@ -68,6 +76,12 @@ def autotune(
         for workers, threads_each in divisions
         for size, speed in _measure(units, shape, device, workers, threads_each, sizes)
     ]
+    if not measured:
+        raise SmoothgateError(
+            f"The memory of {device} has no room for a batch of {sizes[0]} noisy forwards: set a smaller "
+            "SMOOTHGATE_BATCH_SIZE, or leave more memory to the encoder.",
+            code="no_memory",
+        )
     return smallest_near_best(measured)
 
 
@@ -81,32 +95,35 @@ def smallest_near_best(measured: Sequence[Tuning]) -> Tuning:
 def _measure(
     units: Units, shape: Sequence[int], device: torch.device, workers: int, threads: int, sizes: Sequence[int]
 ) -> Iterator[tuple[int, float]]:
-    """(batch size, samples per second of all workers) while the workers run at the same time."""
+    """(batch size, samples per second of all workers) while the workers run at the same time.
+
+    Ends with the first size that memory has no room for.
+    """
     for size in sizes:
-        z = torch.rand((size, *shape), device=device)
-        sigma = torch.full((size,), 0.1, device=device)
-        seconds = [0.0] * workers
-
-        def work(number: int, z: Tensor = z, sigma: Tensor = sigma, seconds: list[float] = seconds) -> None:
-            if device.type == "cpu":
-                torch.set_num_threads(threads)
-            with torch.inference_mode():
-                units(z, sigma)
-                _wait(device)
-                started = time.perf_counter()
-                for _ in range(_REPEATS):
-                    units(z, sigma)
-                _wait(device)
-            seconds[number] = time.perf_counter() - started
-
-        running = [threading.Thread(target=work, args=(number,)) for number in range(workers)]
-        for thread in running:
-            thread.start()
-        for thread in running:
-            thread.join()
+        try:
+            z = torch.rand((size, *shape), device=device)
+            sigma = torch.full((size,), 0.1, device=device)
+            work = partial(_seconds, units, z, sigma, device, threads)
+            with ThreadPoolExecutor(workers) as pool:
+                seconds = [each.result() for each in [pool.submit(work) for _ in range(workers)]]
+        except torch.OutOfMemoryError:
+            log.warning("a batch does not fit into the memory of the device", samples=size)
+            return
+        finally:
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
         yield size, sum(_REPEATS * size / each for each in seconds)
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+@torch.inference_mode()
+def _seconds(units: Units, z: Tensor, sigma: Tensor, place: torch.device, threads: int) -> float:
+    """Time of some batches in a thread of their own."""
+    device = Device(place, threads)
+    device.enter()
+    units(z, sigma)
+    began = device.mark()
+    for _ in range(_REPEATS):
+        units(z, sigma)
+    ended = device.mark()
+    wait_for(ended)
+    return seconds_between(began, ended)

@@ -12,15 +12,20 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import structlog
 import torch
 from torch import Tensor
 
+from smoothgate import metrics
 from smoothgate.certify.scores import Array
 from smoothgate.sampling import noise
+from smoothgate.sampling.device import Device, Mark, seconds_between, wait_for
 from smoothgate.sampling.draw import Units, noisy
 from smoothgate.sampling.queue import SampleRange
 from smoothgate.sampling.selection import score
 from smoothgate.sampling.ticket import Ticket
+
+log = structlog.get_logger("sampler")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +35,21 @@ class ScoredBatch:
     Attributes:
         batch: as it was launched.
         pieces: (ticket, first sample, number of scores), in the order of `scores`.
-        scores: float64; on the CPU, complete once `done` is.
-        done: event of the device's stream, or None where the device does not run ahead.
+        scores: float64; on the CPU, complete once the device has come to `done`.
+        rows: forwards that were computed, with those that only fill up.
+        began, done: points in the device's work.
     """
 
     batch: Sequence[SampleRange]
     pieces: list[tuple[Ticket, int, int]]
     scores: Tensor
-    done: torch.cuda.Event | None
+    rows: int
+    began: Mark
+    done: Mark
 
     def fetch(self) -> list[tuple[Ticket, int, Array]]:
         """(ticket, first sample, scores); waits for the device."""
-        if self.done is not None:
-            self.done.synchronize()
+        wait_for(self.done)
         values = self.scores.numpy()
         ends = np.cumsum([size for _, _, size in self.pieces])
         return [
@@ -50,9 +57,16 @@ class ScoredBatch:
             for (ticket, first, size), end in zip(self.pieces, ends.tolist(), strict=True)
         ]
 
+    @property
+    def seconds(self) -> float:
+        """Time of the device for this batch alone, after `fetch`."""
+        return seconds_between(self.began, self.done)
+
 
 class Forward:
-    """The unit of work on one device. One thread uses it.
+    """The unit of work on one device. One thread uses it, after it has entered the device.
+
+    Where a batch does not fit into the device's memory, it is computed in halves, and so are later ones.
 
     Args:
         units: the encoder, on `device`.
@@ -65,13 +79,13 @@ class Forward:
         depth: batches that may be under way at a time.
     """
 
-    def __init__(
-        self, units: Units, device: torch.device, batch_size: int, *, one_shape: bool = True
-    ) -> None:
-        self.device = device
-        self.noise = noise.generator_for(device)
-        self._on_cuda = device.type == "cuda"
+    def __init__(self, units: Units, device: Device, batch_size: int, *, one_shape: bool = True) -> None:
+        self._owner = device
+        self.device = device.place
+        self.noise = noise.generator_for(device.place)
+        self._on_cuda = device.runs_ahead
         self.depth = 2 if self._on_cuda else 1
+        self._most_values: int | None = None  # canvas values that memory has room for at a time, where known
         self._rows = batch_size if self._on_cuda and one_shape else None
         self._units = units
         if self._on_cuda and one_shape:
@@ -83,16 +97,16 @@ class Forward:
     @torch.inference_mode()
     def launch(self, batch: Sequence[SampleRange]) -> ScoredBatch:
         """Queue a batch."""
+        began = self._owner.mark()
         scored = self.score(batch)
+        rows = max(self._rows or 0, sum(each.count for each in batch))
         pieces = [(ticket, first, len(scores)) for ticket, first, scores in scored]
         values = torch.cat([scores for _, _, scores in scored]) if scored else torch.empty(0)
         if not self._on_cuda:
-            return ScoredBatch(batch, pieces, values, None)
+            return ScoredBatch(batch, pieces, values, rows, began, self._owner.mark())
         host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
         host.copy_(values, non_blocking=True)
-        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        done.record()
-        return ScoredBatch(batch, pieces, host, done)
+        return ScoredBatch(batch, pieces, host, rows, began, self._owner.mark())
 
     @torch.inference_mode()
     def score(self, batch: Sequence[SampleRange]) -> list[tuple[Ticket, int, Tensor]]:
@@ -104,22 +118,46 @@ class Forward:
         scored = []
         for each, rows in _rows_of(batch):
             ticket, mine = each.ticket, features[rows]
-            if each.first >= ticket.task.n_select:
-                scored.append((ticket, each.first, score(mine @ self._direction(ticket))))
-            elif (scores := ticket.certifier.select(each.first, mine)) is not None:
-                scored.append((ticket, 0, scores))
+            with ticket.failing_alone("selection"):
+                if each.first >= ticket.task.n_select:
+                    scored.append((ticket, each.first, score(mine @ self._direction(ticket))))
+                elif (scores := ticket.certifier.select(each.first, mine)) is not None:
+                    scored.append((ticket, 0, scores))
         return scored
 
     def features(self, batch: Sequence[SampleRange]) -> Tensor:
-        """Unit features (rows, T * D) float32 of the samples of a batch, in its order."""
+        """Unit features (rows, T * D) float32 of the samples of a batch, in its order.
+
+        Raises:
+            torch.OutOfMemoryError: there is no room for a single sample.
+        """
+        values = batch[0].ticket.task.x.numel()
+        rows = sum(each.count for each in batch)
+        while True:
+            most = rows if self._most_values is None else max(1, min(rows, self._most_values // values))
+            try:
+                return torch.cat([self._features(part) for part in _parts(batch, most)])
+            except torch.OutOfMemoryError:
+                if most == 1:
+                    raise
+                metrics.BATCHES_HALVED.inc()
+                log.warning("a batch did not fit into the memory of the device", samples=most)
+                self._most_values = most // 2 * values
+            if self._on_cuda:
+                torch.cuda.empty_cache()
+
+    def _features(self, batch: Sequence[SampleRange]) -> Tensor:
         samples = [
             (each.ticket.seed, number)
             for each in batch
             for number in range(each.first, each.first + each.count)
         ]
         count = len(samples)
-        padding = 0 if self._rows is None else self._rows - count
         task = batch[0].ticket.task
+        fixed = self._rows or count
+        if self._most_values is not None:
+            fixed = max(count, min(fixed, self._most_values // task.x.numel()))
+        padding = fixed - count
         z = torch.empty((count + padding, *task.x.shape), device=self.device)
         self.noise.fill(z[:count], samples)
         z[count:] = 0
@@ -129,8 +167,7 @@ class Forward:
         ).to(self.device, non_blocking=True)
         for each, rows in _rows_of(batch):
             noisy(self._canvas(each.ticket), levels[rows], z[rows])
-        with torch.autocast("cuda", torch.bfloat16, enabled=self._on_cuda):
-            return self._units(z, levels, task.layout).float()
+        return self._units(z, levels, task.layout)[:count].float()
 
     def _canvas(self, ticket: Ticket) -> Tensor:
         if ticket not in self._canvases:
@@ -143,6 +180,23 @@ class Forward:
             assert ticket.certifier.direction is not None  # noqa: S101
             self._directions[ticket] = ticket.certifier.direction.to(self.device, non_blocking=True)
         return self._directions[ticket]
+
+
+def _parts(batch: Sequence[SampleRange], most: int) -> Iterator[list[SampleRange]]:
+    """A batch in parts of at most `most` samples, in its order."""
+    part: list[SampleRange] = []
+    room = most
+    for each in batch:
+        first, count = each.first, each.count
+        while count:
+            taken = min(count, room)
+            part.append(SampleRange(each.ticket, first, taken))
+            first, count, room = first + taken, count - taken, room - taken
+            if not room:
+                yield part
+                part, room = [], most
+    if part:
+        yield part
 
 
 def _rows_of(batch: Sequence[SampleRange]) -> Iterator[tuple[SampleRange, slice]]:

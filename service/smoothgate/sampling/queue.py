@@ -1,9 +1,13 @@
 """What is drawn next: samples of all waiting tickets, packed into batches.
 
 Requests share the device by start-time fair queueing (Goyal et al. 1996). Each request has a clock that its
-samples move on. The request whose clock is furthest behind is served next, and a newcomer starts at the clock
-of the one served last. A request that is passed over falls behind all newcomers, so that none starves.
-Selection samples go first, since answers wait for them, but only in three batches of four.
+work moves on. The request whose clock is furthest behind is served next, and a newcomer starts at the clock
+of the one furthest behind. A request that is passed over falls behind all newcomers, so that none starves.
+Selection samples go first, since answers wait for them, but only in three batches of four, and only as long
+as their request is little ahead of the others.
+
+Work is counted in forwards of a canvas of typical size: a sample of a canvas with four times as many pixels
+is four units of work. So a large picture takes no more of the device than a small one.
 """
 
 from __future__ import annotations
@@ -18,9 +22,12 @@ import torch
 
 from smoothgate.sampling.ticket import Ticket
 
-# Samples that a request is given at a time: enough to keep the copies few, few enough to be fair.
+# Work that a request is given at a time: enough to keep the copies few, few enough to be fair.
 _QUANTUM = 8
 _FAIR_EVERY = 4
+# Work by which a request may be ahead of the one furthest behind and still have its selection go first: the
+# selection samples of a typical canvas.
+_LEAD = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +45,14 @@ class _Entry:
 
     Attributes:
         ticket: which.
+        size: work of one sample.
         scheduled: samples that were put into a batch.
         selection_device: device of its running sum, once its first sample has been put into a batch.
         queued: `time.perf_counter()` when it came.
     """
 
     ticket: Ticket
+    size: float
     scheduled: int = 0
     selection_device: torch.device | None = None
     queued: float = field(default_factory=time.perf_counter)
@@ -82,8 +91,8 @@ class Queue:
             them.
         smallest_share: samples below which a batch is not made smaller for that; `batch_size` where every
             batch costs the same.
-        batch_values: most canvas values (3 * H * W of each sample) in a batch; None: no limit. A single
-            sample is always allowed.
+        typical_values: values (3 * H * W) of a canvas of typical size. A batch holds `batch_size` samples of
+            them, fewer of larger ones, and at least one. None: all canvases have one size.
         begun: called with the seconds that a ticket has waited for its first sample.
         departed: called with the samples that were not drawn, of a ticket whose client has left.
     """
@@ -94,19 +103,19 @@ class Queue:
         workers: int,
         smallest_share: int,
         *,
-        batch_values: int | None = None,
+        typical_values: int | None = None,
         begun: Callable[[float], None],
         departed: Callable[[int], None],
     ) -> None:
         self.batch_size = batch_size
-        self._batch_values = batch_values
+        self._typical_values = typical_values
         self._workers = workers
         self._smallest_share = min(smallest_share, batch_size)
         self._begun = begun
         self._departed = departed
         self._entries: list[_Entry] = []
-        self._clocks: dict[Hashable, int] = {}
-        self._now = 0
+        self._clocks: dict[Hashable, float] = {}
+        self._now = 0.0
         self._turn = 0
         self._closed = False
         self._changed = threading.Condition()
@@ -116,11 +125,21 @@ class Queue:
         with self._changed:
             return sum(entry.remaining for entry in self._entries)
 
+    @property
+    def work(self) -> float:
+        """Work that waits."""
+        with self._changed:
+            return sum(entry.remaining * entry.size for entry in self._entries)
+
+    def size(self, values: int) -> float:
+        """Work of one sample of a canvas of so many values (3 * H * W)."""
+        return 1.0 if self._typical_values is None else values / self._typical_values
+
     def put(self, ticket: Ticket) -> None:
         """Queue a ticket."""
         with self._changed:
             self._clocks.setdefault(ticket.request, self._now)
-            self._entries.append(_Entry(ticket))
+            self._entries.append(_Entry(ticket, self.size(ticket.task.x.numel())))
             self._changed.notify_all()
 
     def wake(self) -> None:
@@ -170,22 +189,28 @@ class Queue:
         if not waiting:
             return []
         self._turn += 1
-        selecting = [entry for entry in waiting if entry.selecting] if self._turn % _FAIR_EVERY else []
-        first = min(selecting or waiting, key=lambda entry: self._clocks[entry.ticket.request])
+        everyone = waiting
+        self._now = max(self._now, min(map(self._clock, everyone)))
+        selecting = [each for each in waiting if each.selecting and self._clock(each) <= self._now + _LEAD]
+        if self._turn % _FAIR_EVERY == 0:
+            selecting = []
+        first = min(selecting or waiting, key=self._clock)
         key = first.ticket.task.batch_key
         waiting = [entry for entry in waiting if entry.ticket.task.batch_key == key]
         selecting = [entry for entry in selecting if entry.ticket.task.batch_key == key]
-        room = self._room(sum(entry.available(device) for entry in waiting), first.ticket.task.x.numel())
+        room = self._room(sum(entry.available(device) for entry in waiting), first.size)
         counts: dict[_Entry, int] = {}
         for entries in (selecting, waiting):
             room -= self._share(entries, room, device, counts)
+        self._now = max(self._now, min(map(self._clock, everyone)))
         return [SampleRange(entry.ticket, entry.scheduled - count, count) for entry, count in counts.items()]
 
-    def _room(self, available: int, values: int) -> int:
-        """Samples of the next batch, for canvases of `values` values."""
-        most = self.batch_size
-        if self._batch_values is not None:
-            most = min(most, max(1, self._batch_values // values))
+    def _clock(self, entry: _Entry) -> float:
+        return self._clocks[entry.ticket.request]
+
+    def _room(self, available: int, size: float) -> int:
+        """Samples of the next batch, each of so much work."""
+        most = min(self.batch_size, max(1, int(self.batch_size / size)))
         spread = -(-available // self._workers)
         return min(most, max(spread, self._smallest_share))
 
@@ -194,7 +219,7 @@ class Queue:
     ) -> int:
         """Give up to `room` samples to entries, by their requests' clocks; returns how many."""
         given = 0
-        heap = [(self._clocks[entry.ticket.request], order, entry) for order, entry in enumerate(entries)]
+        heap = [(self._clock(entry), order, entry) for order, entry in enumerate(entries)]
         heapq.heapify(heap)
         while given < room and heap:
             clock, order, entry = heapq.heappop(heap)
@@ -202,14 +227,14 @@ class Queue:
             if clock < self._clocks[request]:  # another image of this request was served meanwhile
                 heapq.heappush(heap, (self._clocks[request], order, entry))
                 continue
-            count = min(_QUANTUM, room - given, entry.available(device))
+            quantum = max(1, int(_QUANTUM / entry.size))
+            count = min(quantum, room - given, entry.available(device))
             if count:
                 if not entry.scheduled:
                     self._begun(time.perf_counter() - entry.queued)
-                self._now = max(self._now, clock)
                 entry.schedule(count, device)
                 given += count
                 counts[entry] = counts.get(entry, 0) + count
-                self._clocks[request] += count
+                self._clocks[request] += count * entry.size
                 heapq.heappush(heap, (self._clocks[request], order, entry))
         return given

@@ -7,6 +7,8 @@ samples are then scored against t. The direction is available as soon as it is k
 
 from __future__ import annotations
 
+import math
+import sys
 import threading
 import time
 from collections import deque
@@ -17,7 +19,8 @@ import structlog
 import torch
 
 from smoothgate import metrics
-from smoothgate.errors import NotReady, SamplerFailed, SmoothgateError
+from smoothgate.errors import NotReady, SamplerFailed
+from smoothgate.sampling.device import Device
 from smoothgate.sampling.draw import Units
 from smoothgate.sampling.forward import Forward, ScoredBatch
 from smoothgate.sampling.noise import NoiseGenerator
@@ -31,6 +34,9 @@ log = structlog.get_logger("sampler")
 _SMALLEST_SHARE = 8
 # Weight of the latest batch in the throughput from which waiting times are estimated.
 _RECENT = 0.05
+#: Batches that fail one after the other before the device counts as lost. After some errors of CUDA, every
+#: call fails until the process ends.
+LOST_AFTER = 3
 _FAILED = "The sampler failed; the request was not completed."
 _CLOSING = "The service is shutting down."
 
@@ -56,9 +62,10 @@ class Sampler:
     Args:
         workers: one for each thread. All devices are of one type.
         batch_size: most noisy forwards in a batch.
-        rate: noisy forwards per second to expect before any were drawn.
+        rate: work per second to expect before any was done. Work is counted in noisy forwards of a canvas of
+            typical size.
         one_shape: whether all canvases have one shape.
-        batch_values: most canvas values (3 * H * W of each sample) in a batch; None: no limit.
+        typical_values: values (3 * H * W) of a canvas of typical size; None: all canvases have one size.
     """
 
     def __init__(
@@ -68,26 +75,31 @@ class Sampler:
         *,
         rate: float = 100.0,
         one_shape: bool = True,
-        batch_values: int | None = None,
+        typical_values: int | None = None,
     ) -> None:
         self.batch_size = batch_size
-        self.samples_per_second = rate
+        self.work_per_second = rate
         self._workers = workers
+        self._devices = [Device(worker.device, worker.threads) for worker in workers]
         self._forwards = [
-            Forward(worker.units, worker.device, batch_size, one_shape=one_shape) for worker in workers
+            Forward(worker.units, device, batch_size, one_shape=one_shape)
+            for worker, device in zip(workers, self._devices, strict=True)
         ]
         costs_the_same = workers[0].device.type == "cuda" and one_shape
         self._queue = Queue(
             batch_size,
             len(workers),
             batch_size if costs_the_same else _SMALLEST_SHARE,
-            batch_values=batch_values,
+            typical_values=typical_values,
             begun=metrics.STAGE_SECONDS.labels("queue").observe,
             departed=metrics.SAMPLES_DROPPED.inc,
         )
         self._threads: list[threading.Thread | None] = [None] * len(workers)
         self._closing = False
         self._last_progress = time.monotonic()
+        # What each thread has taken and not answered yet.
+        self._held: list[deque[Sequence[SampleRange]]] = [deque() for _ in workers]
+        self._failed_in_a_row = 0
 
     @property
     def noise(self) -> NoiseGenerator:
@@ -100,14 +112,28 @@ class Sampler:
         return all(thread is not None and thread.is_alive() for thread in self._threads)
 
     @property
+    def device_lost(self) -> bool:
+        """Whether so many batches in a row have failed that only a new process can help."""
+        return self._failed_in_a_row >= LOST_AFTER
+
+    @property
     def queued_samples(self) -> int:
         """Number of samples that wait to be drawn."""
         return len(self._queue)
 
     @property
+    def queued_work(self) -> float:
+        """Work that waits to be done."""
+        return self._queue.work
+
+    @property
     def queued_seconds(self) -> float:
-        """How long the waiting samples will take at the throughput of the latest batches."""
-        return self.queued_samples / self.samples_per_second
+        """How long the waiting work will take at the throughput of the latest batches."""
+        return self.queued_work / self.work_per_second
+
+    def work(self, values: int, samples: int) -> int:
+        """Work of samples of a canvas of so many values (3 * H * W), rounded up."""
+        return math.ceil(samples * self._queue.size(values))
 
     @property
     def stalled_seconds(self) -> float:
@@ -126,14 +152,23 @@ class Sampler:
                 self._threads[number] = thread
                 thread.start()
 
-    def close(self) -> None:
-        """Stop the threads. Tickets that still wait fail with NotReady."""
+    def close(self, seconds: float = 10.0) -> None:
+        """Stop the threads. Tickets that still wait fail with NotReady.
+
+        Args:
+            seconds: the longest wait for the threads. One that hangs is left: it ends with the process.
+        """
         self._closing = True
         self._queue.close()
-        for thread in self._threads:
+        ends = time.monotonic() + seconds
+        for number, thread in enumerate(self._threads):
             if thread is not None:
-                thread.join()
+                thread.join(max(0.0, ends - time.monotonic()))
+                if thread.is_alive():
+                    log.error("a sampler thread hangs and is left", worker=number)
         self._fail(self._queue.clear(), NotReady(_CLOSING, code="draining"))
+        for held in self._held:
+            self._fail(_waiting(tuple(held)), NotReady(_CLOSING, code="draining"))
 
     def submit(self, ticket: Ticket) -> None:
         """Queue a ticket.
@@ -149,29 +184,30 @@ class Sampler:
 
     def _run(self, number: int) -> None:
         worker, forward = self._workers[number], self._forwards[number]
-        if worker.device.type == "cpu":
-            torch.set_num_threads(worker.threads)
+        held = self._held[number]
+        held.clear()
         in_progress: deque[ScoredBatch] = deque()
-        batch: Sequence[SampleRange] | None = ()
         try:
-            while True:
-                batch = self._queue.take(worker.device, wait=not in_progress)
-                if batch is None:
-                    break
-                started = time.perf_counter()
-                if batch and (scored := self._launch(forward, batch)):
-                    in_progress.append(scored)
+            self._devices[number].enter()
+            while (batch := self._queue.take(worker.device, wait=not in_progress)) is not None:
+                if batch:
+                    held.append(batch)
+                    if scored := self._launch(forward, batch):
+                        in_progress.append(scored)
+                    else:
+                        held.pop()
                 if in_progress and (not batch or len(in_progress) >= forward.depth):
-                    self._account(in_progress[0], started)
-                    in_progress.popleft()
+                    self._account(in_progress.popleft())
+                    held.popleft()
         except BaseException:
             self._threads[number] = None  # counts as dead from here on
             metrics.SAMPLER_FAILURES.inc()
-            self._fail(self._queue.clear(), SamplerFailed(_FAILED))
-            self._fail(_waiting(batch, in_progress), SamplerFailed(_FAILED))
+            lost = {*self._queue.clear(), *_waiting(held)}
+            metrics.FAILED_IMAGES.labels("thread").inc(len(lost))
+            self._fail(lost, SamplerFailed(_FAILED))
             log.exception("sampler thread died", worker=number)
             raise
-        self._fail(_waiting(batch, in_progress), NotReady(_CLOSING, code="draining"))
+        self._fail(_waiting(held), NotReady(_CLOSING, code="draining"))
 
     def _launch(self, forward: Forward, batch: Sequence[SampleRange]) -> ScoredBatch | None:
         try:
@@ -180,40 +216,51 @@ class Sampler:
             self._batch_failed(batch)
             return None
 
-    def _account(self, scored: ScoredBatch, started: float) -> None:
+    def _account(self, scored: ScoredBatch) -> None:
         try:
             pieces = scored.fetch()
         except Exception:
             self._batch_failed(scored.batch)
             return
         for ticket, first, scores in pieces:
-            try:
+            with ticket.failing_alone("scores"):
                 ticket.account(first, scores)
                 ticket.expire()
-            except SmoothgateError as error:
-                ticket.fail(error)
+        self._failed_in_a_row = 0
         self._queue.wake()
         self._last_progress = time.monotonic()
         drawn = sum(each.count for each in scored.batch)
-        seconds = time.perf_counter() - started
-        rate = len(self._workers) * drawn / seconds
-        self.samples_per_second += _RECENT * (rate - self.samples_per_second)
+        size = self._queue.size(scored.batch[0].ticket.task.x.numel())
+        work, seconds = drawn * size, scored.seconds
+        self._measured(scored.rows * size, seconds)
         metrics.SAMPLES.inc(drawn)
+        metrics.WORK.inc(work)
         metrics.BATCH_FILL.observe(drawn / self.batch_size)
         metrics.SAMPLING_SECONDS.inc(seconds / len(self._workers))
 
+    def _measured(self, work: float, seconds: float) -> None:
+        """Correct the throughput by a batch. One that is far from full is slower for its size than those of a
+        queue that waits will be, so it can only show that the device is faster.
+        """
+        rate = len(self._workers) * work / max(seconds, 1e-9)
+        if rate > self.work_per_second or 2 * work >= self.batch_size:
+            self.work_per_second += _RECENT * (rate - self.work_per_second)
+
     def _batch_failed(self, batch: Sequence[SampleRange]) -> None:
         metrics.SAMPLER_FAILURES.inc()
-        self._fail(_waiting(batch), SamplerFailed(_FAILED))
+        lost = {*_waiting([batch])}
+        metrics.FAILED_IMAGES.labels("batch").inc(len(lost))
+        # Memory that runs out comes back.
+        self._failed_in_a_row += not isinstance(sys.exc_info()[1], torch.OutOfMemoryError)
+        self._fail(lost, SamplerFailed(_FAILED))
         log.exception("a batch failed", samples=sum(each.count for each in batch))
 
     @staticmethod
-    def _fail(tickets: Sequence[Ticket], error: Exception) -> None:
+    def _fail(tickets: Iterable[Ticket], error: Exception) -> None:
         for ticket in tickets:
             ticket.fail(error)
 
 
-def _waiting(batch: Sequence[SampleRange] | None, in_progress: Iterable[ScoredBatch] = ()) -> list[Ticket]:
+def _waiting(batches: Iterable[Sequence[SampleRange]]) -> list[Ticket]:
     """The tickets of unfinished batches that still wait for something."""
-    ranges = [*(batch or ()), *(each for scored in in_progress for each in scored.batch)]
-    return [each.ticket for each in ranges if not each.ticket.over]
+    return [each.ticket for batch in batches for each in batch if not each.ticket.over]

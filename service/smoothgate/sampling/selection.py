@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -46,9 +47,10 @@ class Selection:
         """t (T * D) float32, of length 1, on the device of the samples.
 
         Raises:
-            Unacceptable: the samples cancel out, so that there is no direction to serve.
+            Unacceptable: the samples cancel out, or are no numbers, so that there is no direction to serve.
         """
-        if self._sum is None or (length := self._sum.norm()) < _SHORTEST:
+        # Written so that a length of NaN fails too.
+        if self._sum is None or not _SHORTEST <= (length := float(self._sum.norm())) < math.inf:
             raise Unacceptable(
                 "The noisy features of this image have no common direction.", code="no_direction"
             )

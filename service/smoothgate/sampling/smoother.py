@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from functools import partial
@@ -53,6 +53,16 @@ class Smoother:
     def chance_cosine(self) -> float:
         """95th percentile of the cosine of unrelated images. A bound that is not above it is vacuous."""
         return self.encoder.calibration.figures.chance_p95
+
+    def work(self, images: Sequence[DecodedImage], plan: Plan) -> int:
+        """Work that sampling images takes at most, in noisy forwards of a canvas of typical size. Takes
+        milliseconds for a size that is new.
+
+        Raises:
+            Unacceptable: the model does not take an image of this size.
+        """
+        values = self.encoder.adapter.canvas_values
+        return sum(self.sampler.work(values(one.height, one.width), plan.samples) for one in images)
 
     async def begin(
         self,

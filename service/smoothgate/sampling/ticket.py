@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
 from torch import Tensor
 
+from smoothgate import metrics
 from smoothgate.certify.scores import Array
 from smoothgate.certify.statement import Terms
 from smoothgate.certify.stopping import StopReason
+from smoothgate.errors import SamplerFailed, SmoothgateError
 from smoothgate.sampling.certifier import Certifier, SamplingResult
 from smoothgate.vision import Layout
+
+log = structlog.get_logger("sampler")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,11 +108,18 @@ class Ticket:
                 self._end(self.certifier.update(first, scores))
 
     def expire(self) -> None:
-        """After the deadline, end with the certification scores that are there, if there are any."""
+        """After the deadline, end with the certification scores that are there, if there are any.
+
+        Does not wait for a thread that takes in scores: that thread asks again when it has done so.
+        """
         if self.deadline is None or time.monotonic() <= self.deadline:
             return
-        with self._lock:
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
             self._end("deadline" if self.certifier.n_certify else None)
+        finally:
+            self._lock.release()
 
     def finish(self, direction: Tensor, result: SamplingResult) -> None:
         """Take over what an earlier ticket for the same task came to."""
@@ -119,6 +132,22 @@ class Ticket:
         with self._lock:
             _settle(self.direction, error)
             _settle(self.result, error)
+
+    @contextmanager
+    def failing_alone(self, reason: str) -> Iterator[None]:
+        """Whatever goes wrong in the block ends this ticket and no other.
+
+        Args:
+            reason: under which a failure is counted that is no answer to the client.
+        """
+        try:
+            yield
+        except SmoothgateError as error:
+            self.fail(error)
+        except Exception:
+            metrics.FAILED_IMAGES.labels(reason).inc()
+            log.exception("an image failed", reason=reason)
+            self.fail(SamplerFailed("The sampler failed; the request was not completed."))
 
     def _end(self, reason: StopReason | None) -> None:
         if reason is not None:

@@ -107,6 +107,10 @@ class VisionAdapter(Protocol):
         """The canvas for smoothing, resized in floating point so that the norm of the map to it is known."""
         ...
 
+    def canvas_values(self, height: int, width: int) -> int:
+        """Number of values (3 * H * W) in the canvas of an image of this size."""
+        ...
+
     def canvas_native(self, image: DecodedImage) -> Tensor:
         """(3, H, W) float32 in [0, 1] by the checkpoint's own 8-bit processor: what vLLM itself would see."""
         ...

@@ -166,6 +166,10 @@ class BaseAdapter(ABC):
         norm = norms[0] if len(norms) == 1 else math.hypot(*norms) * (1 + 1e-12)
         return Canvas(x.contiguous(), norm, self.layout(image.height, image.width))
 
+    def canvas_values(self, height: int, width: int) -> int:
+        """As `VisionAdapter.canvas_values`."""
+        return sum(each.constant.size for each in self._cached_resizes(height, width))
+
     def tokens(self, x: Tensor, layout: Layout = ()) -> Tensor:
         """As `VisionAdapter.tokens`. Normalises in the dtype of x and computes the rest in `dtype`."""
         return self.encode(((x - self._mean) / self._std).to(self.dtype), layout)

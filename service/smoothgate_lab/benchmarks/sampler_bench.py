@@ -134,7 +134,7 @@ class Bench:
         try:
             for index in range(self.size.latencies):
                 # The rest of the round before must not count as waiting.
-                time.sleep(3 * self.tuning.batch_size * self.tuning.workers / sampler.samples_per_second)
+                time.sleep(3 * self.tuning.batch_size * self.tuning.workers / sampler.work_per_second)
                 alone.append(self._wait(sampler, [self.ticket(index, SMALL)]))
                 large = self.ticket(index + 1, LARGE)
                 sampler.submit(large)
