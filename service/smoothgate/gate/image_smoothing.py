@@ -108,7 +108,7 @@ class ImageSmoothing:
             with self._admission.reserved(smoother.sampler, expected) as hold:
                 self._gatekeeper.charge(account, expected)
                 images = await self._decoder.decode(slots)
-                work = await asyncio.to_thread(smoother.work, images, plan)
+                work = await off_loop(smoother.work, images, plan)
                 hold(work)
                 self._gatekeeper.correct(account, work - expected)
                 stages.decode = stages.now()
