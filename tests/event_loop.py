@@ -14,8 +14,8 @@ from blockbuster import blockbuster_ctx
 _ALLOWED = {
     # The folder of the socket is made and removed once for each start of vLLM.
     "smoothgate/engine/local_engine.py": ("__init__", "start", "stop", "_run_once"),
-    # The file of the accounts is asked whether it has changed.
-    "smoothgate/gate/accounts.py": ("_stamp",),
+    # The file of the accounts is asked whether it has changed, and is read again when it has. It is small.
+    "smoothgate/gate/accounts.py": ("_stamp", "load"),
     # A service composes its parts before it has a loop. A test that composes some may have one already.
     "smoothgate/playground/page_app.py": ("create_app",),
     "smoothgate/gate/canary.py": ("__init__",),

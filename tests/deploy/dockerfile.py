@@ -117,7 +117,12 @@ class Build:
             return
         self.root.mkdir()
         # The interpreter that makes the first environment, as the base image would have it on its PATH.
-        self.environment = {"PATH": f"{Path(sys._base_executable).parent}{os.pathsep}{os.defpath}"}  # type: ignore[attr-defined]
+        # Some systems have it as `python3` only.
+        interpreter = self._scratch / "interpreter/python"
+        interpreter.parent.mkdir(exist_ok=True)
+        interpreter.write_text(f'#!/bin/sh\nexec {sys._base_executable} "$@"\n')  # type: ignore[attr-defined]
+        interpreter.chmod(0o755)
+        self.environment = {"PATH": f"{interpreter.parent}{os.pathsep}{os.defpath}"}
         self._folder = "/"
 
     def _workdir(self, text: str) -> None:
