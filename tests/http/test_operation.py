@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from smoothgate.engine import Supervision
+from smoothgate.engine import LocalEngine, Supervision
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling.sampler import LOST_AFTER, Sampler
 from smoothgate.vision import Layout
@@ -181,10 +181,17 @@ def test_a_sampler_that_hangs_for_long_fails_liveness(
     assert quick_gate.http.get("/health/live").json()["problems"] == {"sampler": "hangs"}
 
 
-def _kill_engine() -> None:
-    mine = processes.descendants(os.getpid())
-    for pid, command in mine.items():
-        if "vllm.entrypoints" in command and "guard.py" not in command:
+def _engine_processes(gate: Gate) -> dict[int, str]:
+    """Process id -> command line of the vLLM that a gate has started: this process may own others."""
+    engine = gate.service.engine
+    assert isinstance(engine, LocalEngine)
+    (guard,) = (pid for pid, line in processes.mentioning(str(engine.socket)).items() if "guard.py" in line)
+    return processes.descendants(guard)
+
+
+def _kill_engine(gate: Gate) -> None:
+    for pid, command in _engine_processes(gate).items():
+        if "vllm.entrypoints" in command:
             os.kill(pid, signal.SIGKILL)
 
 
@@ -219,7 +226,7 @@ def test_an_engine_killed_in_mid_request_is_a_clear_error_and_comes_back(supervi
             if line:
                 events.append(line.removeprefix("data: "))
             if len(events) == 3:
-                _kill_engine()
+                _kill_engine(gate)
     _check_shape(json.loads(events[-1]), "engine_failed")
     asking.join(30)
     assert whole[0].status_code == 502, whole[0].text
@@ -248,9 +255,8 @@ def test_a_hung_engine_is_killed_and_started_again(
     engine = gate.service.engine
     restarts = engine.status.restarts
     monkeypatch.setattr(engine, "_supervision", Supervision(health_interval=0.5, health_timeout=3.0))
-    for pid, command in processes.descendants(os.getpid()).items():
-        if ("vllm" in command or "VLLM" in command) and "guard.py" not in command:
-            os.kill(pid, signal.SIGSTOP)
+    for pid in _engine_processes(gate):
+        os.kill(pid, signal.SIGSTOP)
     started = time.monotonic()
     answer = gate.ask("Hello")
     assert time.monotonic() - started < 30

@@ -53,7 +53,7 @@ def test_a_service_that_is_not_there_is_named(tmp_path: Path) -> None:
     command = ["evaluate", str(plan), "--output", str(tmp_path / "out"), "--url", "http://127.0.0.1:9"]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 1
-    assert "service under attack" in result.output
+    assert "attacked service" in result.output
 
 
 def test_a_service_with_another_psm_is_not_attacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
