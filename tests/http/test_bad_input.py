@@ -162,7 +162,11 @@ def test_a_form_with_a_strange_file(quick_gate: Gate) -> None:
 
 def test_a_body_too_large(open_gate: OpenGate) -> None:
     gate = open_gate(max_body_bytes=1000)
-    _check(gate.http.post("/v1/chat", content=b" " * 1001), 413, None)
+    _check(
+        gate.http.post("/v1/chat", content=b" " * 1001, headers={"Content-Type": "application/json"}),
+        413,
+        None,
+    )
 
 
 def test_what_is_not_there(quick_gate: Gate) -> None:
