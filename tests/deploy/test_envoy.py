@@ -199,7 +199,9 @@ def test_a_stream_is_not_buffered(stack: Stack, gateway: Envoy) -> None:
 
 def test_a_body_above_the_limit_is_refused_and_one_below_it_passes(gateway: Envoy) -> None:
     large = b'{"message": "' + b"a" * Settings(_env_file=None).max_body_bytes + b'"}'
-    refused = httpx.post(f"{gateway.url}/v1/chat", content=large, timeout=60)
+    refused = httpx.post(
+        f"{gateway.url}/v1/chat", content=large, headers={"Content-Type": "application/json"}, timeout=60
+    )
     assert (refused.status_code, _error(refused.text)["code"]) == (413, "request_payload_too_large")
     # What the gate itself refuses comes through as it is: here a picture above MAX_IMAGE_BYTES.
     picture = "data:image/png;base64," + base64.b64encode(bytes(11 * 2**20)).decode()

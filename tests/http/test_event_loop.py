@@ -10,6 +10,8 @@ from smoothgate.http.json_body import MAX_VALUES
 from tests.fake_vllm import FakeVllm
 from tests.whole_service import Gate, data_uri
 
+JSON = {"Content-Type": "application/json"}
+
 LONGEST_LAG = 0.25
 TEXT_LIMIT = 2**20
 MIB = 2**20
@@ -49,7 +51,7 @@ def test_a_body_of_very_many_values_is_refused_at_once(quick_gate: Gate, path: s
     body = chat(tools=value)
 
     def send() -> None:
-        response = quick_gate.http.post(path, content=body)
+        response = quick_gate.http.post(path, content=body, headers=JSON)
         assert response.status_code == 413, response.text
         assert response.json()["error"]["code"] == "too_many_values"
 
@@ -60,7 +62,7 @@ def test_a_body_of_escaped_characters_is_refused_at_once(quick_gate: Gate) -> No
     body = chat(user='"' + r"\n" * (30 * MIB) + '"')
 
     def send() -> None:
-        response = quick_gate.http.post("/v1/chat/completions", content=body)
+        response = quick_gate.http.post("/v1/chat/completions", content=body, headers=JSON)
         assert response.json()["error"]["code"] == "too_many_values"
 
     assert never_late(quick_gate, send)
@@ -83,7 +85,7 @@ def test_the_worst_body_that_is_accepted_holds_up_nobody(quick_gate: Gate, vllm:
     body = body[:-1] + b" " * (60 * MIB) + b"}"
 
     def send() -> None:
-        response = quick_gate.http.post("/v1/chat/completions", content=body)
+        response = quick_gate.http.post("/v1/chat/completions", content=body, headers=JSON)
         assert response.status_code == 200, response.text
         assert len(response.json()["certificates"]) == 1
 
