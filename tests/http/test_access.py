@@ -159,8 +159,8 @@ async def test_samples_per_minute(gate: Gate, keys: dict[str, str]) -> None:
 
 async def test_concurrent_requests(tmp_path: Path) -> None:
     account, key = accounts.new("carol", concurrent_requests=2)
-    accounts.save(tmp_path / "two.json", [account])
-    gate = Gate(tmp_path / "two.json")
+    await asyncio.to_thread(accounts.save, tmp_path / "two.json", [account])
+    gate = await asyncio.to_thread(Gate, tmp_path / "two.json")
     go = asyncio.Event()
 
     async def wait(scope: Scope, receive: Receive, send: Send) -> None:
