@@ -124,7 +124,8 @@ def test_a_large_picture_is_charged_by_its_size(
     refused = gate.ask("What digit is shown?", "seven.png")
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "samples_per_minute")
     debt = 64 * (16 + 64) - 1000
-    assert 150 < int(refused.headers["retry-after"]) <= 1.5 * (debt + 80) * 60 / 1000 + 1  # half as much again at most
+    # Half as much again at most: clients are not to come back all at once.
+    assert 150 < int(refused.headers["retry-after"]) <= 1.5 * (debt + 80) * 60 / 1000 + 1
 
 
 def test_work_is_that_of_samples_of_typical_size(quick_gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:

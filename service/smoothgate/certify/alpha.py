@@ -6,6 +6,9 @@ A certificate states several numbers that hold *together* with probability at le
       image      alpha / images                                    `per_image`
         bound    SHARES[j] * alpha_image, one for each tilt         `per_tilt`
 
+A vote certificate (`smoothgate.certify.votes`) is one statement about all images of a request. Its alpha is
+split among the three probabilities that it bounds (`per_vote`).
+
 Each tilt stands for one transform of the score whose mean is bounded (`smoothgate.certify.layer_cake`).
 Tilt 0 is the score itself, which carries the paper's bound. The other tilts carry the layer-cake bound.
 Nothing else needs a share of alpha:
@@ -30,6 +33,10 @@ TILTS: tuple[float, ...] = (0.0, 0.5, 1.5)
 #: log(1 / alpha) is multiplied by a small variance.
 SHARES: tuple[float, ...] = (0.2, 0.4, 0.4)
 
+#: Shares of a vote certificate's alpha: the lower bound on the answer, and the upper bounds on the runner-up
+#: and on the rest. Where all votes agree, the first bound alone decides.
+VOTE_SHARES: tuple[float, float, float] = (0.9, 0.05, 0.05)
+
 _DOWN = 1.0 - 1e-12
 
 
@@ -51,3 +58,8 @@ def per_image(alpha: float, images: int) -> float:
 def per_tilt(alpha: float) -> tuple[float, ...]:
     """The shares of one image's alpha, one for each of `TILTS` (union bound), rounded down."""
     return tuple(check_alpha(alpha) * share * _DOWN for share in SHARES)
+
+
+def per_vote(alpha: float) -> tuple[float, ...]:
+    """The shares of a vote certificate's alpha, in the order of `VOTE_SHARES` (union bound), rounded down."""
+    return tuple(check_alpha(alpha) * share * _DOWN for share in VOTE_SHARES)
