@@ -110,7 +110,7 @@ def test_nothing_waits_for_the_device_within_a_batch() -> None:
     a, b = ticket(1), ticket(2)
     ((_, first, scores),) = Forward(units, Device(CPU), 8).launch([SampleRange(b, 0, 4)]).fetch()
     b.account(first, scores)
-    scored = Forward(units, Device(META), 8).score([SampleRange(a, 0, 4), SampleRange(b, 4, 3)])
+    scored = Forward(units, Device(META), 8).collect([SampleRange(a, 0, 4), SampleRange(b, 4, 3)])
     assert [(each, first, scores.shape) for each, first, scores in scored] == [(a, 0, (4,)), (b, 4, (3,))]
 
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 import torch
@@ -52,7 +53,7 @@ def selected(*tickets: Ticket, **options: int) -> Queue:
 def take(made: Queue, device: torch.device = CPU) -> dict[Ticket, int]:
     batch = made.take(device, wait=False)
     assert batch is not None
-    return {each.ticket: each.count for each in batch}
+    return {cast(Ticket, each.ticket): each.count for each in batch}
 
 
 def test_a_batch_is_full_and_of_consecutive_samples() -> None:
@@ -155,7 +156,7 @@ def _seconds_to_finish(watched: list[Ticket], others: list[Ticket]) -> float:
     """
     typical, per_second = 3 * 4 * 4, 288.0
     made, drawn, now = queue(*watched, *others, typical_values=typical), dict[Ticket, int](), 0.0
-    while any(drawn.get(each, 0) < each.task.samples for each in watched):
+    while any(drawn.get(each, 0) < each.samples for each in watched):
         batch = take(made)
         assert batch
         for each, count in batch.items():

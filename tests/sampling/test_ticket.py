@@ -3,7 +3,6 @@ import threading
 import time
 from concurrent.futures import CancelledError
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
@@ -23,7 +22,7 @@ def ticket(**options: float) -> Ticket:
 def select(each: Ticket) -> None:
     scores = each.certifier.select(0, UNITS)
     assert scores is not None
-    each.account(0, scores.numpy())
+    each.account(0, scores)
 
 
 def test_the_direction_is_known_before_the_result() -> None:
@@ -31,7 +30,7 @@ def test_the_direction_is_known_before_the_result() -> None:
     select(each)
     torch.testing.assert_close(each.direction.result(0), F.normalize(UNITS.sum(0), dim=0))
     assert not each.over
-    each.account(4, np.full(64, 0.9))
+    each.account(4, torch.full((64,), 0.9, dtype=torch.float64))
     assert each.over
     assert each.result.result(0).reason == "budget"
 
@@ -39,9 +38,9 @@ def test_the_direction_is_known_before_the_result() -> None:
 def test_scores_that_come_after_the_end_are_ignored() -> None:
     each = ticket(deadline=0.0)
     select(each)
-    each.account(4, np.full(10, 0.9))
+    each.account(4, torch.full((10,), 0.9, dtype=torch.float64))
     each.expire()
-    each.account(14, np.full(54, 0.9))
+    each.account(14, torch.full((54,), 0.9, dtype=torch.float64))
     result = each.result.result(0)
     assert (result.reason, result.rule.n) == ("deadline", 10)
 
@@ -52,7 +51,7 @@ def test_the_deadline_ends_it_only_with_a_score() -> None:
     select(each)
     each.expire()
     assert not each.over
-    each.account(4, np.full(1, 0.9))
+    each.account(4, torch.full((1,), 0.9, dtype=torch.float64))
     each.expire()
     assert each.result.result(0).reason == "deadline"
 
@@ -61,7 +60,7 @@ def test_the_deadline_ends_it_only_with_a_score() -> None:
 def test_before_the_deadline_it_goes_on(options: dict[str, float]) -> None:
     each = ticket(**options)
     select(each)
-    each.account(4, np.full(1, 0.9))
+    each.account(4, torch.full((1,), 0.9, dtype=torch.float64))
     each.expire()
     assert not each.over
 

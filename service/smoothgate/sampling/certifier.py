@@ -13,7 +13,7 @@ from torch import Tensor
 from smoothgate.certify.scores import Array
 from smoothgate.certify.statement import Terms
 from smoothgate.certify.stopping import StoppingRule, StopReason
-from smoothgate.sampling.selection import Selection, known
+from smoothgate.sampling.selection import Selection, known, score
 
 T = TypeVar("T", bound=Sized)
 
@@ -61,6 +61,7 @@ class Certifier:
         self._selection_scores: list[float] = []
         self._scores = _ReorderBuffer[Array](n_select)
         self._rule: StoppingRule | None = None
+        self._directions: dict[torch.device, Tensor] = {}
 
     @property
     def n_certify(self) -> int:
@@ -78,6 +79,16 @@ class Certifier:
         with self._selecting:
             self._device_scores += [self._selection.add(part) for part in self._units.put(first, units)]
             return torch.cat(self._device_scores) if self._units.next == self._n_select else None
+
+    def scores(self, units: Tensor) -> Tensor:
+        """Work on the device, after `begin`: scores (k,) of certification samples with units (k, T * D).
+
+        Nothing here waits for the device. t is copied once to each device.
+        """
+        if units.device not in self._directions:
+            assert self.direction is not None  # noqa: S101
+            self._directions[units.device] = self.direction.to(units.device, non_blocking=True)
+        return score(units @ self._directions[units.device])
 
     def begin(self, selection_scores: Array) -> Tensor:
         """Work on the CPU: end the selection with the scores (n_select,) that `select` returned.

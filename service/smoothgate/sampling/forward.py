@@ -1,6 +1,6 @@
-"""Noisy forwards on one device: noise, purifier, encoder, mapper, normalisation, and the scores that follow.
+"""Noisy forwards on one device: noise, purifier, encoder, mapper, normalisation, and what tickets collect.
 
-Nothing between `launch` and `ScoredBatch.fetch` waits for the device, so that the next batch can be queued
+Nothing between `launch` and `LaunchedBatch.fetch` waits for the device, so that the next batch can be queued
 behind the present one. On CUDA batches have one shape, filled up with rows that nobody looks at, and the
 forward is compiled into CUDA graphs.
 """
@@ -11,51 +11,42 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import structlog
 import torch
 from torch import Tensor
 
 from smoothgate import metrics
-from smoothgate.certify.scores import Array
 from smoothgate.sampling import noise
+from smoothgate.sampling.base_ticket import BaseTicket
 from smoothgate.sampling.device import Device, Mark, seconds_between, wait_for
 from smoothgate.sampling.draw import Units, noisy
 from smoothgate.sampling.queue import SampleRange
-from smoothgate.sampling.selection import score
-from smoothgate.sampling.ticket import Ticket
 
 log = structlog.get_logger("sampler")
 
 
 @dataclass(frozen=True, slots=True)
-class ScoredBatch:
-    """A batch on its way: whose scores come, and where they will be.
+class LaunchedBatch:
+    """A batch on its way.
 
     Attributes:
         batch: as it was launched.
-        pieces: (ticket, first sample, number of scores), in the order of `scores`.
-        scores: float64; on the CPU, complete once the device has come to `done`.
+        pieces: (ticket, first sample, values), as `BaseTicket.collect` returned them; the values on the CPU,
+            complete once the device has come to `done`.
         rows: forwards that were computed, with those that only fill up.
         began, done: points in the device's work.
     """
 
     batch: Sequence[SampleRange]
-    pieces: list[tuple[Ticket, int, int]]
-    scores: Tensor
+    pieces: list[tuple[BaseTicket, int, Tensor]]
     rows: int
     began: Mark
     done: Mark
 
-    def fetch(self) -> list[tuple[Ticket, int, Array]]:
-        """(ticket, first sample, scores); waits for the device."""
+    def fetch(self) -> list[tuple[BaseTicket, int, Tensor]]:
+        """(ticket, first sample, values); waits for the device."""
         wait_for(self.done)
-        values = self.scores.numpy()
-        ends = np.cumsum([size for _, _, size in self.pieces])
-        return [
-            (ticket, first, values[end - size : end])
-            for (ticket, first, size), end in zip(self.pieces, ends.tolist(), strict=True)
-        ]
+        return self.pieces
 
     @property
     def seconds(self) -> float:
@@ -91,39 +82,35 @@ class Forward:
         if self._on_cuda and one_shape:
             self._units = torch.compile(units, mode="reduce-overhead", dynamic=False)
         # Copied to the device once per ticket.
-        self._canvases: WeakKeyDictionary[Ticket, Tensor] = WeakKeyDictionary()
-        self._directions: WeakKeyDictionary[Ticket, Tensor] = WeakKeyDictionary()
+        self._canvases: WeakKeyDictionary[BaseTicket, Tensor] = WeakKeyDictionary()
 
     @torch.inference_mode()
-    def launch(self, batch: Sequence[SampleRange]) -> ScoredBatch:
+    def launch(self, batch: Sequence[SampleRange]) -> LaunchedBatch:
         """Queue a batch."""
         began = self._owner.mark()
-        scored = self.score(batch)
+        pieces = [(ticket, first, self._to_cpu(values)) for ticket, first, values in self.collect(batch)]
         rows = max(self._rows or 0, sum(each.count for each in batch))
-        pieces = [(ticket, first, len(scores)) for ticket, first, scores in scored]
-        values = torch.cat([scores for _, _, scores in scored]) if scored else torch.empty(0)
-        if not self._on_cuda:
-            return ScoredBatch(batch, pieces, values, rows, began, self._owner.mark())
-        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-        host.copy_(values, non_blocking=True)
-        return ScoredBatch(batch, pieces, host, rows, began, self._owner.mark())
+        return LaunchedBatch(batch, pieces, rows, began, self._owner.mark())
 
     @torch.inference_mode()
-    def score(self, batch: Sequence[SampleRange]) -> list[tuple[Ticket, int, Tensor]]:
-        """What `launch` does on the device: (ticket, first sample, scores).
+    def collect(self, batch: Sequence[SampleRange]) -> list[tuple[BaseTicket, int, Tensor]]:
+        """What `launch` does on the device: (ticket, first sample, values).
 
         The scores of selection samples come with the batch that holds the last of them, all at once.
         """
         features = self.features(batch)
-        scored = []
+        collected = []
         for each, rows in _rows_of(batch):
-            ticket, mine = each.ticket, features[rows]
-            with ticket.failing_alone("selection"):
-                if each.first >= ticket.task.n_select:
-                    scored.append((ticket, each.first, score(mine @ self._direction(ticket))))
-                elif (scores := ticket.certifier.select(each.first, mine)) is not None:
-                    scored.append((ticket, 0, scores))
-        return scored
+            with each.ticket.failing_alone("selection"):
+                if (values := each.ticket.collect(each.first, features[rows])) is not None:
+                    collected.append((each.ticket, *values))
+        return collected
+
+    def _to_cpu(self, values: Tensor) -> Tensor:
+        if not self._on_cuda:
+            return values
+        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        return host.copy_(values, non_blocking=True)
 
     def features(self, batch: Sequence[SampleRange]) -> Tensor:
         """Unit features (rows, T * D) float32 of the samples of a batch, in its order.
@@ -131,7 +118,7 @@ class Forward:
         Raises:
             torch.OutOfMemoryError: there is no room for a single sample.
         """
-        values = batch[0].ticket.task.x.numel()
+        values = batch[0].ticket.x.numel()
         rows = sum(each.count for each in batch)
         while True:
             most = rows if self._most_values is None else max(1, min(rows, self._most_values // values))
@@ -153,33 +140,27 @@ class Forward:
             for number in range(each.first, each.first + each.count)
         ]
         count = len(samples)
-        task = batch[0].ticket.task
+        image = batch[0].ticket
         fixed = self._rows or count
         if self._most_values is not None:
-            fixed = max(count, min(fixed, self._most_values // task.x.numel()))
+            fixed = max(count, min(fixed, self._most_values // image.x.numel()))
         padding = fixed - count
-        z = torch.empty((count + padding, *task.x.shape), device=self.device)
+        z = torch.empty((count + padding, *image.x.shape), device=self.device)
         self.noise.fill(z[:count], samples)
         z[count:] = 0
         levels = torch.tensor(
-            [each.ticket.task.terms.sigma for each in batch for _ in range(each.count)] + [1.0] * padding,
+            [each.ticket.sigma for each in batch for _ in range(each.count)] + [1.0] * padding,
             pin_memory=self._on_cuda,
         ).to(self.device, non_blocking=True)
         for each, rows in _rows_of(batch):
             noisy(self._canvas(each.ticket), levels[rows], z[rows])
-        return self._units(z, levels, task.layout)[:count].float()
+        return self._units(z, levels, image.layout)[:count].float()
 
-    def _canvas(self, ticket: Ticket) -> Tensor:
+    def _canvas(self, ticket: BaseTicket) -> Tensor:
         if ticket not in self._canvases:
-            x = ticket.task.x.pin_memory() if self._on_cuda else ticket.task.x
+            x = ticket.x.pin_memory() if self._on_cuda else ticket.x
             self._canvases[ticket] = x.to(self.device, non_blocking=True)
         return self._canvases[ticket]
-
-    def _direction(self, ticket: Ticket) -> Tensor:
-        if ticket not in self._directions:
-            assert ticket.certifier.direction is not None  # noqa: S101
-            self._directions[ticket] = ticket.certifier.direction.to(self.device, non_blocking=True)
-        return self._directions[ticket]
 
 
 def _parts(batch: Sequence[SampleRange], most: int) -> Iterator[list[SampleRange]]:

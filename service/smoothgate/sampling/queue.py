@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from smoothgate.sampling.ticket import Ticket
+from smoothgate.sampling.base_ticket import BaseTicket
 
 # Work that a request is given at a time: enough to keep the copies few, few enough to be fair.
 _QUANTUM = 8
@@ -34,7 +34,7 @@ _LEAD = 128
 class SampleRange:
     """Consecutive samples of one ticket: numbers first .. first + count - 1."""
 
-    ticket: Ticket
+    ticket: BaseTicket
     first: int
     count: int
 
@@ -51,7 +51,7 @@ class _Entry:
         queued: `time.perf_counter()` when it came.
     """
 
-    ticket: Ticket
+    ticket: BaseTicket
     size: float
     scheduled: int = 0
     selection_device: torch.device | None = None
@@ -60,20 +60,18 @@ class _Entry:
     @property
     def remaining(self) -> int:
         """Samples not yet put into a batch."""
-        return 0 if self.ticket.over else self.ticket.task.samples - self.scheduled
+        return 0 if self.ticket.over else self.ticket.samples - self.scheduled
 
     @property
     def selecting(self) -> bool:
         """Whether selection samples are still to be put into a batch."""
-        return self.scheduled < self.ticket.task.n_select
+        return self.scheduled < self.ticket.n_select
 
     def available(self, device: torch.device) -> int:
-        """Samples that a batch on a device may take now: none between the last selection sample and t."""
-        if not self.selecting:
-            return self.remaining if self.ticket.direction.done() else 0
-        if self.ticket.over or self.selection_device not in (None, device):
+        """Samples that a batch on a device may take now."""
+        if self.ticket.over or (self.selecting and self.selection_device not in (None, device)):
             return 0
-        return self.ticket.task.n_select - self.scheduled
+        return self.ticket.allowed - self.scheduled
 
     def schedule(self, count: int, device: torch.device) -> None:
         """Put the next samples into a batch for a device."""
@@ -126,6 +124,14 @@ class Queue:
             return sum(entry.remaining for entry in self._entries)
 
     @property
+    def has_work(self) -> bool:
+        """Whether there is a sample that may be drawn now."""
+        with self._changed:
+            return any(
+                not entry.ticket.over and entry.ticket.allowed > entry.scheduled for entry in self._entries
+            )
+
+    @property
     def work(self) -> float:
         """Work that waits."""
         with self._changed:
@@ -135,11 +141,11 @@ class Queue:
         """Work of one sample of a canvas of so many values (3 * H * W)."""
         return 1.0 if self._typical_values is None else values / self._typical_values
 
-    def put(self, ticket: Ticket) -> None:
+    def put(self, ticket: BaseTicket) -> None:
         """Queue a ticket."""
         with self._changed:
             self._clocks.setdefault(ticket.request, self._now)
-            self._entries.append(_Entry(ticket, self.size(ticket.task.x.numel())))
+            self._entries.append(_Entry(ticket, self.size(ticket.x.numel())))
             self._changed.notify_all()
 
     def wake(self) -> None:
@@ -153,7 +159,7 @@ class Queue:
             self._closed = True
             self._changed.notify_all()
 
-    def clear(self) -> list[Ticket]:
+    def clear(self) -> list[BaseTicket]:
         """Forget all tickets, and return them."""
         with self._changed:
             entries, self._entries = self._entries, []
@@ -178,8 +184,8 @@ class Queue:
     def _sweep(self) -> None:
         for entry in self._entries:
             entry.ticket.expire()
-            if entry.ticket.result.cancelled():
-                self._departed(entry.ticket.task.samples - entry.scheduled)
+            if entry.ticket.departed:
+                self._departed(entry.ticket.samples - entry.scheduled)
         self._entries = [entry for entry in self._entries if entry.remaining]
         waiting = {entry.ticket.request for entry in self._entries}
         self._clocks = {request: clock for request, clock in self._clocks.items() if request in waiting}
@@ -195,9 +201,9 @@ class Queue:
         if self._turn % _FAIR_EVERY == 0:
             selecting = []
         first = min(selecting or waiting, key=self._clock)
-        key = first.ticket.task.batch_key
-        waiting = [entry for entry in waiting if entry.ticket.task.batch_key == key]
-        selecting = [entry for entry in selecting if entry.ticket.task.batch_key == key]
+        key = first.ticket.batch_key
+        waiting = [entry for entry in waiting if entry.ticket.batch_key == key]
+        selecting = [entry for entry in selecting if entry.ticket.batch_key == key]
         room = self._room(sum(entry.available(device) for entry in waiting), first.size)
         counts: dict[_Entry, int] = {}
         for entries in (selecting, waiting):

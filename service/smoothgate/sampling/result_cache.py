@@ -42,7 +42,7 @@ def key_of(encoder_digest: str, task: SamplingTask) -> Key:
     """The key of a task: encoder (weights, calibration, PSM), canvas, terms, numbers of samples."""
     x = task.x.contiguous().numpy()
     pixels = hashlib.sha256(x.tobytes()).digest()
-    return (encoder_digest, task.batch_key, pixels, task.terms, task.n_select, task.budget)
+    return (encoder_digest, task.x.shape, task.layout, pixels, task.terms, task.n_select, task.budget)
 
 
 class ResultCache:

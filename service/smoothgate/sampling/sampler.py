@@ -20,12 +20,13 @@ import torch
 
 from smoothgate import metrics
 from smoothgate.errors import NotReady, SamplerFailed
+from smoothgate.sampling.base_ticket import BaseTicket
 from smoothgate.sampling.device import Device
 from smoothgate.sampling.draw import Units
-from smoothgate.sampling.forward import Forward, ScoredBatch
+from smoothgate.sampling.forward import Forward, LaunchedBatch
 from smoothgate.sampling.noise import NoiseGenerator
 from smoothgate.sampling.queue import Queue, SampleRange
-from smoothgate.sampling.ticket import Ticket
+from smoothgate.sampling.relay_ticket import RelayTicket
 
 log = structlog.get_logger("sampler")
 
@@ -137,11 +138,15 @@ class Sampler:
 
     @property
     def stalled_seconds(self) -> float:
-        """Seconds without progress: since the last batch, or since a ticket came to an idle sampler.
-
-        0 if no ticket waits.
+        """Seconds without progress: since the last batch, or since work came to an idle sampler; 0 if none
+        waits.
         """
-        return time.monotonic() - self._last_progress if self.queued_samples else 0.0
+        return time.monotonic() - self._last_progress if self._busy else 0.0
+
+    @property
+    def _busy(self) -> bool:
+        """Whether there is work that could be done now. What waits for its client's word is none."""
+        return any(self._held) or self._queue.has_work
 
     def start(self) -> None:
         """Start all threads that are not running."""
@@ -170,7 +175,7 @@ class Sampler:
         for held in self._held:
             self._fail(_waiting(tuple(held)), NotReady(_CLOSING, code="draining"))
 
-    def submit(self, ticket: Ticket) -> None:
+    def submit(self, ticket: BaseTicket) -> None:
         """Queue a ticket.
 
         Raises:
@@ -178,22 +183,31 @@ class Sampler:
         """
         if self._closing or not self.alive:
             raise NotReady("The sampler is not running.", code="sampler_down", retry_after=1)
-        if not self.queued_samples:
-            self._last_progress = time.monotonic()
+        self._work_comes()
         self._queue.put(ticket)
+
+    def allow(self, ticket: RelayTicket, samples: int) -> None:
+        """Let so many samples of a ticket be drawn in all."""
+        self._work_comes()
+        ticket.allow(samples)
+        self._queue.wake()
+
+    def _work_comes(self) -> None:
+        if not self._busy:
+            self._last_progress = time.monotonic()
 
     def _run(self, number: int) -> None:
         worker, forward = self._workers[number], self._forwards[number]
         held = self._held[number]
         held.clear()
-        in_progress: deque[ScoredBatch] = deque()
+        in_progress: deque[LaunchedBatch] = deque()
         try:
             self._devices[number].enter()
             while (batch := self._queue.take(worker.device, wait=not in_progress)) is not None:
                 if batch:
                     held.append(batch)
-                    if scored := self._launch(forward, batch):
-                        in_progress.append(scored)
+                    if launched := self._launch(forward, batch):
+                        in_progress.append(launched)
                     else:
                         held.pop()
                 if in_progress and (not batch or len(in_progress) >= forward.depth):
@@ -209,30 +223,30 @@ class Sampler:
             raise
         self._fail(_waiting(held), NotReady(_CLOSING, code="draining"))
 
-    def _launch(self, forward: Forward, batch: Sequence[SampleRange]) -> ScoredBatch | None:
+    def _launch(self, forward: Forward, batch: Sequence[SampleRange]) -> LaunchedBatch | None:
         try:
             return forward.launch(batch)
         except Exception:
             self._batch_failed(batch)
             return None
 
-    def _account(self, scored: ScoredBatch) -> None:
+    def _account(self, launched: LaunchedBatch) -> None:
         try:
-            pieces = scored.fetch()
+            pieces = launched.fetch()
         except Exception:
-            self._batch_failed(scored.batch)
+            self._batch_failed(launched.batch)
             return
-        for ticket, first, scores in pieces:
+        for ticket, first, values in pieces:
             with ticket.failing_alone("scores"):
-                ticket.account(first, scores)
+                ticket.account(first, values)
                 ticket.expire()
         self._failed_in_a_row = 0
         self._queue.wake()
         self._last_progress = time.monotonic()
-        drawn = sum(each.count for each in scored.batch)
-        size = self._queue.size(scored.batch[0].ticket.task.x.numel())
-        work, seconds = drawn * size, scored.seconds
-        self._measured(scored.rows * size, seconds)
+        drawn = sum(each.count for each in launched.batch)
+        size = self._queue.size(launched.batch[0].ticket.x.numel())
+        work, seconds = drawn * size, launched.seconds
+        self._measured(launched.rows * size, seconds)
         metrics.SAMPLES.inc(drawn)
         metrics.WORK.inc(work)
         metrics.BATCH_FILL.observe(drawn / self.batch_size)
@@ -256,11 +270,11 @@ class Sampler:
         log.exception("a batch failed", samples=sum(each.count for each in batch))
 
     @staticmethod
-    def _fail(tickets: Iterable[Ticket], error: Exception) -> None:
+    def _fail(tickets: Iterable[BaseTicket], error: Exception) -> None:
         for ticket in tickets:
             ticket.fail(error)
 
 
-def _waiting(batches: Iterable[Sequence[SampleRange]]) -> list[Ticket]:
+def _waiting(batches: Iterable[Sequence[SampleRange]]) -> list[BaseTicket]:
     """The tickets of unfinished batches that still wait for something."""
     return [each.ticket for batch in batches for each in batch if not each.ticket.over]

@@ -1,27 +1,22 @@
-"""One image that is to be sampled: what the queue knows of it, and what its client waits for."""
+"""One image whose features are certified: its task, and what its client waits for."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
 from torch import Tensor
 
-from smoothgate import metrics
 from smoothgate.certify.scores import Array
 from smoothgate.certify.statement import Terms
 from smoothgate.certify.stopping import StopReason
-from smoothgate.errors import SamplerFailed, SmoothgateError
+from smoothgate.sampling.base_ticket import BaseTicket
 from smoothgate.sampling.certifier import Certifier, SamplingResult
 from smoothgate.vision import Layout
-
-log = structlog.get_logger("sampler")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,18 +37,8 @@ class SamplingTask:
     budget: int
     layout: Layout = ()
 
-    @property
-    def samples(self) -> int:
-        """Most samples that it takes."""
-        return self.n_select + self.budget
 
-    @property
-    def batch_key(self) -> Hashable:
-        """What all samples of one batch have in common: shape and layout of the canvas."""
-        return self.x.shape, self.layout
-
-
-class Ticket:
+class Ticket(BaseTicket):
     """A task in the sampler's hands.
 
     Sampler threads settle its two futures through `account`, `expire` and `fail`. The client may `cancel` at
@@ -74,14 +59,31 @@ class Ticket:
     def __init__(
         self, task: SamplingTask, seed: int, *, deadline: float | None = None, request: Hashable = None
     ) -> None:
+        super().__init__(
+            task.x,
+            task.layout,
+            sigma=task.terms.sigma,
+            seed=seed,
+            samples=task.n_select + task.budget,
+            n_select=task.n_select,
+            request=request,
+        )
         self.task = task
-        self.seed = seed
         self.deadline = deadline
-        self.request = object() if request is None else request
         self.certifier = Certifier(task.terms, task.n_select, task.budget)
         self.direction: Future[Tensor] = Future()
         self.result: Future[SamplingResult] = Future()
         self._lock = threading.Lock()
+
+    @property
+    def allowed(self) -> int:
+        """All samples once t is known, and the selection samples before."""
+        return self.samples if self.direction.done() else self.n_select
+
+    @property
+    def departed(self) -> bool:
+        """Whether its client has left."""
+        return self.result.cancelled()
 
     @property
     def over(self) -> bool:
@@ -93,7 +95,14 @@ class Ticket:
         self.direction.cancel()
         self.result.cancel()
 
-    def account(self, first: int, scores: Array) -> None:
+    def collect(self, first: int, units: Tensor) -> tuple[int, Tensor] | None:
+        """The scores of the samples; those of all selection samples come with the last one of them."""
+        if first >= self.n_select:
+            return first, self.certifier.scores(units)
+        scores = self.certifier.select(first, units)
+        return None if scores is None else (0, scores)
+
+    def account(self, first: int, values: Tensor) -> None:
         """Take in scores of the samples from `first` on: all selection scores at once, later ones in parts.
 
         Raises:
@@ -102,7 +111,8 @@ class Ticket:
         with self._lock:
             if self.over:
                 return
-            if first < self.task.n_select:
+            scores: Array = values.numpy()
+            if first < self.n_select:
                 _settle(self.direction, self.certifier.begin(scores).cpu())
             else:
                 self._end(self.certifier.update(first, scores))
@@ -132,22 +142,6 @@ class Ticket:
         with self._lock:
             _settle(self.direction, error)
             _settle(self.result, error)
-
-    @contextmanager
-    def failing_alone(self, reason: str) -> Iterator[None]:
-        """Whatever goes wrong in the block ends this ticket and no other.
-
-        Args:
-            reason: under which a failure is counted that is no answer to the client.
-        """
-        try:
-            yield
-        except SmoothgateError as error:
-            self.fail(error)
-        except Exception:
-            metrics.FAILED_IMAGES.labels(reason).inc()
-            log.exception("an image failed", reason=reason)
-            self.fail(SamplerFailed("The sampler failed; the request was not completed."))
 
     def _end(self, reason: StopReason | None) -> None:
         if reason is not None:
