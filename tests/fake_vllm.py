@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,6 +33,7 @@ class FakeVllm:
         version: which vLLM it says it is; None: it does not say.
         takes: the kinds of media that it takes, `image` and `video`.
         asked: the kinds of media that it was sent, in order.
+        answers: the answer to a noisy copy, by the number of its sample; None: `text`.
     """
 
     url: str = ""
@@ -45,6 +46,7 @@ class FakeVllm:
     version: str | None = "0.32.0"
     takes: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
+    answers: Callable[[int], str] | None = None
 
     def reset(self) -> None:
         """As at the start."""
@@ -52,6 +54,7 @@ class FakeVllm:
         self.model, self.version = DEMO_NAME, "0.32.0"
         self.bodies, self.asked = [], []
         self.takes = set()
+        self.answers = None
         self.open.set()
 
 
@@ -134,7 +137,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, json.dumps(self._completion(body)).encode())
 
     def _completion(self, body: Json) -> Json:
-        message = {"role": "assistant", "content": self.vllm.text}
+        text = self.vllm.text
+        if self.vllm.answers is not None:
+            # The gate numbers the samples of a vote.
+            text = self.vllm.answers(int(self.headers["X-Request-Id"].rpartition("-")[2]))
+        message = {"role": "assistant", "content": text}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         return {**_head(body), "object": "chat.completion", "choices": [choice], "usage": USAGE}
 

@@ -130,18 +130,18 @@ class Unacceptable(RequestError):
 
 
 class PolicyNotMet(Unacceptable):
-    """The policy requires more than could be certified. The language model was not asked.
+    """The policy requires more than could be certified. There is no answer.
 
     Args:
         message: what the policy requires.
-        certificates: what was certified, as JSON objects for the client.
+        certified: what was certified, as fields of JSON for the client.
     """
 
     default_code = "policy_not_met"
 
-    def __init__(self, message: str, certificates: list[dict[str, Any]]) -> None:
+    def __init__(self, message: str, certified: dict[str, Any]) -> None:
         super().__init__(message)
-        self.certificates = certificates
+        self.certified = certified
 
 
 class Overloaded(SmoothgateError):

@@ -109,6 +109,18 @@ RADIUS = Histogram(
     "Certified l2 radius at the cosine threshold, in the encoder's input space.",
     buckets=RADIUS_BUCKETS,
 )
+VOTES = Counter("smoothgate_votes_total", "Answers to noisy copies that were counted as votes.")
+ANSWERS = Counter("smoothgate_answer_certificates_total", "Certificates of answers issued.", ["outcome"])
+ANSWER_RADIUS = Histogram(
+    "smoothgate_answer_radius",
+    "l2 radius in which an answer holds, in the encoder's input space; 0 without one.",
+    buckets=RADIUS_BUCKETS,
+)
+GENERATIONS = Histogram(
+    "smoothgate_generations_per_answer",
+    "Answers that vLLM was asked for, for one certified answer.",
+    buckets=SAMPLE_BUCKETS,
+)
 STORE_FAILURES = Counter(
     "smoothgate_store_failures_total", "Certificates that could not be kept in the store."
 )
@@ -124,6 +136,7 @@ ENGINE_RESTARTS = Counter("smoothgate_engine_restarts_total", "Restarts of our o
 # Prometheus sees no increase from a missing series to 1, so series that alerts use start at 0.
 for _counter, _values in (
     (CERTIFICATES, ("certified", "abstained", "vacuous")),
+    (ANSWERS, ("certified", "abstained")),
     (CANARIES, ("ok", "drift", "failed", "engine")),
     (FAILED_IMAGES, ("selection", "scores", "batch", "thread")),
     (

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from smoothgate.certify.answer_certificate import AnswerCertificate
 from smoothgate.certify.certificate import Certificate
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -23,6 +24,23 @@ class TargetOptions(BaseModel):
     eps: Finite = Field(gt=0, description="at this l2 distance in the encoder's input space.")
 
 
+class AnswerOptions(BaseModel):
+    """What counts as the same answer. With nothing named it is the whole text."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    choices: list[str] | None = Field(
+        None,
+        max_length=1000,
+        description="The closed set of answers. Left out: as `structured_outputs` or "
+        "`response_format` of the request say, or free text.",
+    )
+    field: str | None = Field(
+        None, description="JSON pointer to the field of a JSON answer that is certified; the rest is not."
+    )
+    prefix: str = Field("", max_length=1000, description="Text that the answer is made to begin with.")
+
+
 class SmoothingOptions(BaseModel):
     """The `smoothing` field of a request; what it leaves out is as the operator set it."""
 
@@ -31,6 +49,12 @@ class SmoothingOptions(BaseModel):
     mode: Literal["certified", "off"] = Field(
         "certified", description="`off`: raw features and no certificate, only where the operator allows it."
     )
+    certify: Literal["features", "answer"] | None = Field(
+        None,
+        description="What is certified: the features that the language model gets, or its answer; left "
+        "out: as the operator set it.",
+    )
+    answer: AnswerOptions | None = Field(None, description="How answers are compared, for `answer`.")
     sigma: Finite | None = Field(
         None, gt=0, description="Standard deviation of the noise, in pixels of [0, 1] at the encoder's input."
     )
@@ -87,6 +111,13 @@ class IssuedCertificate(Certificate):
     """The same, signed: a JWS in compact serialisation, for `/.well-known/jwks.json`."""
 
 
+class IssuedAnswerCertificate(AnswerCertificate):
+    """A certificate of an answer as it is handed out."""
+
+    jws: str
+    """The same, signed: a JWS in compact serialisation, for `/.well-known/jwks.json`."""
+
+
 class Timings(BaseModel):
     """Where the time of a request went, in seconds."""
 
@@ -106,6 +137,9 @@ class ChatAnswer(BaseModel):
     model: str
     answer: str
     certificates: list[IssuedCertificate] = Field(description="One per picture, in the order they were sent.")
+    answer_certificate: IssuedAnswerCertificate | None = Field(
+        None, description="The certificate of the answer, where that is what is certified."
+    )
     usage: dict[str, Any]
     timings: Timings
 

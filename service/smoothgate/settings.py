@@ -205,6 +205,14 @@ class SamplingSettings(_Group):
     sigma_max: float = Field(1.0, gt=0, description="Largest sigma that a client may ask for.")
     n_select: int = Field(128, ge=1, description="Noise samples per image that choose the served feature.")
     n_certify: int = Field(1024, ge=1, description="Fresh noise samples per image for the certificate.")
+    n_select_answer: int = Field(
+        16, ge=1, description="Noise samples that choose the answer, where the answer is certified."
+    )
+    votes_in_flight: int = Field(
+        64,
+        ge=1,
+        description="Most answers to noisy copies that vLLM is asked for at a time, of all requests.",
+    )
     max_samples: int = Field(
         16384, ge=2, description="Largest `n_select + n_certify` per image that a client may ask for."
     )
@@ -275,6 +283,14 @@ class PolicySettings(_Group):
         "is refused (422), and the language model is not asked. `report`: the certificate says "
         "so.",
     )
+    certify: Literal["features", "answer"] = Field(
+        "features",
+        description="What is certified where a request names nothing: the features that the language model "
+        "gets, or its answer (dozens of generations for each answer).",
+    )
+    policy_radius: float | None = Field(
+        None, gt=0, description="l2 radius in which answers must hold. Unset: no policy."
+    )
     policy_cosine: float | None = Field(
         None,
         ge=0,
@@ -306,8 +322,10 @@ class PolicySettings(_Group):
     def _complete_policy(self) -> Self:
         if (self.policy_cosine is None) != (self.policy_eps is None):
             raise ValueError("policy_cosine and policy_eps belong together")
-        if self.policy == "enforce" and self.policy_cosine is None:
+        if self.policy == "enforce" and self.certify == "features" and self.policy_cosine is None:
             raise ValueError("policy enforce needs policy_cosine and policy_eps")
+        if self.policy == "enforce" and self.certify == "answer" and self.policy_radius is None:
+            raise ValueError("policy enforce with certify answer needs policy_radius")
         return self
 
 

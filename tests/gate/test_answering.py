@@ -236,7 +236,7 @@ async def test_a_policy_that_is_missed_asks_no_engine_and_ends_all_sampling(
     target = SmoothingOptions(n_certify=ENOUGH, policy="enforce", target=TargetOptions(**TARGET))
     with pytest.raises(PolicyNotMet) as caught:
         await service.answering.answer(_turn(images=[odd_picture()], smoothing=target))
-    assert len(caught.value.certificates) == 1
+    assert len(caught.value.certified["certificates"]) == 1
     assert vllm.bodies == []
     assert list(outcomes()) == ["policy_not_met"]
 

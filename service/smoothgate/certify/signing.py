@@ -16,6 +16,7 @@ from joserfc.errors import JoseError, UnsupportedAlgorithmError
 from joserfc.jwk import OKPKey
 from pydantic import ValidationError
 
+from smoothgate.certify.answer_certificate import AnswerCertificate
 from smoothgate.certify.certificate import Certificate
 
 ALGORITHM = "EdDSA"
@@ -112,7 +113,7 @@ class SigningKey(PublicKey):
         """The private key as PEM (PKCS 8), to be kept secret."""
         return bytes(self._key.as_pem(private=True)).decode()
 
-    def sign(self, certificate: Certificate) -> str:
+    def sign(self, certificate: Certificate | AnswerCertificate) -> str:
         """The certificate as a JWS in compact serialisation."""
         header = {"alg": ALGORITHM, "kid": self.kid, "typ": TYPE}
         payload = certificate.model_dump_json()

@@ -40,6 +40,7 @@ from smoothgate.gate.service import Service
 from smoothgate.gate.smoother_loading import load_encoders, make_smoother
 from smoothgate.gate.supervised_smoother import SupervisedSmoother
 from smoothgate.gate.visual_chat import VisualQuestions
+from smoothgate.gate.voting import Voting
 from smoothgate.sampling.smoother import Smoother
 from smoothgate.settings import Settings
 from smoothgate.vision import family_of
@@ -113,6 +114,7 @@ def build(
             max_logprobs=settings.max_logprobs,
         ),
         max_text_characters=settings.max_text_characters,
+        voting=Voting(settings.votes_in_flight),
     )
     return Service(
         model=model,
@@ -149,6 +151,9 @@ def _policy(s: Settings) -> OperatorPolicy:
         target=target,
         enforce=s.policy == "enforce",
         allow_off=s.allow_smoothing_off,
+        certify=s.certify,
+        radius=s.policy_radius,
+        n_select_answer=s.n_select_answer,
     )
 
 

@@ -15,6 +15,7 @@ from smoothgate.gate.gatekeeper import Gatekeeper
 from smoothgate.gate.image_decoding import ImageDecoder
 from smoothgate.gate.policy import OperatorPolicy
 from smoothgate.gate.request_timing import Stages
+from smoothgate.gate.vote_plan import VotePlan
 from smoothgate.off_loop import off_loop
 from smoothgate.sampling.sampling_plan import Plan
 from smoothgate.sampling.smoother import Smoothed, Smoother
@@ -101,19 +102,57 @@ class ImageSmoothing:
         """
         self._require_few(slots)
         plan = await self._planned(smoother, options, len(slots))
-        # Of images of typical size. Before they are decoded, nobody knows.
-        expected = len(slots) * plan.samples
-        ends = time.monotonic() + self._sampling_seconds
         async with AsyncExitStack() as stack:
-            with self._admission.reserved(smoother.sampler, expected) as hold:
-                self._gatekeeper.charge(account, expected)
-                images = await self._decoder.decode(slots)
-                work = await off_loop(smoother.work, images, plan)
-                hold(work)
-                self._gatekeeper.correct(account, work - expected)
-                stages.decode = stages.now()
-                smoothed = await stack.enter_async_context(sampling(smoother, images, plan, ends=ends))
+            async with self._decoded(smoother, slots, plan.samples, account, stages) as images:
+                smoothed = await stack.enter_async_context(sampling(smoother, images, plan, ends=self.ends()))
             yield smoothed
+
+    async def voting(
+        self,
+        smoother: Smoother,
+        slots: Sequence[ImageSlot],
+        options: SmoothingOptions,
+        account: Account | None,
+        stages: Stages,
+    ) -> tuple[list[DecodedImage], VotePlan]:
+        """Admit and decode the images of a request whose answer is certified.
+
+        Raises: as `admitted`.
+        """
+        self._require_few(slots)
+        plan = self._policy.vote_plan(options)
+        await off_loop(plan.require_reachable)
+        async with self._decoded(smoother, slots, plan.samples, account, stages) as images:
+            return images, plan
+
+    def certifies_answer(self, options: SmoothingOptions) -> bool:
+        """Whether a request has its answer certified; raises as `OperatorPolicy.certifies_answer`."""
+        return self._policy.certifies_answer(options)
+
+    def ends(self) -> float:
+        """`time.monotonic()` at which the sampling of a request ends that begins now."""
+        return time.monotonic() + self._sampling_seconds
+
+    @asynccontextmanager
+    async def _decoded(
+        self,
+        smoother: Smoother,
+        slots: Sequence[ImageSlot],
+        samples: int,
+        account: Account | None,
+        stages: Stages,
+    ) -> AsyncIterator[list[DecodedImage]]:
+        """The decoded images of a request that draws so many samples of each; room is kept for them."""
+        # Of images of typical size. Before they are decoded, nobody knows.
+        expected = len(slots) * samples
+        with self._admission.reserved(smoother.sampler, expected) as hold:
+            self._gatekeeper.charge(account, expected)
+            images = await self._decoder.decode(slots)
+            work = await off_loop(smoother.work, images, samples)
+            hold(work)
+            self._gatekeeper.correct(account, work - expected)
+            stages.decode = stages.now()
+            yield images
 
     async def unsmoothed(self, slots: Sequence[ImageSlot], stages: Stages) -> list[DecodedImage]:
         """The images of a request that switches smoothing off.

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from smoothgate import metrics, tracing
+from smoothgate.certify.answer_certificate import (
+    AnswerCertificate,
+    AskedQuestion,
+    VotedAnswer,
+    VoteNoise,
+    Votes,
+    sha256,
+    voted_image,
+)
 from smoothgate.certify.signing import PublicKey, SigningKey, jwks
 from smoothgate.errors import SmoothgateError
+from smoothgate.gate.answer_form import AnswerForm
 from smoothgate.gate.certificate_store import CertificateStore
+from smoothgate.gate.vote_plan import VotePlan
+from smoothgate.gate.voting import Decision
 from smoothgate.off_loop import off_loop
-from smoothgate.sampling.smoother import Smoothed
-from smoothgate.schemas import IssuedCertificate
+from smoothgate.sampling.smoother import Smoothed, Smoother
+from smoothgate.schemas import IssuedAnswerCertificate, IssuedCertificate
 
 log = structlog.get_logger("certificates")
 
@@ -59,16 +72,89 @@ class Issuer:
         with tracing.stage("certify"):
             return [await self._issue(image) for image in images]
 
+    async def issue_answer(
+        self,
+        decision: Decision,
+        form: AnswerForm,
+        smoother: Smoother,
+        *,
+        plan: VotePlan,
+        request_id: str,
+        question: AskedQuestion,
+    ) -> IssuedAnswerCertificate:
+        """The signed certificate of an answer.
+
+        Args:
+            decision: how the vote ended.
+            form: in which answers were compared.
+            smoother: drew the noisy copies.
+            plan: how the vote was held.
+            request_id: of the request.
+            question: what was asked.
+        """
+        certificate = answer_certificate(
+            decision, form, smoother, plan=plan, request_id=request_id, question=question
+        )
+        metrics.ANSWERS.labels(certificate.outcome).inc()
+        metrics.ANSWER_RADIUS.observe(certificate.radius or 0.0)
+        metrics.GENERATIONS.observe(decision.generations)
+        jws = self._key.sign(certificate)
+        await self._keep(jws, [], [])
+        return IssuedAnswerCertificate(**dict(certificate), jws=jws)
+
     async def _issue(self, image: Smoothed) -> IssuedCertificate:
         certificate = await image.certificate()
         jws = self._key.sign(certificate)
         if self._store is not None:
-            try:
-                await off_loop(self._store.append, jws, *image.scores())
-            except OSError as error:
-                metrics.STORE_FAILURES.inc()
-                log.error("a certificate could not be kept", reason=str(error))
+            await self._keep(jws, *image.scores())
         return IssuedCertificate(**dict(certificate), jws=jws)
+
+    async def _keep(self, jws: str, selection: list[float], certification: list[float]) -> None:
+        if self._store is None:
+            return
+        try:
+            await off_loop(self._store.append, jws, selection, certification)
+        except OSError as error:
+            metrics.STORE_FAILURES.inc()
+            log.error("a certificate could not be kept", reason=str(error))
+
+
+def answer_certificate(
+    decision: Decision,
+    form: AnswerForm,
+    smoother: Smoother,
+    *,
+    plan: VotePlan,
+    request_id: str,
+    question: AskedQuestion,
+) -> AnswerCertificate:
+    """The certificate of an answer, as `Issuer.issue_answer` signs it."""
+    statement, canonical = decision.statement, decision.candidates.answer
+    radius = None if canonical is None else statement.radius
+    return AnswerCertificate(
+        time=datetime.now(UTC),
+        request_id=request_id,
+        images=tuple(voted_image(image.certified, image.seed, radius) for image in decision.images),
+        model=smoother.model,
+        question=question,
+        answer=VotedAnswer(
+            form=form.kind,
+            pointer=form.pointer,
+            canonical=canonical,
+            canonical_sha256=None if canonical is None else sha256(canonical),
+            text_sha256=sha256(decision.served.text),
+        ),
+        noise=VoteNoise(sigma=plan.terms.sigma, generator=smoother.sampler.noise.name, budget=plan.budget),
+        alpha=plan.terms.alpha,
+        selection=Votes.of(decision.candidates.votes),
+        votes=Votes.of(statement.tally),
+        stop_reason=decision.reason,
+        p_low=statement.p_low,
+        p_up=statement.p_up,
+        radius=radius,
+        target=plan.terms.radius,
+        outcome="certified" if decision.certified else "abstained",
+    )
 
 
 def _read(path: Path, kind: type[PublicKey]) -> str:

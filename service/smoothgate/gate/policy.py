@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from smoothgate.certify.statement import Target
+from smoothgate.certify.votes import VoteTerms
 from smoothgate.errors import Unacceptable
+from smoothgate.gate.vote_plan import VotePlan
 from smoothgate.sampling.sampling_plan import Plan
 from smoothgate.schemas import SmoothingOptions
 
@@ -28,6 +31,9 @@ class OperatorPolicy:
         target: what certificates should reach, or None; requests may ask for more.
         enforce: whether an image that misses the target is refused.
         allow_off: whether requests may switch smoothing off.
+        certify: what is certified, the features or the answer.
+        radius: in which answers should hold, or None; requests may ask for more.
+        n_select_answer: samples that choose an answer.
     """
 
     sigma: float
@@ -42,6 +48,34 @@ class OperatorPolicy:
     target: Target | None
     enforce: bool
     allow_off: bool
+    certify: Literal["features", "answer"]
+    radius: float | None
+    n_select_answer: int
+
+    def certifies_answer(self, options: SmoothingOptions) -> bool:
+        """Whether a request has its answer certified, instead of the features.
+
+        Raises:
+            Unacceptable: an option that belongs to the other way, or another way than the one enforced.
+        """
+        certify = options.certify or self.certify
+        if self.enforce and certify != self.certify:
+            raise Unacceptable(
+                "This service enforces its policy.", param="smoothing.certify", code="laxer_than_policy"
+            )
+        if certify == "features":
+            if options.answer is not None:
+                raise Unacceptable(
+                    'smoothing.answer belongs to smoothing.certify = "answer".', param="smoothing.answer"
+                )
+            return False
+        for name in ("eps", "cosine_threshold"):
+            if getattr(options, name) is not None:
+                raise Unacceptable(
+                    f"smoothing.{name} is about features; of an answer, smoothing.target.eps is the radius.",
+                    param=f"smoothing.{name}",
+                )
+        return True
 
     def plan(self, options: SmoothingOptions) -> Plan:
         """The sampling parameters of a request.
@@ -49,6 +83,31 @@ class OperatorPolicy:
         Raises:
             Unacceptable: an option is outside the limits.
         """
+        sigma, alpha = self._sigma(options), self._alpha(options)
+        n_select = options.n_select or self.n_select
+        n_certify = options.n_certify or self.n_certify
+        self._require_few(n_select, n_certify, options)
+        eps = self.eps if options.eps is None else tuple(sorted(set(options.eps)))
+        _require_radii("smoothing.eps", eps[0], eps[-1])
+        cosine = self.cosine_threshold if options.cosine_threshold is None else options.cosine_threshold
+        target = self._target(options, cosine)
+        enforce = self._enforces(options, "features", target is not None)
+        return Plan(sigma, n_select, n_certify, alpha, eps, cosine, target, enforce)
+
+    def vote_plan(self, options: SmoothingOptions) -> VotePlan:
+        """The sampling parameters of a request that has its answer certified.
+
+        Raises:
+            Unacceptable: an option is outside the limits.
+        """
+        n_select = options.n_select or self.n_select_answer
+        n_certify = options.n_certify or self.n_certify
+        self._require_few(n_select, n_certify, options)
+        radius = self._radius(options)
+        terms = VoteTerms(self._sigma(options), self._alpha(options), radius)
+        return VotePlan(terms, n_select, n_certify, self._enforces(options, "answer", radius is not None))
+
+    def _sigma(self, options: SmoothingOptions) -> float:
         sigma = self.sigma if options.sigma is None else options.sigma
         if not self.sigma_min <= sigma <= self.sigma_max:
             raise Unacceptable(
@@ -56,8 +115,9 @@ class OperatorPolicy:
                 param="smoothing.sigma",
                 code="out_of_range",
             )
-        n_select = options.n_select or self.n_select
-        n_certify = options.n_certify or self.n_certify
+        return sigma
+
+    def _require_few(self, n_select: int, n_certify: int, options: SmoothingOptions) -> None:
         if n_select + n_certify > self.max_samples:
             raise Unacceptable(
                 f"smoothing.n_select + smoothing.n_certify is {n_select + n_certify}; "
@@ -65,6 +125,8 @@ class OperatorPolicy:
                 param="smoothing.n_select" if options.n_certify is None else "smoothing.n_certify",
                 code="out_of_range",
             )
+
+    def _alpha(self, options: SmoothingOptions) -> float:
         alpha = self.alpha if options.alpha is None else options.alpha
         if not _LEAST_ALPHA <= alpha <= self.alpha:
             raise Unacceptable(
@@ -72,11 +134,25 @@ class OperatorPolicy:
                 param="smoothing.alpha",
                 code="out_of_range",
             )
-        eps = self.eps if options.eps is None else tuple(sorted(set(options.eps)))
-        _require_radii("smoothing.eps", eps[0], eps[-1])
-        cosine = self.cosine_threshold if options.cosine_threshold is None else options.cosine_threshold
-        target = self._target(options, cosine)
-        return Plan(sigma, n_select, n_certify, alpha, eps, cosine, target, self._enforces(options, target))
+        return alpha
+
+    def _radius(self, options: SmoothingOptions) -> float | None:
+        if options.target is None:
+            return self.radius
+        if options.target.cosine is not None:
+            raise Unacceptable(
+                "smoothing.target.cosine is about features; an answer has a radius alone.",
+                param="smoothing.target.cosine",
+            )
+        _require_radii("smoothing.target.eps", options.target.eps)
+        if self.radius is not None and options.target.eps < self.radius:
+            raise Unacceptable(
+                f"This service's policy is a radius of {self.radius:g}: smoothing.target.eps may ask for "
+                "more, not for less.",
+                param="smoothing.target.eps",
+                code="laxer_than_policy",
+            )
+        return options.target.eps
 
     def require_off_allowed(self) -> None:
         """Refuse a request that switches smoothing off.
@@ -105,13 +181,14 @@ class OperatorPolicy:
             )
         return Target(cosine, options.target.eps)
 
-    def _enforces(self, options: SmoothingOptions, target: Target | None) -> bool:
-        if options.policy == "report" and self.enforce:
+    def _enforces(self, options: SmoothingOptions, certify: str, has_target: bool) -> bool:
+        enforced = self.enforce and certify == self.certify
+        if options.policy == "report" and enforced:
             raise Unacceptable(
                 "This service enforces its policy.", param="smoothing.policy", code="laxer_than_policy"
             )
-        enforce = self.enforce or options.policy == "enforce"
-        if enforce and target is None:
+        enforce = enforced or options.policy == "enforce"
+        if enforce and not has_target:
             raise Unacceptable(
                 "There is no target to enforce: name one in smoothing.target.", param="smoothing.policy"
             )

@@ -9,9 +9,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from smoothgate.gate.accounts import Account
-from smoothgate.gate.answering import Answering, Certificates, Event, Finished, Piece, Turn
+from smoothgate.gate.answering import AnswerCertified, Answering, Certificates, Event, Finished, Piece, Turn
 from smoothgate.gate.request_timing import Stages
 from smoothgate.http import openapi_examples, sse
+from smoothgate.http.outcome_headers import outcome_headers
 from smoothgate.http.request_body import read
 from smoothgate.http.request_state import accepted, account_of, request_id, while_connected
 from smoothgate.schemas import ChatAnswer, ChatRequest, SmoothingOptions, Timings, as_json
@@ -49,10 +50,11 @@ def chat_router(answering: Answering, model_name: str) -> APIRouter:
             model=model_name,
             answer=answer.text,
             certificates=answer.certificates or [],
+            answer_certificate=answer.answer_certificate,
             usage=answer.usage,
             timings=_timings(answer.stages),
         )
-        return JSONResponse(whole.model_dump(mode="json"))
+        return JSONResponse(whole.model_dump(mode="json"), headers=outcome_headers(answer))
 
     return router
 
@@ -86,8 +88,8 @@ def _timings(stages: Stages) -> Timings:
 
 
 async def _frames(events: AsyncGenerator[Event], identifier: str, model_name: str) -> AsyncGenerator[str]:
-    """`{"id", "model", "delta"}` for each piece of the answer, `{"id", "certificates"}` once, and last
-    `{"id", "usage", "timings"}`.
+    """`{"id", "model", "delta"}` for each piece of the answer, `{"id", "certificates"}` or `{"id",
+    "answer_certificate"}` once, and last `{"id", "usage", "timings"}`.
     """
     async for event in events:
         match event:
@@ -95,6 +97,9 @@ async def _frames(events: AsyncGenerator[Event], identifier: str, model_name: st
                 yield sse.event({"id": identifier, "model": model_name, "delta": text})
             case Certificates(issued):
                 yield sse.event({"id": identifier, "certificates": as_json(issued)})
+            case AnswerCertified(issued):
+                certificate = issued.model_dump(mode="json")
+                yield sse.event({"id": identifier, "answer_certificate": certificate})
             case Finished(usage, stages):
                 timings = _timings(stages).model_dump()
                 yield sse.event({"id": identifier, "usage": usage, "timings": timings})

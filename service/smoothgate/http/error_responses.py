@@ -33,7 +33,7 @@ def body_of(error: SmoothgateError) -> dict[str, Any]:
         }
     }
     if isinstance(error, PolicyNotMet):
-        body["certificates"] = error.certificates
+        body |= error.certified
     return body
 
 

@@ -11,8 +11,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from smoothgate.errors import MalformedRequest
 from smoothgate.gate.accounts import Account
-from smoothgate.gate.answering import Answering, Certificates, Event, Piece, Turn
+from smoothgate.gate.answering import AnswerCertified, Answering, Certificates, Event, Piece, Turn
 from smoothgate.http import error_responses, openapi_examples, sse
+from smoothgate.http.outcome_headers import outcome_headers
 from smoothgate.http.request_body import read_json
 from smoothgate.http.request_state import accepted, account_of, request_id, while_connected
 from smoothgate.off_loop import off_loop
@@ -69,8 +70,10 @@ def openai_router(answering: Answering, model_name: str, created: int) -> APIRou
             first = await accepted(request, events)
             return sse.EventStream(_chunks(events, certified=first.certified), events)
         answer = await while_connected(request, answering.answer(turn))
-        certificates = {} if answer.certificates is None else _field(answer.certificates)
-        return await off_loop(JSONResponse, answer.completion | certificates)
+        certified = {} if answer.certificates is None else _field(answer.certificates)
+        if answer.answer_certificate is not None:
+            certified = {"answer_certificate": answer.answer_certificate.model_dump(mode="json")}
+        return await off_loop(JSONResponse, answer.completion | certified, headers=outcome_headers(answer))
 
     return router
 
@@ -116,6 +119,9 @@ async def _chunks(events: AsyncGenerator[Event], *, certified: bool) -> AsyncGen
             case Piece(chunk):
                 yield sse.event(chunk | certificates)
                 certificates = {}
+            case AnswerCertified(issued=answer_certificate):
+                certified = False
+                certificates = {"answer_certificate": answer_certificate.model_dump(mode="json")}
             case Certificates(issued):
                 certified, certificates = False, _field(issued)
                 for chunk in waiting:

@@ -192,6 +192,10 @@ class Sampler:
         ticket.allow(samples)
         self._queue.wake()
 
+    def wake(self) -> None:
+        """Look at the queue again: a ticket has ended."""
+        self._queue.wake()
+
     def _work_comes(self) -> None:
         if not self._busy:
             self._last_progress = time.monotonic()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from functools import partial
@@ -15,10 +15,12 @@ from torch import Tensor
 from smoothgate import metrics
 from smoothgate.certify.certificate import Certificate, CertifiedImage, CertifiedModel, Chance, NoiseRecord
 from smoothgate.certify.statement import Terms
+from smoothgate.off_loop import off_loop
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling import noise
 from smoothgate.sampling.certifier import SamplingResult
 from smoothgate.sampling.draw import noisy, numbered_noise
+from smoothgate.sampling.relay_ticket import RelayTicket
 from smoothgate.sampling.result_cache import CachedResult, Key, ResultCache, key_of
 from smoothgate.sampling.sampler import Sampler
 from smoothgate.sampling.sampling_plan import Plan
@@ -42,7 +44,7 @@ class Smoother:
         self.encoder = encoder
         self.sampler = sampler
         self._cache = ResultCache(cache_bytes)
-        self._model = CertifiedModel(
+        self.model = CertifiedModel(
             name=model_name,
             digest=encoder.digest,
             psm_digest=encoder.psm_digest,
@@ -54,15 +56,15 @@ class Smoother:
         """95th percentile of the cosine of unrelated images. A bound that is not above it is vacuous."""
         return self.encoder.calibration.figures.chance_p95
 
-    def work(self, images: Sequence[DecodedImage], plan: Plan) -> int:
-        """Work that sampling images takes at most, in noisy forwards of a canvas of typical size. Takes
+    def work(self, images: Sequence[DecodedImage], samples: int) -> int:
+        """Work that so many samples of each image take, in noisy forwards of a canvas of typical size. Takes
         milliseconds for a size that is new.
 
         Raises:
             Unacceptable: the model does not take an image of this size.
         """
         values = self.encoder.adapter.canvas_values
-        return sum(self.sampler.work(values(one.height, one.width), plan.samples) for one in images)
+        return sum(self.sampler.work(values(one.height, one.width), samples) for one in images)
 
     async def begin(
         self,
@@ -104,13 +106,44 @@ class Smoother:
                 ticket.result.add_done_callback(partial(self._keep, key, ticket))
         return Smoothed(self, image, canvas, ticket, plan, cached=known is not None)
 
+    async def relay(
+        self,
+        image: DecodedImage,
+        *,
+        sigma: float,
+        samples: int,
+        deliver: Callable[[int, Tensor], None],
+        failed: Callable[[Exception], None],
+        deadline: float,
+        request: Hashable = None,
+    ) -> Relayed:
+        """Queue an image whose noisy unit features are handed on, as `RelayTicket` says.
+
+        Raises:
+            NotReady: the sampler is not running.
+        """
+        canvas = await off_loop(self.encoder.adapter.canvas, image)
+        ticket = RelayTicket(
+            canvas.x,
+            canvas.layout,
+            sigma=sigma,
+            seed=noise.fresh_seed(),
+            samples=samples,
+            deliver=deliver,
+            failed=failed,
+            deadline=deadline,
+            request=request,
+        )
+        self.sampler.submit(ticket)
+        return Relayed(self, image, canvas, ticket)
+
     def _task(
         self, image: DecodedImage, terms: Terms, plan: Plan, *, use_cache: bool
     ) -> tuple[Canvas, SamplingTask, Key | None]:
         """What is sampled for an image, and its key where the cache is used. Takes milliseconds."""
         canvas = self.encoder.adapter.canvas(image)
         task = SamplingTask(canvas.x, terms, plan.n_select, plan.n_certify, canvas.layout)
-        return canvas, task, key_of(self._model.digest, task) if use_cache else None
+        return canvas, task, key_of(self.model.digest, task) if use_cache else None
 
     def _keep(self, key: Key, ticket: Ticket, done: Future[SamplingResult]) -> None:
         """Put a result into the cache, unless a deadline cut it short."""
@@ -126,22 +159,13 @@ class Smoother:
         """The certificate of a finished ticket."""
         task, result = ticket.task, ticket.result.result()
         figures = self.encoder.calibration.figures
-        _, height, width = canvas.x.shape
         return Certificate.of(
             result.rule.statement(),
             stop_reason=result.reason,
             space=self.encoder.adapter.space,
             time=datetime.now(UTC),
-            image=CertifiedImage(
-                sha256=image.sha256,
-                animated=image.animated,
-                width=image.width,
-                height=image.height,
-                canvas_width=width,
-                canvas_height=height,
-                resize_norm=canvas.upload_norm,
-            ),
-            model=self._model,
+            image=_certified_image(image, canvas),
+            model=self.model,
             noise=NoiseRecord(
                 sigma=task.terms.sigma,
                 generator=self.sampler.noise.name,
@@ -155,6 +179,43 @@ class Smoother:
             flip_point=figures.flip_point,
             cached=cached,
         )
+
+
+class Relayed:
+    """An image whose noisy features are handed on.
+
+    Attributes:
+        certified: the image as certificates describe it.
+        seed: of the noise.
+    """
+
+    def __init__(self, smoother: Smoother, image: DecodedImage, canvas: Canvas, ticket: RelayTicket) -> None:
+        self.certified = _certified_image(image, canvas)
+        self.seed = ticket.seed
+        self._smoother = smoother
+        self._ticket = ticket
+
+    def allow(self, samples: int) -> None:
+        """Let so many samples be drawn in all."""
+        self._smoother.sampler.allow(self._ticket, samples)
+
+    def cancel(self) -> None:
+        """Draw nothing more, and hand nothing on."""
+        self._ticket.cancel()
+        self._smoother.sampler.wake()
+
+
+def _certified_image(image: DecodedImage, canvas: Canvas) -> CertifiedImage:
+    _, height, width = canvas.x.shape
+    return CertifiedImage(
+        sha256=image.sha256,
+        animated=image.animated,
+        width=image.width,
+        height=image.height,
+        canvas_width=width,
+        canvas_height=height,
+        resize_norm=canvas.upload_norm,
+    )
 
 
 class Smoothed:

@@ -1,0 +1,251 @@
+"""The answer that most noisy copies of the images give, and how many: one generation for each copy.
+
+Samples are numbered. A vote counts once all votes of smaller numbers have been counted, so that what ends
+sampling cannot depend on which answers come fast. Noisy copies are drawn no further than a decision may need,
+and no further ahead of the answers than `AHEAD`: memory does not grow with the number of samples.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from smoothgate import metrics
+from smoothgate.certify.stopping import StopReason
+from smoothgate.certify.votes import Candidates, VoteCount, VoteStatement, smallest_budget
+from smoothgate.gate.vote_plan import VotePlan
+from smoothgate.sampling.smoother import Relayed, Smoother
+from smoothgate.vision import DecodedImage
+
+Json = dict[str, Any]
+
+#: Samples that may be under way, from the draw of their noise to the count of their vote.
+AHEAD = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What the language model makes of one noisy copy.
+
+    Attributes:
+        completion: vLLM's JSON.
+        text: of the answer.
+        canonical: form of the answer; None: it is not of the form that was asked for.
+    """
+
+    completion: Json
+    text: str
+    canonical: str | None
+
+
+#: Asks the language model about the visual tokens (T, D) of each image, for the sample of a number.
+Ask = Callable[[int, list[Tensor]], Awaitable[Generation]]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How a vote ended.
+
+    Attributes:
+        images: that were sampled.
+        candidates: of the selection split.
+        served: the first selection sample that gave the candidates' answer.
+        statement: what is established.
+        reason: why no more samples were drawn.
+        generations: answers that were asked for, those included that were not counted.
+    """
+
+    images: Sequence[Relayed]
+    candidates: Candidates[str | None]
+    served: Generation
+    statement: VoteStatement
+    reason: StopReason
+    generations: int
+
+    @property
+    def certified(self) -> bool:
+        """Whether the answer holds within a radius, and within the one that was asked for."""
+        return self.candidates.answer is not None and self.statement.certified
+
+
+@dataclass(slots=True)
+class _Vote:
+    """The state of one vote.
+
+    Attributes:
+        features: unit features by sample number, one for each image.
+        answers: by sample number, of those that wait for smaller numbers.
+        selection: answers of the selection split, in order.
+    """
+
+    plan: VotePlan
+    images: int
+    features: dict[int, list[Tensor | None]] = field(default_factory=dict)
+    answers: dict[int, Generation] = field(default_factory=dict)
+    selection: list[Generation] = field(default_factory=list)
+    candidates: Candidates[str | None] | None = None
+    count: VoteCount | None = None
+    counted: int = 0
+
+    def complete(self, image: int, first: int, units: Tensor) -> list[tuple[int, list[Tensor]]]:
+        """Take in features of an image; returns the samples of which all images are there now."""
+        ready = []
+        for number, unit in enumerate(units, first):
+            waiting = self.features.setdefault(number, [None] * self.images)
+            waiting[image] = unit
+            if all(one is not None for one in waiting):
+                ready.append((number, [one for one in self.features.pop(number) if one is not None]))
+        return ready
+
+    def vote(self, number: int, answer: Generation) -> StopReason | None:
+        """Take in an answer, and count all whose turn has come."""
+        self.answers[number] = answer
+        reason: StopReason | None = None
+        while reason is None and self.counted in self.answers:
+            reason = self._next(self.answers.pop(self.counted))
+            self.counted += 1
+        return reason
+
+    def _next(self, answer: Generation) -> StopReason | None:
+        if self.count is not None and self.candidates is not None:
+            return self.count.update(self.candidates.tally([answer.canonical]))
+        self.selection.append(answer)
+        if len(self.selection) < self.plan.n_select:
+            return None
+        self.candidates = Candidates.of([one.canonical for one in self.selection])
+        self.count = VoteCount(self.plan.terms, self.candidates.votes, self.plan.budget)
+        # No number of samples certifies an answer that is not of the form asked for.
+        return None if self.candidates.answer is not None else "unreachable"
+
+    @property
+    def wanted(self) -> int:
+        """Samples in all after which a decision may fall, no further than `AHEAD`."""
+        plan = self.plan
+        if self.count is None:
+            least = smallest_budget(plan.terms, plan.n_select) if plan.terms.radius is not None else None
+            end = plan.n_select + min(least or plan.budget, plan.budget)
+        else:
+            end = plan.n_select + self.count.tally.n + self._least_further(self.count)
+        return min(end, self.counted + AHEAD, plan.samples)
+
+    def _least_further(self, count: VoteCount) -> int:
+        """The fewest further samples that may certify the radius; without a radius, all that are left."""
+        low, high = 0, count.budget - count.tally.n
+        if self.plan.terms.radius is None:
+            return high
+        while high - low > 1:
+            middle = (low + high) // 2
+            enough = count.statement_if_unanimous(middle).certified
+            low, high = (low, middle) if enough else (middle, high)
+        return high
+
+
+class Voting:
+    """Holds votes. All votes share the engine.
+
+    Args:
+        in_flight: most generations that are asked for at a time.
+    """
+
+    def __init__(self, in_flight: int) -> None:
+        self._room = asyncio.Semaphore(in_flight)
+
+    async def decide(
+        self, smoother: Smoother, images: Sequence[DecodedImage], plan: VotePlan, ask: Ask, *, ends: float
+    ) -> Decision:
+        """Hold a vote on the images of one request. Whatever ends it ends its draws and its generations.
+
+        Args:
+            smoother: draws the noisy copies.
+            images: at least one.
+            plan: how.
+            ask: for one generation.
+            ends: `time.monotonic()` at which it ends with the votes that are there.
+
+        Raises:
+            SmoothgateError: sampling or a generation failed, or the time was up before the selection was in.
+        """
+        vote = _Vote(plan, len(images))
+        arrived: asyncio.Queue[Callable[[], StopReason | None]] = asyncio.Queue()
+        asking: set[asyncio.Task[None]] = set()
+        waiting: deque[tuple[int, list[Tensor]]] = deque()
+        generations = 0
+        loop = asyncio.get_running_loop()
+
+        def arrive(event: Callable[[], StopReason | None]) -> None:
+            loop.call_soon_threadsafe(arrived.put_nowait, event)
+
+        def features(image: int, first: int, units: Tensor) -> None:
+            def take() -> None:
+                waiting.extend(vote.complete(image, first, units))
+
+            arrive(take)
+
+        def fails(error: Exception) -> None:
+            def raise_it() -> None:
+                raise error
+
+            arrive(raise_it)
+
+        async def generate(number: int, units: list[Tensor]) -> None:
+            try:
+                async with self._room:
+                    answer = await ask(number, [smoother.encoder.served_tokens(unit) for unit in units])
+            except Exception as error:
+                fails(error)
+                return
+            arrived.put_nowait(partial(count, number, answer))
+
+        def count(number: int, answer: Generation) -> StopReason | None:
+            metrics.VOTES.inc()
+            return vote.vote(number, answer)
+
+        relayed: list[Relayed] = []
+        reason: StopReason | None = None
+        try:
+            request = object()
+            for at, image in enumerate(images):
+                relayed.append(
+                    await smoother.relay(
+                        image,
+                        sigma=plan.terms.sigma,
+                        samples=plan.samples,
+                        deliver=partial(features, at),
+                        failed=fails,
+                        deadline=ends,
+                        request=request,
+                    )
+                )
+            while reason is None:
+                for one in relayed:
+                    one.allow(vote.wanted)
+                while waiting:
+                    task = asyncio.create_task(generate(*waiting.popleft()))
+                    asking.add(task)
+                    task.add_done_callback(asking.discard)
+                    generations += 1
+                try:
+                    async with asyncio.timeout(ends - time.monotonic()):
+                        event = await arrived.get()
+                except TimeoutError:
+                    if vote.count is None or not vote.count.tally.n:
+                        raise
+                    reason = "deadline"
+                else:
+                    reason = event()
+        finally:
+            for one in relayed:
+                one.cancel()
+            for task in asking:
+                task.cancel()
+        assert vote.candidates is not None  # noqa: S101
+        assert vote.count is not None  # noqa: S101
+        served = next(one for one in vote.selection if one.canonical == vote.candidates.answer)
+        return Decision(relayed, vote.candidates, served, vote.count.statement(), reason, generations)
