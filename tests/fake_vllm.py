@@ -114,6 +114,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path != "/v1/chat/completions":
+            self._send(404, b"{}")
+            return
         media = _media(body)
         self.vllm.asked += media
         if refused := [kind for kind in media if kind not in self.vllm.takes]:

@@ -51,6 +51,8 @@ class Route(StrEnum):
     """The routes of vLLM that the client may call."""
 
     CHAT = "/v1/chat/completions"
+    COMPLETIONS = "/v1/completions"
+    TOKENIZE = "/tokenize"
     MODELS = "/v1/models"
     HEALTH = "/health"
     VERSION = "/version"
@@ -115,10 +117,33 @@ class EngineClient:
             EngineFailed: the engine failed or its answer is incomplete.
             EngineTimedOut: the engine did not answer within the read timeout.
         """
+        return await self._whole(Route.CHAT, body, request_id)
+
+    async def completions(self, body: Json, request_id: str | None = None) -> Json:
+        """Ask for whole answers to prompts that are no chats; takes and raises as `chat`."""
+        return await self._whole(Route.COMPLETIONS, body, request_id)
+
+    async def tokens(self, body: Json) -> tuple[list[int], int]:
+        """The tokens of a chat's prompt, and how many the model's context holds; raises as `chat`.
+
+        Args:
+            body: model, messages and what else shapes the prompt.
+        """
         self._require_ready()
         with ExitStack() as stack:
             call = self._begin(stack)
-            response = await self._post_chat(body | {"stream": False}, request_id, call)
+            response = await self._post(Route.TOKENIZE, body, None, call)
+            answer = _parsed(await self._read(response))
+        tokens, context = answer.get("tokens"), answer.get("max_model_len")
+        if not isinstance(tokens, list) or not isinstance(context, int):
+            raise EngineFailed("The engine does not say what the tokens of a prompt are.")
+        return tokens, context
+
+    async def _whole(self, route: Route, body: Json, request_id: str | None) -> Json:
+        self._require_ready()
+        with ExitStack() as stack:
+            call = self._begin(stack)
+            response = await self._post(route, body | {"stream": False}, request_id, call)
             answer = await off_loop(_parsed, await self._read(response))
         self.chat_timed_out = False
         _refuse_unfinished(answer)
@@ -131,7 +156,7 @@ class EngineClient:
         """
         with ExitStack() as stack:
             call = self._begin(stack)
-            await self._read(await self._post_chat(body | {"stream": False}, "probe", call))
+            await self._read(await self._post(Route.CHAT, body | {"stream": False}, "probe", call))
 
     async def stream(self, body: Json, request_id: str | None = None) -> ChatStream:
         """Ask for a streamed answer. Returns when vLLM has accepted the request, so that refusals raise here.
@@ -141,7 +166,7 @@ class EngineClient:
         self._require_ready()
         with ExitStack() as stack:
             call = self._begin(stack)
-            response = await self._post_chat(body | {"stream": True}, request_id, call)
+            response = await self._post(Route.CHAT, body | {"stream": True}, request_id, call)
             constraint = failures.constraint_of(body)
             return ChatStream(self, response, constraint, on_close=stack.pop_all().close)
 
@@ -199,7 +224,9 @@ class EngineClient:
         stack.callback(call.end)
         return call
 
-    async def _post_chat(self, body: Json, request_id: str | None, call: EngineCall) -> httpx.Response:
+    async def _post(
+        self, route: Route, body: Json, request_id: str | None, call: EngineCall
+    ) -> httpx.Response:
         try:
             content = await off_loop(_encoded, body)
         except (
@@ -211,7 +238,7 @@ class EngineClient:
         headers = {"Content-Type": "application/json", **call.headers()}
         if request_id is not None:
             headers["X-Request-Id"] = request_id
-        request = self._http.build_request("POST", Route.CHAT, content=content, headers=headers)
+        request = self._http.build_request("POST", route, content=content, headers=headers)
         return await self._send(request, failures.constraint_of(body))
 
     async def _send(self, request: httpx.Request, constraint: str | None = None) -> httpx.Response:

@@ -8,23 +8,19 @@ deadline, a client that has left) also ends its sampling and its work at vLLM.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
-
 from smoothgate import metrics, tracing
-from smoothgate.certify.answer_certificate import AskedQuestion, sha256
 from smoothgate.engine import EngineClient
 from smoothgate.engine.answers import read_chunk, read_completion
 from smoothgate.errors import MalformedRequest, PolicyNotMet, UnknownModel
 from smoothgate.gate import chat_text
 from smoothgate.gate.accounts import Account
-from smoothgate.gate.answer_form import AnswerForm, answer_form
+from smoothgate.gate.certified_answers import Ballot, CertifiedAnswers, CleanedChat
 from smoothgate.gate.chat_images import ImageSlot, with_images_replaced
 from smoothgate.gate.engine_fields import EngineFields
 from smoothgate.gate.gatekeeper import Gatekeeper
@@ -33,11 +29,9 @@ from smoothgate.gate.issuing import Issuer
 from smoothgate.gate.readiness import Readiness
 from smoothgate.gate.request_timing import Stages, deadline, measured
 from smoothgate.gate.visual_chat import visual_parts
-from smoothgate.gate.vote_plan import VotePlan
-from smoothgate.gate.voting import Generation, Voting
 from smoothgate.off_loop import off_loop
 from smoothgate.sampling.smoother import Smoothed, Smoother
-from smoothgate.schemas import AnswerOptions, IssuedAnswerCertificate, IssuedCertificate, SmoothingOptions
+from smoothgate.schemas import IssuedAnswerCertificate, IssuedCertificate, SmoothingOptions
 from smoothgate.vision import DecodedImage
 
 Json = dict[str, Any]
@@ -158,38 +152,6 @@ Event = Accepted | Piece | Certificates | AnswerCertified | Finished
 
 
 @dataclass(frozen=True, slots=True)
-class _Chat:
-    """A turn as vLLM may see it, before its images are touched.
-
-    Attributes:
-        smoother: encodes the images.
-        body: of vLLM's request, with an empty part in the place of each image.
-        slots: these places.
-    """
-
-    smoother: Smoother
-    body: Json
-    slots: Sequence[ImageSlot]
-
-
-@dataclass(frozen=True, slots=True)
-class _Ballot:
-    """A turn whose answer is certified, with its images decoded.
-
-    Attributes:
-        chat: the turn.
-        images: in the order of its places.
-        plan: how the vote is held.
-        form: in which answers are compared.
-    """
-
-    chat: _Chat
-    images: Sequence[DecodedImage]
-    plan: VotePlan
-    form: AnswerForm
-
-
-@dataclass(frozen=True, slots=True)
 class _Admitted:
     """A turn whose images are decoded and, unless smoothing is off, queued at the sampler.
 
@@ -226,7 +188,7 @@ class Answering:
         gatekeeper: the limits of an account.
         fields: which parameters vLLM gets.
         max_text_characters: of a request, without its images.
-        voting: certifies answers.
+        certified_answers: holds votes.
     """
 
     def __init__(
@@ -241,7 +203,7 @@ class Answering:
         gatekeeper: Gatekeeper,
         fields: EngineFields,
         max_text_characters: int,
-        voting: Voting,
+        certified_answers: CertifiedAnswers,
     ) -> None:
         self._readiness = readiness
         self._smoothing = smoothing
@@ -252,7 +214,7 @@ class Answering:
         self._gatekeeper = gatekeeper
         self._fields = fields
         self._max_text_characters = max_text_characters
-        self._voting = voting
+        self._certified_answers = certified_answers
 
     async def answer(self, turn: Turn) -> Answer:
         """The whole answer to a turn.
@@ -265,7 +227,7 @@ class Answering:
             async with deadline(self._timeout_seconds):
                 chat = await self._read(turn)
                 if self._certifies_answer(turn, chat):
-                    return await self._decided(turn, await self._ballot(turn, chat, stages), stages)
+                    return await self._certified(turn, await self._ballot(turn, chat, stages), stages)
                 async with self._admitted(turn, chat, stages) as admitted:
                     body = await _prepared(admitted, stages)
                     sent = time.perf_counter()
@@ -298,7 +260,7 @@ class Answering:
                 if ballot is not None:
                     yield Accepted(certified=True)
                     async with deadline(self._timeout_seconds, spent=stages.now()):
-                        answer = await self._decided(turn, ballot, stages)
+                        answer = await self._certified(turn, ballot, stages)
                     assert answer.answer_certificate is not None  # noqa: S101
                     yield AnswerCertified(answer.answer_certificate)
                     for piece in _pieces(answer, _asks_for_usage(ballot.chat.body)):
@@ -368,7 +330,7 @@ class Answering:
         async with self.sampled(request) as images:
             return await self._issuer.issue(images)
 
-    async def _read(self, turn: Turn) -> _Chat:
+    async def _read(self, turn: Turn) -> CleanedChat:
         """A turn as vLLM may see it, without its images."""
         smoother = self._readiness.require_all()
         self._gatekeeper.require_tokens(turn.account)
@@ -393,74 +355,24 @@ class Answering:
         body = parameters | {"model": self._model_name, "messages": messages}
         if turn.account is not None:
             body["cache_salt"] = turn.account.cache_salt
-        return _Chat(smoother, body, slots)
+        return CleanedChat(smoother, body, slots)
 
-    def _certifies_answer(self, turn: Turn, chat: _Chat) -> bool:
-        votes = self._smoothing.certifies_answer(turn.smoothing)
-        return votes and bool(chat.slots) and turn.smoothing.mode != "off"
-
-    async def _ballot(self, turn: Turn, chat: _Chat, stages: Stages) -> _Ballot:
-        """A turn whose answer is certified, once its images are decoded."""
-        options = turn.smoothing.answer or AnswerOptions()
-        form = answer_form(options, turn.parameters, turn.messages)
-        images, plan = await self._smoothing.voting(
-            chat.smoother, chat.slots, turn.smoothing, turn.account, stages
+    async def _ballot(self, turn: Turn, chat: CleanedChat, stages: Stages) -> Ballot:
+        return await self._certified_answers.ballot(
+            chat, turn.smoothing, turn.parameters, turn.messages, turn.account, stages
         )
-        return _Ballot(chat, images, plan, form)
 
-    async def _decided(self, turn: Turn, ballot: _Ballot, stages: Stages) -> Answer:
-        """The answer that most noisy copies give, with its certificate.
-
-        Raises:
-            PolicyNotMet: the plan enforces a radius in which the answer does not hold.
-        """
-        chat, adapter = ballot.chat, ballot.chat.smoother.encoder.adapter
-        asked = ballot.form.apply(
-            {k: v for k, v in chat.body.items() if k not in ("stream", "stream_options")}
-        )
-        tokens = 0
-
-        async def ask(number: int, features: list[Tensor]) -> Generation:
-            nonlocal tokens
-            parts = [
-                await visual_parts(adapter, one, image.height, image.width)
-                for one, image in zip(features, ballot.images, strict=True)
-            ]
-            body = asked | {"messages": with_images_replaced(asked["messages"], chat.slots, parts)}
-            completion = await self._client.chat(body, f"{turn.request_id}-{number}")
-            read = read_completion(completion)
-            tokens += _tokens(read.usage)
-            return Generation(completion, read.text, ballot.form.canonical(read.text))
-
-        sent = time.perf_counter()
-        try:
-            decision = await self._voting.decide(
-                chat.smoother, ballot.images, ballot.plan, ask, ends=self._smoothing.ends()
-            )
-        finally:
-            self._gatekeeper.spend_tokens(turn.account, tokens)
-        _engine_done(stages, sent)
-        stages.certify = stages.now()
-        issued = await self._issuer.issue_answer(
-            decision,
-            ballot.form,
-            chat.smoother,
-            plan=ballot.plan,
-            request_id=turn.request_id,
-            question=_question(ballot),
-        )
-        if ballot.plan.enforce and not decision.certified:
-            raise PolicyNotMet(
-                f"The answer was to hold within a radius of {ballot.plan.terms.radius:g}, and that could not "
-                "be certified.",
-                {"answer_certificate": issued.model_dump(mode="json")},
-            )
-        served = decision.served
+    async def _certified(self, turn: Turn, ballot: Ballot, stages: Stages) -> Answer:
+        served, issued = await self._certified_answers.decide(ballot, turn.request_id, turn.account, stages)
         usage = read_completion(served.completion).usage or {}
         return Answer(served.completion, served.text, None, usage, stages, issued)
 
+    def _certifies_answer(self, turn: Turn, chat: CleanedChat) -> bool:
+        votes = self._smoothing.certifies_answer(turn.smoothing)
+        return votes and bool(chat.slots) and turn.smoothing.mode != "off"
+
     @asynccontextmanager
-    async def _admitted(self, turn: Turn, chat: _Chat, stages: Stages) -> AsyncIterator[_Admitted]:
+    async def _admitted(self, turn: Turn, chat: CleanedChat, stages: Stages) -> AsyncIterator[_Admitted]:
         """A turn as soon as its images are on their way; sampling ends with the block."""
         smoother, body, slots = chat.smoother, chat.body, chat.slots
         if not slots:
@@ -525,23 +437,6 @@ def _require_certified(smoothed: Sequence[Smoothed], certificates: Sequence[Issu
             f"{missed} of {len(certificates)} images missed it, and the language model was not asked.",
             {"certificates": [certificate.model_dump(mode="json") for certificate in certificates]},
         )
-
-
-def _question(ballot: _Ballot) -> AskedQuestion:
-    """What the language model was asked, as digests."""
-    body = ballot.chat.body
-    pictures = [[{"type": "image", "sha256": image.sha256}] for image in ballot.images]
-    messages = with_images_replaced(body["messages"], ballot.chat.slots, pictures)
-    left_out = ("messages", "model", "stream", "stream_options", "cache_salt")
-    decoding = {name: value for name, value in body.items() if name not in left_out}
-    form = {"choices": list(ballot.form.choices), "prefix": ballot.form.prefix}
-    return AskedQuestion(
-        messages_sha256=sha256(_canonical(messages)), decoding_sha256=sha256(_canonical(decoding | form))
-    )
-
-
-def _canonical(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 def _pieces(answer: Answer, shows_usage: bool) -> Iterator[Piece]:

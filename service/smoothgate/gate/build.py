@@ -25,6 +25,7 @@ from smoothgate.gate.admission import Admission
 from smoothgate.gate.answering import Answering
 from smoothgate.gate.canary import Canary, canary_plan
 from smoothgate.gate.certificate_store import CertificateStore
+from smoothgate.gate.certified_answers import CertifiedAnswers
 from smoothgate.gate.engine_fields import EngineFields
 from smoothgate.gate.gatekeeper import Gatekeeper
 from smoothgate.gate.health import Health
@@ -114,7 +115,14 @@ def build(
             max_logprobs=settings.max_logprobs,
         ),
         max_text_characters=settings.max_text_characters,
-        voting=Voting(settings.votes_in_flight),
+        certified_answers=CertifiedAnswers(
+            smoothing,
+            Voting(settings.votes_in_flight),
+            issuer,
+            engine.client,
+            gatekeeper,
+            checkpoint=model.checkpoint,
+        ),
     )
     return Service(
         model=model,
@@ -191,7 +199,7 @@ def _engine(s: Settings, model: ServedModel) -> Engine:
         tracing_url=s.tracing_url,
         # A limit above 0 is that of the images of a request.
         media_limits={kind: s.max_images if limit else 0 for kind, limit in family.engine_limits.items()},
-        prompt_embeds=family.part_type == "prompt_embeds",
+        prompt_embeds=family.part_type == "prompt_embeds" or family.prompt_lists,
         extra_args=s.engine_args,
     )
     return LocalEngine(

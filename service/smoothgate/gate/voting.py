@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -21,6 +21,7 @@ from smoothgate import metrics
 from smoothgate.certify.stopping import StopReason
 from smoothgate.certify.votes import Candidates, VoteCount, VoteStatement, smallest_budget
 from smoothgate.gate.vote_plan import VotePlan
+from smoothgate.off_loop import off_loop
 from smoothgate.sampling.smoother import Relayed, Smoother
 from smoothgate.vision import DecodedImage
 
@@ -45,8 +46,29 @@ class Generation:
     canonical: str | None
 
 
-#: Asks the language model about the visual tokens (T, D) of each image, for the sample of a number.
-Ask = Callable[[int, list[Tensor]], Awaitable[Generation]]
+#: The number of a sample, and the unit feature or the visual tokens of each image in it.
+Sample = tuple[int, list[Tensor]]
+
+
+class Asker(Protocol):
+    """Asks the language model about noisy copies.
+
+    Attributes:
+        most: samples of one call.
+        parallel: calls that make sense at a time.
+    """
+
+    @property
+    def most(self) -> int: ...  # noqa: D102
+    @property
+    def parallel(self) -> int: ...  # noqa: D102
+    async def __call__(self, samples: Sequence[Sample]) -> list[Generation]:
+        """The answer to each sample: its number, and the visual tokens (T, D) of each image.
+
+        Raises:
+            SmoothgateError: the engine refused or failed.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,14 +173,14 @@ class Voting:
     """Holds votes. All votes share the engine.
 
     Args:
-        in_flight: most generations that are asked for at a time.
+        in_flight: most calls of the engine at a time.
     """
 
     def __init__(self, in_flight: int) -> None:
         self._room = asyncio.Semaphore(in_flight)
 
     async def decide(
-        self, smoother: Smoother, images: Sequence[DecodedImage], plan: VotePlan, ask: Ask, *, ends: float
+        self, smoother: Smoother, images: Sequence[DecodedImage], plan: VotePlan, ask: Asker, *, ends: float
     ) -> Decision:
         """Hold a vote on the images of one request. Whatever ends it ends its draws and its generations.
 
@@ -166,7 +188,7 @@ class Voting:
             smoother: draws the noisy copies.
             images: at least one.
             plan: how.
-            ask: for one generation.
+            ask: for generations.
             ends: `time.monotonic()` at which it ends with the votes that are there.
 
         Raises:
@@ -175,8 +197,8 @@ class Voting:
         vote = _Vote(plan, len(images))
         arrived: asyncio.Queue[Callable[[], StopReason | None]] = asyncio.Queue()
         asking: set[asyncio.Task[None]] = set()
-        waiting: deque[tuple[int, list[Tensor]]] = deque()
-        generations = 0
+        waiting: deque[Sample] = deque()
+        generations = under_way = 0
         loop = asyncio.get_running_loop()
 
         def arrive(event: Callable[[], StopReason | None]) -> None:
@@ -194,18 +216,27 @@ class Voting:
 
             arrive(raise_it)
 
-        async def generate(number: int, units: list[Tensor]) -> None:
+        def served(samples: Sequence[Sample]) -> list[Sample]:
+            to_tokens = smoother.encoder.served_tokens
+            return [(number, [to_tokens(unit) for unit in units]) for number, units in samples]
+
+        async def generate(samples: list[Sample]) -> None:
             try:
                 async with self._room:
-                    answer = await ask(number, [smoother.encoder.served_tokens(unit) for unit in units])
+                    answers = await ask(await off_loop(served, samples))
             except Exception as error:
                 fails(error)
                 return
-            arrived.put_nowait(partial(count, number, answer))
+            arrived.put_nowait(partial(count, [number for number, _ in samples], answers))
 
-        def count(number: int, answer: Generation) -> StopReason | None:
-            metrics.VOTES.inc()
-            return vote.vote(number, answer)
+        def count(numbers: Sequence[int], answers: Sequence[Generation]) -> StopReason | None:
+            nonlocal under_way
+            under_way -= 1
+            metrics.VOTES.inc(len(answers))
+            for number, answer in zip(numbers, answers, strict=True):
+                if (reason := vote.vote(number, answer)) is not None:
+                    return reason
+            return None
 
         relayed: list[Relayed] = []
         reason: StopReason | None = None
@@ -226,11 +257,13 @@ class Voting:
             while reason is None:
                 for one in relayed:
                     one.allow(vote.wanted)
-                while waiting:
-                    task = asyncio.create_task(generate(*waiting.popleft()))
+                while waiting and under_way < ask.parallel:
+                    samples = [waiting.popleft() for _ in range(min(ask.most, len(waiting)))]
+                    task = asyncio.create_task(generate(samples))
                     asking.add(task)
                     task.add_done_callback(asking.discard)
-                    generations += 1
+                    generations += len(samples)
+                    under_way += 1
                 try:
                     async with asyncio.timeout(ends - time.monotonic()):
                         event = await arrived.get()
@@ -247,5 +280,5 @@ class Voting:
                 task.cancel()
         assert vote.candidates is not None  # noqa: S101
         assert vote.count is not None  # noqa: S101
-        served = next(one for one in vote.selection if one.canonical == vote.candidates.answer)
-        return Decision(relayed, vote.candidates, served, vote.count.statement(), reason, generations)
+        answer = next(one for one in vote.selection if one.canonical == vote.candidates.answer)
+        return Decision(relayed, vote.candidates, answer, vote.count.statement(), reason, generations)

@@ -65,6 +65,8 @@ class VisionAdapter(Protocol):
         space: what the canvases are.
         engine_limits: vLLM's limits on media per prompt. They apply to pixels; embeddings pass a limit of 0.
         placeholders: texts that the model's tokenizer reads as part of an image.
+        list_token: number and text of the token that stands for one visual token, where prompts may be sent
+            as embeddings alone; else None.
         canvas_shape: (3, H, W) of every canvas, or None if it depends on the image.
         tile_height: rows of one tile of a canvas, or None if canvases have no tiles.
         token_grid: (rows, columns) of the patches, or None if they depend on the image.
@@ -86,6 +88,8 @@ class VisionAdapter(Protocol):
     def engine_limits(self) -> Mapping[str, int]: ...  # noqa: D102
     @property
     def placeholders(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def list_token(self) -> tuple[int, str] | None: ...  # noqa: D102
     @property
     def canvas_shape(self) -> tuple[int, int, int] | None: ...  # noqa: D102
     @property

@@ -90,12 +90,15 @@ class BaseAdapter(ABC):
     part_type: ClassVar[PartType]
     space: ClassVar[Space] = "encoder_input"
     engine_limits: ClassVar[dict[str, int]] = {"image": 0}
+    #: Whether prompts may be sent to vLLM as embeddings alone, where the language model allows it.
+    prompt_lists: ClassVar[bool] = False
 
     canvas_shape: tuple[int, int, int] | None = None
     tile_height: int | None = None
     token_grid: tuple[int, int] | None = None
     tokens_per_image: int | None = None
     placeholders: tuple[str, ...] = ()
+    list_token: tuple[int, str] | None = None
 
     def __init__(self, model: str, image_processor: Any, *, device: torch.device, dtype: torch.dtype) -> None:
         self.config = AutoConfig.from_pretrained(model)

@@ -20,6 +20,7 @@ class Family(Protocol):
     part_type: PartType
     space: Space
     engine_limits: dict[str, int]
+    prompt_lists: bool
 
     def __call__(self, model: str, *, device: torch.device, dtype: torch.dtype) -> VisionAdapter:
         """Load a checkpoint from a directory or a Hugging Face id."""

@@ -16,6 +16,7 @@ from smoothgate.vision.base_adapter import BaseAdapter
 from smoothgate.vision.images import DecodedImage
 from smoothgate.vision.preprocessing import from_processor, unsupported
 from smoothgate.vision.resize import LinearResize
+from smoothgate.vision.text_embeddings import PLAIN
 
 # The towers, and how many class tokens each puts before the patches.
 _CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
@@ -26,6 +27,7 @@ class LlavaAdapter(BaseAdapter):
 
     family: ClassVar[str] = "llava"
     part_type: ClassVar[PartType] = "image_embeds"
+    prompt_lists: ClassVar[bool] = True
 
     tokens_per_image: int
 
@@ -33,6 +35,8 @@ class LlavaAdapter(BaseAdapter):
         super().__init__(model, AutoImageProcessor.from_pretrained(model), device=device, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(model)
         self.placeholders = (tokenizer.convert_ids_to_tokens(self.config.image_token_index),)
+        if self.config.get_text_config().model_type in PLAIN:
+            self.list_token = self.config.image_token_index, self.placeholders[0]
 
     def read_settings(self) -> None:  # noqa: D102
         self._preprocessing = from_processor(self.image_processor)

@@ -1,0 +1,202 @@
+"""Answers that are certified themselves: a vote of noisy copies, and the certificate of what most say."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import structlog
+
+from smoothgate import metrics
+from smoothgate.certify.answer_certificate import AskedQuestion, sha256
+from smoothgate.engine import EngineClient
+from smoothgate.engine.prompt_lists import PromptLists
+from smoothgate.errors import PolicyNotMet
+from smoothgate.gate.accounts import Account
+from smoothgate.gate.answer_form import AnswerForm, answer_form
+from smoothgate.gate.asking import ChatAsker, ListAsker
+from smoothgate.gate.chat_images import ImageSlot, with_images_replaced
+from smoothgate.gate.gatekeeper import Gatekeeper
+from smoothgate.gate.image_smoothing import ImageSmoothing
+from smoothgate.gate.issuing import Issuer
+from smoothgate.gate.request_timing import Stages
+from smoothgate.gate.vote_plan import VotePlan
+from smoothgate.gate.voting import Asker, Generation, Voting
+from smoothgate.off_loop import off_loop
+from smoothgate.sampling.smoother import Smoother
+from smoothgate.schemas import AnswerOptions, IssuedAnswerCertificate, SmoothingOptions
+from smoothgate.vision import DecodedImage
+from smoothgate.vision.text_embeddings import TextEmbeddings
+
+Json = dict[str, Any]
+
+# Of the request as vLLM gets it: what is not part of the question.
+_NOT_ASKED = ("messages", "model", "stream", "stream_options", "cache_salt")
+
+log = structlog.get_logger("gate")
+
+
+@dataclass(frozen=True, slots=True)
+class CleanedChat:
+    """A turn as vLLM may see it, before its images are touched.
+
+    Attributes:
+        smoother: encodes the images.
+        body: of vLLM's request, with an empty part in the place of each image.
+        slots: these places.
+    """
+
+    smoother: Smoother
+    body: Json
+    slots: Sequence[ImageSlot]
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """A turn whose answer is certified, with its images decoded.
+
+    Attributes:
+        chat: the turn.
+        images: in the order of its places.
+        plan: how the vote is held.
+        form: in which answers are compared.
+    """
+
+    chat: CleanedChat
+    images: Sequence[DecodedImage]
+    plan: VotePlan
+    form: AnswerForm
+
+
+class CertifiedAnswers:
+    """Holds votes and issues their certificates.
+
+    Args:
+        smoothing: admits and decodes images.
+        voting: counts.
+        issuer: signs.
+        client: of vLLM.
+        gatekeeper: the limits of an account.
+        checkpoint: of the model, for its text embeddings.
+    """
+
+    def __init__(
+        self,
+        smoothing: ImageSmoothing,
+        voting: Voting,
+        issuer: Issuer,
+        client: EngineClient,
+        gatekeeper: Gatekeeper,
+        *,
+        checkpoint: str,
+    ) -> None:
+        self._smoothing = smoothing
+        self._voting = voting
+        self._issuer = issuer
+        self._client = client
+        self._gatekeeper = gatekeeper
+        self._checkpoint = checkpoint
+
+    async def ballot(
+        self,
+        chat: CleanedChat,
+        options: SmoothingOptions,
+        parameters: Json,
+        messages: Any,
+        account: Account | None,
+        stages: Stages,
+    ) -> Ballot:
+        """A turn whose answer is to be certified, once its images are decoded.
+
+        Args:
+            chat: the turn.
+            options: the client's wishes.
+            parameters: of vLLM, as the client sent them.
+            messages: as the client sent them.
+            account: the client.
+            stages: times.
+
+        Raises:
+            SmoothgateError: what is asked for contradicts itself or is not allowed, or there is no room.
+        """
+        form = answer_form(options.answer or AnswerOptions(), parameters, messages)
+        images, plan = await self._smoothing.voting(chat.smoother, chat.slots, options, account, stages)
+        return Ballot(chat, images, plan, form)
+
+    async def decide(
+        self, ballot: Ballot, request_id: str, account: Account | None, stages: Stages
+    ) -> tuple[Generation, IssuedAnswerCertificate]:
+        """What most noisy copies answer, with its certificate.
+
+        Raises:
+            PolicyNotMet: the plan enforces a radius in which the answer does not hold.
+            SmoothgateError: sampling or the engine failed.
+        """
+        began = time.perf_counter()
+        smoother, plan = ballot.chat.smoother, ballot.plan
+        ask = await self._asker(ballot, request_id, account)
+        decision = await self._voting.decide(smoother, ballot.images, plan, ask, ends=self._smoothing.ends())
+        stages.engine = time.perf_counter() - began
+        metrics.STAGE_SECONDS.labels("engine").observe(stages.engine)
+        stages.certify = stages.now()
+        issued = await self._issuer.issue_answer(
+            decision, ballot.form, smoother, plan=plan, request_id=request_id, question=_question(ballot)
+        )
+        if plan.enforce and not decision.certified:
+            raise PolicyNotMet(
+                f"The answer was to hold within a radius of {plan.terms.radius:g}, and that could not be "
+                "certified.",
+                {"answer_certificate": issued.model_dump(mode="json")},
+            )
+        return decision.served, issued
+
+    async def _asker(self, ballot: Ballot, request_id: str, account: Account | None) -> Asker:
+        adapter = ballot.chat.smoother.encoder.adapter
+        asked = {
+            name: value
+            for name, value in ballot.form.apply(ballot.chat.body).items()
+            if name not in ("stream", "stream_options")
+        }
+        chat = ChatAsker(
+            self._client,
+            asked,
+            ballot.chat.slots,
+            ballot.images,
+            adapter,
+            ballot.form,
+            request_id,
+            lambda tokens: self._gatekeeper.spend_tokens(account, tokens),
+        )
+        embeddings = None if adapter.list_token is None else await off_loop(self._text_embeddings)
+        if adapter.list_token is None or embeddings is None:
+            return chat
+        lists = PromptLists(self._client, embeddings.rows, adapter.list_token[0], adapter.dtype)
+        return ListAsker(chat, lists)
+
+    @cache  # noqa: B019
+    def _text_embeddings(self) -> TextEmbeddings | None:
+        try:
+            return TextEmbeddings(self._checkpoint)
+        except (LookupError, OSError) as error:
+            log.warning("noisy copies are asked about one by one", reason=str(error))
+            return None
+
+
+def _question(ballot: Ballot) -> AskedQuestion:
+    """What the language model was asked, as digests."""
+    body = ballot.chat.body
+    pictures = [[{"type": "image", "sha256": image.sha256}] for image in ballot.images]
+    messages = with_images_replaced(body["messages"], ballot.chat.slots, pictures)
+    decoding = {name: value for name, value in body.items() if name not in _NOT_ASKED}
+    form = {"choices": list(ballot.form.choices), "prefix": ballot.form.prefix}
+    return AskedQuestion(
+        messages_sha256=sha256(_canonical(messages)), decoding_sha256=sha256(_canonical(decoding | form))
+    )
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
