@@ -91,6 +91,7 @@ def _spawn(folder: Path, port: int) -> subprocess.Popen[bytes]:
         dtype="float32",
         kv_cache_gib=KV_CACHE_GIB,
         drain_seconds=0,
+        prompt_embeds=True,
     )
     command = vllm_command(options, Path("unused"), on_cpu=True)
     at = command.index("--uds")
