@@ -233,6 +233,11 @@ def test_votes_and_features_share_the_sampler(quick_gate: Gate, vllm: FakeVllm) 
 def test_metrics_count_votes_and_outcomes(quick_gate: Gate, vllm: FakeVllm) -> None:
     votes = quick_gate.metric("smoothgate_votes_total")
     certified = quick_gate.metric('smoothgate_answer_certificates_total{outcome="certified"}')
-    ask(quick_gate)
+    radii = quick_gate.metric("smoothgate_answer_radius_sum")
+    generations = quick_gate.metric("smoothgate_generations_per_answer_sum")
+    radius = certificate_of(ask(quick_gate)).radius
+    assert radius is not None
+    assert quick_gate.metric("smoothgate_answer_radius_sum") == pytest.approx(radii + radius)
+    assert quick_gate.metric("smoothgate_generations_per_answer_sum") == generations + LEAST
     assert quick_gate.metric("smoothgate_votes_total") == votes + LEAST
     assert quick_gate.metric('smoothgate_answer_certificates_total{outcome="certified"}') == certified + 1

@@ -47,6 +47,10 @@ ELSEWHERE = {
     "smoothgate_canaries": "test_admission",
     "smoothgate_canary_score": "test_admission",
     "smoothgate_store_failures": "test_certificates",
+    "smoothgate_votes": "test_answer_certificates",
+    "smoothgate_answer_certificates": "test_answer_certificates",
+    "smoothgate_answer_radius": "test_answer_certificates",
+    "smoothgate_generations_per_answer": "test_answer_certificates",
     "smoothgate_engine_up": "test_operation",
     "smoothgate_engine_restarts": "test_operation",
 }
