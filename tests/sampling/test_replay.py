@@ -2,12 +2,16 @@
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from smoothgate.certify.certificate import Certificate
 from smoothgate.certify.signing import SigningKey, jwks
@@ -19,9 +23,10 @@ from smoothgate.sampling.sampler import Sampler, Worker
 from smoothgate.sampling.sampling_plan import Plan
 from smoothgate.sampling.smoother import Smoother
 from smoothgate.verification import Check, check
-from smoothgate.vision import decode, load
+from smoothgate.vision import Canvas, Layout, decode, load
 from tests import checkpoints, psms
 
+STORED = Path(__file__).parent / "stored"
 PLAN = Plan(
     sigma=0.05, n_select=33, n_certify=100, alpha=0.001, eps=(0.01, 0.02), cosine_threshold=0.1, target=None
 )
@@ -98,15 +103,27 @@ def test_a_replay_confirms_everything(certificate: Certificate, picture: bytes, 
     } <= names
 
 
-def test_noise_drawn_by_the_device_generator_is_replayed_on_the_cpu(
-    encoder: UnitEncoder, picture: bytes, monkeypatch: pytest.MonkeyPatch
+def test_a_certificate_that_names_another_generator_is_refused(
+    certificate: Certificate, picture: bytes, encoder: UnitEncoder
 ) -> None:
-    monkeypatch.setattr(noise, "generator_for", lambda device: noise.DeviceNoise())
-    certificate = _certificate(encoder, picture)
-    assert certificate.noise.generator == noise.DeviceNoise().name
-    assert _failures(certificate, picture, encoder) == []
-    other = certificate.noise.model_copy(update={"generator": noise.HostNoise().name})
+    assert certificate.noise.generator == noise.PhiloxNoise.name
+    other = certificate.noise.model_copy(update={"generator": noise.NumpyNoise.name})
     assert _failures(certificate, picture, encoder, noise=other)
+
+
+def test_a_stored_certificate_with_noise_of_numpy_is_replayed() -> None:
+    """It was made when NumPy drew the noise, with an encoder that returns its canvas."""
+
+    def units(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
+        return F.normalize(z.flatten(1), dim=1)
+
+    certificate = Certificate.model_validate_json((STORED / "numpy_noise.json").read_text())
+    assert certificate.noise.generator == noise.NumpyNoise.name
+    encoder = SimpleNamespace(units=units, adapter=SimpleNamespace(device=torch.device("cpu")))
+    canvas = Canvas(torch.linspace(0, 1, 48).view(3, 4, 4), 1.0)
+    again = replay(cast("UnitEncoder", encoder), canvas, certificate)
+    assert again.score_estimate == pytest.approx(certificate.score_estimate, abs=1e-6)
+    assert again.radius == pytest.approx(certificate.radius.value, abs=1e-5)
 
 
 def test_a_replay_gives_the_scores_of_batches_of_other_sizes(

@@ -75,14 +75,12 @@ class Forward:
         one_shape: whether all canvases have one shape. If not, nothing is compiled.
 
     Attributes:
-        noise: what it draws from.
         depth: batches that may be under way at a time.
     """
 
     def __init__(self, units: Units, device: Device, batch_size: int, *, one_shape: bool = True) -> None:
         self._owner = device
         self.device = device.place
-        self.noise = noise.generator_for(device.place)
         self._on_cuda = device.runs_ahead
         self.depth = 2 if self._on_cuda else 1
         self._most_values: int | None = None  # canvas values that memory has room for at a time, where known
@@ -159,7 +157,7 @@ class Forward:
             fixed = max(count, min(fixed, self._most_values // task.x.numel()))
         padding = fixed - count
         z = torch.empty((count + padding, *task.x.shape), device=self.device)
-        self.noise.fill(z[:count], samples)
+        noise.GENERATOR.fill(z[:count], samples)
         z[count:] = 0
         levels = torch.tensor(
             [each.ticket.task.terms.sigma for each in batch for _ in range(each.count)] + [1.0] * padding,

@@ -23,7 +23,6 @@ from smoothgate.errors import NotReady, SamplerFailed
 from smoothgate.sampling.device import Device
 from smoothgate.sampling.draw import Units
 from smoothgate.sampling.forward import Forward, ScoredBatch
-from smoothgate.sampling.noise import NoiseGenerator
 from smoothgate.sampling.queue import Queue, SampleRange
 from smoothgate.sampling.ticket import Ticket
 
@@ -100,11 +99,6 @@ class Sampler:
         # What each thread has taken and not answered yet.
         self._held: list[deque[Sequence[SampleRange]]] = [deque() for _ in workers]
         self._failed_in_a_row = 0
-
-    @property
-    def noise(self) -> NoiseGenerator:
-        """The generator of all noise."""
-        return self._forwards[0].noise
 
     @property
     def alive(self) -> bool:

@@ -144,7 +144,7 @@ class Smoother:
             model=self._model,
             noise=NoiseRecord(
                 sigma=task.terms.sigma,
-                generator=self.sampler.noise.name,
+                generator=noise.GENERATOR.name,
                 seed=f"{ticket.seed:032x}",
                 n_select=task.n_select,
                 n_certify=result.rule.n,
@@ -236,9 +236,9 @@ class Smoothed:
 
     def copy(self, number: int) -> Tensor:
         """The canvas with the noise of sample `number`: (3, H, W) float32 on the CPU, not clipped."""
-        noise = numbered_noise(self._smoother.sampler.noise, self.seed, number)
+        source = numbered_noise(noise.GENERATOR, self.seed, number)
         sigma = torch.tensor([self._ticket.task.terms.sigma])
-        return noisy(self.canvas, sigma, noise((1, *self.canvas.shape)))[0]
+        return noisy(self.canvas, sigma, source((1, *self.canvas.shape)))[0]
 
     def cancel(self) -> None:
         """The client has left: draw nothing more."""
