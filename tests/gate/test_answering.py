@@ -315,6 +315,14 @@ async def test_a_start_that_fails_closes_what_was_opened(
     assert engine.stopped == (loss == "encoder")
 
 
+async def test_a_model_whose_canvases_exceed_the_limit_is_not_served(engine: WatchedEngine) -> None:
+    service = build(Settings(_env_file=None, max_canvas_pixels=48 * 48 - 1, **SETTINGS), engine=engine)
+    with pytest.raises(SmoothgateError, match="the smallest canvas of this checkpoint has 2304 pixels"):
+        await service.start()
+    assert service.failure is not None
+    assert service.failure.code == "canvas_limit_too_small"
+
+
 def _noting(noted: list[bool], close: Callable[[], object]) -> Callable[[], object]:
     def noting() -> object:
         noted.append(True)

@@ -1,6 +1,7 @@
 """A replay confirms a certificate that the sampler made, and no other. The encoder is real and tiny."""
 
 import asyncio
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -25,6 +26,7 @@ from smoothgate.sampling.smoother import Smoother
 from smoothgate.verification import Check, check
 from smoothgate.vision import Canvas, Layout, decode, load
 from tests import checkpoints, psms
+from tests.families.checkpoints import BUILDERS
 
 STORED = Path(__file__).parent / "stored"
 PLAN = Plan(
@@ -82,13 +84,14 @@ def _failures(
 ) -> list[Check]:
     key = SigningKey.generate()
     signed = certificate.model_copy(update=changes)
-    return [c for c in check(key.sign(signed), None, jwks([key]), picture, encoder) if not c.passed]
+    load_encoder = None if encoder is None else lambda limit: encoder
+    return [c for c in check(key.sign(signed), None, jwks([key]), picture, load_encoder) if not c.passed]
 
 
 def test_a_replay_confirms_everything(certificate: Certificate, picture: bytes, encoder: UnitEncoder) -> None:
     key = SigningKey.generate()
     plain = certificate.model_dump(mode="json")
-    checks = list(check(key.sign(certificate), plain, jwks([key]), picture, encoder))
+    checks = list(check(key.sign(certificate), plain, jwks([key]), picture, lambda limit: encoder))
     assert [c for c in checks if not c.passed] == []
     names = {c.name for c in checks}
     assert {
@@ -133,6 +136,37 @@ def test_a_replay_gives_the_scores_of_batches_of_other_sizes(
     again = replay(encoder, canvas, certificate)
     assert again.n_certify == 100
     assert again.score_estimate == pytest.approx(certificate.score_estimate, abs=1e-5)
+
+
+def test_the_canvas_of_an_operators_limit_is_made_again(tmp_path: Path) -> None:
+    """The certificate names the limit; without it, a replay has another canvas."""
+    path = tmp_path / "qwen"
+    BUILDERS["qwen2_5_vl"](path)
+
+    def load_encoder(limit: int | None) -> UnitEncoder:
+        adapter = load(str(path), device="cpu", dtype=torch.float32, max_canvas_pixels=limit)
+        tokens = torch.randn(8, 9, adapter.hidden_size, generator=torch.Generator().manual_seed(0))
+        return UnitEncoder(adapter, calibrate([tokens], None, adapter.digest, per_channel=True))
+
+    picture = _picture(tmp_path / "a.png", 1)
+    certificate = _certificate(load_encoder(4096), picture)
+    assert certificate.model.max_canvas_pixels == 4096
+    assert certificate.image.canvas_width * certificate.image.canvas_height <= 4096
+    key = SigningKey.generate()
+    jws, keys = key.sign(certificate), jwks([key])
+    assert [c for c in check(jws, None, keys, picture, load_encoder) if not c.passed] == []
+    failed = [
+        c.name for c in check(jws, None, keys, picture, lambda limit: load_encoder(None)) if not c.passed
+    ]
+    assert "resize norm" in failed
+
+
+def test_fields_that_an_earlier_release_did_not_know_are_not_missed(certificate: Certificate) -> None:
+    key = SigningKey.generate()
+    earlier = certificate.model_dump(mode="json")
+    del earlier["model"]["max_canvas_pixels"]
+    signed = cast("Certificate", SimpleNamespace(model_dump_json=lambda: json.dumps(earlier)))
+    assert all(c.passed for c in check(key.sign(signed), earlier, jwks([key])))
 
 
 def test_another_image_is_named(certificate: Certificate, encoder: UnitEncoder, tmp_path: Path) -> None:

@@ -87,8 +87,10 @@ def say_unreadable(paths: Sequence[Path]) -> None:
         errors.print(f"{len(paths)} pictures skipped", style="yellow")
 
 
-def load_adapter(model: str | None, device: str = "cpu") -> VisionAdapter:
-    """The vision part of a checkpoint, or of the bundled demo model.
+def load_adapter(
+    model: str | None, device: str = "cpu", max_canvas_pixels: int | None = None
+) -> VisionAdapter:
+    """The vision part of a checkpoint, or of the bundled demo model, with or without a limit on its canvases.
 
     Raises:
         MissingExtra: the extra `serve` is not installed.
@@ -99,14 +101,21 @@ def load_adapter(model: str | None, device: str = "cpu") -> VisionAdapter:
     from smoothgate.demo import bundled
     from smoothgate.vision import load
 
-    return load(model or str(bundled("model")), device=device, dtype=torch.float32)
+    return load(
+        model or str(bundled("model")),
+        device=device,
+        dtype=torch.float32,
+        max_canvas_pixels=max_canvas_pixels,
+    )
 
 
-def load_encoder(model: str | None, psm: Path | None, device: str = "cpu") -> UnitEncoder:
+def load_encoder(
+    model: str | None, psm: Path | None, device: str = "cpu", max_canvas_pixels: int | None = None
+) -> UnitEncoder:
     """A model with its calibration and PSM, or the bundled ones; raises as `load_adapter`."""
     if model is not None and psm is None:
         raise MalformedRequest("--model needs --psm, the folder of its calibration.")
-    adapter = load_adapter(model, device)
+    adapter = load_adapter(model, device, max_canvas_pixels)
     from smoothgate.demo import bundled
     from smoothgate.psm.unit_encoder import UnitEncoder
 

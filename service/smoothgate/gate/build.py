@@ -210,7 +210,7 @@ class _EngineMetrics:
 
 def _smoother(s: Settings, model: ServedModel) -> Smoother:
     return make_smoother(
-        load_encoders(model),
+        load_encoders(model, s.max_canvas_pixels),
         model.name,
         sigma=s.sigma,
         threads=s.threads,

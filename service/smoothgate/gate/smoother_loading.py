@@ -25,15 +25,23 @@ _BARE_SIGMA = 0.1
 log = structlog.get_logger("smoother")
 
 
-def load_encoders(model: ServedModel) -> list[UnitEncoder]:
+def load_encoders(model: ServedModel, max_canvas_pixels: int | None = None) -> list[UnitEncoder]:
     """The encoder, once per device.
 
+    Args:
+        model: what is loaded.
+        max_canvas_pixels: the most pixels of a canvas; None: as many as the model makes.
+
     Raises:
-        SmoothgateError: model, PSM and calibration are missing or do not fit together.
+        SmoothgateError: model, PSM and calibration are missing or do not fit together, or every canvas of the
+            model has more pixels.
     """
     disable_progress_bar()
     return [
-        UnitEncoder.load(load(model.checkpoint, device=device, dtype=model.dtype), model.psm)
+        UnitEncoder.load(
+            load(model.checkpoint, device=device, dtype=model.dtype, max_canvas_pixels=max_canvas_pixels),
+            model.psm,
+        )
         for device in model.devices
     ]
 

@@ -47,6 +47,7 @@ class Smoother:
             digest=encoder.digest,
             psm_digest=encoder.psm_digest,
             dtype=str(encoder.adapter.dtype).removeprefix("torch."),
+            max_canvas_pixels=encoder.adapter.max_canvas_pixels,
         )
 
     @property
