@@ -130,13 +130,21 @@ def measure_scores(
     sigmas: list[float],
     seed: int,
 ) -> Calibration:
-    """Score the PSM in a folder on canvases x (N, 3, H, W), and save the calibration with the scores."""
+    """Score the PSM in a folder on canvases x (N, 3, H, W) and on the canary's picture, and save the
+    calibration with the scores.
+    """
+    from smoothgate.demo import CANARY, bundled
     from smoothgate.psm.checkpoint import PSM
+    from smoothgate.psm.picture_files import read_picture
     from smoothgate.psm.unit_encoder import UnitEncoder
     from smoothgate.sampling.splits import robustness_scores
 
     encoder = UnitEncoder(adapter, calibration, PSM.load(folder))
+    canary = adapter.canvas(read_picture(bundled("samples") / CANARY))
     scores = robustness_scores(encoder.units, x.to(adapter.device), sigmas, seed)
-    scored = calibration.with_scores(scores, encoder.psm_digest)
+    canary_scores = robustness_scores(
+        encoder.units, canary.x[None].to(adapter.device), sigmas, seed, layout=canary.layout
+    )
+    scored = calibration.with_scores(scores, encoder.psm_digest, canary_scores)
     scored.save(folder)
     return scored
