@@ -120,19 +120,19 @@ LONG: dict[str, Any] = {
 
 def test_sampling_stops_when_the_client_leaves(open_gate: OpenGate) -> None:
     gate = open_gate()
-    before = gate.metric("smoothgate_samples_dropped_total")
+    before = gate.metric("smoothgate_work_dropped_total")
     with pytest.raises(httpx.ReadTimeout):
         gate.http.post("/v1/chat", json=LONG, timeout=0.5)
-    _wait_until(lambda: gate.metric("smoothgate_samples_dropped_total") - before > 1000)
+    _wait_until(lambda: gate.metric("smoothgate_work_dropped_total") - before > 1000)
     assert gate.metric("smoothgate_queued_samples") == 0
 
 
 def test_sampling_stops_when_the_client_leaves_a_stream(open_gate: OpenGate) -> None:
     gate = open_gate()
-    before = gate.metric("smoothgate_samples_dropped_total")
+    before = gate.metric("smoothgate_work_dropped_total")
     with gate.http.stream("POST", "/v1/chat", json=LONG | {"stream": True}) as response:
         next(response.iter_lines())
-    _wait_until(lambda: gate.metric("smoothgate_samples_dropped_total") - before > 1000)
+    _wait_until(lambda: gate.metric("smoothgate_work_dropped_total") - before > 1000)
     assert gate.metric("smoothgate_queued_samples") == 0
 
 

@@ -91,7 +91,7 @@ class Sampler:
             batch_size if costs_the_same else _SMALLEST_SHARE,
             typical_values=typical_values,
             begun=metrics.STAGE_SECONDS.labels("queue").observe,
-            departed=metrics.SAMPLES_DROPPED.inc,
+            departed=metrics.WORK_DROPPED.inc,
         )
         self._threads: list[threading.Thread | None] = [None] * len(workers)
         self._closing = False
