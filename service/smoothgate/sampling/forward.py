@@ -92,6 +92,11 @@ class Forward:
         self._canvases: WeakKeyDictionary[Ticket, Tensor] = WeakKeyDictionary()
         self._directions: WeakKeyDictionary[Ticket, Tensor] = WeakKeyDictionary()
 
+    @property
+    def halved(self) -> bool:
+        """Whether a batch was computed in halves because memory ran out."""
+        return self._most_values is not None
+
     @torch.inference_mode()
     def launch(self, batch: Sequence[SampleRange]) -> ScoredBatch:
         """Queue a batch."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from smoothgate import metrics
 from smoothgate.certify.certificate import Certificate, CertifiedImage, CertifiedModel, Chance, NoiseRecord
 from smoothgate.certify.statement import Terms
+from smoothgate.errors import NotReady
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling import noise
 from smoothgate.sampling.certifier import SamplingResult
@@ -31,16 +32,16 @@ class Smoother:
 
     Args:
         encoder: the encoder of the model that is served.
-        sampler: draws the samples.
+        sampler: draws the samples; None: `use` names it later.
         model_name: name of the model in certificates.
         cache_bytes: size of the results that are kept for later requests about the same image; 0: none.
     """
 
     def __init__(
-        self, encoder: UnitEncoder, sampler: Sampler, model_name: str, *, cache_bytes: int = 0
+        self, encoder: UnitEncoder, sampler: Sampler | None, model_name: str, *, cache_bytes: int = 0
     ) -> None:
         self.encoder = encoder
-        self.sampler = sampler
+        self._sampler = sampler
         self._cache = ResultCache(cache_bytes)
         self._model = CertifiedModel(
             name=model_name,
@@ -49,6 +50,21 @@ class Smoother:
             dtype=str(encoder.adapter.dtype).removeprefix("torch."),
             max_canvas_pixels=encoder.adapter.max_canvas_pixels,
         )
+
+    @property
+    def sampler(self) -> Sampler:
+        """What draws the samples.
+
+        Raises:
+            NotReady: it is not known yet.
+        """
+        if self._sampler is None:
+            raise NotReady("The sampler is being set up.", code="sampler_down", retry_after=1)
+        return self._sampler
+
+    def use(self, sampler: Sampler) -> None:
+        """Name what draws the samples."""
+        self._sampler = sampler
 
     @property
     def chance_cosine(self) -> float:
