@@ -147,7 +147,7 @@ def test_a_lost_device_fails_liveness(open_gate: OpenGate) -> None:
     def lost(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    forward._units = lost
+    forward.units = lost
     for number in range(LOST_AFTER):
         assert gate.http.get("/health/live").status_code == 200
         refused = gate.ask("What digit is shown?", "seven.png")
@@ -161,14 +161,14 @@ def test_a_lost_device_fails_liveness(open_gate: OpenGate) -> None:
 def test_a_batch_that_memory_has_no_room_for_is_answered_all_the_same(open_gate: OpenGate) -> None:
     gate = open_gate()
     forward = gate.service.smoother.loaded.sampler._forwards[0]
-    encode = forward._units
+    encode = forward.units
 
     def small(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         if len(z) > 5:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return encode(z, sigma, layout)
 
-    forward._units = small
+    forward.units = small
     before = gate.metric("smoothgate_batches_halved_total")
     assert gate.ask("What digit is shown?", "seven.png").status_code == 200
     assert gate.metric("smoothgate_batches_halved_total") > before

@@ -75,6 +75,7 @@ class Forward:
         one_shape: whether all canvases have one shape. If not, nothing is compiled.
 
     Attributes:
+        units: the encoder, compiled where it is.
         depth: batches that may be under way at a time.
     """
 
@@ -85,9 +86,9 @@ class Forward:
         self.depth = 2 if self._on_cuda else 1
         self._most_values: int | None = None  # canvas values that memory has room for at a time, where known
         self._rows = batch_size if self._on_cuda and one_shape else None
-        self._units = units
+        self.units = units
         if self._on_cuda and one_shape:
-            self._units = torch.compile(units, mode="reduce-overhead", dynamic=False)
+            self.units = torch.compile(units, mode="reduce-overhead", dynamic=False)
         # Copied to the device once per ticket.
         self._canvases: WeakKeyDictionary[Ticket, Tensor] = WeakKeyDictionary()
         self._directions: WeakKeyDictionary[Ticket, Tensor] = WeakKeyDictionary()
@@ -170,7 +171,7 @@ class Forward:
         ).to(self.device, non_blocking=True)
         for each, rows in _rows_of(batch):
             noisy(self._canvas(each.ticket), levels[rows], z[rows])
-        return self._units(z, levels, task.layout)[:count].float()
+        return self.units(z, levels, task.layout)[:count].float()
 
     def _canvas(self, ticket: Ticket) -> Tensor:
         if ticket not in self._canvases:
