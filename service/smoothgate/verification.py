@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +60,7 @@ def check(
     plain: Mapping[str, Any] | None,
     key_set: Mapping[str, Any],
     image: bytes | None = None,
-    encoder: UnitEncoder | None = None,
+    load_encoder: Callable[[int | None], UnitEncoder] | None = None,
 ) -> Iterator[Check]:
     """Check one certificate. With the image and the model, also replay the noise.
 
@@ -69,7 +69,11 @@ def check(
         plain: the fields shown next to it, or None.
         key_set: a JWKS.
         image: the uploaded file.
-        encoder: of the model that the certificate should be about.
+        load_encoder: gives the encoder of the model that the certificate should be about, with the limit on
+            canvas pixels that the certificate names.
+
+    Raises:
+        SmoothgateError: `load_encoder` cannot load it.
     """
     try:
         certificate = verify(jws, key_set)
@@ -78,7 +82,7 @@ def check(
         return
     yield Check("signature", True, "made by a key of the set")
     if plain is not None:
-        signed = certificate.model_dump(mode="json")
+        signed = certificate.model_dump(mode="json", exclude_unset=True)
         wrong = sorted(key for key in signed.keys() | plain.keys() if signed.get(key) != plain.get(key))
         yield Check(
             "shown fields",
@@ -89,8 +93,8 @@ def check(
         digest = hashlib.sha256(image).hexdigest()
         same = digest == certificate.image.sha256
         yield Check("image", same, "the one certified" if same else f"another one: {digest}")
-        if same and encoder is not None:
-            yield from _check_model(certificate, image, encoder)
+        if same and load_encoder is not None:
+            yield from _check_model(certificate, image, load_encoder(certificate.model.max_canvas_pixels))
 
 
 def _check_model(certificate: Certificate, image: bytes, encoder: UnitEncoder) -> Iterator[Check]:

@@ -26,7 +26,7 @@ BROKEN = "data:image/png;base64,AAAA"
 @contextmanager
 def _under_load(gate: Gate) -> Iterator[None]:
     """Thousands of samples wait while the block runs."""
-    before = gate.metric("smoothgate_samples_dropped_total")
+    before = gate.metric("smoothgate_work_dropped_total")
     gone = threading.Event()
 
     async def ask() -> None:
@@ -44,7 +44,7 @@ def _under_load(gate: Gate) -> Iterator[None]:
     finally:
         gone.set()
         thread.join()
-        _wait(lambda: gate.metric("smoothgate_samples_dropped_total") > before)
+        _wait(lambda: gate.metric("smoothgate_work_dropped_total") > before)
         assert gate.metric("smoothgate_reserved_work") == 0
 
 

@@ -87,8 +87,10 @@ def say_unreadable(paths: Sequence[Path]) -> None:
         errors.print(f"{len(paths)} pictures skipped", style="yellow")
 
 
-def load_adapter(model: str | None, device: str = "cpu") -> VisionAdapter:
-    """The vision part of a checkpoint, or of the bundled demo model.
+def load_adapter(
+    model: str | None, device: str = "cpu", max_canvas_pixels: int | None = None
+) -> VisionAdapter:
+    """The vision part of a checkpoint, or of the bundled demo model, with or without a limit on its canvases.
 
     Raises:
         MissingExtra: the extra `serve` is not installed.
@@ -99,14 +101,21 @@ def load_adapter(model: str | None, device: str = "cpu") -> VisionAdapter:
     from smoothgate.demo import bundled
     from smoothgate.vision import load
 
-    return load(model or str(bundled("model")), device=device, dtype=torch.float32)
+    return load(
+        model or str(bundled("model")),
+        device=device,
+        dtype=torch.float32,
+        max_canvas_pixels=max_canvas_pixels,
+    )
 
 
-def load_encoder(model: str | None, psm: Path | None, device: str = "cpu") -> UnitEncoder:
+def load_encoder(
+    model: str | None, psm: Path | None, device: str = "cpu", max_canvas_pixels: int | None = None
+) -> UnitEncoder:
     """A model with its calibration and PSM, or the bundled ones; raises as `load_adapter`."""
     if model is not None and psm is None:
         raise MalformedRequest("--model needs --psm, the folder of its calibration.")
-    adapter = load_adapter(model, device)
+    adapter = load_adapter(model, device, max_canvas_pixels)
     from smoothgate.demo import bundled
     from smoothgate.psm.unit_encoder import UnitEncoder
 
@@ -121,13 +130,21 @@ def measure_scores(
     sigmas: list[float],
     seed: int,
 ) -> Calibration:
-    """Score the PSM in a folder on canvases x (N, 3, H, W), and save the calibration with the scores."""
+    """Score the PSM in a folder on canvases x (N, 3, H, W) and on the canary's picture, and save the
+    calibration with the scores.
+    """
+    from smoothgate.demo import CANARY, bundled
     from smoothgate.psm.checkpoint import PSM
+    from smoothgate.psm.picture_files import read_picture
     from smoothgate.psm.unit_encoder import UnitEncoder
     from smoothgate.sampling.splits import robustness_scores
 
     encoder = UnitEncoder(adapter, calibration, PSM.load(folder))
+    canary = adapter.canvas(read_picture(bundled("samples") / CANARY))
     scores = robustness_scores(encoder.units, x.to(adapter.device), sigmas, seed)
-    scored = calibration.with_scores(scores, encoder.psm_digest)
+    canary_scores = robustness_scores(
+        encoder.units, canary.x[None].to(adapter.device), sigmas, seed, layout=canary.layout
+    )
+    scored = calibration.with_scores(scores, encoder.psm_digest, canary_scores)
     scored.save(folder)
     return scored

@@ -26,6 +26,7 @@ from smoothgate.gate.certificate_store import CertificateStore
 from smoothgate.gate.vote_plan import VotePlan
 from smoothgate.gate.voting import Decision
 from smoothgate.off_loop import off_loop
+from smoothgate.sampling import noise
 from smoothgate.sampling.smoother import Smoothed, Smoother
 from smoothgate.schemas import IssuedAnswerCertificate, IssuedCertificate
 
@@ -144,7 +145,7 @@ def answer_certificate(
             canonical_sha256=None if canonical is None else sha256(canonical),
             text_sha256=sha256(decision.served.text),
         ),
-        noise=VoteNoise(sigma=plan.terms.sigma, generator=smoother.sampler.noise.name, budget=plan.budget),
+        noise=VoteNoise(sigma=plan.terms.sigma, generator=noise.GENERATOR.name, budget=plan.budget),
         alpha=plan.terms.alpha,
         selection=Votes.of(decision.candidates.votes),
         votes=Votes.of(statement.tally),

@@ -42,6 +42,8 @@ class Figures:
         model_digest: of the vision part that was calibrated.
         scores: Gaussian robustness score s by sigma (written as `f"{sigma:g}"`), mean over pictures.
         psm_digest: of the PSM that the scores were measured with, or None without one.
+        canary_scores: the score s of the canary's picture alone, by sigma as in `scores`. Empty if it was not
+            measured.
     """
 
     rho: float
@@ -53,6 +55,7 @@ class Figures:
     model_digest: str
     scores: dict[str, float] = field(default_factory=dict)
     psm_digest: str | None = None
+    canary_scores: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,17 +73,26 @@ class Calibration:
 
     @property
     def digest(self) -> str:
-        """sha256 over centre and figures."""
-        facts = json.dumps(asdict(self.figures), sort_keys=True).encode()
+        """sha256 over centre and figures, without the canary's: no certificate rests on them."""
+        figures = {key: value for key, value in asdict(self.figures).items() if key != "canary_scores"}
+        facts = json.dumps(figures, sort_keys=True).encode()
         return hashlib.sha256(facts + self.mu.contiguous().numpy().tobytes()).hexdigest()
 
     def length(self, tokens: int) -> float:
         """The length of the served direction of an image with this number of tokens."""
         return self.figures.rho * math.sqrt(tokens / len(self.mu))
 
-    def with_scores(self, scores: dict[str, float], psm_digest: str | None) -> Calibration:
-        """The same calibration with other scores."""
-        return Calibration(self.mu, replace(self.figures, scores=scores, psm_digest=psm_digest))
+    def with_scores(
+        self,
+        scores: dict[str, float],
+        psm_digest: str | None,
+        canary_scores: dict[str, float] | None = None,
+    ) -> Calibration:
+        """The same calibration with other scores. None: the canary's were not measured."""
+        figures = replace(
+            self.figures, scores=scores, psm_digest=psm_digest, canary_scores=canary_scores or {}
+        )
+        return Calibration(self.mu, figures)
 
     def save(self, folder: Path) -> None:
         """Write it to `calibration.safetensors` in a folder."""
@@ -108,7 +120,7 @@ class Calibration:
                     f"this release reads {_VERSION}: calibrate again.",
                     code="no_calibration",
                 )
-            figures = json.loads(facts["figures"])
+            figures = {"canary_scores": {}} | json.loads(facts["figures"])  # earlier releases measured none
             return cls(file.get_tensor("mu"), Figures(**{f.name: figures[f.name] for f in fields(Figures)}))
 
 

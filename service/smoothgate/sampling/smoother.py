@@ -15,6 +15,7 @@ from torch import Tensor
 from smoothgate import metrics
 from smoothgate.certify.certificate import Certificate, CertifiedImage, CertifiedModel, Chance, NoiseRecord
 from smoothgate.certify.statement import Terms
+from smoothgate.errors import NotReady
 from smoothgate.off_loop import off_loop
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling import noise
@@ -33,23 +34,39 @@ class Smoother:
 
     Args:
         encoder: the encoder of the model that is served.
-        sampler: draws the samples.
+        sampler: draws the samples; None: `use` names it later.
         model_name: name of the model in certificates.
         cache_bytes: size of the results that are kept for later requests about the same image; 0: none.
     """
 
     def __init__(
-        self, encoder: UnitEncoder, sampler: Sampler, model_name: str, *, cache_bytes: int = 0
+        self, encoder: UnitEncoder, sampler: Sampler | None, model_name: str, *, cache_bytes: int = 0
     ) -> None:
         self.encoder = encoder
-        self.sampler = sampler
+        self._sampler = sampler
         self._cache = ResultCache(cache_bytes)
         self.model = CertifiedModel(
             name=model_name,
             digest=encoder.digest,
             psm_digest=encoder.psm_digest,
             dtype=str(encoder.adapter.dtype).removeprefix("torch."),
+            max_canvas_pixels=encoder.adapter.max_canvas_pixels,
         )
+
+    @property
+    def sampler(self) -> Sampler:
+        """What draws the samples.
+
+        Raises:
+            NotReady: it is not known yet.
+        """
+        if self._sampler is None:
+            raise NotReady("The sampler is being set up.", code="sampler_down", retry_after=1)
+        return self._sampler
+
+    def use(self, sampler: Sampler) -> None:
+        """Name what draws the samples."""
+        self._sampler = sampler
 
     @property
     def chance_cosine(self) -> float:
@@ -168,7 +185,7 @@ class Smoother:
             model=self.model,
             noise=NoiseRecord(
                 sigma=task.terms.sigma,
-                generator=self.sampler.noise.name,
+                generator=noise.GENERATOR.name,
                 seed=f"{ticket.seed:032x}",
                 n_select=task.n_select,
                 n_certify=result.rule.n,
@@ -297,9 +314,9 @@ class Smoothed:
 
     def copy(self, number: int) -> Tensor:
         """The canvas with the noise of sample `number`: (3, H, W) float32 on the CPU, not clipped."""
-        noise = numbered_noise(self._smoother.sampler.noise, self.seed, number)
+        source = numbered_noise(noise.GENERATOR, self.seed, number)
         sigma = torch.tensor([self._ticket.task.terms.sigma])
-        return noisy(self.canvas, sigma, noise((1, *self.canvas.shape)))[0]
+        return noisy(self.canvas, sigma, source((1, *self.canvas.shape)))[0]
 
     def cancel(self) -> None:
         """The client has left: draw nothing more."""
