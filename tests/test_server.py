@@ -1,17 +1,21 @@
 """`smoothgate serve` where it cannot start: the reason is said, and nothing is left behind."""
 
+import asyncio
 import os
 import subprocess
 import sys
 from io import StringIO
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from smoothgate import server
 from smoothgate.cli import app
 from smoothgate.errors import SmoothgateError
+from smoothgate.gate.service import Service
 from smoothgate.server import serve
 from smoothgate.settings import Settings
 from tests import processes
@@ -59,3 +63,24 @@ def test_settings_that_contradict_each_other_are_named(variables: dict[str, str]
 def test_what_cannot_be_used_is_said_before_anything_starts(fields: dict[str, Any], reason: str) -> None:
     with pytest.raises(SmoothgateError, match=reason):
         serve(Settings(_env_file=None, **fields), Console(file=StringIO()))
+
+
+def test_the_start_shows_what_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not vLLM, where vLLM is ready and the devices are being measured."""
+    waits = iter([{"encoder": "loading"}, {"sampler": "not measured yet"}, {}])
+    service = SimpleNamespace(
+        model=SimpleNamespace(name="demo"), health=SimpleNamespace(problems=lambda: next(waits))
+    )
+    monkeypatch.setattr(server, "_POLL_SECONDS", 0.0)
+    monkeypatch.setattr(server, "_SAID_EVERY", 1)
+    monkeypatch.setattr(server, "_shown", lambda path: path)  # asks for the working directory
+    said = StringIO()
+    console = Console(file=said, width=200)
+    announced = server._announce(cast(Service, service), Settings(_env_file=None), lambda: True, console)
+    asyncio.run(announced)
+    lines = said.getvalue().splitlines()
+    assert lines[:2] == [
+        "Starting demo for 0 s: encoder loading",
+        "Starting demo for 0 s: sampler not measured yet",
+    ]
+    assert "answers at" in said.getvalue()

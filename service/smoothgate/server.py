@@ -24,6 +24,8 @@ from smoothgate.playground.page_app import create_app
 from smoothgate.settings import Settings
 
 _POLL_SECONDS = 0.5
+# Polls from one line to the next, where the output is no terminal.
+_SAID_EVERY = 20
 # Longer than load balancers keep theirs (60 s is usual): none sends a request into a closing connection.
 KEEP_ALIVE_SECONDS = 75
 # Time for connections to close after the draining.
@@ -137,13 +139,14 @@ async def _announce(
     """Show what the start waits for, and then what to try."""
     name = service.model.name
     with console.status("Starting") as status:
-        while service.health.problems() or not listening():
-            engine = service.engine.status
-            waiting_for = "encoder" if settings.engine == "none" else f"vLLM {engine.state.value}"
-            progress = f"Loading {name}: {waiting_for} for {engine.elapsed:.0f} s"
+        poll = 0
+        while (problems := service.health.problems()) or not listening():
+            waiting_for = ", ".join(f"{part} {state}" for part, state in problems.items())
+            progress = f"Starting {name} for {poll * _POLL_SECONDS:.0f} s: {waiting_for or 'port'}"
             status.update(progress)
-            if not console.is_terminal and round(engine.elapsed / _POLL_SECONDS) % 20 == 0:
+            if not console.is_terminal and poll % _SAID_EVERY == 0:
                 console.print(progress)
+            poll += 1
             await asyncio.sleep(_POLL_SECONDS)
     url = f"http://{settings.host}:{settings.port}"
     page = f"playground: {url}/, " if settings.has_playground else ""
