@@ -191,7 +191,7 @@ def test_an_engine_that_fails_in_the_middle_fails_the_request(quick_gate: Gate, 
 
 
 def test_a_client_that_leaves_ends_draws_and_generations(quick_gate: Gate, vllm: FakeVllm) -> None:
-    before = quick_gate.metric("smoothgate_samples_dropped_total")
+    before = quick_gate.metric("smoothgate_work_dropped_total")
     vllm.open.clear()
     with quick_gate.http.stream(
         "POST",
@@ -199,7 +199,7 @@ def test_a_client_that_leaves_ends_draws_and_generations(quick_gate: Gate, vllm:
         json={"message": QUESTION, "images": [data_uri("seven.png")], "smoothing": ANSWER, "stream": True},
     ):
         wait_until(lambda: vllm.bodies, 30, lambda: "vLLM was not asked")
-    dropped = "smoothgate_samples_dropped_total"
+    dropped = "smoothgate_work_dropped_total"
     wait_until(lambda: quick_gate.metric(dropped) > before, 30, lambda: "nothing was dropped")
     assert quick_gate.metric("smoothgate_queued_samples") == 0
 

@@ -9,8 +9,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from smoothgate.errors import SmoothgateError
 from smoothgate.sampling import autotune as module_of_autotune
+from smoothgate.sampling import certifier, forward, selection
 from smoothgate.sampling import device as module
-from smoothgate.sampling import forward, selection
 from smoothgate.sampling.autotune import Tuning, autotune, smallest_near_best
 from smoothgate.sampling.device import Device
 from smoothgate.sampling.draw import Units
@@ -125,7 +125,7 @@ def test_what_is_measured_is_what_is_served(monkeypatch: pytest.MonkeyPatch) -> 
         scored.append(len(cosines))
         return selection.score(cosines)
 
-    monkeypatch.setattr(forward, "score", scoring)
+    monkeypatch.setattr(certifier, "score", scoring)
     autotune(units, CANVAS, CPU, threads=1, batch_size=8)
     rows = torch.cat(seen).flatten(1)
     assert len(torch.unique(rows, dim=0)) == len(rows) == 4 * 8
