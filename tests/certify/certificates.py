@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+from joserfc.jwk import OKPKey
 
 from smoothgate.certify.certificate import Certificate, CertifiedImage, CertifiedModel, Chance, NoiseRecord
+from smoothgate.certify.signing import SigningKey
 from smoothgate.certify.statement import Statement, Target, Terms, certify
 
 
@@ -36,3 +40,15 @@ def parts(**changes: Any) -> dict[str, Any]:
 
 def certificate(**changes: Any) -> Certificate:
     return Certificate.of(changes.pop("statement", statement()), **parts(**changes))
+
+
+def sign_anything(key: SigningKey, payload: Any) -> str:
+    """What the holder of a key could sign without this package."""
+
+    def encoded(raw: bytes) -> str:
+        return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+    header = {"alg": "EdDSA", "kid": key.kid}
+    head = ".".join(encoded(json.dumps(part).encode()) for part in (header, payload))
+    private = OKPKey.import_key(key.pem()).private_key
+    return f"{head}.{encoded(private.sign(head.encode()))}"

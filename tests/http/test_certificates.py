@@ -29,7 +29,7 @@ def test_an_answer_is_confirmed_by_the_command(quick_gate: Gate, tmp_path: Path)
     pictures = [f"--image={SAMPLES / name}" for name in ("seven.png", "three.png")]
     result = CliRunner().invoke(app, ["verify", str(answer), "--keys", keys, *pictures])
     assert result.exit_code == 0, result.output
-    assert result.output.count("FCSB at") == 6
+    assert result.output.count("the same here") > 40
     assert "FAILS" not in result.output
 
     swapped = CliRunner().invoke(app, ["verify", str(answer), "--keys", keys, *reversed(pictures)])

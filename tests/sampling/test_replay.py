@@ -1,7 +1,10 @@
 """A replay confirms a certificate that the sampler made, and no other. The encoder is real and tiny."""
 
 import asyncio
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,13 +17,14 @@ from smoothgate.certify.signing import SigningKey, jwks
 from smoothgate.psm.calibration import calibrate
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling import noise
-from smoothgate.sampling.replay import replay
+from smoothgate.sampling.replay import Replay
 from smoothgate.sampling.sampler import Sampler, Worker
 from smoothgate.sampling.sampling_plan import Plan
 from smoothgate.sampling.smoother import Smoother
 from smoothgate.verification import Check, check
 from smoothgate.vision import decode, load
 from tests import checkpoints, psms
+from tests.certify.certificates import sign_anything
 
 PLAN = Plan(
     sigma=0.05, n_select=33, n_certify=100, alpha=0.001, eps=(0.01, 0.02), cosine_threshold=0.1, target=None
@@ -72,6 +76,32 @@ def _certificate(encoder: UnitEncoder, picture: bytes) -> Certificate:
         sampler.close()
 
 
+def _lied(value: Any, path: str, lie: object) -> Any:
+    """A copy of a JSON value with another value at a path; a function makes it of the true one."""
+    copy = json.loads(json.dumps(value))
+    *outer, last = [int(key) if key.isdigit() else key for key in path.split(".")]
+    inner = copy
+    for key in outer:
+        inner = inner[key]
+    inner[last] = lie(inner[last]) if callable(lie) else lie
+    return copy
+
+
+def _paths(value: Any, name: str = "") -> Iterator[str]:
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            yield from _paths(item, f"{name}.{key}".lstrip("."))
+    else:
+        yield name
+
+
+def _refusals(lie: Any, picture: bytes, encoder: UnitEncoder) -> list[Check]:
+    """The checks that fail for what a key holder signs."""
+    key = SigningKey.generate()
+    return [c for c in check(sign_anything(key, lie), None, jwks([key]), picture, encoder) if not c.passed]
+
+
 def _failures(
     certificate: Certificate, picture: bytes | None, encoder: UnitEncoder | None, **changes: object
 ) -> list[Check]:
@@ -92,9 +122,12 @@ def test_a_replay_confirms_everything(certificate: Certificate, picture: bytes, 
         "image",
         "PSM",
         "model",
-        "score estimate",
-        "FCSB at 0.02",
+        "consistency",
+        "score_estimate",
+        "bounds",
         "radius",
+        "assumptions",
+        "on trust",
     } <= names
 
 
@@ -112,9 +145,9 @@ def test_noise_drawn_by_the_device_generator_is_replayed_on_the_cpu(
 def test_a_replay_gives_the_scores_of_batches_of_other_sizes(
     certificate: Certificate, picture: bytes, encoder: UnitEncoder
 ) -> None:
-    canvas = encoder.adapter.canvas(decode(picture, max_pixels=10**6))
-    again = replay(encoder, canvas, certificate)
-    assert again.n_certify == 100
+    decoded = decode(picture, max_pixels=10**6)
+    again = Replay.of(encoder, decoded, encoder.adapter.canvas(decoded), certificate).certificate()
+    assert again.noise.n_certify == 100
     assert again.score_estimate == pytest.approx(certificate.score_estimate, abs=1e-5)
 
 
@@ -138,7 +171,7 @@ def test_a_score_that_was_not_drawn_is_named(
     certificate: Certificate, picture: bytes, encoder: UnitEncoder
 ) -> None:
     names = [c.name for c in _failures(certificate, picture, encoder, score_estimate=0.999)]
-    assert names == ["score estimate"]
+    assert names == ["score_estimate"]
 
 
 def test_another_seed_is_noticed(certificate: Certificate, picture: bytes, encoder: UnitEncoder) -> None:
@@ -151,8 +184,8 @@ def test_an_overstated_sigma_is_noticed(
 ) -> None:
     other = certificate.noise.model_copy(update={"sigma": certificate.noise.sigma * 1.3})
     names = [c.name for c in _failures(certificate, picture, encoder, noise=other)]
-    assert "score estimate" in names
-    assert "FCSB at 0.02" in names
+    assert "score_estimate" in names
+    assert "bounds" in names
 
 
 def test_noise_of_an_unknown_generator_is_named(
@@ -176,6 +209,119 @@ def test_a_tampered_certificate_and_an_unknown_key_are_told_apart(certificate: C
 def test_shown_fields_that_differ_from_the_signed_ones_are_named(certificate: Certificate) -> None:
     key = SigningKey.generate()
     shown = certificate.model_dump(mode="json") | {"outcome": "certified", "score_lower": 1.0}
-    (_, fields) = check(key.sign(certificate), shown, jwks([key]))
+    (_, fields, _) = check(key.sign(certificate), shown, jwks([key]))
     assert not fields.passed
     assert "score_lower" in fields.detail
+
+
+def _more(by: float) -> Any:
+    return lambda value: value + by
+
+
+#: What a lying key holder may sign: where, what, and where the refusal names it.
+LIES: dict[str, tuple[dict[str, Any], str]] = {
+    "upload radius": ({"radius.upload": 1000.0}, "radius.upload"),
+    "bounds by name": ({"bounds.0.mean": 0.9999, "bounds.0.layer_cake": 0.9999}, "bounds[0]"),
+    "layer cake alone": ({"bounds.0.layer_cake": 0.9999, "bounds.0.fcsb": 0.9999}, "bounds.0.layer_cake"),
+    "radius by name": ({"radius.mean": 50.0, "radius.layer_cake": 50.0}, "radius.mean"),
+    "layer-cake radius": ({"radius.layer_cake": 50.0, "radius.value": 50.0}, "radius.layer_cake"),
+    "chance": ({"chance.p95": -0.9, "chance.mean": -0.95}, "chance.p95"),
+    "assumptions": ({"assumptions": ["There are none."]}, "assumptions"),
+    "a missing assumption": ({"assumptions": lambda given: given[:-1]}, "assumptions"),
+    "image size": ({"image.width": 9999}, "image.width"),
+    "canvas size": ({"image.canvas_height": 9999}, "image.canvas_height"),
+    "animation": ({"image.animated": True}, "image.animated"),
+    "resize norm": ({"image.resize_norm": 1e-3}, "image.resize_norm"),
+    "stop reason": ({"stop_reason": "certified"}, "stop_reason"),
+    "stop reason without a target": ({"stop_reason": "unreachable"}, "stop_reason"),
+    "degraded from less": ({"noise.degraded_from": 5}, "noise"),
+    "space": ({"space": "stacked_tiles"}, "space"),
+    "dtype that is not used": (
+        {"model.dtype": "bfloat16", "bounds.0.fcsb": _more(0.0199), "bounds.0.layer_cake": _more(0.0199)},
+        "model.dtype",
+    ),
+    "bound behind a dtype": (
+        {"model.dtype": "bfloat16", "bounds.0.fcsb": _more(0.0199), "bounds.0.layer_cake": _more(0.0199)},
+        "bounds.0.layer_cake",
+    ),
+    "unknown dtype": (
+        {"model.dtype": "float7", "bounds.0.fcsb": _more(0.0199), "bounds.0.layer_cake": _more(0.0199)},
+        "bounds.0.fcsb",
+    ),
+    "score": ({"score_lower": _more(0.001)}, "score_lower"),
+    "outcome": ({"outcome": lambda is_: "vacuous" if is_ != "vacuous" else "certified"}, "outcome"),
+    "served": ({"served": lambda is_: "mean" if is_ == "layer_cake" else "layer_cake"}, "served"),
+    "a target that was not met": (
+        {"target": {"cosine": 0.999, "eps": 0.01, "fcsb": 0.9999}, "stop_reason": "certified"},
+        "target.fcsb",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_a_false_certificate_is_refused_by_name(
+    name: str, certificate: Certificate, picture: bytes, encoder: UnitEncoder
+) -> None:
+    lies, named = LIES[name]
+    signed = certificate.model_dump(mode="json")
+    for path, lie in lies.items():
+        signed = _lied(signed, path, lie)
+    refusals = _refusals(signed, picture, encoder)
+    assert any(named in f"{c.name} {c.detail}" for c in refusals), refusals
+
+
+def test_a_curve_that_is_too_high_is_refused(
+    certificate: Certificate, picture: bytes, encoder: UnitEncoder
+) -> None:
+    signed = certificate.model_dump(mode="json")
+    for point in signed["curve"]:
+        point["fcsb"] = point["layer_cake"] = 0.999
+    (refusal,) = _refusals(signed, picture, encoder)
+    assert (refusal.name, "curve.24.fcsb" in refusal.detail) == ("curve", True)
+
+
+def test_a_bound_that_is_too_low_is_true_and_passes(
+    certificate: Certificate, picture: bytes, encoder: UnitEncoder
+) -> None:
+    signed = certificate.model_dump(mode="json")
+    for key in ("fcsb", "layer_cake"):
+        signed = _lied(signed, f"curve.3.{key}", _more(-1e-4))
+    assert _refusals(signed, picture, encoder) == []
+
+
+#: Values that no certificate should hold, and each of which may be signed.
+EXTREMES: tuple[Any, ...] = (None, -1, 0, 1, 1e-300, 1e300, 2**200, "", "x", [], {}, "ff" * 20)
+
+
+def test_no_signed_number_ends_in_a_traceback_or_in_long_work(
+    certificate: Certificate, picture: bytes, encoder: UnitEncoder
+) -> None:
+    """Every field, with every extreme value: each is refused unless nothing can check it."""
+    true = certificate.model_dump(mode="json")
+    free = {"time", "model.name", "noise.degraded_from", "cached"}
+    for path in _paths(true):
+        if path.startswith(("curve", "bounds.1", "assumptions.1")):
+            continue
+        for extreme in EXTREMES:
+            refusals = _refusals(_lied(true, path, extreme), picture, encoder)
+            assert refusals or path in free or _lied(true, path, extreme) == true, (path, extreme)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"bounds": lambda bounds: bounds[::-1]}, "ascending"),
+        ({"noise.n_certify": 101}, "budget"),
+        ({"noise.seed": "1" * 33}, "seed"),
+        ({"noise.n_certify": 10**9, "noise.budget": 10**9}, "1000000033 samples"),
+        ({"noise.n_select": 10**9}, "1000000100 samples"),
+    ],
+)
+def test_malformed_signed_input_is_named(
+    change: dict[str, Any], named: str, certificate: Certificate, picture: bytes, encoder: UnitEncoder
+) -> None:
+    signed = certificate.model_dump(mode="json")
+    for path, lie in change.items():
+        signed = _lied(signed, path, lie)
+    refusals = _refusals(signed, picture, encoder)
+    assert any(named in c.detail for c in refusals), refusals

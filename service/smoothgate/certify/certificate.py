@@ -7,12 +7,12 @@ numbers are finite. The JSON Schema is `Certificate.model_json_schema()`.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from smoothgate.certify.fcsb import BoundName, Point
-from smoothgate.certify.statement import Outcome, Statement
+from smoothgate.certify.statement import CURVE_POINTS, Outcome, Statement
 from smoothgate.certify.stopping import StopReason
 
 PAPER: Literal["arXiv:2601.16200v1"] = "arXiv:2601.16200v1"
@@ -86,12 +86,12 @@ class NoiseRecord(_Part):
 
     distribution: Literal["gaussian"] = "gaussian"
     """Independent normal noise of mean 0 on every channel of every pixel."""
-    sigma: Annotated[float, Field(gt=0.0)]
+    sigma: Annotated[float, Field(gt=0.0, le=1e6)]
     """Standard deviation, in the encoder's input space (pixels in [0, 1])."""
     generator: str
     """How the samples follow from the seed."""
-    seed: Annotated[str, Field(pattern="^[0-9a-f]+$")]
-    """Seed of this image, hexadecimal."""
+    seed: Annotated[str, Field(pattern="^[0-9a-f]{1,32}$")]
+    """Seed of this image, at most 128 bits, hexadecimal."""
     n_select: Size
     """Samples that chose the served direction t, the transforms and the stakes of the bounds."""
     n_certify: Size
@@ -103,6 +103,14 @@ class NoiseRecord(_Part):
     degraded_from: Size | None = None
     """The budget that this request would have had without load on the service; null if load did not reduce
     it."""
+
+    @model_validator(mode="after")
+    def _within_budget(self) -> Self:
+        if self.n_certify > self.budget:
+            raise ValueError("noise.n_certify is above noise.budget")
+        if self.degraded_from is not None and self.degraded_from <= self.budget:
+            raise ValueError("noise.degraded_from is not above noise.budget")
+        return self
 
 
 class Chance(_Part):
@@ -193,9 +201,9 @@ class Certificate(_Part):
     """Mean of the scores (1 + <u, t>) / 2 over the certification samples. An estimate, not a bound."""
     score_lower: Score
     """Lower bound on the expected score at the image sent."""
-    bounds: Annotated[tuple[BoundAt, ...], Field(min_length=1)]
+    bounds: Annotated[tuple[BoundAt, ...], Field(min_length=1, max_length=1024)]
     """The bounds at the distances asked for, ascending."""
-    curve: tuple[BoundAt, ...]
+    curve: Annotated[tuple[BoundAt, ...], Field(min_length=1, max_length=CURVE_POINTS)]
     """The bounds from eps = 0 to the distance where the served bound reaches 0."""
     radius: Radius
     """The certified radius."""
@@ -215,6 +223,13 @@ class Certificate(_Part):
     terms."""
     assumptions: tuple[str, ...] = ASSUMPTIONS
     """What the statement assumes, and what it does not say."""
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        eps = [bound.eps for bound in self.bounds]
+        if eps[0] <= 0.0 or eps != sorted(set(eps)):
+            raise ValueError("the eps of bounds are not positive and ascending")
+        return self
 
     @classmethod
     def of(
@@ -261,7 +276,7 @@ class Certificate(_Part):
                 value=statement.radius,
                 mean=statement.radius_mean,
                 layer_cake=statement.radius_layer_cake,
-                upload=_upload(statement.radius, image.resize_norm),
+                upload=upload_radius(statement.radius, image),
             ),
             served=statement.served,
             target=target,
@@ -272,8 +287,8 @@ class Certificate(_Part):
         )
 
 
-def _upload(radius: float | None, resize_norm: float | None) -> float | None:
-    """radius / norm, rounded down."""
-    if radius is None or resize_norm is None:
+def upload_radius(radius: float | None, image: CertifiedImage) -> float | None:
+    """A radius at the encoder's input as one in the pixels of the uploaded image, rounded down."""
+    if radius is None or image.resize_norm is None:
         return None
-    return radius / resize_norm * (1.0 - 1e-12)
+    return radius / image.resize_norm * (1.0 - 1e-12)

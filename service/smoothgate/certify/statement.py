@@ -173,11 +173,7 @@ def state(terms: Terms, evidence: Evidence) -> Statement:
     sigma, cosine, target = terms.sigma, terms.cosine_threshold, terms.target
     points = tuple(fcsb.point(moments, eps, sigma) for eps in terms.eps)
     target_bound = None if target is None else fcsb.point(moments, target.eps, sigma).value
-    outcome: Outcome = "certified"
-    if points[0].value <= terms.floor:
-        outcome = "vacuous"
-    elif target is not None and not reaches(moments, target, sigma):
-        outcome = "abstained"
+    is_met = None if target is None else reaches(moments, target, sigma)
     return Statement(
         terms=terms,
         n_certify=scores.size,
@@ -188,8 +184,15 @@ def state(terms: Terms, evidence: Evidence) -> Statement:
         radius_mean=fcsb.mean_radius(moments.score_lower, cosine, sigma),
         radius_layer_cake=fcsb.layer_cake_radius(moments, cosine, sigma),
         target_bound=target_bound,
-        outcome=outcome,
+        outcome=outcome_of(points[0].value, terms.chance_cosine, is_met),
     )
+
+
+def outcome_of(bound: float, chance_cosine: float, is_met: bool | None) -> Outcome:
+    """The outcome, from the served bound at the smallest eps and whether the target is met (None: no target)."""
+    if bound <= max(chance_cosine, 0.0):
+        return "vacuous"
+    return "abstained" if is_met is False else "certified"
 
 
 def reaches(moments: Moments, target: Target, sigma: float) -> bool:

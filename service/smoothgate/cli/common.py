@@ -87,7 +87,7 @@ def say_unreadable(paths: Sequence[Path]) -> None:
         errors.print(f"{len(paths)} pictures skipped", style="yellow")
 
 
-def load_adapter(model: str | None, device: str = "cpu") -> VisionAdapter:
+def load_adapter(model: str | None, device: str = "cpu", dtype: str = "float32") -> VisionAdapter:
     """The vision part of a checkpoint, or of the bundled demo model.
 
     Raises:
@@ -99,14 +99,16 @@ def load_adapter(model: str | None, device: str = "cpu") -> VisionAdapter:
     from smoothgate.demo import bundled
     from smoothgate.vision import load
 
-    return load(model or str(bundled("model")), device=device, dtype=torch.float32)
+    return load(model or str(bundled("model")), device=device, dtype=getattr(torch, dtype))
 
 
-def load_encoder(model: str | None, psm: Path | None, device: str = "cpu") -> UnitEncoder:
+def load_encoder(
+    model: str | None, psm: Path | None, device: str = "cpu", dtype: str = "float32"
+) -> UnitEncoder:
     """A model with its calibration and PSM, or the bundled ones; raises as `load_adapter`."""
     if model is not None and psm is None:
         raise MalformedRequest("--model needs --psm, the folder of its calibration.")
-    adapter = load_adapter(model, device)
+    adapter = load_adapter(model, device, dtype)
     from smoothgate.demo import bundled
     from smoothgate.psm.unit_encoder import UnitEncoder
 

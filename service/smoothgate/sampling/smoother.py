@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from smoothgate import metrics
-from smoothgate.certify.certificate import Certificate, CertifiedImage, CertifiedModel, Chance, NoiseRecord
+from smoothgate.certify.certificate import Certificate, NoiseRecord
 from smoothgate.certify.statement import Terms
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling import noise
+from smoothgate.sampling.certificate_parts import certified_image, certified_model, chance
 from smoothgate.sampling.certifier import SamplingResult
 from smoothgate.sampling.draw import noisy, numbered_noise
 from smoothgate.sampling.result_cache import CachedResult, Key, ResultCache, key_of
@@ -42,12 +43,7 @@ class Smoother:
         self.encoder = encoder
         self.sampler = sampler
         self._cache = ResultCache(cache_bytes)
-        self._model = CertifiedModel(
-            name=model_name,
-            digest=encoder.digest,
-            psm_digest=encoder.psm_digest,
-            dtype=str(encoder.adapter.dtype).removeprefix("torch."),
-        )
+        self._model = certified_model(encoder, model_name)
 
     @property
     def chance_cosine(self) -> float:
@@ -125,22 +121,12 @@ class Smoother:
     ) -> Certificate:
         """The certificate of a finished ticket."""
         task, result = ticket.task, ticket.result.result()
-        figures = self.encoder.calibration.figures
-        _, height, width = canvas.x.shape
         return Certificate.of(
             result.rule.statement(),
             stop_reason=result.reason,
             space=self.encoder.adapter.space,
             time=datetime.now(UTC),
-            image=CertifiedImage(
-                sha256=image.sha256,
-                animated=image.animated,
-                width=image.width,
-                height=image.height,
-                canvas_width=width,
-                canvas_height=height,
-                resize_norm=canvas.upload_norm,
-            ),
+            image=certified_image(image, canvas),
             model=self._model,
             noise=NoiseRecord(
                 sigma=task.terms.sigma,
@@ -151,8 +137,8 @@ class Smoother:
                 budget=task.budget,
                 degraded_from=plan.degraded_from,
             ),
-            chance=Chance(mean=figures.chance_mean, p95=figures.chance_p95),
-            flip_point=figures.flip_point,
+            chance=chance(self.encoder),
+            flip_point=self.encoder.calibration.figures.flip_point,
             cached=cached,
         )
 

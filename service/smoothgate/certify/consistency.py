@@ -1,0 +1,92 @@
+"""What the numbers of a certificate say about each other. No model and no noise is needed to check it.
+
+A certificate repeats itself: the served bound is the better of two, the outcome follows from bounds and
+target, the radius in upload space from the radius. Whoever signs may contradict themselves, so `verify`
+computes these again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from smoothgate.certify import fcsb
+from smoothgate.certify.certificate import ASSUMPTIONS, BoundAt, Certificate, upload_radius
+from smoothgate.certify.statement import outcome_of
+
+# Both sides are computed in float64, perhaps by other versions of scipy.
+_ROUNDING = 1e-9
+
+
+def contradictions(certificate: Certificate) -> Iterator[tuple[str, str]]:
+    """The fields that contradict other fields, each with what they should say.
+
+    Raises:
+        ValueError, ArithmeticError: the numbers are so far out of range that nothing follows from them.
+    """
+    yield from _contradicted_bounds(certificate)
+    yield from _contradicted_radius(certificate)
+    if not _is(certificate.stop_reason, certificate):
+        yield "stop_reason", f"{certificate.stop_reason} does not go with target and number of samples"
+    target = certificate.target
+    outcome = outcome_of(
+        certificate.bounds[0].fcsb,
+        certificate.chance.p95,
+        None if target is None else target.fcsb >= target.cosine,
+    )
+    if certificate.outcome != outcome:
+        yield "outcome", f"{certificate.outcome}, but the bounds say {outcome}"
+    if certificate.assumptions != ASSUMPTIONS:
+        yield "assumptions", "not those under which certificates of this version are made"
+
+
+def _contradicted_bounds(certificate: Certificate) -> Iterator[tuple[str, str]]:
+    sigma, lower = certificate.noise.sigma, certificate.score_lower
+    for name, points in (("bounds", certificate.bounds), ("curve", certificate.curve)):
+        for number, point in enumerate(points):
+            where = f"{name}[{number}] at {point.eps:g}"
+            if point.fcsb != max(point.mean, point.layer_cake):
+                yield where, f"fcsb {point.fcsb:.6f} is not the better of mean and layer_cake"
+            mean = fcsb.mean_bound(lower, point.eps, sigma)
+            if abs(point.mean - mean) > _ROUNDING:
+                yield where, f"mean {point.mean:.6f}, but score_lower gives {mean:.6f}"
+    target = certificate.target
+    if target is not None and target.fcsb != _at(target.eps, certificate.bounds):
+        yield "target.fcsb", "not the bound at the target's eps"
+
+
+def _contradicted_radius(certificate: Certificate) -> Iterator[tuple[str, str]]:
+    radius, image = certificate.radius, certificate.image
+    mean = fcsb.mean_radius(certificate.score_lower, radius.cosine_threshold, certificate.noise.sigma)
+    if (radius.mean is None) != (mean is None) or abs((radius.mean or 0.0) - (mean or 0.0)) > _ROUNDING:
+        yield "radius.mean", f"{radius.mean}, but score_lower gives {mean}"
+    known = [each for each in (radius.mean, radius.layer_cake) if each is not None]
+    if radius.value != max(known, default=None):
+        yield "radius.value", f"{radius.value} is not the larger of mean and layer_cake"
+    upload = upload_radius(radius.value, image)
+    if radius.upload != upload:
+        yield "radius.upload", f"{radius.upload}, but value and resize_norm give {upload}"
+    if radius.value is None:
+        served = "layer_cake" if certificate.bounds[0].layer_cake > certificate.bounds[0].mean else "mean"
+    else:
+        served = "layer_cake" if radius.value != radius.mean else "mean"
+    if certificate.served != served:
+        yield "served", f"{certificate.served}, but the numbers say {served}"
+
+
+def _at(eps: float, bounds: tuple[BoundAt, ...]) -> float | None:
+    return next((bound.fcsb for bound in bounds if bound.eps == eps), None)
+
+
+def _is(reason: str, certificate: Certificate) -> bool:
+    """Whether sampling may have ended for this reason."""
+    target, noise = certificate.target, certificate.noise
+    is_met = target is not None and target.fcsb >= target.cosine
+    match reason:
+        case "certified":
+            return is_met
+        case "budget":
+            return not is_met and noise.n_certify == noise.budget
+        case "unreachable":
+            return target is not None and not is_met and noise.n_certify < noise.budget
+        case _:
+            return not is_met and noise.n_certify < noise.budget
