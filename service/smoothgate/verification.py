@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from smoothgate.certify.certificate import Certificate
+from smoothgate.certify.certificate_v1 import AnyCertificate
 from smoothgate.certify.consistency import contradictions
 from smoothgate.certify.signing import CertificateRejected, verify
 from smoothgate.errors import MalformedRequest, SmoothgateError
@@ -33,9 +33,19 @@ _LOWER_BOUNDS = re.compile(
     r"score_lower|target\.fcsb|(bounds|curve)\.\d+\.(fcsb|mean|layer_cake)|radius\.(value|mean|layer_cake|upload)"
 )
 # What follows from other fields, and is checked against them (`smoothgate.certify.consistency`).
-_FOLLOWS = {"outcome", "served", "stop_reason", "assumptions"}
+_FOLLOWS = {"outcome", "vacuous_because", "served", "stop_reason", "assumptions"}
 # Nothing that a verifier has determines these.
-_ON_TRUST = ("time", "model.name", "noise.degraded_from", "cached")
+_ON_TRUST = (
+    "time",
+    "request_id",
+    "question",
+    "answer",
+    "served_tokens_sha256",
+    "model.name",
+    "model.language_model_digest",
+    "noise.degraded_from",
+    "cached",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +131,13 @@ def _named(checks: Iterator[Check]) -> Iterator[Check]:
         yield Check("recomputation", False, f"cannot be done with these numbers: {error}")
 
 
-def _check_consistency(certificate: Certificate) -> Iterator[Check]:
+def _check_consistency(certificate: AnyCertificate) -> Iterator[Check]:
     found = [f"{name}: {reason}" for name, reason in contradictions(certificate)]
     yield Check("consistency", not found, "; ".join(found) or "no field contradicts another")
 
 
 def _check_model(
-    certificate: Certificate, image: bytes, encoder: UnitEncoder, max_samples: int
+    certificate: AnyCertificate, image: bytes, encoder: UnitEncoder, max_samples: int
 ) -> Iterator[Check]:
     # Without a model, certificates are checked in an installation that has no torch.
     from smoothgate.sampling import noise
@@ -154,7 +164,9 @@ def _check_model(
     decoded = decode(image, max_pixels=_LARGEST)
     again = Replay.of(encoder, decoded, encoder.adapter.canvas(decoded), certificate)
     yield from _compare(again)
-    yield Check("on trust", True, f"{', '.join(_ON_TRUST)}: nothing here can check these")
+    fields = _fields(certificate.model_dump(mode="json"))
+    trusted = [name for name in _ON_TRUST if any(f"{field}.".startswith(f"{name}.") for field in fields)]
+    yield Check("on trust", True, f"{', '.join(trusted)}: nothing here can check these")
 
 
 def _compare(again: Replay) -> Iterator[Check]:

@@ -7,17 +7,19 @@ computes these again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from smoothgate.certify import fcsb
-from smoothgate.certify.certificate import ASSUMPTIONS, BoundAt, Certificate, upload_radius
+from smoothgate.certify.certificate import BoundAt, upload_radius
+from smoothgate.certify.certificate_v1 import AnyCertificate, CertificateV1, outcome_v1, upload_radius_v1
+from smoothgate.certify.certificate_v1 import BoundAt as BoundAtV1
 from smoothgate.certify.statement import outcome_of
 
 # Both sides are computed in float64, perhaps by other versions of scipy.
 _ROUNDING = 1e-9
 
 
-def contradictions(certificate: Certificate) -> Iterator[tuple[str, str]]:
+def contradictions(certificate: AnyCertificate) -> Iterator[tuple[str, str]]:
     """The fields that contradict other fields, each with what they should say.
 
     Raises:
@@ -27,21 +29,32 @@ def contradictions(certificate: Certificate) -> Iterator[tuple[str, str]]:
     yield from _contradicted_radius(certificate)
     if not _is(certificate.stop_reason, certificate):
         yield "stop_reason", f"{certificate.stop_reason} does not go with target and number of samples"
-    target = certificate.target
-    outcome = outcome_of(
-        certificate.bounds[0].fcsb,
-        certificate.chance.p95,
-        None if target is None else target.fcsb >= target.cosine,
-    )
-    if certificate.outcome != outcome:
-        yield "outcome", f"{certificate.outcome}, but the bounds say {outcome}"
-    if certificate.assumptions != ASSUMPTIONS:
+    yield from _contradicted_outcome(certificate)
+    if certificate.assumptions != type(certificate).model_fields["assumptions"].default:
         yield "assumptions", "not those under which certificates of this version are made"
 
 
-def _contradicted_bounds(certificate: Certificate) -> Iterator[tuple[str, str]]:
+def _contradicted_outcome(certificate: AnyCertificate) -> Iterator[tuple[str, str]]:
+    bound, target = certificate.bounds[0].fcsb, certificate.target
+    is_met = None if target is None else target.fcsb >= target.cosine
+    if isinstance(certificate, CertificateV1):
+        outcome: str = outcome_v1(bound, certificate.chance.p95, is_met)
+    else:
+        chance = certificate.chance
+        outcome, because = outcome_of(bound, None if chance is None else chance.p95, is_met)
+        if certificate.vacuous_because != because:
+            yield "vacuous_because", f"{certificate.vacuous_because}, but the bounds say {because}"
+    if certificate.outcome != outcome:
+        yield "outcome", f"{certificate.outcome}, but the bounds say {outcome}"
+
+
+def _contradicted_bounds(certificate: AnyCertificate) -> Iterator[tuple[str, str]]:
     sigma, lower = certificate.noise.sigma, certificate.score_lower
-    for name, points in (("bounds", certificate.bounds), ("curve", certificate.curve)):
+    listed: tuple[tuple[str, Sequence[BoundAt | BoundAtV1]], ...] = (
+        ("bounds", certificate.bounds),
+        ("curve", certificate.curve),
+    )
+    for name, points in listed:
         for number, point in enumerate(points):
             where = f"{name}[{number}] at {point.eps:g}"
             if point.fcsb != max(point.mean, point.layer_cake):
@@ -50,19 +63,23 @@ def _contradicted_bounds(certificate: Certificate) -> Iterator[tuple[str, str]]:
             if abs(point.mean - mean) > _ROUNDING:
                 yield where, f"mean {point.mean:.6f}, but score_lower gives {mean:.6f}"
     target = certificate.target
-    if target is not None and target.fcsb != _at(target.eps, certificate.bounds):
+    at = {bound.eps: bound.fcsb for bound in certificate.bounds}
+    if target is not None and target.fcsb != at.get(target.eps):
         yield "target.fcsb", "not the bound at the target's eps"
 
 
-def _contradicted_radius(certificate: Certificate) -> Iterator[tuple[str, str]]:
-    radius, image = certificate.radius, certificate.image
+def _contradicted_radius(certificate: AnyCertificate) -> Iterator[tuple[str, str]]:
+    radius = certificate.radius
     mean = fcsb.mean_radius(certificate.score_lower, radius.cosine_threshold, certificate.noise.sigma)
     if (radius.mean is None) != (mean is None) or abs((radius.mean or 0.0) - (mean or 0.0)) > _ROUNDING:
         yield "radius.mean", f"{radius.mean}, but score_lower gives {mean}"
     known = [each for each in (radius.mean, radius.layer_cake) if each is not None]
     if radius.value != max(known, default=None):
         yield "radius.value", f"{radius.value} is not the larger of mean and layer_cake"
-    upload = upload_radius(radius.value, image)
+    if isinstance(certificate, CertificateV1):
+        upload = upload_radius_v1(radius.value, certificate.image.resize_norm)
+    else:
+        upload = upload_radius(radius.value, certificate.image)
     if radius.upload != upload:
         yield "radius.upload", f"{radius.upload}, but value and resize_norm give {upload}"
     if radius.value is None:
@@ -73,11 +90,7 @@ def _contradicted_radius(certificate: Certificate) -> Iterator[tuple[str, str]]:
         yield "served", f"{certificate.served}, but the numbers say {served}"
 
 
-def _at(eps: float, bounds: tuple[BoundAt, ...]) -> float | None:
-    return next((bound.fcsb for bound in bounds if bound.eps == eps), None)
-
-
-def _is(reason: str, certificate: Certificate) -> bool:
+def _is(reason: str, certificate: AnyCertificate) -> bool:
     """Whether sampling may have ended for this reason."""
     target, noise = certificate.target, certificate.noise
     is_met = target is not None and target.fcsb >= target.cosine

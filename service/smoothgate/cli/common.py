@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from smoothgate.psm.unit_encoder import UnitEncoder
     from smoothgate.vision import VisionAdapter
 
+#: Pictures that chance cosines are measured on, in pairs.
+CALIBRATED = 256
+# Pictures that the robustness scores are means over.
+_SCORED = 64
+
 console = Console()
 errors = Console(stderr=True)
 
@@ -115,7 +120,7 @@ def load_encoder(
     return UnitEncoder.load(adapter, psm or bundled("psm"))
 
 
-def measure_scores(
+def measure_smoothed(
     adapter: VisionAdapter,
     folder: Path,
     calibration: Calibration,
@@ -123,13 +128,25 @@ def measure_scores(
     sigmas: list[float],
     seed: int,
 ) -> Calibration:
-    """Score the PSM in a folder on canvases x (N, 3, H, W), and save the calibration with the scores."""
+    """Measure robustness scores and chance cosines of the PSM in a folder, and save the calibration.
+
+    Args:
+        adapter: h.
+        folder: of the PSM; gets the calibration.
+        calibration: centre and scale.
+        x: canvases (N, 3, H, W) of unrelated pictures, `CALIBRATED` of them or more. The first 64 are scored.
+        sigmas: noise levels.
+        seed: of the noise.
+    """
     from smoothgate.psm.checkpoint import PSM
     from smoothgate.psm.unit_encoder import UnitEncoder
+    from smoothgate.sampling.chance import chance_figures
     from smoothgate.sampling.splits import robustness_scores
 
     encoder = UnitEncoder(adapter, calibration, PSM.load(folder))
-    scores = robustness_scores(encoder.units, x.to(adapter.device), sigmas, seed)
-    scored = calibration.with_scores(scores, encoder.psm_digest)
-    scored.save(folder)
-    return scored
+    x = x.to(adapter.device)
+    scores = robustness_scores(encoder.units, x[:_SCORED], sigmas, seed)
+    chance = chance_figures(encoder.units, x, sigmas, seed + 1)
+    measured = calibration.with_smoothed(scores, chance, encoder.psm_digest)
+    measured.save(folder)
+    return measured

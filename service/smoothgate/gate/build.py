@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 
@@ -35,7 +36,7 @@ from smoothgate.gate.in_flight import InFlight
 from smoothgate.gate.issuing import Issuer
 from smoothgate.gate.policy import OperatorPolicy
 from smoothgate.gate.readiness import Readiness
-from smoothgate.gate.served_model import ServedModel
+from smoothgate.gate.served_model import ServedModel, checkpoint_digest
 from smoothgate.gate.service import Service
 from smoothgate.gate.smoother_loading import load_encoders, make_smoother
 from smoothgate.gate.supervised_smoother import SupervisedSmoother
@@ -113,6 +114,7 @@ def build(
             max_logprobs=settings.max_logprobs,
         ),
         max_text_characters=settings.max_text_characters,
+        language_model_digest=_language_model_digest(settings, model),
     )
     return Service(
         model=model,
@@ -150,6 +152,12 @@ def _policy(s: Settings) -> OperatorPolicy:
         enforce=s.policy == "enforce",
         allow_off=s.allow_smoothing_off,
     )
+
+
+def _language_model_digest(s: Settings, model: ServedModel) -> Callable[[], str | None]:
+    if s.engine == "none":
+        return lambda: None
+    return partial(checkpoint_digest, model.checkpoint)
 
 
 def _store(s: Settings) -> CertificateStore | None:
@@ -209,6 +217,8 @@ class _EngineMetrics:
 
 
 def _smoother(s: Settings, model: ServedModel) -> Smoother:
+    if s.engine != "none":
+        checkpoint_digest(model.checkpoint)  # reads all weights once, before the first request
     return make_smoother(
         load_encoders(model),
         model.name,

@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 
 from smoothgate import metrics, tracing
+from smoothgate.certify.certificate import Binding, Certificate
 from smoothgate.certify.signing import PublicKey, SigningKey, jwks
 from smoothgate.errors import SmoothgateError
 from smoothgate.gate.certificate_store import CertificateStore
@@ -47,20 +48,19 @@ class Issuer:
         self.key_set: dict[str, Any] = jwks([self._key, *retired])
         self._store = store
 
-    async def issue(self, images: Sequence[Smoothed]) -> list[IssuedCertificate]:
-        """One signed certificate per image, once all sampling has ended.
+    async def issue(
+        self, images: Sequence[Smoothed], certificates: Sequence[Certificate], binding: Binding
+    ) -> list[IssuedCertificate]:
+        """The certificates of images (`certificates_of`), bound and signed.
 
         A store that fails is logged and counted, and the certificate goes out.
-
-        Raises:
-            SamplerFailed, NotReady: the sampler failed or is being shut down.
-            Unacceptable: the noisy features of an image have no common direction.
         """
-        with tracing.stage("certify"):
-            return [await self._issue(image) for image in images]
+        return [
+            await self._issue(image, certificate.bound_to(binding))
+            for image, certificate in zip(images, certificates, strict=True)
+        ]
 
-    async def _issue(self, image: Smoothed) -> IssuedCertificate:
-        certificate = await image.certificate()
+    async def _issue(self, image: Smoothed, certificate: Certificate) -> IssuedCertificate:
         jws = self._key.sign(certificate)
         if self._store is not None:
             try:
@@ -69,6 +69,17 @@ class Issuer:
                 metrics.STORE_FAILURES.inc()
                 log.error("a certificate could not be kept", reason=str(error))
         return IssuedCertificate(**dict(certificate), jws=jws)
+
+
+async def certificates_of(images: Sequence[Smoothed]) -> list[Certificate]:
+    """One certificate per image, once all sampling has ended; neither bound nor signed yet.
+
+    Raises:
+        SamplerFailed, NotReady: the sampler failed or is being shut down.
+        Unacceptable: the noisy features of an image have no common direction.
+    """
+    with tracing.stage("certify"):
+        return [await image.certificate() for image in images]
 
 
 def _read(path: Path, kind: type[PublicKey]) -> str:

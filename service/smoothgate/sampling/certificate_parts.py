@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from smoothgate.certify.certificate import CertifiedImage, CertifiedModel, Chance
+from smoothgate.certify.certificate import CertifiedImage, CertifiedModel, Chance, UploadSpace
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.vision import Canvas, DecodedImage
+from smoothgate.vision.images import Samples
+
+_UPLOAD_SPACES: dict[Samples, UploadSpace] = {"rgb": "decoded RGB", "grey": "decoded grey"}
+_REASONS: dict[Samples, str] = {
+    "alpha": "the picture has transparency, which scales its colours",
+    "palette": "the picture has a palette, in which neighbouring indices may be any two colours",
+    "16-bit": "the picture has 16-bit samples, which are rounded to 8 bits",
+    "cmyk": "the picture is in CMYK, and its conversion is not linear",
+}
 
 
 def certified_image(image: DecodedImage, canvas: Canvas) -> CertifiedImage:
@@ -18,6 +27,8 @@ def certified_image(image: DecodedImage, canvas: Canvas) -> CertifiedImage:
         canvas_width=width,
         canvas_height=height,
         resize_norm=canvas.upload_norm,
+        upload_space=_UPLOAD_SPACES.get(image.samples),
+        upload_reason=_REASONS.get(image.samples),
     )
 
 
@@ -28,10 +39,11 @@ def certified_model(encoder: UnitEncoder, name: str) -> CertifiedModel:
         digest=encoder.digest,
         psm_digest=encoder.psm_digest,
         dtype=str(encoder.adapter.dtype).removeprefix("torch."),
+        language_model_digest=None,
     )
 
 
-def chance(encoder: UnitEncoder) -> Chance:
-    """The cosine of unrelated images, as the encoder's calibration measured it."""
-    figures = encoder.calibration.figures
-    return Chance(mean=figures.chance_mean, p95=figures.chance_p95)
+def chance_at(encoder: UnitEncoder, sigma: float) -> Chance | None:
+    """The cosine of unrelated images, as the encoder's calibration measured it; None: not at this sigma."""
+    found = encoder.calibration.chance_at(sigma)
+    return None if found is None else Chance(mean=found.mean, p95=found.p95_limit, pairs=found.pairs)

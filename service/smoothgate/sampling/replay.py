@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from smoothgate.certify.certificate import Certificate
+from smoothgate.certify.certificate import Certificate, NoiseRecord
+from smoothgate.certify.certificate_v1 import AnyCertificate, CertificateV1, as_version_1
 from smoothgate.certify.evidence import Evidence
 from smoothgate.certify.layer_cake import choose_transforms
 from smoothgate.certify.statement import Target, Terms, reaches, state
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling import noise
-from smoothgate.sampling.certificate_parts import certified_image, certified_model, chance
+from smoothgate.sampling.certificate_parts import certified_image, certified_model, chance_at
 from smoothgate.sampling.draw import numbered_noise
 from smoothgate.sampling.splits import Splits, draw_splits
 from smoothgate.vision import Canvas, DecodedImage
 
 _BATCH = 32
+# The bits of the served tokens are those of the machine that served them.
+_NO_DIGEST = "0" * 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,18 +29,21 @@ class Replay:
         encoder: of the model that the certificate should name.
         image, canvas: the picture.
         recorded: the certificate. Its seed, sigma, numbers of samples and wishes are taken over, and so is
-            what nothing here determines: time, name, stop reason, `cached` and `degraded_from`.
+            what nothing here determines: time, name, stop reason, `cached`, `degraded_from`, and what binds
+            it to an answer.
         splits: the scores of the noise that it records.
     """
 
     encoder: UnitEncoder
     image: DecodedImage
     canvas: Canvas
-    recorded: Certificate
+    recorded: AnyCertificate
     splits: Splits
 
     @classmethod
-    def of(cls, encoder: UnitEncoder, image: DecodedImage, canvas: Canvas, recorded: Certificate) -> Replay:
+    def of(
+        cls, encoder: UnitEncoder, image: DecodedImage, canvas: Canvas, recorded: AnyCertificate
+    ) -> Replay:
         """Draw.
 
         Raises:
@@ -57,7 +63,7 @@ class Replay:
         )
         return cls(encoder, image, canvas, recorded, splits)
 
-    def certificate(self, raised: float = 0.0) -> Certificate:
+    def certificate(self, raised: float = 0.0) -> AnyCertificate:
         """The whole certificate, made again. Only what `recorded` names above is taken over.
 
         Args:
@@ -68,18 +74,22 @@ class Replay:
             ValueError: the certificate's terms are outside their ranges.
         """
         recorded = self.recorded
-        return Certificate.of(
+        made = Certificate.of(
             state(self._terms, self._evidence(raised)),
             stop_reason=recorded.stop_reason,
             time=recorded.time,
             image=certified_image(self.image, self.canvas),
             model=certified_model(self.encoder, recorded.model.name),
-            noise=recorded.noise,
-            chance=chance(self.encoder),
+            noise=NoiseRecord.model_validate(recorded.noise.model_dump()),
+            chance=chance_at(self.encoder, recorded.noise.sigma),
+            served_tokens_sha256=_NO_DIGEST,
             space=self.encoder.adapter.space,
-            flip_point=self.encoder.calibration.figures.flip_point,
             cached=recorded.cached,
         )
+        if isinstance(recorded, CertificateV1):
+            figures = self.encoder.calibration.figures
+            return as_version_1(made, figures.chance_mean, figures.chance_p95, figures.flip_point)
+        return made.bound_as(recorded)
 
     def is_out_of_reach(self, raised: float) -> bool:
         """Whether scores of 1 until the end of the budget would miss the target; `raised` as above."""
@@ -91,12 +101,13 @@ class Replay:
     @property
     def _terms(self) -> Terms:
         recorded, wanted = self.recorded, self.recorded.target
+        chance = chance_at(self.encoder, recorded.noise.sigma)
         return Terms(
             sigma=recorded.noise.sigma,
             alpha=recorded.alpha,
             eps=tuple(bound.eps for bound in recorded.bounds),
             cosine_threshold=recorded.radius.cosine_threshold,
-            chance_cosine=chance(self.encoder).p95,
+            chance_cosine=None if chance is None else chance.p95,
             target=None if wanted is None else Target(wanted.cosine, wanted.eps),
         )
 

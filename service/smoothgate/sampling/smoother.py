@@ -8,6 +8,7 @@ from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from functools import partial
+from hashlib import sha256
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from smoothgate.certify.certificate import Certificate, NoiseRecord
 from smoothgate.certify.statement import Terms
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling import noise
-from smoothgate.sampling.certificate_parts import certified_image, certified_model, chance
+from smoothgate.sampling.certificate_parts import certified_image, certified_model, chance_at
 from smoothgate.sampling.certifier import SamplingResult
 from smoothgate.sampling.draw import noisy, numbered_noise
 from smoothgate.sampling.result_cache import CachedResult, Key, ResultCache, key_of
@@ -45,10 +46,13 @@ class Smoother:
         self._cache = ResultCache(cache_bytes)
         self._model = certified_model(encoder, model_name)
 
-    @property
-    def chance_cosine(self) -> float:
-        """95th percentile of the cosine of unrelated images. A bound that is not above it is vacuous."""
-        return self.encoder.calibration.figures.chance_p95
+    def chance_cosine(self, sigma: float) -> float | None:
+        """95th percentile of the cosine of unrelated images at a sigma, or None where it is not calibrated.
+
+        A bound that is not above it is vacuous.
+        """
+        chance = chance_at(self.encoder, sigma)
+        return None if chance is None else chance.p95
 
     def work(self, images: Sequence[DecodedImage], plan: Plan) -> int:
         """Work that sampling images takes at most, in noisy forwards of a canvas of typical size. Takes
@@ -83,7 +87,7 @@ class Smoother:
         Raises:
             NotReady: the sampler is not running.
         """
-        terms = plan.terms(images, self.chance_cosine)
+        terms = plan.terms(images, self.chance_cosine(plan.sigma))
         use_cache = self._cache.max_bytes > 0 and not fresh
         canvas, task, key = await asyncio.to_thread(self._task, image, terms, plan, use_cache=use_cache)
         known = None
@@ -121,6 +125,7 @@ class Smoother:
     ) -> Certificate:
         """The certificate of a finished ticket."""
         task, result = ticket.task, ticket.result.result()
+        tokens = self.encoder.served_tokens(ticket.direction.result())
         return Certificate.of(
             result.rule.statement(),
             stop_reason=result.reason,
@@ -137,8 +142,8 @@ class Smoother:
                 budget=task.budget,
                 degraded_from=plan.degraded_from,
             ),
-            chance=chance(self.encoder),
-            flip_point=self.encoder.calibration.figures.flip_point,
+            chance=chance_at(self.encoder, task.terms.sigma),
+            served_tokens_sha256=sha256(tokens.numpy().astype("<f4").tobytes()).hexdigest(),
             cached=cached,
         )
 
