@@ -51,8 +51,9 @@ WORK = Counter(
     "Work done at the sampler, in noisy forwards of a canvas of typical size: a sample of a canvas with four "
     "times as many pixels is four units.",
 )
-SAMPLES_DROPPED = Counter(
-    "smoothgate_samples_dropped_total", "Noisy forwards not drawn because the client left."
+WORK_DROPPED = Counter(
+    "smoothgate_work_dropped_total",
+    "Work not done because the client left, in noisy forwards of a canvas of typical size.",
 )
 SAMPLES_PER_IMAGE = Histogram(
     "smoothgate_samples_per_image", "Noisy forwards drawn for one image.", buckets=SAMPLE_BUCKETS
@@ -60,7 +61,7 @@ SAMPLES_PER_IMAGE = Histogram(
 SAMPLING_SECONDS = Counter(
     "smoothgate_sampling_seconds_total",
     "Time that the sampler's threads spent on batches, divided by the number of threads. The rate of "
-    "samples divided by the rate of this is samples per second.",
+    "work divided by the rate of this is work per second.",
 )
 BATCH_FILL = Histogram(
     "smoothgate_batch_fill_ratio", "Share of a batch that held samples.", buckets=FILL_BUCKETS

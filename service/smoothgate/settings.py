@@ -340,6 +340,13 @@ class LimitSettings(_Group):
         ge=1,
         description="Width times height of one image, in pixels. It is checked before decoding.",
     )
+    max_canvas_pixels: int | None = Field(
+        None,
+        ge=1,
+        description="Most pixels of the encoder's input. A larger image is resized as the model's own "
+        "processor does with smaller settings, and its certificate says so. For models whose input depends "
+        "on the image; the service does not start where every input has more. Unset: the model's own limit.",
+    )
     max_body_bytes: int = Field(64 * 2**20, ge=1, description="Size of a request body, in bytes.")
     max_bodies_bytes: int = Field(
         2**30,

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +86,7 @@ def check(
     plain: Mapping[str, Any] | None,
     key_set: Mapping[str, Any],
     image: bytes | None = None,
-    encoder: UnitEncoder | None = None,
+    load_encoder: Callable[[int | None], UnitEncoder] | None = None,
     *,
     max_samples: int = MAX_SAMPLES,
 ) -> Iterator[Check]:
@@ -97,8 +97,12 @@ def check(
         plain: the fields shown next to it, or None.
         key_set: a JWKS.
         image: the uploaded file.
-        encoder: of the model that the certificate should be about, in the arithmetic in which it was made.
+        load_encoder: gives the encoder of the model that the certificate should be about, with the limit on
+            canvas pixels that the certificate names, in the arithmetic in which it was made.
         max_samples: most noise samples that are drawn.
+
+    Raises:
+        SmoothgateError: `load_encoder` cannot load it.
     """
     try:
         certificate = verify(jws, key_set)
@@ -107,7 +111,7 @@ def check(
         return
     yield Check("signature", True, "made by a key of the set")
     if plain is not None:
-        signed = certificate.model_dump(mode="json")
+        signed = certificate.model_dump(mode="json", exclude_unset=True)
         wrong = sorted(key for key in signed.keys() | plain.keys() if signed.get(key) != plain.get(key))
         yield Check(
             "shown fields",
@@ -119,7 +123,8 @@ def check(
         digest = hashlib.sha256(image).hexdigest()
         same = digest == certificate.image.sha256
         yield Check("image", same, "the one certified" if same else f"another one: {digest}")
-        if same and encoder is not None:
+        if same and load_encoder is not None:
+            encoder = load_encoder(certificate.model.max_canvas_pixels)
             yield from _named(_check_model(certificate, image, encoder, max_samples))
 
 

@@ -40,7 +40,8 @@ def test_a_model_is_calibrated_and_scored_on_the_readable_pictures(
     said = _calibrate(checkpoint, tmp_path / "psm", "--images", str(pictures), "--sigma", "0.1", "0.2")
     figures = Calibration.load(tmp_path / "psm").figures
     assert figures.images == 11
-    assert set(figures.scores) == {"0.1", "0.2"}
+    assert set(figures.scores) == set(figures.canary_scores) == {"0.1", "0.2"}
+    assert figures.canary_scores["0.1"] > 0.5
     assert figures.flip_point is None
     assert "03.png" in said
     assert "1 pictures skipped" in said

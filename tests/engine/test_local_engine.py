@@ -139,6 +139,17 @@ async def test_a_start_that_takes_too_long_is_killed_and_tried_again(make: Engin
     assert engine.status.last_exit == "not ready after 0 s"
 
 
+async def test_its_first_start_is_over_when_it_is_ready_or_has_failed(make: Engine) -> None:
+    good, slow = make(), make("never ready", start_timeout=0.5)
+    for engine in (good, slow):
+        await engine.start()
+        assert engine.status.state is not EngineState.READY
+        async with asyncio.timeout(60):
+            await engine.settled()
+    assert good.status.state is EngineState.READY
+    assert slow.status.state is EngineState.BACKOFF
+
+
 def announced_pauses(log_lines: list[EventDict]) -> list[float]:
     return [line["restart_in_seconds"] for line in log_lines if line["event"] == "engine lost"]
 

@@ -84,6 +84,43 @@ def test_tokens_are_those_of_the_whole_model(checkpoint: Path, adapter: Processo
         assert float((canvas.x - native).abs().mean()) < 0.5 / 255
 
 
+#: Of the tiny checkpoints: three tiles, and less than the canvas of a large image.
+LIMIT = 3 * 32 * 32
+
+
+def test_the_canvas_of_a_large_image_keeps_the_operators_limit(
+    checkpoint: Path, adapter: ProcessorAdapter
+) -> None:
+    """Canvas, prompt and tokens are those of a checkpoint with smaller settings; the digest stays."""
+    limited = load(str(checkpoint), device="cpu", dtype=torch.float32, max_canvas_pixels=LIMIT)
+    assert isinstance(limited, ProcessorAdapter)
+    assert limited.digest == adapter.digest
+    for size in [(400, 400), (200, 133), (40, 50), (64, 200)]:
+        image = decoded(*size)
+        canvas, native = limited.canvas(image), limited.canvas_native(image)
+        assert canvas.x[0].numel() <= LIMIT
+        assert canvas.x.numel() == limited.canvas_values(*size)
+        assert canvas.x.shape == native.shape
+        assert float((canvas.x - native).abs().mean()) < 0.5 / 255
+        tokens = limited.tokens(canvas.x[None], canvas.layout)[0]
+        assert len(tokens) == limited.prompt(*size).tokens
+    assert limited.canvas_values(400, 400) < adapter.canvas_values(400, 400)
+
+
+def test_a_limit_below_every_canvas_is_refused(checkpoint: Path) -> None:
+    with pytest.raises(SmoothgateError, match="the smallest canvas of this checkpoint has") as caught:
+        load(str(checkpoint), device="cpu", dtype=torch.float32, max_canvas_pixels=50)
+    assert caught.value.code == "canvas_limit_too_small"
+
+
+def test_an_image_too_long_for_the_limit_is_refused(tmp_path: Path) -> None:
+    BUILDERS["qwen2_vl"](tmp_path)
+    limited = load(str(tmp_path), device="cpu", dtype=torch.float32, max_canvas_pixels=1024)
+    with pytest.raises(Unacceptable, match="takes at most 1024") as caught:
+        limited.canvas_values(16, 3000)
+    assert caught.value.code == "canvas_too_large"
+
+
 def test_a_batch_is_as_good_as_a_loop_and_has_gradients(adapter: ProcessorAdapter) -> None:
     canvas = adapter.canvas(decoded(200, 133))
     noise = torch.randn((3, *canvas.x.shape), generator=torch.Generator().manual_seed(0))

@@ -111,7 +111,7 @@ async def _begin(service: Service, turn: Turn, streamed: bool) -> None:
 
 async def _nothing_is_sampled(service: Service, dropped_before: float) -> None:
     """Nothing waits at the sampler, since the rest of a request's samples was dropped."""
-    await eventually(lambda: _sample("samples_dropped_total") - dropped_before > 1000, 30)
+    await eventually(lambda: _sample("work_dropped_total") - dropped_before > 1000, 30)
     assert service.smoother.loaded.sampler.queued_samples == 0
 
 
@@ -219,7 +219,7 @@ async def test_a_chat_without_images_promises_no_certificates(service: Service) 
 async def test_sampling_ends_where_the_engine_is_lost_after_the_selection(
     service: Service, engine: WatchedEngine, streamed: bool
 ) -> None:
-    selected, dropped = _selected(), _sample("samples_dropped_total")
+    selected, dropped = _selected(), _sample("work_dropped_total")
     engine.up = lambda: _selected() == selected
     turn = _turn(smoothing=LONG)
     with pytest.raises(NotReady):
@@ -231,7 +231,7 @@ async def test_sampling_ends_where_the_engine_is_lost_after_the_selection(
 async def test_sampling_ends_where_the_engine_fails(
     service: Service, vllm: FakeVllm, fault: str, outcomes: Outcomes
 ) -> None:
-    dropped = _sample("samples_dropped_total")
+    dropped = _sample("work_dropped_total")
     vllm.fault = fault
     with pytest.raises(EngineFailed):
         await service.answering.answer(_turn(smoothing=LONG))
@@ -245,7 +245,7 @@ async def test_closing_a_stream_ends_its_sampling_and_its_request_to_vllm(
     vllm: FakeVllm,
     outcomes: Outcomes,
 ) -> None:
-    dropped = _sample("samples_dropped_total")
+    dropped = _sample("work_dropped_total")
     vllm.open.clear()
     stream = service.answering.stream(_turn(smoothing=LONG))
     assert await anext(stream) == Accepted(certified=True)
@@ -259,7 +259,7 @@ async def test_closing_a_stream_ends_its_sampling_and_its_request_to_vllm(
 async def test_cancelling_an_answer_ends_its_sampling(
     service: Service, vllm: FakeVllm, outcomes: Outcomes
 ) -> None:
-    dropped = _sample("samples_dropped_total")
+    dropped = _sample("work_dropped_total")
     vllm.open.clear()
     answering = asyncio.create_task(service.answering.answer(_turn(smoothing=LONG)))
     await eventually(lambda: len(vllm.bodies) == 1, 30)
@@ -275,7 +275,7 @@ async def test_a_request_that_takes_too_long_ends_with_its_sampling(
     start_service: StartService, streamed: bool, outcomes: Outcomes
 ) -> None:
     """Selection alone takes longer than the limit."""
-    dropped = _sample("samples_dropped_total")
+    dropped = _sample("work_dropped_total")
     service = await start_service(request_timeout_seconds=0.4)
     turn = _turn(smoothing=SmoothingOptions(n_select=8000, n_certify=100))
     with pytest.raises(RequestTimedOut):
@@ -337,7 +337,7 @@ async def test_a_stream_that_breaks_off_counts_as_its_error(
     fault: str,
     outcomes: Outcomes,
 ) -> None:
-    dropped = _sample("samples_dropped_total")
+    dropped = _sample("work_dropped_total")
     vllm.fault = fault
     with pytest.raises(EngineFailed):
         async for _ in service.answering.stream(_turn(smoothing=LONG)):
@@ -369,6 +369,14 @@ async def test_a_start_that_fails_closes_what_was_opened(
     assert service.failure is caught.value
     assert closed == [True]
     assert engine.stopped == (loss == "encoder")
+
+
+async def test_a_model_whose_canvases_exceed_the_limit_is_not_served(engine: WatchedEngine) -> None:
+    service = build(Settings(_env_file=None, max_canvas_pixels=48 * 48 - 1, **SETTINGS), engine=engine)
+    with pytest.raises(SmoothgateError, match="the smallest canvas of this checkpoint has 2304 pixels"):
+        await service.start()
+    assert service.failure is not None
+    assert service.failure.code == "canvas_limit_too_small"
 
 
 def _noting(noted: list[bool], close: Callable[[], object]) -> Callable[[], object]:

@@ -4,8 +4,10 @@ import asyncio
 import copy
 
 import pytest
+import torch
 from prometheus_client import REGISTRY
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from smoothgate.gate.canary import Canary, canary_plan
 from smoothgate.gate.health import Health
@@ -50,12 +52,35 @@ async def test_a_canary_that_comes_back_well_makes_the_service_ready(
     assert body["messages"][0]["content"][0]["type"] == "image_embeds"
 
 
-async def test_a_canary_whose_score_drifts_is_noticed(service: Service) -> None:
-    canary = _canary(service, tolerance=1e-6)
+def _calibrated(encoder: UnitEncoder, scores: dict[str, float], canary: dict[str, float]) -> UnitEncoder:
+    """The encoder with other scores in its calibration."""
+    calibrated = copy.copy(encoder)
+    calibrated.calibration = encoder.calibration.with_smoothed(
+        scores, encoder.calibration.figures.chance, encoder.psm_digest, canary
+    )
+    return calibrated
+
+
+async def test_the_mean_over_other_pictures_is_not_held_against_the_canary(
+    start_service: StartService, demo_encoder: UnitEncoder
+) -> None:
+    """An operator's model and pictures have another mean than the bundled digit."""
+    encoder = _calibrated(demo_encoder, {"0.5": 0.55}, {})
+    canary = _canary(await start_service(encoder=encoder))
+    await canary.send()
+    assert canary.problem is None
+
+
+async def test_a_canary_whose_score_drifts_is_noticed(
+    start_service: StartService, demo_encoder: UnitEncoder
+) -> None:
+    encoder = _calibrated(demo_encoder, {"0.5": 0.98}, {"0.5": 0.55})
+    service = await start_service(encoder=encoder)
+    canary = _canary(service)
     before = _canaries("drift")
     await canary.send()
     assert canary.problem is not None
-    assert "score" in canary.problem
+    assert "instead of 0.550" in canary.problem
     assert _problems(service, canary) == {"canary": canary.problem}
     assert _canaries("drift") == before + 1
 
@@ -81,6 +106,24 @@ async def test_a_canary_whose_feature_is_another_one_is_noticed(
     sign = 1
     await canary.send()
     assert canary.problem is None
+
+
+async def test_an_encoder_that_scarcely_stands_the_noise_passes(
+    start_service: StartService, demo_encoder: UnitEncoder
+) -> None:
+    """Its certificates say how little they say. Its directions vary more from one canary to the next."""
+    weak = _calibrated(demo_encoder, {}, {})
+    gen = torch.Generator().manual_seed(0)
+
+    def units(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
+        features = demo_encoder.units(z, sigma, layout)
+        return F.normalize(features + 3 * F.normalize(torch.randn(features.shape, generator=gen)))
+
+    weak.units = units  # type: ignore[method-assign]
+    canary = _canary(await start_service(encoder=weak))
+    for _ in range(3):
+        await canary.send()
+        assert canary.problem is None
 
 
 async def test_a_canary_that_the_engine_does_not_answer_is_noticed(service: Service, vllm: FakeVllm) -> None:

@@ -36,7 +36,7 @@ ELSEWHERE = {
     "smoothgate_ready": "test_admission",
     "smoothgate_reserved_work": "test_admission",
     "smoothgate_degraded_requests": "test_admission",
-    "smoothgate_samples_dropped": "test_operation",
+    "smoothgate_work_dropped": "test_operation",
     "smoothgate_queued_samples": "test_admission",
     "smoothgate_queued_work": "test_admission",
     "smoothgate_queued_seconds": "test_admission",

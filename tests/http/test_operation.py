@@ -120,19 +120,19 @@ LONG: dict[str, Any] = {
 
 def test_sampling_stops_when_the_client_leaves(open_gate: OpenGate) -> None:
     gate = open_gate()
-    before = gate.metric("smoothgate_samples_dropped_total")
+    before = gate.metric("smoothgate_work_dropped_total")
     with pytest.raises(httpx.ReadTimeout):
         gate.http.post("/v1/chat", json=LONG, timeout=0.5)
-    _wait_until(lambda: gate.metric("smoothgate_samples_dropped_total") - before > 1000)
+    _wait_until(lambda: gate.metric("smoothgate_work_dropped_total") - before > 1000)
     assert gate.metric("smoothgate_queued_samples") == 0
 
 
 def test_sampling_stops_when_the_client_leaves_a_stream(open_gate: OpenGate) -> None:
     gate = open_gate()
-    before = gate.metric("smoothgate_samples_dropped_total")
+    before = gate.metric("smoothgate_work_dropped_total")
     with gate.http.stream("POST", "/v1/chat", json=LONG | {"stream": True}) as response:
         next(response.iter_lines())
-    _wait_until(lambda: gate.metric("smoothgate_samples_dropped_total") - before > 1000)
+    _wait_until(lambda: gate.metric("smoothgate_work_dropped_total") - before > 1000)
     assert gate.metric("smoothgate_queued_samples") == 0
 
 
@@ -147,7 +147,7 @@ def test_a_lost_device_fails_liveness(open_gate: OpenGate) -> None:
     def lost(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    forward._units = lost
+    forward.units = lost
     for number in range(LOST_AFTER):
         assert gate.http.get("/health/live").status_code == 200
         refused = gate.ask("What digit is shown?", "seven.png")
@@ -161,14 +161,14 @@ def test_a_lost_device_fails_liveness(open_gate: OpenGate) -> None:
 def test_a_batch_that_memory_has_no_room_for_is_answered_all_the_same(open_gate: OpenGate) -> None:
     gate = open_gate()
     forward = gate.service.smoother.loaded.sampler._forwards[0]
-    encode = forward._units
+    encode = forward.units
 
     def small(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
         if len(z) > 5:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return encode(z, sigma, layout)
 
-    forward._units = small
+    forward.units = small
     before = gate.metric("smoothgate_batches_halved_total")
     assert gate.ask("What digit is shown?", "seven.png").status_code == 200
     assert gate.metric("smoothgate_batches_halved_total") > before

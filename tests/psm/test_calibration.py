@@ -1,7 +1,10 @@
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.nn import functional as F  # noqa: N812
 
 from smoothgate.errors import SmoothgateError
@@ -47,6 +50,22 @@ def test_the_digest_follows_every_figure() -> None:
     features = _features()
     assert calibrate([features], None, "a").digest != calibrate([features], None, "b").digest
     assert calibrate([features], None, "a").digest != calibrate([features * 1.001], None, "a").digest
+
+
+def test_the_canarys_scores_are_kept_and_no_part_of_the_digest(tmp_path: Path) -> None:
+    plain = calibrate([_features()], None, "digest").with_smoothed({"0.5": 0.9}, {}, None)
+    scored = plain.with_smoothed({"0.5": 0.9}, {}, None, {"0.5": 0.8})
+    scored.save(tmp_path)
+    assert type(scored).load(tmp_path).figures.canary_scores == {"0.5": 0.8}
+    assert scored.digest == plain.digest
+
+
+def test_a_calibration_without_the_canarys_scores_is_read(tmp_path: Path) -> None:
+    result = calibrate([_features()], None, "digest")
+    figures = asdict(result.figures)
+    del figures["canary_scores"]
+    save_file({"mu": result.mu}, tmp_path / FILE, metadata={"version": "2", "figures": json.dumps(figures)})
+    assert type(result).load(tmp_path).figures.canary_scores == {}
 
 
 def test_too_few_images_are_refused() -> None:

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from smoothgate.sampling.draw import draw, generator_noise, noisy, numbered_noise
-from smoothgate.sampling.noise import DeviceNoise, HostNoise, NoiseGenerator
+from smoothgate.sampling.noise import NoiseGenerator, NumpyNoise, PhiloxNoise
 from smoothgate.vision import Layout
 
 SHAPE = (3, 4, 4)
@@ -53,7 +53,7 @@ def test_copies_are_drawn_in_batches_with_their_sigma_and_layout() -> None:
         assert torch.equal(each, expected.flatten(1))
 
 
-@pytest.mark.parametrize("generator", [HostNoise(), DeviceNoise()], ids=["host", "device"])
+@pytest.mark.parametrize("generator", [PhiloxNoise(), NumpyNoise()], ids=["philox", "numpy"])
 def test_numbered_noise_does_not_depend_on_the_batches(generator: NoiseGenerator) -> None:
     whole = numbered_noise(generator, seed=5, first=3)((7, *SHAPE))
     source = numbered_noise(generator, seed=5, first=3)

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from smoothgate.sampling import noise
-from smoothgate.sampling.noise import DeviceNoise, HostNoise, NoiseGenerator
+from smoothgate.sampling.noise import NoiseGenerator, NumpyNoise, PhiloxNoise
 
-both = pytest.mark.parametrize("generator", [HostNoise(), DeviceNoise()], ids=["host", "device"])
+both = pytest.mark.parametrize("generator", [PhiloxNoise(), NumpyNoise()], ids=["philox", "numpy"])
 
 
 def _draw(generator: NoiseGenerator, seed: int, index: int, size: int = 4096) -> Tensor:
@@ -78,9 +78,9 @@ def test_the_largest_values_are_finite() -> None:
             assert all(bool(part.isfinite().all()) for part in noise._box_muller(u, v))
 
 
-def test_device_noise_never_waits_for_the_device() -> None:
+def test_drawing_never_waits_for_the_device() -> None:
     """On `meta` tensors have no values, so that waiting for one raises."""
-    DeviceNoise().fill(torch.empty(4, 3, 8, 8, device="meta"), [(1, i) for i in range(4)])
+    PhiloxNoise().fill(torch.empty(4, 3, 8, 8, device="meta"), [(1, i) for i in range(4)])
 
 
 @both
@@ -90,9 +90,23 @@ def test_certificates_name_their_generator(generator: NoiseGenerator) -> None:
         noise.generator_named(generator.name + " ")
 
 
-def test_each_device_has_its_generator() -> None:
-    assert isinstance(noise.generator_for(torch.device("cpu")), HostNoise)
-    assert isinstance(noise.generator_for(torch.device("cuda")), DeviceNoise)
+def test_new_noise_does_not_hang_on_numpys_version() -> None:
+    assert isinstance(noise.GENERATOR, PhiloxNoise)
+
+
+@pytest.mark.parametrize(
+    ("generator", "first"),
+    [
+        (PhiloxNoise(), [-1.1464981, 2.6465447, 0.4345793, -1.2801359]),
+        (NumpyNoise(), [0.8715774, 1.4754822, 0.7892315, -0.6143011]),
+    ],
+    ids=["philox", "numpy"],
+)
+def test_the_noise_of_earlier_certificates_is_drawn_again(
+    generator: NoiseGenerator, first: list[float]
+) -> None:
+    """Values of sample 5 of seed 2^100 + 3, as they were when the generator was introduced."""
+    assert _draw(generator, 2**100 + 3, 5, 8)[: len(first)].tolist() == pytest.approx(first, abs=2e-6)
 
 
 def test_fresh_seeds_differ() -> None:

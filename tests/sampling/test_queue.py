@@ -29,7 +29,7 @@ def queue(
     smallest_share: int = 32,
     typical_values: int | None = None,
     begun: Callable[[float], None] = ignore,
-    departed: Callable[[int], None] = ignore,
+    departed: Callable[[float], None] = ignore,
 ) -> Queue:
     made = Queue(
         batch_size, workers, smallest_share, typical_values=typical_values, begun=begun, departed=departed
@@ -210,7 +210,7 @@ def test_the_wait_for_the_first_sample_is_told_once() -> None:
 
 
 def test_tickets_of_departed_clients_are_dropped_and_counted() -> None:
-    dropped: list[int] = []
+    dropped: list[float] = []
     gone, stays = ticket(budget=1000), ticket(budget=1000)
     made = queue(gone, stays, departed=dropped.append)
     assert take(made) == {gone: 8, stays: 8}
@@ -221,6 +221,15 @@ def test_tickets_of_departed_clients_are_dropped_and_counted() -> None:
     assert take(made) == {stays: 32}
     assert dropped == [1000 - 16]
     assert len(made) == 1000 - 16 - 32
+
+
+def test_what_is_dropped_is_counted_in_work() -> None:
+    dropped: list[float] = []
+    gone = ticket(n_select=4, budget=60, size=8)
+    made = queue(gone, departed=dropped.append, typical_values=3 * 4 * 4)
+    gone.cancel()
+    assert take(made) == {}
+    assert dropped == [64 * 4]
 
 
 def test_a_closed_queue_returns_none() -> None:

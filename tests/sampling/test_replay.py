@@ -4,16 +4,21 @@ import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from smoothgate.certify.certificate import Certificate
+from smoothgate.certify.certificate_v1 import CertificateV1
 from smoothgate.certify.signing import SigningKey, jwks
+from smoothgate.certify.statement import Terms
 from smoothgate.psm.calibration import ChanceFigures, calibrate
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling import noise
@@ -22,10 +27,12 @@ from smoothgate.sampling.sampler import Sampler, Worker
 from smoothgate.sampling.sampling_plan import Plan
 from smoothgate.sampling.smoother import Smoother
 from smoothgate.verification import Check, check
-from smoothgate.vision import decode, load
+from smoothgate.vision import Canvas, DecodedImage, Layout, decode, load
 from tests import checkpoints, psms
 from tests.certify.certificates import sign_anything
+from tests.families.checkpoints import BUILDERS
 
+STORED = Path(__file__).parent / "stored"
 PLAN = Plan(
     sigma=0.05, n_select=33, n_certify=100, alpha=0.001, eps=(0.01, 0.02), cosine_threshold=0.1, target=None
 )
@@ -101,7 +108,8 @@ def _paths(value: Any, name: str = "") -> Iterator[str]:
 def _refusals(lie: Any, picture: bytes, encoder: UnitEncoder) -> list[Check]:
     """The checks that fail for what a key holder signs."""
     key = SigningKey.generate()
-    return [c for c in check(sign_anything(key, lie), None, jwks([key]), picture, encoder) if not c.passed]
+    signed = sign_anything(key, lie)
+    return [c for c in check(signed, None, jwks([key]), picture, lambda limit: encoder) if not c.passed]
 
 
 def _failures(
@@ -109,13 +117,14 @@ def _failures(
 ) -> list[Check]:
     key = SigningKey.generate()
     signed = certificate.model_copy(update=changes)
-    return [c for c in check(key.sign(signed), None, jwks([key]), picture, encoder) if not c.passed]
+    load_encoder = None if encoder is None else lambda limit: encoder
+    return [c for c in check(key.sign(signed), None, jwks([key]), picture, load_encoder) if not c.passed]
 
 
 def test_a_replay_confirms_everything(certificate: Certificate, picture: bytes, encoder: UnitEncoder) -> None:
     key = SigningKey.generate()
     plain = certificate.model_dump(mode="json")
-    checks = list(check(key.sign(certificate), plain, jwks([key]), picture, encoder))
+    checks = list(check(key.sign(certificate), plain, jwks([key]), picture, lambda limit: encoder))
     assert [c for c in checks if not c.passed] == []
     names = {c.name for c in checks}
     assert {
@@ -133,24 +142,68 @@ def test_a_replay_confirms_everything(certificate: Certificate, picture: bytes, 
     } <= names
 
 
-def test_noise_drawn_by_the_device_generator_is_replayed_on_the_cpu(
-    encoder: UnitEncoder, picture: bytes, monkeypatch: pytest.MonkeyPatch
+def test_a_certificate_that_names_another_generator_is_refused(
+    certificate: Certificate, picture: bytes, encoder: UnitEncoder
 ) -> None:
-    monkeypatch.setattr(noise, "generator_for", lambda device: noise.DeviceNoise())
-    certificate = _certificate(encoder, picture)
-    assert certificate.noise.generator == noise.DeviceNoise().name
-    assert _failures(certificate, picture, encoder) == []
-    other = certificate.noise.model_copy(update={"generator": noise.HostNoise().name})
+    assert certificate.noise.generator == noise.PhiloxNoise.name
+    other = certificate.noise.model_copy(update={"generator": noise.NumpyNoise.name})
     assert _failures(certificate, picture, encoder, noise=other)
 
 
-def test_a_replay_gives_the_scores_of_batches_of_other_sizes(
-    certificate: Certificate, picture: bytes, encoder: UnitEncoder
-) -> None:
-    decoded = decode(picture, max_pixels=10**6)
-    again = Replay.of(encoder, decoded, encoder.adapter.canvas(decoded), certificate).certificate()
-    assert again.noise.n_certify == 100
-    assert again.score_estimate == pytest.approx(certificate.score_estimate, abs=1e-5)
+def test_a_stored_certificate_with_noise_of_numpy_is_replayed() -> None:
+    """It was made when NumPy drew the noise, with an encoder that returns its canvas."""
+
+    def units(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
+        return F.normalize(z.flatten(1), dim=1)
+
+    certificate = CertificateV1.model_validate_json((STORED / "numpy_noise.json").read_text())
+    assert certificate.noise.generator == noise.NumpyNoise.name
+    encoder = SimpleNamespace(units=units, adapter=SimpleNamespace(device=torch.device("cpu")))
+    canvas = Canvas(torch.linspace(0, 1, 48).view(3, 4, 4), 1.0)
+    image = DecodedImage(np.zeros((4, 4, 3), np.uint8), "PNG", "")
+    splits = Replay.of(cast("UnitEncoder", encoder), image, canvas, certificate).splits
+    terms = Terms(
+        sigma=certificate.noise.sigma,
+        alpha=certificate.alpha,
+        eps=(0.1,),
+        cosine_threshold=certificate.radius.cosine_threshold,
+    )
+    again = splits.statement(terms, certificate.noise.budget)
+    assert again.score_estimate == pytest.approx(certificate.score_estimate, abs=1e-6)
+    assert again.radius == pytest.approx(certificate.radius.value, abs=1e-5)
+
+
+def test_the_canvas_of_an_operators_limit_is_made_again(tmp_path: Path) -> None:
+    """The certificate names the limit; without it, a replay has another canvas."""
+    path = tmp_path / "qwen"
+    BUILDERS["qwen2_5_vl"](path)
+
+    def load_encoder(limit: int | None) -> UnitEncoder:
+        adapter = load(str(path), device="cpu", dtype=torch.float32, max_canvas_pixels=limit)
+        tokens = torch.randn(8, 9, adapter.hidden_size, generator=torch.Generator().manual_seed(0))
+        chance = {"0.05": ChanceFigures(mean=0.0, p95_limit=0.1, pairs=300)}
+        calibration = calibrate([tokens], None, adapter.digest, per_channel=True)
+        return UnitEncoder(adapter, calibration.with_smoothed({}, chance, None))
+
+    picture = _picture(tmp_path / "a.png", 1)
+    certificate = _certificate(load_encoder(4096), picture)
+    assert certificate.model.max_canvas_pixels == 4096
+    assert certificate.image.canvas_width * certificate.image.canvas_height <= 4096
+    key = SigningKey.generate()
+    jws, keys = key.sign(certificate), jwks([key])
+    assert [c for c in check(jws, None, keys, picture, load_encoder) if not c.passed] == []
+    failed = [
+        c.name for c in check(jws, None, keys, picture, lambda limit: load_encoder(None)) if not c.passed
+    ]
+    assert "image" in failed
+
+
+def test_fields_that_an_earlier_release_did_not_know_are_not_missed(certificate: Certificate) -> None:
+    key = SigningKey.generate()
+    earlier = certificate.model_dump(mode="json")
+    del earlier["model"]["max_canvas_pixels"]
+    signed = cast("Certificate", SimpleNamespace(model_dump_json=lambda: json.dumps(earlier)))
+    assert all(c.passed for c in check(key.sign(signed), earlier, jwks([key])))
 
 
 def test_another_image_is_named(certificate: Certificate, encoder: UnitEncoder, tmp_path: Path) -> None:

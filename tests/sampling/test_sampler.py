@@ -14,10 +14,11 @@ from torch.nn import functional as F  # noqa: N812
 from smoothgate.certify.statement import Target, Terms
 from smoothgate.errors import NotReady, SamplerFailed, Unacceptable
 from smoothgate.sampling.draw import Units
-from smoothgate.sampling.noise import HostNoise
+from smoothgate.sampling.noise import GENERATOR
 from smoothgate.sampling.sampler import LOST_AFTER, Sampler, Worker
 from smoothgate.sampling.ticket import SamplingTask, Ticket
-from smoothgate.vision import Layout
+from smoothgate.vision import Canvas, Layout
+from tests.waiting import wait_until
 
 CPU = torch.device("cpu")
 SHAPE = (3, 4, 4)
@@ -77,7 +78,7 @@ def _one_by_one(each: Ticket) -> tuple[Tensor, list[float]]:
 
     def unit(index: int) -> Tensor:
         z = torch.empty(1, *SHAPE)
-        HostNoise().fill(z, [(each.seed, index)])
+        GENERATOR.fill(z, [(each.seed, index)])
         sigma = torch.tensor([task.terms.sigma])
         return units(task.x + sigma * z, sigma)[0]
 
@@ -344,6 +345,31 @@ def test_a_dying_thread_fails_its_tickets_that_have_left_the_queue(
     sampler.close()
     for thread in threads:
         thread.join(10)
+
+
+def test_threads_warm_up_before_they_take_a_batch() -> None:
+    """Compiling takes a minute on a GPU: no client waits for it."""
+    going = threading.Event()
+    batches: list[int] = []
+
+    def slow_at_first(z: Tensor, sigma: Tensor, layout: Layout = ()) -> Tensor:
+        batches.append(len(z))
+        assert going.wait(30)
+        return units(z, sigma)
+
+    typical = Canvas(torch.rand(SHAPE), 1.0)
+    sampler = Sampler([Worker(slow_at_first, CPU)], 10, typical=typical)
+    assert not sampler.warm
+    sampler.start()
+    wait_until(lambda: batches, 10, lambda: batches)
+    assert not sampler.warm
+    going.set()
+    wait_until(lambda: sampler.warm, 10, lambda: batches)
+    assert batches == [10, 10]
+    each = ticket(n_select=4, budget=6)
+    sampler.submit(each)
+    assert each.result.result(10).reason == "budget"
+    sampler.close()
 
 
 def test_closing_fails_tickets_that_still_wait() -> None:

@@ -90,6 +90,9 @@ class CertifiedModel(_Part):
     """SHA-256 of the purifier and smoothness mapper; null without them."""
     dtype: str
     """Floating-point type of the encoder's arithmetic."""
+    max_canvas_pixels: Size | None = None
+    """The operator's limit on the pixels of the encoder's input: a larger image is resized as the model's own
+    processor does with smaller settings. The digest does not cover it. Null without a limit."""
     language_model_digest: Digest | None
     """SHA-256 over the files of the checkpoint that holds the language model, as the service has them; null
     where no language model was to be asked. A vLLM elsewhere is not checked against it."""

@@ -79,6 +79,8 @@ class CertifiedModel(_Part):
     """SHA-256 of the purifier and smoothness mapper; null without them."""
     dtype: str
     """Floating-point type of the encoder's arithmetic."""
+    max_canvas_pixels: Size | None = None
+    """The operator's limit on the pixels of the encoder's input; null without a limit."""
 
 
 class NoiseRecord(_Part):

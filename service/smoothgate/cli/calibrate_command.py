@@ -65,10 +65,12 @@ def calibrate(
     say_unreadable(unreadable)
     table = Table(title=f"Calibration of {model or 'the demo model'}", show_header=False)
     figures = dataclasses.asdict(result.figures)
-    scores, chance = figures.pop("scores"), figures.pop("chance")
+    scores, canary_scores = figures.pop("scores"), figures.pop("canary_scores")
+    chance = figures.pop("chance")
     for name, value in [
         *figures.items(),
         *((f"score at sigma {key}", value) for key, value in scores.items()),
+        *((f"canary's score at sigma {key}", value) for key, value in canary_scores.items()),
         *((f"chance cosine at sigma {key}, limit", value["p95_limit"]) for key, value in chance.items()),
     ]:
         table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))

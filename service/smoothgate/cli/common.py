@@ -92,8 +92,10 @@ def say_unreadable(paths: Sequence[Path]) -> None:
         errors.print(f"{len(paths)} pictures skipped", style="yellow")
 
 
-def load_adapter(model: str | None, device: str = "cpu", dtype: str = "float32") -> VisionAdapter:
-    """The vision part of a checkpoint, or of the bundled demo model.
+def load_adapter(
+    model: str | None, device: str = "cpu", max_canvas_pixels: int | None = None, dtype: str = "float32"
+) -> VisionAdapter:
+    """The vision part of a checkpoint, or of the bundled demo model, with or without a limit on its canvases.
 
     Raises:
         MissingExtra: the extra `serve` is not installed.
@@ -104,16 +106,25 @@ def load_adapter(model: str | None, device: str = "cpu", dtype: str = "float32")
     from smoothgate.demo import bundled
     from smoothgate.vision import load
 
-    return load(model or str(bundled("model")), device=device, dtype=getattr(torch, dtype))
+    return load(
+        model or str(bundled("model")),
+        device=device,
+        dtype=getattr(torch, dtype),
+        max_canvas_pixels=max_canvas_pixels,
+    )
 
 
 def load_encoder(
-    model: str | None, psm: Path | None, device: str = "cpu", dtype: str = "float32"
+    model: str | None,
+    psm: Path | None,
+    device: str = "cpu",
+    max_canvas_pixels: int | None = None,
+    dtype: str = "float32",
 ) -> UnitEncoder:
     """A model with its calibration and PSM, or the bundled ones; raises as `load_adapter`."""
     if model is not None and psm is None:
         raise MalformedRequest("--model needs --psm, the folder of its calibration.")
-    adapter = load_adapter(model, device, dtype)
+    adapter = load_adapter(model, device, max_canvas_pixels, dtype)
     from smoothgate.demo import bundled
     from smoothgate.psm.unit_encoder import UnitEncoder
 
@@ -128,7 +139,7 @@ def measure_smoothed(
     sigmas: list[float],
     seed: int,
 ) -> Calibration:
-    """Measure robustness scores and chance cosines of the PSM in a folder, and save the calibration.
+    """Measure robustness scores, the canary's too, and chance cosines of a PSM, and save the calibration.
 
     Args:
         adapter: h.
@@ -138,15 +149,21 @@ def measure_smoothed(
         sigmas: noise levels.
         seed: of the noise.
     """
+    from smoothgate.demo import CANARY, bundled
     from smoothgate.psm.checkpoint import PSM
+    from smoothgate.psm.picture_files import read_picture
     from smoothgate.psm.unit_encoder import UnitEncoder
     from smoothgate.sampling.chance import chance_figures
     from smoothgate.sampling.splits import robustness_scores
 
     encoder = UnitEncoder(adapter, calibration, PSM.load(folder))
+    canary = adapter.canvas(read_picture(bundled("samples") / CANARY))
     x = x.to(adapter.device)
     scores = robustness_scores(encoder.units, x[:_SCORED], sigmas, seed)
+    canary_scores = robustness_scores(
+        encoder.units, canary.x[None].to(adapter.device), sigmas, seed, layout=canary.layout
+    )
     chance = chance_figures(encoder.units, x, sigmas, seed + 1)
-    measured = calibration.with_smoothed(scores, chance, encoder.psm_digest)
+    measured = calibration.with_smoothed(scores, chance, encoder.psm_digest, canary_scores)
     measured.save(folder)
     return measured

@@ -14,6 +14,9 @@ QUESTIONS = (
     "Describe the image.",
 )
 
+#: The picture among the samples that canaries send, and that calibration scores for them.
+CANARY = "seven.png"
+
 
 def bundled(name: str) -> Path:
     """A folder that ships with the demo: `model`, `psm` or `samples`."""

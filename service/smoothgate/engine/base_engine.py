@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -26,6 +27,7 @@ class Engine(ABC):
     Attributes:
         client: sends requests to it. It refuses them while the engine is not ready.
         shared: whether other gates have the same vLLM.
+        on_this_machine: whether vLLM uses the cores and devices that the gate uses.
 
     Args:
         check: what vLLM must pass before it gets a request, and whenever `check` is called; None: nothing.
@@ -34,10 +36,12 @@ class Engine(ABC):
 
     client: EngineClient
     shared: ClassVar[bool] = False
+    on_this_machine: ClassVar[bool] = False
 
     def __init__(self, on_change: OnChange, check: MediaCheck | None = None) -> None:
         self._status = EngineStatus(EngineState.STOPPED, time.monotonic())
         self._accepts_requests = False
+        self._first_start_over = asyncio.Event()
         self._on_change = on_change
         self._check = check
 
@@ -53,6 +57,10 @@ class Engine(ABC):
     @abstractmethod
     async def start(self) -> None:
         """Begin to run or to watch vLLM. Returns at once; `status` tells when vLLM is ready."""
+
+    async def settled(self) -> None:
+        """Wait until vLLM was ready for the first time, or its first start failed."""
+        await self._first_start_over.wait()
 
     @abstractmethod
     async def stop(self) -> None:
@@ -102,4 +110,6 @@ class Engine(ABC):
         """Enter a state, with these changes to other fields of the status."""
         self._status = replace(self._status, state=state, since=time.monotonic(), **changes)
         self._accepts_requests = state is EngineState.READY
+        if state is not EngineState.STARTING:
+            self._first_start_over.set()
         self._on_change(self._status)

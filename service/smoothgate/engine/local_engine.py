@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import structlog
 import torch
@@ -68,6 +69,8 @@ class LocalEngine(Engine):
         ValueError: `options.extra_args` holds an argument that the service sets itself, or the path of the
             temporary folder is too long.
     """
+
+    on_this_machine: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -38,7 +38,7 @@ from smoothgate.gate.policy import OperatorPolicy
 from smoothgate.gate.readiness import Readiness
 from smoothgate.gate.served_model import ServedModel, checkpoint_digest
 from smoothgate.gate.service import Service
-from smoothgate.gate.smoother_loading import load_encoders, make_smoother
+from smoothgate.gate.smoother_loading import SmootherLoading
 from smoothgate.gate.supervised_smoother import SupervisedSmoother
 from smoothgate.gate.visual_chat import VisualQuestions
 from smoothgate.sampling.smoother import Smoother
@@ -81,7 +81,9 @@ def build(
     in_flight = InFlight(settings.max_requests)
     issuer = Issuer(settings.signing_key_file, settings.retired_keys, _store(settings))
     engine = engine or _engine(settings, model)
-    smoother = SupervisedSmoother(load_smoother or (lambda: _smoother(settings, model)))
+    smoother = (
+        _smoother(settings, model, engine) if load_smoother is None else SupervisedSmoother(load_smoother)
+    )
     readiness = Readiness(engine, smoother)
     questions = VisualQuestions(engine.client, model.name)
     canary = _canary(settings, readiness, engine, questions) if settings.canary_seconds else None
@@ -216,17 +218,23 @@ class _EngineMetrics:
         self._restarts = status.restarts
 
 
-def _smoother(s: Settings, model: ServedModel) -> Smoother:
-    if s.engine != "none":
-        checkpoint_digest(model.checkpoint)  # reads all weights once, before the first request
-    return make_smoother(
-        load_encoders(model),
-        model.name,
+def _smoother(s: Settings, model: ServedModel, engine: Engine) -> SupervisedSmoother:
+    loading = SmootherLoading(
+        model,
         sigma=s.sigma,
         threads=s.threads,
         batch_size=s.batch_size,
         cache_bytes=s.cache_mib * 2**20,
+        max_canvas_pixels=s.max_canvas_pixels,
     )
+
+    def load() -> Smoother:
+        if s.engine != "none":
+            checkpoint_digest(model.checkpoint)  # reads all weights once, before the first request
+        return loading.load()
+
+    quiet = engine.settled if engine.on_this_machine else None
+    return SupervisedSmoother(load, loading.make_sampler, quiet)
 
 
 def _canary(s: Settings, readiness: Readiness, engine: Engine, questions: VisualQuestions) -> Canary:

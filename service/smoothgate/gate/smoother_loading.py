@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -25,63 +23,99 @@ _BARE_SIGMA = 0.1
 log = structlog.get_logger("smoother")
 
 
-def load_encoders(model: ServedModel) -> list[UnitEncoder]:
-    """The encoder, once per device.
-
-    Raises:
-        SmoothgateError: model, PSM and calibration are missing or do not fit together.
-    """
-    disable_progress_bar()
-    return [
-        UnitEncoder.load(load(model.checkpoint, device=device, dtype=model.dtype), model.psm)
-        for device in model.devices
-    ]
-
-
-def make_smoother(
-    encoders: Sequence[UnitEncoder],
-    name: str,
-    *,
-    sigma: float,
-    threads: int,
-    batch_size: int,
-    cache_bytes: int,
-) -> Smoother:
-    """A smoother over encoders of one model; its sampler is not started yet.
+class SmootherLoading:
+    """Loads the encoder, and later measures its devices: beside a vLLM that starts, they would look slow.
 
     Args:
-        encoders: one per device.
-        name: of the model, for certificates.
+        model: what is served.
         sigma: usual noise, for a warning where the encoder may not stand it.
         threads: CPU threads of the sampler in all; 0: one per core.
         batch_size: noisy forwards per batch; 0: measured.
         cache_bytes: of results kept; 0: none.
+        max_canvas_pixels: the most pixels of a canvas; None: as many as the model makes.
     """
-    encoder = encoders[0]
-    adapter = encoder.adapter
-    if encoder.psm.is_identity and sigma > _BARE_SIGMA:
-        log.warning(
-            "no PSM: few encoders stand this much noise without one; see `smoothgate psm train`", sigma=sigma
+
+    def __init__(
+        self,
+        model: ServedModel,
+        *,
+        sigma: float,
+        threads: int,
+        batch_size: int,
+        cache_bytes: int,
+        max_canvas_pixels: int | None,
+    ) -> None:
+        self._model = model
+        self._sigma = sigma
+        self._threads = threads
+        self._batch_size = batch_size
+        self._cache_bytes = cache_bytes
+        self._max_canvas_pixels = max_canvas_pixels
+        self._encoders: list[UnitEncoder] = []
+
+    def load(self) -> Smoother:
+        """A smoother that has no sampler yet, over the encoder, which is loaded once per device.
+
+        Raises:
+            SmoothgateError: model, PSM and calibration are missing or do not fit together, or every canvas of
+                the model exceeds the limit.
+        """
+        disable_progress_bar()
+        model = self._model
+        self._encoders = [
+            UnitEncoder.load(
+                load(
+                    model.checkpoint,
+                    device=device,
+                    dtype=model.dtype,
+                    max_canvas_pixels=self._max_canvas_pixels,
+                ),
+                model.psm,
+            )
+            for device in model.devices
+        ]
+        encoder = self._encoders[0]
+        if encoder.psm.is_identity and self._sigma > _BARE_SIGMA:
+            log.warning(
+                "no PSM: few encoders stand this much noise without one; see `smoothgate psm train`",
+                sigma=self._sigma,
+            )
+        return Smoother(encoder, None, model.name, cache_bytes=self._cache_bytes)
+
+    def make_sampler(self) -> Sampler:
+        """A sampler, not started, that uses the devices as it was measured to be fastest. After `load`.
+
+        Raises:
+            SmoothgateError: code `no_memory`: there is no room for the smallest batch.
+        """
+        encoder = self._encoders[0]
+        adapter = encoder.adapter
+        typical = adapter.canvas(_TYPICAL)
+        one_shape = adapter.canvas_shape is not None
+        tuning = autotune(
+            encoder.units,
+            typical,
+            adapter.device,
+            one_shape=one_shape,
+            threads=self._threads,
+            batch_size=self._batch_size,
         )
-    shape = adapter.canvas_shape or adapter.canvas(_TYPICAL).x.shape
-    tuning = autotune(encoder.units, shape, adapter.device, threads=threads, batch_size=batch_size)
-    workers = [
-        Worker(each.units, each.adapter.device, tuning.threads)
-        for each in encoders
-        for _ in range(tuning.workers)
-    ]
-    log.info(
-        "encoder ready",
-        model=name,
-        devices=[str(each.adapter.device) for each in encoders],
-        dtype=str(adapter.dtype),
-        **asdict(tuning),
-    )
-    sampler = Sampler(
-        workers,
-        tuning.batch_size,
-        rate=len(encoders) * tuning.samples_per_second,
-        one_shape=adapter.canvas_shape is not None,
-        typical_values=None if adapter.canvas_shape else math.prod(shape),
-    )
-    return Smoother(encoder, sampler, name, cache_bytes=cache_bytes)
+        workers = [
+            Worker(each.units, each.adapter.device, tuning.threads)
+            for each in self._encoders
+            for _ in range(tuning.workers)
+        ]
+        log.info(
+            "encoder ready",
+            model=self._model.name,
+            devices=[str(each.adapter.device) for each in self._encoders],
+            dtype=str(adapter.dtype),
+            **asdict(tuning),
+        )
+        return Sampler(
+            workers,
+            tuning.batch_size,
+            rate=len(self._encoders) * tuning.samples_per_second,
+            one_shape=one_shape,
+            typical=typical,
+        )

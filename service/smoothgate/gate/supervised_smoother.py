@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 
 from smoothgate import metrics
+from smoothgate.errors import SmoothgateError
 from smoothgate.sampling.sampler import Sampler
 from smoothgate.sampling.smoother import Smoother
 
@@ -25,12 +26,24 @@ class SupervisedSmoother:
 
     Args:
         load: makes it; takes seconds to minutes, so it runs in a thread.
+        make_sampler: measures the devices and makes the sampler, in a thread too; None: `load` has made it.
+        quiet: waits until nothing else starts on the devices. The sampler is then made in the background, so
+            that the start does not wait; None: it is made at once.
     """
 
-    def __init__(self, load: Callable[[], Smoother]) -> None:
+    def __init__(
+        self,
+        load: Callable[[], Smoother],
+        make_sampler: Callable[[], Sampler] | None = None,
+        quiet: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._load = load
+        self._make_sampler = make_sampler
+        self._quiet = quiet
         self._smoother: Smoother | None = None
-        self._watching: asyncio.Task[None] | None = None
+        self._sampler: Sampler | None = None
+        self._failure: str | None = None
+        self._running: asyncio.Task[None] | None = None
 
     @property
     def loaded(self) -> Smoother:
@@ -42,48 +55,75 @@ class SupervisedSmoother:
         """The state of each part that is not up: `encoder`, `sampler`."""
         if self._smoother is None:
             return {"encoder": "loading"}
-        sampler = self._smoother.sampler
-        if sampler.device_lost:
+        if self._failure is not None:
+            return {"sampler": self._failure}
+        if self._sampler is None:
+            return {"sampler": "not measured yet"}
+        if self._sampler.device_lost:
             return {"sampler": "device lost"}
-        if not sampler.alive:
+        if not self._sampler.alive:
             return {"sampler": "down"}
-        return {"sampler": "stalled"} if sampler.stalled_seconds > _STALL_SECONDS else {}
+        if not self._sampler.warm:
+            return {"sampler": "warming up"}
+        return {"sampler": "stalled"} if self._sampler.stalled_seconds > _STALL_SECONDS else {}
 
     def beyond_repair(self) -> dict[str, str]:
-        """The state of the sampler where only a new process can help: its device is lost, or it hangs."""
-        if self._smoother is None:
+        """The state of the sampler where only a new process can help: it cannot be set up, it hangs, or its
+        device is lost.
+        """
+        if self._failure is not None:
+            return {"sampler": self._failure}
+        if self._sampler is None:
             return {}
-        if self._smoother.sampler.device_lost:
+        if self._sampler.device_lost:
             return {"sampler": "device lost"}
-        return {"sampler": "hangs"} if self._smoother.sampler.stalled_seconds > _HUNG_SECONDS else {}
+        return {"sampler": "hangs"} if self._sampler.stalled_seconds > _HUNG_SECONDS else {}
 
     async def start(self) -> None:
-        """Load the encoder and start the sampler.
+        """Load the encoder and start the sampler, or have it started once the devices are quiet.
 
         Raises:
             SmoothgateError: the model and its calibration cannot be used.
         """
         self._smoother = await asyncio.to_thread(self._load)
-        sampler = self._smoother.sampler
+        if self._quiet is None:
+            await self._set_up(self._smoother)
+            self._running = asyncio.create_task(self._keep_alive())
+        else:
+            self._running = asyncio.create_task(self._set_up_later(self._smoother, self._quiet))
+
+    async def stop(self) -> None:
+        """End the sampler; requests that still wait for it fail with NotReady."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
+        if self._sampler is not None:
+            await asyncio.to_thread(self._sampler.close)
+
+    async def _set_up(self, smoother: Smoother) -> None:
+        if self._make_sampler is not None:
+            smoother.use(await asyncio.to_thread(self._make_sampler))
+        self._sampler = sampler = smoother.sampler
         sampler.start()
         metrics.SAMPLER_UP.set_function(lambda: float(sampler.alive))
         metrics.QUEUED_SAMPLES.set_function(lambda: float(sampler.queued_samples))
         metrics.QUEUED_WORK.set_function(lambda: sampler.queued_work)
         metrics.QUEUED_SECONDS.set_function(lambda: sampler.queued_seconds)
-        self._watching = asyncio.create_task(_keep_alive(sampler))
 
-    async def stop(self) -> None:
-        """End the sampler; requests that still wait for it fail with NotReady."""
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.wait([self._watching])
-        if self._smoother is not None:
-            await asyncio.to_thread(self._smoother.sampler.close)
+    async def _set_up_later(self, smoother: Smoother, quiet: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await quiet()
+            await self._set_up(smoother)
+        except Exception as error:
+            log.exception("the sampler could not be set up")
+            self._failure = error.message if isinstance(error, SmoothgateError) else "could not be set up"
+            return
+        await self._keep_alive()
 
-
-async def _keep_alive(sampler: Sampler) -> None:
-    while True:
-        await asyncio.sleep(_WATCH_SECONDS)
-        if not sampler.alive:
-            log.error("starting the sampler again")
-            sampler.start()
+    async def _keep_alive(self) -> None:
+        assert self._sampler is not None  # noqa: S101
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            if not self._sampler.alive:
+                log.error("starting the sampler again")
+                self._sampler.start()

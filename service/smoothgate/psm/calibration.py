@@ -63,6 +63,8 @@ class Figures:
         scores: Gaussian robustness score s by sigma (written as `f"{sigma:g}"`), mean over pictures.
         psm_digest: of the PSM that scores and chance were measured with, or None without one.
         chance: cosines of unrelated images after smoothing, by sigma. Other sigmas are not calibrated.
+        canary_scores: the score s of the canary's picture alone, by sigma as in `scores`. Empty if it was not
+            measured.
     """
 
     rho: float
@@ -74,11 +76,15 @@ class Figures:
     scores: dict[str, float] = field(default_factory=dict)
     psm_digest: str | None = None
     chance: dict[str, ChanceFigures] = field(default_factory=dict)
+    canary_scores: dict[str, float] = field(default_factory=dict)
 
     @property
     def recorded(self) -> dict[str, Any]:
-        """The figures as the digest covers them. Without chance by sigma these are those of version 2."""
+        """The figures as the digest covers them: without the canary's, on which no certificate rests. Without
+        chance by sigma they are those of version 2.
+        """
         facts = asdict(self)
+        del facts["canary_scores"]
         if not self.chance:
             del facts["chance"]
             facts["flip_point"] = self.flip_point
@@ -105,7 +111,7 @@ class Calibration:
 
     @property
     def digest(self) -> str:
-        """sha256 over centre and figures."""
+        """sha256 over centre and figures, without the canary's."""
         facts = json.dumps(self.figures.recorded, sort_keys=True).encode()
         return hashlib.sha256(facts + self.mu.contiguous().numpy().tobytes()).hexdigest()
 
@@ -118,10 +124,20 @@ class Calibration:
         return next((found for name, found in self.figures.chance.items() if float(name) == sigma), None)
 
     def with_smoothed(
-        self, scores: dict[str, float], chance: dict[str, ChanceFigures], psm_digest: str | None
+        self,
+        scores: dict[str, float],
+        chance: dict[str, ChanceFigures],
+        psm_digest: str | None,
+        canary_scores: dict[str, float] | None = None,
     ) -> Calibration:
-        """The same calibration with other figures of what is smoothed through a PSM."""
-        figures = replace(self.figures, scores=scores, chance=chance, psm_digest=psm_digest)
+        """The same calibration with other figures after smoothing. None: the canary's were not measured."""
+        figures = replace(
+            self.figures,
+            scores=scores,
+            chance=chance,
+            psm_digest=psm_digest,
+            canary_scores=canary_scores or {},
+        )
         return Calibration(self.mu, figures)
 
     def save(self, folder: Path) -> None:

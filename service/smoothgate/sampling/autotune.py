@@ -6,15 +6,16 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 
 import structlog
 import torch
-from torch import Tensor
 
 from smoothgate.errors import SmoothgateError
-from smoothgate.sampling.device import Device, seconds_between, wait_for
+from smoothgate.sampling.device import Device
 from smoothgate.sampling.draw import Units
+from smoothgate.sampling.forward import Forward
+from smoothgate.sampling.rehearsal import rehearse
+from smoothgate.vision import Canvas
 
 log = structlog.get_logger("sampler")
 
@@ -50,18 +51,22 @@ def cores() -> int:
 
 def autotune(
     units: Units,
-    shape: Sequence[int],
+    canvas: Canvas,
     device: torch.device,
     *,
+    one_shape: bool = True,
     threads: int = 0,
     batch_size: int = 0,
 ) -> Tuning:
     """Measure throughput, and choose the smallest batch whose throughput is near the best.
 
+    What is measured is what is served: noise, the compiled forward where there is one, and the scores.
+
     Args:
         units: the encoder.
-        shape: (3, H, W) of a canvas.
+        canvas: of typical size.
         device: where the encoder is.
+        one_shape: whether all canvases have one shape.
         threads: total number of CPU threads; 0: one per core.
         batch_size: the only size to measure; 0: several.
 
@@ -74,7 +79,7 @@ def autotune(
     measured = [
         Tuning(workers, threads_each, size, speed)
         for workers, threads_each in divisions
-        for size, speed in _measure(units, shape, device, workers, threads_each, sizes)
+        for size, speed in _measure(units, canvas, device, one_shape, workers, threads_each, sizes)
     ]
     if not measured:
         raise SmoothgateError(
@@ -93,37 +98,36 @@ def smallest_near_best(measured: Sequence[Tuning]) -> Tuning:
 
 
 def _measure(
-    units: Units, shape: Sequence[int], device: torch.device, workers: int, threads: int, sizes: Sequence[int]
+    units: Units,
+    canvas: Canvas,
+    place: torch.device,
+    one_shape: bool,
+    workers: int,
+    threads: int,
+    sizes: Sequence[int],
 ) -> Iterator[tuple[int, float]]:
     """(batch size, samples per second of all workers) while the workers run at the same time.
 
     Ends with the first size that memory has no room for.
     """
+
+    def work(size: int) -> float | None:
+        """Seconds in a thread of its own; None where memory has no room for such a batch."""
+        device = Device(place, threads)
+        device.enter()
+        forward = Forward(units, device, size, one_shape=one_shape)
+        seconds = rehearse(forward, canvas, size, _REPEATS)
+        return None if forward.halved else seconds
+
     for size in sizes:
         try:
-            z = torch.rand((size, *shape), device=device)
-            sigma = torch.full((size,), 0.1, device=device)
-            work = partial(_seconds, units, z, sigma, device, threads)
             with ThreadPoolExecutor(workers) as pool:
-                seconds = [each.result() for each in [pool.submit(work) for _ in range(workers)]]
+                seconds = [each.result() for each in [pool.submit(work, size) for _ in range(workers)]]
         except torch.OutOfMemoryError:
-            log.warning("a batch does not fit into the memory of the device", samples=size)
             return
         finally:
-            if device.type == "cuda":
+            if place.type == "cuda":
                 torch.cuda.empty_cache()
-        yield size, sum(_REPEATS * size / each for each in seconds)
-
-
-@torch.inference_mode()
-def _seconds(units: Units, z: Tensor, sigma: Tensor, place: torch.device, threads: int) -> float:
-    """Time of some batches in a thread of their own."""
-    device = Device(place, threads)
-    device.enter()
-    units(z, sigma)
-    began = device.mark()
-    for _ in range(_REPEATS):
-        units(z, sigma)
-    ended = device.mark()
-    wait_for(ended)
-    return seconds_between(began, ended)
+        if None in seconds:
+            return
+        yield size, sum(_REPEATS * size / each for each in seconds if each is not None)

@@ -39,6 +39,7 @@ def certified_model(encoder: UnitEncoder, name: str) -> CertifiedModel:
         digest=encoder.digest,
         psm_digest=encoder.psm_digest,
         dtype=str(encoder.adapter.dtype).removeprefix("torch."),
+        max_canvas_pixels=encoder.adapter.max_canvas_pixels,
         language_model_digest=None,
     )
 

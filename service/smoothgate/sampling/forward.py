@@ -75,24 +75,28 @@ class Forward:
         one_shape: whether all canvases have one shape. If not, nothing is compiled.
 
     Attributes:
-        noise: what it draws from.
+        units: the encoder, compiled where it is.
         depth: batches that may be under way at a time.
     """
 
     def __init__(self, units: Units, device: Device, batch_size: int, *, one_shape: bool = True) -> None:
         self._owner = device
         self.device = device.place
-        self.noise = noise.generator_for(device.place)
         self._on_cuda = device.runs_ahead
         self.depth = 2 if self._on_cuda else 1
         self._most_values: int | None = None  # canvas values that memory has room for at a time, where known
         self._rows = batch_size if self._on_cuda and one_shape else None
-        self._units = units
+        self.units = units
         if self._on_cuda and one_shape:
-            self._units = torch.compile(units, mode="reduce-overhead", dynamic=False)
+            self.units = torch.compile(units, mode="reduce-overhead", dynamic=False)
         # Copied to the device once per ticket.
         self._canvases: WeakKeyDictionary[Ticket, Tensor] = WeakKeyDictionary()
         self._directions: WeakKeyDictionary[Ticket, Tensor] = WeakKeyDictionary()
+
+    @property
+    def halved(self) -> bool:
+        """Whether a batch was computed in halves because memory ran out."""
+        return self._most_values is not None
 
     @torch.inference_mode()
     def launch(self, batch: Sequence[SampleRange]) -> ScoredBatch:
@@ -159,7 +163,7 @@ class Forward:
             fixed = max(count, min(fixed, self._most_values // task.x.numel()))
         padding = fixed - count
         z = torch.empty((count + padding, *task.x.shape), device=self.device)
-        self.noise.fill(z[:count], samples)
+        noise.GENERATOR.fill(z[:count], samples)
         z[count:] = 0
         levels = torch.tensor(
             [each.ticket.task.terms.sigma for each in batch for _ in range(each.count)] + [1.0] * padding,
@@ -167,7 +171,7 @@ class Forward:
         ).to(self.device, non_blocking=True)
         for each, rows in _rows_of(batch):
             noisy(self._canvas(each.ticket), levels[rows], z[rows])
-        return self._units(z, levels, task.layout)[:count].float()
+        return self.units(z, levels, task.layout)[:count].float()
 
     def _canvas(self, ticket: Ticket) -> Tensor:
         if ticket not in self._canvases:

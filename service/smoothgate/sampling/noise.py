@@ -1,10 +1,9 @@
 """Gaussian noise that can be replayed sample by sample.
 
-Sample i of a seed is a function of (seed, i) alone, by counter-based generators (Salmon et al. 2011,
+Sample i of a seed is a function of (seed, i) alone, by a counter-based generator (Salmon et al. 2011,
 "Parallel random numbers: as easy as 1, 2, 3"). It does not depend on its batch or on the samples drawn before
-it. There are two generators, because neither is fast on every device. Both give the same noise on every
-device (the second one up to the rounding of its logarithms), so that any certificate can be replayed on a
-CPU.
+it. All new noise comes from `GENERATOR`, which gives the same noise on every device and with every version of
+PyTorch, up to the rounding of logarithms and cosines. So any certificate can be replayed on a CPU.
 """
 
 from __future__ import annotations
@@ -44,8 +43,11 @@ class NoiseGenerator(Protocol):
         ...
 
 
-class HostNoise:
-    """Philox4x64 and the ziggurat of NumPy: fast on a CPU only."""
+class NumpyNoise:
+    """Philox4x64 and the ziggurat of NumPy, for certificates of earlier releases.
+
+    Nothing new is drawn with it: NumPy does not promise that its next version draws the same normal numbers.
+    """
 
     name = "numpy.random.Philox(key=seed, counter=[0, 0, index, 0]).standard_normal(float32)"
 
@@ -59,7 +61,7 @@ class HostNoise:
             out.copy_(torch.from_numpy(rows))
 
 
-class DeviceNoise:
+class PhiloxNoise:
     """Philox4x32 with ten rounds, then Box-Muller, in tensor operations that run on every device of PyTorch.
 
     Block b of a sample is Philox with the lower 64 bits of the seed as its key and the counter (b, index
@@ -120,12 +122,9 @@ def _box_muller(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     return length * angle.cos(), length * angle.sin()
 
 
-_GENERATORS: tuple[NoiseGenerator, ...] = (HostNoise(), DeviceNoise())
-
-
-def generator_for(device: torch.device) -> NoiseGenerator:
-    """The generator for new noise on a device."""
-    return _GENERATORS[0] if device.type == "cpu" else _GENERATORS[1]
+#: The generator of all new noise.
+GENERATOR: NoiseGenerator = PhiloxNoise()
+_GENERATORS = (GENERATOR, NumpyNoise())
 
 
 def generator_named(name: str) -> NoiseGenerator:

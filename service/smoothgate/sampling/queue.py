@@ -94,7 +94,7 @@ class Queue:
         typical_values: values (3 * H * W) of a canvas of typical size. A batch holds `batch_size` samples of
             them, fewer of larger ones, and at least one. None: all canvases have one size.
         begun: called with the seconds that a ticket has waited for its first sample.
-        departed: called with the samples that were not drawn, of a ticket whose client has left.
+        departed: called with the work that was not done, of a ticket whose client has left.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Queue:
         *,
         typical_values: int | None = None,
         begun: Callable[[float], None],
-        departed: Callable[[int], None],
+        departed: Callable[[float], None],
     ) -> None:
         self.batch_size = batch_size
         self._typical_values = typical_values
@@ -179,7 +179,7 @@ class Queue:
         for entry in self._entries:
             entry.ticket.expire()
             if entry.ticket.result.cancelled():
-                self._departed(entry.ticket.task.samples - entry.scheduled)
+                self._departed((entry.ticket.task.samples - entry.scheduled) * entry.size)
         self._entries = [entry for entry in self._entries if entry.remaining]
         waiting = {entry.ticket.request for entry in self._entries}
         self._clocks = {request: clock for request, clock in self._clocks.items() if request in waiting}

@@ -23,9 +23,10 @@ from smoothgate.errors import NotReady, SamplerFailed
 from smoothgate.sampling.device import Device
 from smoothgate.sampling.draw import Units
 from smoothgate.sampling.forward import Forward, ScoredBatch
-from smoothgate.sampling.noise import NoiseGenerator
 from smoothgate.sampling.queue import Queue, SampleRange
+from smoothgate.sampling.rehearsal import rehearse
 from smoothgate.sampling.ticket import Ticket
+from smoothgate.vision import Canvas
 
 log = structlog.get_logger("sampler")
 
@@ -65,7 +66,8 @@ class Sampler:
         rate: work per second to expect before any was done. Work is counted in noisy forwards of a canvas of
             typical size.
         one_shape: whether all canvases have one shape.
-        typical_values: values (3 * H * W) of a canvas of typical size; None: all canvases have one size.
+        typical: a canvas of typical size, whose samples are the unit of work. Each thread warms up with it
+            before it takes a batch. None: all canvases have one size, and nothing is warmed up.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class Sampler:
         *,
         rate: float = 100.0,
         one_shape: bool = True,
-        typical_values: int | None = None,
+        typical: Canvas | None = None,
     ) -> None:
         self.batch_size = batch_size
         self.work_per_second = rate
@@ -90,11 +92,13 @@ class Sampler:
             batch_size,
             len(workers),
             batch_size if costs_the_same else _SMALLEST_SHARE,
-            typical_values=typical_values,
+            typical_values=None if typical is None else typical.x.numel(),
             begun=metrics.STAGE_SECONDS.labels("queue").observe,
-            departed=metrics.SAMPLES_DROPPED.inc,
+            departed=metrics.WORK_DROPPED.inc,
         )
         self._threads: list[threading.Thread | None] = [None] * len(workers)
+        self._typical = typical
+        self._warm = [typical is None] * len(workers)
         self._closing = False
         self._last_progress = time.monotonic()
         # What each thread has taken and not answered yet.
@@ -102,14 +106,14 @@ class Sampler:
         self._failed_in_a_row = 0
 
     @property
-    def noise(self) -> NoiseGenerator:
-        """The generator of all noise."""
-        return self._forwards[0].noise
-
-    @property
     def alive(self) -> bool:
         """Whether all threads run."""
         return all(thread is not None and thread.is_alive() for thread in self._threads)
+
+    @property
+    def warm(self) -> bool:
+        """Whether all threads have warmed up."""
+        return all(self._warm)
 
     @property
     def device_lost(self) -> bool:
@@ -189,6 +193,10 @@ class Sampler:
         in_progress: deque[ScoredBatch] = deque()
         try:
             self._devices[number].enter()
+            if self._typical is not None:
+                self._warm[number] = False
+                rehearse(forward, self._typical, self.batch_size, 1)
+                self._warm[number] = True
             while (batch := self._queue.take(worker.device, wait=not in_progress)) is not None:
                 if batch:
                     held.append(batch)

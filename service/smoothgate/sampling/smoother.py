@@ -16,6 +16,7 @@ from torch import Tensor
 from smoothgate import metrics
 from smoothgate.certify.certificate import Certificate, NoiseRecord
 from smoothgate.certify.statement import Terms
+from smoothgate.errors import NotReady
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling import noise
 from smoothgate.sampling.certificate_parts import certified_image, certified_model, chance_at
@@ -33,18 +34,33 @@ class Smoother:
 
     Args:
         encoder: the encoder of the model that is served.
-        sampler: draws the samples.
+        sampler: draws the samples; None: `use` names it later.
         model_name: name of the model in certificates.
         cache_bytes: size of the results that are kept for later requests about the same image; 0: none.
     """
 
     def __init__(
-        self, encoder: UnitEncoder, sampler: Sampler, model_name: str, *, cache_bytes: int = 0
+        self, encoder: UnitEncoder, sampler: Sampler | None, model_name: str, *, cache_bytes: int = 0
     ) -> None:
         self.encoder = encoder
-        self.sampler = sampler
+        self._sampler = sampler
         self._cache = ResultCache(cache_bytes)
         self._model = certified_model(encoder, model_name)
+
+    @property
+    def sampler(self) -> Sampler:
+        """What draws the samples.
+
+        Raises:
+            NotReady: it is not known yet.
+        """
+        if self._sampler is None:
+            raise NotReady("The sampler is being set up.", code="sampler_down", retry_after=1)
+        return self._sampler
+
+    def use(self, sampler: Sampler) -> None:
+        """Name what draws the samples."""
+        self._sampler = sampler
 
     def chance_cosine(self, sigma: float) -> float | None:
         """95th percentile of the cosine of unrelated images at a sigma, or None where it is not calibrated.
@@ -135,7 +151,7 @@ class Smoother:
             model=self._model,
             noise=NoiseRecord(
                 sigma=task.terms.sigma,
-                generator=self.sampler.noise.name,
+                generator=noise.GENERATOR.name,
                 seed=f"{ticket.seed:032x}",
                 n_select=task.n_select,
                 n_certify=result.rule.n,
@@ -227,9 +243,9 @@ class Smoothed:
 
     def copy(self, number: int) -> Tensor:
         """The canvas with the noise of sample `number`: (3, H, W) float32 on the CPU, not clipped."""
-        noise = numbered_noise(self._smoother.sampler.noise, self.seed, number)
+        source = numbered_noise(noise.GENERATOR, self.seed, number)
         sigma = torch.tensor([self._ticket.task.terms.sigma])
-        return noisy(self.canvas, sigma, noise((1, *self.canvas.shape)))[0]
+        return noisy(self.canvas, sigma, source((1, *self.canvas.shape)))[0]
 
     def cancel(self) -> None:
         """The client has left: draw nothing more."""

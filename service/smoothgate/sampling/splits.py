@@ -67,7 +67,7 @@ def draw_splits(
 
 
 def robustness_scores(
-    units: Units, pictures: Tensor, sigmas: Sequence[float], seed: int, n: int = 64
+    units: Units, pictures: Tensor, sigmas: Sequence[float], seed: int, n: int = 64, layout: Layout = ()
 ) -> dict[str, float]:
     """Gaussian robustness score by sigma: mean of s = E[(1 + <u(x + d), t>) / 2] over pictures, a point
     estimate.
@@ -78,13 +78,14 @@ def robustness_scores(
         sigmas: noise levels.
         seed: of the noise.
         n: noise samples that choose t, and as many fresh ones that are scored.
+        layout: of the canvases.
     """
     noise = generator_noise(torch.Generator().manual_seed(seed))
     scores = {}
     for sigma in sigmas:
         total = 0.0
         for x in pictures:
-            splits = draw_splits(units, x, sigma, noise, n, n, batch=n)
+            splits = draw_splits(units, x, sigma, noise, n, n, batch=n, layout=layout)
             total += sum(splits.certification_scores) / n
         scores[f"{sigma:g}"] = total / len(pictures)
     return scores

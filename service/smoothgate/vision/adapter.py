@@ -66,6 +66,8 @@ class VisionAdapter(Protocol):
         engine_limits: vLLM's limits on media per prompt. They apply to pixels; embeddings pass a limit of 0.
         placeholders: texts that the model's tokenizer reads as part of an image.
         canvas_shape: (3, H, W) of every canvas, or None if it depends on the image.
+        max_canvas_pixels: the operator's limit on the pixels of a canvas, or None. The canvas of a larger
+            image is the one that the checkpoint's processor makes with smaller settings.
         tile_height: rows of one tile of a canvas, or None if canvases have no tiles.
         token_grid: (rows, columns) of the patches, or None if they depend on the image.
         tokens_per_image: T, or None if it depends on the image. It differs from the number of patches in the
@@ -73,7 +75,7 @@ class VisionAdapter(Protocol):
         hidden_size: D, the width of the visual tokens.
         dtype, device: the arithmetic and the device of h.
         digest: sha256 hex over the weights, configuration and preprocessing that determine h. It does not
-            depend on `dtype`.
+            depend on `dtype` and `max_canvas_pixels`.
     """
 
     @property
@@ -88,6 +90,8 @@ class VisionAdapter(Protocol):
     def placeholders(self) -> tuple[str, ...]: ...  # noqa: D102
     @property
     def canvas_shape(self) -> tuple[int, int, int] | None: ...  # noqa: D102
+    @property
+    def max_canvas_pixels(self) -> int | None: ...  # noqa: D102
     @property
     def tile_height(self) -> int | None: ...  # noqa: D102
     @property
@@ -104,11 +108,15 @@ class VisionAdapter(Protocol):
     def digest(self) -> str: ...  # noqa: D102
 
     def canvas(self, image: DecodedImage) -> Canvas:
-        """The canvas for smoothing, resized in floating point so that the norm of the map to it is known."""
+        """The canvas for smoothing, resized in floating point so that the norm of the map to it is known.
+
+        Raises:
+            Unacceptable: the model takes no image of this size, or its canvas would exceed the limit.
+        """
         ...
 
     def canvas_values(self, height: int, width: int) -> int:
-        """Number of values (3 * H * W) in the canvas of an image of this size."""
+        """Number of values (3 * H * W) in the canvas of an image of this size; raises as `canvas`."""
         ...
 
     def canvas_native(self, image: DecodedImage) -> Tensor:

@@ -16,6 +16,7 @@ from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from smoothgate.certify.certificate import Space
+from smoothgate.errors import SmoothgateError, Unacceptable
 from smoothgate.vision.adapter import Canvas, Layout, PartType, Prompt
 from smoothgate.vision.images import DecodedImage
 from smoothgate.vision.preprocessing import unsupported
@@ -81,9 +82,11 @@ class BaseAdapter(ABC):
         model: a directory or a Hugging Face id.
         image_processor: the checkpoint's own.
         device, dtype: where h is computed, and in which arithmetic.
+        max_canvas_pixels: the most pixels of a canvas; None: as many as the checkpoint makes.
 
     Raises:
-        SmoothgateError: code `unsupported_model`: a setting of the checkpoint is not supported.
+        SmoothgateError: code `unsupported_model`: a setting of the checkpoint is not supported. Code
+            `canvas_limit_too_small`: every canvas of the checkpoint has more pixels.
     """
 
     family: ClassVar[str]
@@ -97,15 +100,33 @@ class BaseAdapter(ABC):
     tokens_per_image: int | None = None
     placeholders: tuple[str, ...] = ()
 
-    def __init__(self, model: str, image_processor: Any, *, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        model: str,
+        image_processor: Any,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        max_canvas_pixels: int | None = None,
+    ) -> None:
         self.config = AutoConfig.from_pretrained(model)
         self.image_processor = image_processor
         self.device = device
         self.dtype = dtype
         self.hidden_size = int(self.config.get_text_config().hidden_size)
+        self.max_canvas_pixels = max_canvas_pixels
         self.read_settings()
+        facts = self.digest_facts()
+        if max_canvas_pixels is not None:
+            smallest = self.limit_canvas(max_canvas_pixels)
+            if smallest > max_canvas_pixels:
+                raise SmoothgateError(
+                    f"SMOOTHGATE_MAX_CANVAS_PIXELS is {max_canvas_pixels}, but the smallest canvas of this "
+                    f"checkpoint has {smallest} pixels.",
+                    code="canvas_limit_too_small",
+                )
         vision_model = load_without_language_model(model, self.config, self.trim)
-        self.digest = digest_of(self.digest_facts(), vision_model.state_dict())
+        self.digest = digest_of(facts, vision_model.state_dict())
         self.vision_model: Any = vision_model.to(device=device, dtype=dtype)
         self._mean = torch.tensor(image_processor.image_mean, device=device)[:, None, None]
         self._std = torch.tensor(image_processor.image_std, device=device)[:, None, None]
@@ -117,6 +138,14 @@ class BaseAdapter(ABC):
 
         Raises:
             SmoothgateError: code `unsupported_model`: one of them is not supported.
+        """
+
+    @abstractmethod
+    def limit_canvas(self, pixels: int) -> int:
+        """Change the settings of image processor and model so that canvases have at most so many pixels.
+
+        Returns:
+            The pixels of the smallest canvas. If they are more than `pixels`, the limit cannot be kept.
         """
 
     def trim(self, vision_model: Any) -> None:  # noqa: B027
@@ -160,7 +189,7 @@ class BaseAdapter(ABC):
 
         The norm of several maps together is at most the root of the sum of their squared norms.
         """
-        resizes = self._cached_resizes(image.height, image.width)
+        resizes = self._resizes_within_limit(image.height, image.width)
         x = self.assemble([torch.from_numpy(resize.apply(image.pixels)) for resize in resizes])
         norms = [resize.operator_norm for resize in resizes]
         norm = norms[0] if len(norms) == 1 else math.hypot(*norms) * (1 + 1e-12)
@@ -168,7 +197,23 @@ class BaseAdapter(ABC):
 
     def canvas_values(self, height: int, width: int) -> int:
         """As `VisionAdapter.canvas_values`."""
-        return sum(each.constant.size for each in self._cached_resizes(height, width))
+        return sum(each.constant.size for each in self._resizes_within_limit(height, width))
+
+    def _resizes_within_limit(self, height: int, width: int) -> Sequence[LinearResize]:
+        """As `resizes`. The processors enlarge a very long image, whatever their settings are.
+
+        Raises:
+            Unacceptable: the canvas would have more pixels than the operator's limit.
+        """
+        resizes = self._cached_resizes(height, width)
+        pixels = sum(each.constant[0].size for each in resizes)
+        if self.max_canvas_pixels is not None and pixels > self.max_canvas_pixels:
+            raise Unacceptable(
+                f"An image of {width} x {height} pixels becomes a canvas of {pixels} pixels; this service "
+                f"takes at most {self.max_canvas_pixels}.",
+                code="canvas_too_large",
+            )
+        return resizes
 
     def tokens(self, x: Tensor, layout: Layout = ()) -> Tensor:
         """As `VisionAdapter.tokens`. Normalises in the dtype of x and computes the rest in `dtype`."""

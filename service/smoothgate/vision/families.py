@@ -21,7 +21,9 @@ class Family(Protocol):
     space: Space
     engine_limits: dict[str, int]
 
-    def __call__(self, model: str, *, device: torch.device, dtype: torch.dtype) -> VisionAdapter:
+    def __call__(
+        self, model: str, *, device: torch.device, dtype: torch.dtype, max_canvas_pixels: int | None = None
+    ) -> VisionAdapter:
         """Load a checkpoint from a directory or a Hugging Face id."""
         ...
 
@@ -74,13 +76,22 @@ def adapter_class(model_type: str) -> Family:
     return family
 
 
-def load(model: str, *, device: torch.device | str, dtype: torch.dtype) -> VisionAdapter:
-    """Load the vision part of a checkpoint, given as a directory or a Hugging Face id.
+def load(
+    model: str, *, device: torch.device | str, dtype: torch.dtype, max_canvas_pixels: int | None = None
+) -> VisionAdapter:
+    """Load the vision part of a checkpoint.
+
+    Args:
+        model: a directory or a Hugging Face id.
+        device, dtype: where h is computed, and in which arithmetic.
+        max_canvas_pixels: the most pixels of a canvas; None: as many as the checkpoint makes.
 
     Raises:
-        SmoothgateError: code `unsupported_model`: the family or one of its settings is not supported.
+        SmoothgateError: code `unsupported_model`: the family or one of its settings is not supported. Code
+            `canvas_limit_too_small`: every canvas of the checkpoint has more pixels.
     """
-    return family_of(model)(model, device=torch.device(device), dtype=dtype)
+    family = family_of(model)
+    return family(model, device=torch.device(device), dtype=dtype, max_canvas_pixels=max_canvas_pixels)
 
 
 def _model_type(config: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -31,6 +32,14 @@ class Idefics3Adapter(ProcessorAdapter):
         self._filter = filter_of(self.image_processor)
         self._longest = self.processor_size("longest_edge")
         self.tile_height = self._side = int(self.image_processor.max_image_size["longest_edge"])
+
+    def limit_canvas(self, pixels: int) -> int:
+        """As `BaseAdapter.limit_canvas`. An image of k x k tiles has a thumbnail too, unless k is 1."""
+        if self.image_processor.do_image_splitting:
+            tiles_per_edge = math.isqrt(max(pixels // self._side**2 - 1, 1))
+            self._longest = min(self._longest, tiles_per_edge * self._side)
+            self.set_processor_size("longest_edge", self._longest)
+        return self._side**2
 
     def resizes(self, height: int, width: int) -> Sequence[LinearResize]:  # noqa: D102
         source, side = (height, width), (self._side, self._side)

@@ -34,6 +34,16 @@ class InternVLAdapter(ProcessorAdapter):
         # The processor's own default overrides the image processor's.
         self._tiled = bool(InternVLProcessorKwargs._defaults["images_kwargs"]["crop_to_patches"])
 
+    def limit_canvas(self, pixels: int) -> int:
+        """As `BaseAdapter.limit_canvas`. Several tiles have a thumbnail beside them."""
+        tile = self._side**2
+        if not self._tiled:
+            return tile
+        most = max(pixels // tile - 1, 1)
+        self.image_processor.max_patches = min(self.image_processor.max_patches, most)
+        fewest: int = self.image_processor.min_patches
+        return tile * (fewest + (fewest > 1))
+
     def resizes(self, height: int, width: int) -> Sequence[LinearResize]:  # noqa: D102
         source, side = (height, width), (self._side, self._side)
         columns, rows = 1, 1

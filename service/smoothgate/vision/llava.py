@@ -29,8 +29,18 @@ class LlavaAdapter(BaseAdapter):
 
     tokens_per_image: int
 
-    def __init__(self, model: str, *, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(model, AutoImageProcessor.from_pretrained(model), device=device, dtype=dtype)
+    canvas_shape: tuple[int, int, int]
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        max_canvas_pixels: int | None = None,
+    ) -> None:
+        processor = AutoImageProcessor.from_pretrained(model)
+        super().__init__(model, processor, device=device, dtype=dtype, max_canvas_pixels=max_canvas_pixels)
         tokenizer = AutoTokenizer.from_pretrained(model)
         self.placeholders = (tokenizer.convert_ids_to_tokens(self.config.image_token_index),)
 
@@ -58,6 +68,10 @@ class LlavaAdapter(BaseAdapter):
         self.canvas_shape = (3, height, width)
         self.token_grid = (side, side)
         self.tokens_per_image = side**2 + _CLASS_TOKENS[vision.model_type] - self._drop_first
+
+    def limit_canvas(self, pixels: int) -> int:
+        """As `BaseAdapter.limit_canvas`: all canvases have one size."""
+        return self.canvas_shape[1] * self.canvas_shape[2]
 
     def trim(self, vision_model: Any) -> None:
         """Remove the norm after the last layer: the projector reads the features before it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -34,6 +35,14 @@ class LlavaNextAdapter(ProcessorAdapter):
         if self._resolutions != [tuple(size) for size in self.config.image_grid_pinpoints]:
             raise unsupported("image_grid_pinpoints of model and processor differ")
         self.tile_height = self._side = side
+
+    def limit_canvas(self, pixels: int) -> int:
+        """As `BaseAdapter.limit_canvas`: leaves out the resolutions that exceed it."""
+        canvases = {size: math.prod(size) + self._side**2 for size in self._resolutions}
+        self._resolutions = [size for size in self._resolutions if canvases[size] <= pixels]
+        for settings in (self.image_processor, self.config):
+            settings.image_grid_pinpoints = [list(size) for size in self._resolutions]
+        return int(min(canvases.values()))
 
     def resizes(self, height: int, width: int) -> Sequence[LinearResize]:  # noqa: D102
         best = select_best_resolution((height, width), self._resolutions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -28,6 +29,13 @@ class PixtralAdapter(ProcessorAdapter):
         if not isinstance(patch, int) or not isinstance(merge, int):
             raise unsupported(f"its processor has patch_size {patch} and spatial_merge_size {merge}")
         self._patch = patch * merge
+
+    def limit_canvas(self, pixels: int) -> int:
+        """As `BaseAdapter.limit_canvas`. The processor knows only a longest edge: that of a square."""
+        self._longest = min(self._longest, math.isqrt(pixels) // self._patch * self._patch)
+        self.set_processor_size("longest_edge", self._longest)
+        smallest: int = self._patch**2
+        return smallest
 
     def resizes(self, height: int, width: int) -> Sequence[LinearResize]:  # noqa: D102
         # It reads only the shape.

@@ -33,11 +33,24 @@ class ProcessorAdapter(BaseAdapter):
     A subclass also says how the processor's output becomes a canvas (`canvas_from_outputs`).
     """
 
-    def __init__(self, model: str, *, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        model: str,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        max_canvas_pixels: int | None = None,
+    ) -> None:
         self.processor = AutoProcessor.from_pretrained(model)
         self.image_token = str(self.processor.image_token)
         require_rescaled(self.processor.image_processor)
-        super().__init__(model, self.processor.image_processor, device=device, dtype=dtype)
+        super().__init__(
+            model,
+            self.processor.image_processor,
+            device=device,
+            dtype=dtype,
+            max_canvas_pixels=max_canvas_pixels,
+        )
         self._before, self._after = self._template_around_image()
         self._cached_prompt = lru_cache(maxsize=256)(self._make_prompt)
         self.placeholders = self.find_placeholders()
@@ -52,6 +65,11 @@ class ProcessorAdapter(BaseAdapter):
         if not length:
             raise unsupported(f"the size of its image processor has no {name}")
         return int(length)
+
+    def set_processor_size(self, name: str, pixels: int) -> None:
+        """Change an entry of the image processor's `size`."""
+        size = self.image_processor.size
+        self.image_processor.size = type(size)(**{**dict(size), name: pixels})
 
     @abstractmethod
     def canvas_from_outputs(self, outputs: Mapping[str, Tensor]) -> Tensor:

@@ -31,6 +31,11 @@ class QwenAdapter(ProcessorAdapter):
         self._patch = self.image_processor.patch_size
         self._merge = self.image_processor.merge_size
 
+    def limit_canvas(self, pixels: int) -> int:  # noqa: D102
+        self._most_pixels = min(self._most_pixels, pixels)
+        self.set_processor_size("longest_edge", self._most_pixels)
+        return max(self._fewest_pixels, int(self._patch * self._merge) ** 2)
+
     def resizes(self, height: int, width: int) -> Sequence[LinearResize]:
         """As `BaseAdapter.resizes`.
 

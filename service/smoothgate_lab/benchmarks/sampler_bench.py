@@ -30,6 +30,7 @@ from smoothgate.sampling.draw import generator_noise, noisy
 from smoothgate.sampling.sampler import Sampler, Worker
 from smoothgate.sampling.splits import draw_splits
 from smoothgate.sampling.ticket import SamplingTask, Ticket
+from smoothgate.vision import Canvas
 from smoothgate_lab.demo.digit_scenes import DigitScenes
 
 SIGMA = 0.5
@@ -83,7 +84,7 @@ class Bench:
         self.canvases = canvases
         self.size = size
         self.device = encoder.adapter.device
-        self.tuning: Tuning = autotune(encoder.units, canvases.shape[1:], self.device)
+        self.tuning: Tuning = autotune(encoder.units, Canvas(canvases[0], 1.0), self.device)
 
     def sampler(self) -> Sampler:
         """A sampler as the service starts it."""

@@ -113,6 +113,55 @@ def bench_sampler(
         plot_growth(figures["growth"], plot)
 
 
+@app.command("device")
+def bench_device(
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N; auto: CUDA where there is one.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16 or float16; auto: as the service chooses.")
+    ] = "auto",
+    small: Annotated[bool, typer.Option(help="A very small encoder and few samples, as for a CPU.")] = False,
+    json_file: Json = None,
+) -> None:
+    """Check the sampler on a device, and measure it at the size of LLaVA-1.5-7B's vision tower.
+
+    Weights are random, so nothing is downloaded. Fails if a check fails.
+    """
+    from smoothgate.gate.served_model import ServedModel
+    from smoothgate_lab.benchmarks.device_bench import SMALL, Amount, run
+
+    with failures(), console.status("Starting") as status:
+        served = ServedModel.of(None, name=None, psm=None, device=device, dtype=dtype)
+        figures = run(
+            served.devices[0], served.dtype, SMALL if small else Amount(), lambda name: status.update(name)
+        )
+    machine = figures["machine"]
+    checks = Table("check", "", "largest difference", "allowed", "", title=" ".join(machine.values()))
+    for row in figures["checks"]:
+        numbers = ("" if row[key] is None else f"{row[key]:.1e}" for key in ("difference", "tolerance"))
+        checks.add_row(
+            row["name"], "[green]ok[/]" if row["passed"] else "[red]FAILS[/]", *numbers, row["detail"]
+        )
+    console.print(checks)
+    speed = Table(
+        *("purifier", "bare forward", "with noise and scores", "share of it", "samples", "a picture takes"),
+        title=f"Samples per second, batches of {figures['amount']['batch']}",
+    )
+    for row in figures["speed"]:
+        speed.add_row(
+            row["purifier"],
+            f"{row['bare']:.0f}",
+            f"{row['batches']:.0f}",
+            f"{row['share']:.2f}",
+            str(row["samples"]),
+            f"{row['seconds']:.2f} s",
+        )
+    console.print(speed)
+    console.print(f"All of it took {figures['seconds']:.0f} s.")
+    write(json_file, figures)
+    if not all(row["passed"] for row in figures["checks"]):
+        raise typer.Exit(1)
+
+
 @app.command("serving")
 def bench_serving(
     repeats: Annotated[int, typer.Option(min=1, help="Requests of each kind.")] = 30,
