@@ -42,7 +42,11 @@ def test_a_start_that_fails_says_why_and_leaves_no_process() -> None:
     ("variables", "reason"),
     [
         ({"SMOOTHGATE_SIGMA": "5"}, "sigma 5.0 is not within"),
-        ({"SMOOTHGATE_HOST": "0.0.0.0"}, "can be reached from elsewhere"),
+        ({"SMOOTHGATE_HOST": "0.0.0.0"}, "can be reached from elsewhere: set accounts"),
+        (
+            {"SMOOTHGATE_HOST": "0.0.0.0", "SMOOTHGATE_ANONYMOUS": "true"},
+            "can be reached from elsewhere: set signing_key_file",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_named(variables: dict[str, str], reason: str) -> None:

@@ -134,7 +134,8 @@ def test_values_that_contradict_each_other_are_rejected(values: dict[str, object
 
 
 @pytest.mark.parametrize(
-    "values", [{"host": "::1"}, {"host": "localhost"}, {"host": "0.0.0.0", "anonymous": True}]
+    "values",
+    [{"host": "::1"}, {"host": "localhost"}, {"host": "0.0.0.0", "anonymous": True, "ephemeral_key": True}],
 )
 def test_no_accounts_are_needed_on_loopback_or_with_anonymous(values: dict[str, object]) -> None:
     assert Settings(**values).accounts is None  # type: ignore[arg-type]

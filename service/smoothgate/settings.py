@@ -303,6 +303,12 @@ class PolicySettings(_Group):
         description="Ed25519 private key that signs certificates, as PEM or JWK (`smoothgate keys new`). "
         "Unset: the service makes a new key at every start.",
     )
+    ephemeral_key: bool = Field(
+        False,
+        description="Whether the service may make its signing key at start on an address other than "
+        "loopback. Nobody can check its certificates after the next start, and each replica signs with a "
+        "key of its own.",
+    )
     retired_keys: Words = Field(
         (),
         description="Files of further public keys to publish: those that were used before the last rotation.",
@@ -452,6 +458,11 @@ class Settings(
             raise ValueError(
                 f"host {self.host} can be reached from elsewhere: set accounts, or set anonymous if another "
                 "part controls access"
+            )
+        if self.signing_key_file is None and not self.ephemeral_key and not self.is_loopback:
+            raise ValueError(
+                f"host {self.host} can be reached from elsewhere: set signing_key_file (`smoothgate keys "
+                "new`), or set ephemeral_key if certificates need not be checked after the next start"
             )
         if self.engine == "none" and (self.engine_url or self.playground or self.laboratory):
             raise ValueError("engine none goes with no engine_url, playground or laboratory")

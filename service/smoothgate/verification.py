@@ -4,22 +4,48 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from smoothgate.certify.certificate import Certificate
+from smoothgate.certify.certificate_v1 import AnyCertificate
+from smoothgate.certify.consistency import contradictions
 from smoothgate.certify.signing import CertificateRejected, verify
-from smoothgate.errors import MalformedRequest
+from smoothgate.errors import MalformedRequest, SmoothgateError
 
 if TYPE_CHECKING:
     from smoothgate.psm.unit_encoder import UnitEncoder
+    from smoothgate.sampling.replay import Replay
 
-# By the encoder's arithmetic. Sums in another order or on another processor change a score by less than this.
-# Another image or another seed changes it by more, except by chance. Bounds change faster than scores do.
+# By the arithmetic of the encoder here. Sums in another order or on another processor change a score by less
+# than this. Another image or another seed changes it by more, except by chance.
 _TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-3, "float16": 1e-3}
-_STEEPNESS = 10
+# Of numbers that are computed in float64 from the same inputs.
+_ROUNDING = 1e-9
 _LARGEST = 1_000_000_000
+#: Most noise samples that are drawn again unless the caller allows more.
+MAX_SAMPLES = 1 << 17
+
+# What is certified from below: less than what comes out here is true as well.
+_LOWER_BOUNDS = re.compile(
+    r"score_lower|target\.fcsb|(bounds|curve)\.\d+\.(fcsb|mean|layer_cake)|radius\.(value|mean|layer_cake|upload)"
+)
+# What follows from other fields, and is checked against them (`smoothgate.certify.consistency`).
+_FOLLOWS = {"outcome", "vacuous_because", "served", "stop_reason", "assumptions"}
+# Nothing that a verifier has determines these.
+_ON_TRUST = (
+    "time",
+    "request_id",
+    "question",
+    "answer",
+    "served_tokens_sha256",
+    "model.name",
+    "model.language_model_digest",
+    "noise.degraded_from",
+    "cached",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +87,10 @@ def check(
     key_set: Mapping[str, Any],
     image: bytes | None = None,
     load_encoder: Callable[[int | None], UnitEncoder] | None = None,
+    *,
+    max_samples: int = MAX_SAMPLES,
 ) -> Iterator[Check]:
-    """Check one certificate. With the image and the model, also replay the noise.
+    """Check one certificate. With the image and the model, also draw its noise again and make it again.
 
     Args:
         jws: the signed certificate.
@@ -70,7 +98,8 @@ def check(
         key_set: a JWKS.
         image: the uploaded file.
         load_encoder: gives the encoder of the model that the certificate should be about, with the limit on
-            canvas pixels that the certificate names.
+            canvas pixels that the certificate names, in the arithmetic in which it was made.
+        max_samples: most noise samples that are drawn.
 
     Raises:
         SmoothgateError: `load_encoder` cannot load it.
@@ -89,18 +118,35 @@ def check(
             not wrong,
             f"differ from what was signed: {', '.join(wrong)}" if wrong else "as signed",
         )
+    yield from _named(_check_consistency(certificate))
     if image is not None:
         digest = hashlib.sha256(image).hexdigest()
         same = digest == certificate.image.sha256
         yield Check("image", same, "the one certified" if same else f"another one: {digest}")
         if same and load_encoder is not None:
-            yield from _check_model(certificate, image, load_encoder(certificate.model.max_canvas_pixels))
+            encoder = load_encoder(certificate.model.max_canvas_pixels)
+            yield from _named(_check_model(certificate, image, encoder, max_samples))
 
 
-def _check_model(certificate: Certificate, image: bytes, encoder: UnitEncoder) -> Iterator[Check]:
+def _named(checks: Iterator[Check]) -> Iterator[Check]:
+    """The same checks. Numbers that cannot be computed with end them, as a check that fails."""
+    try:
+        yield from checks
+    except (ValueError, ArithmeticError, SmoothgateError) as error:
+        yield Check("recomputation", False, f"cannot be done with these numbers: {error}")
+
+
+def _check_consistency(certificate: AnyCertificate) -> Iterator[Check]:
+    found = [f"{name}: {reason}" for name, reason in contradictions(certificate)]
+    yield Check("consistency", not found, "; ".join(found) or "no field contradicts another")
+
+
+def _check_model(
+    certificate: AnyCertificate, image: bytes, encoder: UnitEncoder, max_samples: int
+) -> Iterator[Check]:
     # Without a model, certificates are checked in an installation that has no torch.
     from smoothgate.sampling import noise
-    from smoothgate.sampling.replay import replay
+    from smoothgate.sampling.replay import Replay
     from smoothgate.vision import decode
 
     # The model's digest covers the PSM. The PSM is checked first, so that it is named if it differs.
@@ -110,29 +156,62 @@ def _check_model(certificate: Certificate, image: bytes, encoder: UnitEncoder) -
     yield Check("model", same, "the one certified" if same else f"another one: {encoder.digest}")
     if not same:
         return
-    generator = certificate.noise.generator
+    recorded = certificate.noise
     try:
-        noise.generator_named(generator)
+        noise.generator_named(recorded.generator)
     except ValueError:
-        yield Check("noise", False, f"its generator is not known here: {generator}")
+        yield Check("noise", False, f"its generator is not known here: {recorded.generator}")
         return
-    canvas = encoder.adapter.canvas(decode(image, max_pixels=_LARGEST))
-    norm = certificate.image.resize_norm
-    yield Check("resize norm", norm == canvas.upload_norm, f"{canvas.upload_norm:.6g} here, {norm} certified")
-    again = replay(encoder, canvas, certificate)
-    close = _TOLERANCE.get(certificate.model.dtype, max(_TOLERANCE.values()))
-    yield _compare("score estimate", again.score_estimate, certificate.score_estimate, close)
-    yield _compare("score lower bound", again.score_lower, certificate.score_lower, _STEEPNESS * close)
-    for point, bound in zip(again.points, certificate.bounds, strict=True):
-        yield _compare(f"FCSB at {bound.eps:g}", point.value, bound.fcsb, _STEEPNESS * close)
-    radius = certificate.radius.value
-    if again.radius is None or radius is None:
-        yield Check("radius", again.radius == radius, f"{again.radius} here, {radius} certified")
+    samples = recorded.n_select + recorded.n_certify
+    if samples > max_samples:
+        yield Check("noise", False, f"{samples} samples are more than are drawn here: {max_samples}")
+        return
+    decoded = decode(image, max_pixels=_LARGEST)
+    again = Replay.of(encoder, decoded, encoder.adapter.canvas(decoded), certificate)
+    yield from _compare(again)
+    fields = _fields(certificate.model_dump(mode="json"))
+    trusted = [name for name in _ON_TRUST if any(f"{field}.".startswith(f"{name}.") for field in fields)]
+    yield Check("on trust", True, f"{', '.join(trusted)}: nothing here can check these")
+
+
+def _compare(again: Replay) -> Iterator[Check]:
+    """Hold the whole certificate against the one that comes out here."""
+    close = _TOLERANCE[str(again.encoder.adapter.dtype).removeprefix("torch.")]
+    certified = _fields(again.recorded.model_dump(mode="json"))
+    here = _fields(again.certificate().model_dump(mode="json"))
+    most = _fields(again.certificate(raised=close).model_dump(mode="json"))
+    wrong: dict[str, list[str]] = {}
+    for name in certified.keys() | here.keys():
+        if name not in _FOLLOWS and not _agrees(
+            name, certified.get(name), here.get(name), most.get(name), close
+        ):
+            wrong.setdefault(name.split(".")[0], []).append(
+                f"{name}: {here.get(name)} here, {certified.get(name)} certified"
+            )
+    if again.recorded.stop_reason == "unreachable" and not again.is_out_of_reach(-close):
+        wrong.setdefault("stop_reason", []).append("stop_reason: the target was not out of reach")
+    for field in type(again.recorded).model_fields:
+        yield Check(field, field not in wrong, "; ".join(sorted(wrong.get(field, ()))) or "the same here")
+
+
+def _agrees(name: str, certified: Any, here: Any, most: Any, close: float) -> bool:
+    if _LOWER_BOUNDS.fullmatch(name) and most is not None:
+        return certified is None or certified <= most + close
+    if name == "score_estimate":
+        return bool(abs(certified - here) <= close)
+    if re.fullmatch(r"curve\.\d+\.eps", name) and None not in (certified, here, most):
+        return bool(abs(certified - here) <= abs(most - here) + close)
+    if name == "image.resize_norm" and None not in (certified, here):
+        return math.isclose(certified, here, rel_tol=_ROUNDING)
+    return bool(certified == here)
+
+
+def _fields(value: Any, name: str = "") -> dict[str, Any]:
+    """The leaves of a JSON value by their path, such as `bounds.0.eps`."""
+    if isinstance(value, dict):
+        items = list(value.items())
+    elif isinstance(value, list):
+        items = list(enumerate(value))
     else:
-        yield _compare("radius", again.radius, radius, _STEEPNESS * close)
-    same = again.outcome == certificate.outcome
-    yield Check("outcome", same, f"{again.outcome} here, {certificate.outcome} certified")
-
-
-def _compare(name: str, here: float, there: float, tolerance: float) -> Check:
-    return Check(name, abs(here - there) <= tolerance, f"{here:.6f} here, {there:.6f} certified")
+        return {name: value}
+    return {k: v for key, item in items for k, v in _fields(item, f"{name}.{key}".lstrip(".")).items()}

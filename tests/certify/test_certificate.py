@@ -3,7 +3,16 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from smoothgate.certify.certificate import ASSUMPTIONS, Certificate, CertifiedImage, Chance, NoiseRecord
+from smoothgate.certify.certificate import (
+    ASSUMPTIONS,
+    AnswerRecord,
+    Binding,
+    Certificate,
+    CertifiedImage,
+    Chance,
+    NoiseRecord,
+    Question,
+)
 from smoothgate.certify.statement import Target
 
 from .certificates import certificate, parts, statement
@@ -12,7 +21,7 @@ from .certificates import certificate, parts, statement
 def test_a_certificate_repeats_its_statement() -> None:
     stated = statement(target=Target(0.5, 0.5))
     made = certificate(statement=stated, stop_reason="certified")
-    assert made.version == 1
+    assert made.version == 2
     assert made.alpha == stated.terms.alpha
     assert made.score_lower == stated.score_lower
     assert [bound.fcsb for bound in made.bounds] == [point.value for point in stated.points]
@@ -33,6 +42,34 @@ def test_the_radius_in_upload_space_is_divided_by_the_norm_of_the_resize() -> No
     assert made.radius.upload <= made.radius.value / 0.25
     unknown = parts()["image"].model_copy(update={"resize_norm": None})
     assert certificate(image=unknown).radius.upload is None
+
+
+def test_the_radius_in_upload_space_is_that_of_what_the_file_holds() -> None:
+    image, made = parts()["image"], certificate()
+    assert made.radius.value is not None
+    grey = certificate(image=image.model_copy(update={"upload_space": "decoded grey"}))
+    assert grey.radius.upload == pytest.approx(made.radius.value / 0.25 / 3**0.5)
+    reason = "the picture has a palette"
+    palette = image.model_copy(update={"upload_space": None, "upload_reason": reason})
+    assert certificate(image=palette).radius.upload is None
+    assert certificate(image=palette).image.upload_reason == reason
+
+
+def test_what_it_is_bound_to_is_part_of_it() -> None:
+    answer = AnswerRecord(sha256="12" * 32)
+    question = Question(messages_sha256="34" * 32, decoding_sha256="56" * 32)
+    bound = certificate().bound_to(Binding("id", "78" * 32, question, answer))
+    assert (bound.request_id, bound.question, bound.answer) == ("id", question, answer)
+    assert bound.model.language_model_digest == "78" * 32
+    assert not answer.certified
+    assert bound.bound_as(certificate()) == certificate()
+
+
+def test_a_sigma_that_was_not_calibrated_makes_it_vacuous() -> None:
+    made = certificate(statement=statement(chance_cosine=None), chance=None)
+    assert (made.outcome, made.vacuous_because, made.chance) == ("vacuous", "not calibrated", None)
+    low = certificate(statement=statement((5, 5)))
+    assert (low.outcome, low.vacuous_because) == ("vacuous", "not above chance")
 
 
 def test_a_missing_radius_is_null() -> None:
@@ -64,7 +101,8 @@ def test_a_certificate_is_immutable() -> None:
         ("alpha", 2.0),
         ("score_lower", 1.5),
         ("score_lower", None),
-        ("version", 2),
+        ("version", 1),
+        ("version", 3),
         ("outcome", "perhaps"),
         ("stop_reason", "bored"),
         ("surprise", 1),
@@ -101,7 +139,8 @@ def test_noise_and_chance_must_be_those_of_the_statement() -> None:
     for change in (
         {"noise": noise.model_copy(update={"sigma": 0.65})},
         {"noise": noise.model_copy(update={"n_certify": 512})},
-        {"chance": Chance(mean=0.0, p95=0.0)},
+        {"chance": Chance(mean=0.0, p95=0.0, pairs=300)},
+        {"chance": None},
     ):
         with pytest.raises(ValueError, match="not the"):
             certificate(**change)

@@ -17,6 +17,7 @@ from smoothgate.certify.signing import (
 )
 
 from .certificates import certificate
+from .version_1_vectors import keys, vector
 
 KEY = SigningKey.generate()
 TEXT = KEY.sign(certificate())
@@ -42,7 +43,7 @@ def test_a_signed_certificate_is_verified() -> None:
     assert verify(TEXT, jwks([KEY])) == certificate()
     assert verify(f"\n{TEXT}\n", json.loads(json.dumps(jwks([KEY])))) == certificate()
     assert decoded(TEXT.split(".")[0]) == {
-        "alg": "EdDSA",
+        "alg": "Ed25519",
         "kid": KEY.kid,
         "typ": "smoothgate-certificate+jws",
     }
@@ -89,7 +90,7 @@ def test_a_key_under_the_name_of_another_is_unknown() -> None:
         verify(TEXT, {"keys": [other.jwk() | {"kid": KEY.kid}]})
 
 
-@pytest.mark.parametrize("algorithm", ["none", "HS256", "Ed25519"])
+@pytest.mark.parametrize("algorithm", ["none", "HS256", "ES256", "Ed448"])
 def test_other_algorithms_are_refused(algorithm: str) -> None:
     forged = signed({"alg": algorithm, "kid": KEY.kid}, decoded(TEXT.split(".")[1]))
     with pytest.raises(BadSignature):
@@ -98,12 +99,29 @@ def test_other_algorithms_are_refused(algorithm: str) -> None:
 
 def test_a_good_signature_over_something_else_is_the_wrong_schema() -> None:
     data = decoded(TEXT.split(".")[1])
-    header = {"alg": "EdDSA", "kid": KEY.kid}
-    payloads: tuple[object, ...] = ({}, data | {"version": 2}, data | {"extra": 1}, b"not json")
+    header = {"alg": "Ed25519", "kid": KEY.kid}
+    payloads: tuple[object, ...] = (
+        {},
+        data | {"version": 1},
+        data | {"version": 3},
+        data | {"extra": 1},
+        b"not json",
+    )
     for payload in payloads:
         with pytest.raises(WrongSchema):
             verify(signed(header, payload), jwks([KEY]))
     assert verify(signed(header, data), jwks([KEY])) == certificate()
+
+
+def test_each_version_goes_with_one_name_of_the_algorithm() -> None:
+    data = decoded(TEXT.split(".")[1])
+    with pytest.raises(WrongSchema):
+        verify(signed({"alg": "EdDSA", "kid": KEY.kid}, data), jwks([KEY]))
+    then = vector("bounded")
+    assert decoded(then.jws.split(".")[0])["alg"] == "EdDSA"
+    assert verify(then.jws, keys()).version == 1
+    with pytest.raises(WrongSchema):
+        verify(signed({"alg": "Ed25519", "kid": KEY.kid}, then.shown), jwks([KEY]))
 
 
 def test_rotation_keeps_old_certificates_verifiable() -> None:
@@ -117,7 +135,7 @@ def test_rotation_keeps_old_certificates_verifiable() -> None:
 
 
 def test_only_public_halves_are_published() -> None:
-    assert set(KEY.jwk()) == {"kty", "crv", "x", "kid", "alg", "use"}
+    assert set(KEY.jwk()) == {"kty", "crv", "x", "kid", "use"}
     assert '"d"' not in json.dumps(jwks([KEY, PublicKey.load(KEY.pem())]))
     secret = OKPKey.import_key(KEY.pem()).as_dict(private=True)["d"]
     assert secret not in repr(KEY) + str(vars(KEY))

@@ -39,7 +39,7 @@ def test_the_fields_of_a_statement_are_consistent() -> None:
     assert statement.radius_mean is not None
     assert statement.radius == statement.radius_layer_cake > statement.radius_mean
     assert statement.served == "layer_cake"
-    assert statement.outcome == "certified"
+    assert statement.outcome == "bounded"
     assert statement.target_bound is None
 
 
@@ -60,17 +60,21 @@ def test_more_samples_certify_more() -> None:
 @pytest.mark.parametrize(
     ("shape", "changes", "outcome"),
     [
-        ((194, 6), {}, "certified"),
+        ((194, 6), {}, "bounded"),
         ((194, 6), {"target": Target(0.7, 0.5)}, "certified"),
         ((194, 6), {"target": Target(0.95, 0.5)}, "abstained"),
         ((5, 5), {}, "vacuous"),
         ((5, 5), {"target": Target(0.7, 0.5)}, "vacuous"),
         ((194, 6), {"chance_cosine": 0.95}, "vacuous"),
         ((194, 6), {"eps": (3.0,)}, "vacuous"),
+        ((194, 6), {"chance_cosine": None}, "vacuous"),
+        ((194, 6), {"chance_cosine": None, "target": Target(0.7, 0.5)}, "vacuous"),
     ],
 )
 def test_outcome(shape: tuple[float, float], changes: dict[str, Any], outcome: str) -> None:
-    assert made(shape, **changes).outcome == outcome
+    statement = made(shape, **changes)
+    assert statement.outcome == outcome
+    assert (statement.vacuous_because is not None) == (outcome == "vacuous")
 
 
 def test_the_bound_at_the_target_is_stated() -> None:
@@ -131,8 +135,9 @@ def test_a_budget_that_is_too_small_is_refused_with_the_smallest_that_is_not(tar
         require_reachable(asked, least - 1)
     # The number is true: perfect scores reach the goal with it, and not with one less.
     perfect = certify(asked, np.ones(64), np.ones(least))
-    assert perfect.outcome == "certified"
-    assert certify(asked, np.ones(64), np.ones(least - 1)).outcome != "certified"
+    reached = "bounded" if target is None else "certified"
+    assert perfect.outcome == reached
+    assert certify(asked, np.ones(64), np.ones(least - 1)).outcome != reached
 
 
 def test_a_goal_that_no_budget_reaches_has_no_smallest_budget() -> None:

@@ -110,7 +110,7 @@ def _with_other_scores(folder: Path) -> Path:
     calibration = Calibration.load(folder)
     figures = calibration.figures
     halved = {sigma: score / 2 for sigma, score in figures.scores.items()}
-    calibration.with_scores(figures.scores, figures.psm_digest, halved).save(folder)
+    calibration.with_smoothed(figures.scores, figures.chance, figures.psm_digest, halved).save(folder)
     return folder
 
 

@@ -1,16 +1,32 @@
 """The answering flow: what ends with a request, what is measured, and what comes out as it is known."""
 
 import asyncio
+import base64
+import hashlib
+import io
+import json
 from collections.abc import Callable
 from contextlib import aclosing
 
 import pytest
+import torch
 from prometheus_client import REGISTRY
 
 from smoothgate import metrics
+from smoothgate.demo import bundled
 from smoothgate.errors import EngineFailed, NotReady, PolicyNotMet, RequestTimedOut, SmoothgateError
-from smoothgate.gate.answering import ISSUING, Accepted, Certificates, Event, Finished, Piece, Turn
+from smoothgate.gate.answering import (
+    CERTIFYING,
+    Accepted,
+    Certificates,
+    Event,
+    Finished,
+    ImageRequest,
+    Piece,
+    Turn,
+)
 from smoothgate.gate.build import build
+from smoothgate.gate.served_model import checkpoint_digest
 from smoothgate.gate.service import Service
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.schemas import SmoothingOptions, TargetOptions
@@ -133,22 +149,62 @@ async def test_events_come_as_they_are_known(service: Service, vllm: FakeVllm) -
     assert 0 < last.stages.engine < last.stages.now()
 
 
-async def test_certificates_come_before_an_answer_that_takes_longer(service: Service, vllm: FakeVllm) -> None:
+async def test_certificates_come_after_the_answer_that_they_name(service: Service, vllm: FakeVllm) -> None:
+    """Also where sampling ends long before the answer does."""
     vllm.open.clear()
     events: list[Event] = []
     async with aclosing(service.answering.stream(_turn())) as stream:
         async for event in stream:
             events.append(event)
             if isinstance(event, Piece) and not vllm.open.is_set():
-                await eventually(_issued, 30)
+                await eventually(_certified, 30)
                 vllm.open.set()
     kinds = [type(event) for event in events]
-    assert kinds[0] == Accepted
-    assert set(kinds[1:3]) == {Piece, Certificates}  # in either order, where the sampler is quick
+    assert kinds == [Accepted, *[Piece] * (len(kinds) - 3), Certificates, Finished]
 
 
-def _issued() -> bool:
-    return not any(task.get_name() == ISSUING for task in asyncio.all_tasks())
+def _certified() -> bool:
+    return not any(task.get_name() == CERTIFYING for task in asyncio.all_tasks())
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_certificate_names_request_question_answer_and_what_was_served(
+    service: Service, vllm: FakeVllm, streamed: bool
+) -> None:
+    turn = _turn(parameters={"max_tokens": 5})
+    if streamed:
+        issued = [
+            e.issued for e in [e async for e in service.answering.stream(turn)] if isinstance(e, Certificates)
+        ]
+        (certificate,) = issued[0]
+    else:
+        answer = await service.answering.answer(turn)
+        (certificate,) = answer.certificates or []
+    assert certificate.request_id == "id"
+    assert certificate.answer is not None
+    assert certificate.answer.sha256 == _sha256(json.dumps([TEXT]))
+    assert not certificate.answer.certified
+    image = {"sha256": _sha256(PICTURE), "type": "image"}
+    text = {"text": "What digit is shown?", "type": "text"}
+    assert certificate.question is not None
+    messages = json.dumps([{"content": [image, text], "role": "user"}], separators=(",", ":"))
+    assert certificate.question.messages_sha256 == _sha256(messages)
+    assert certificate.question.decoding_sha256 == _sha256('{"max_tokens":5}')
+    assert certificate.model.language_model_digest == checkpoint_digest(str(bundled("model")))
+    (part, _) = vllm.bodies[0]["messages"][0]["content"]
+    tokens = torch.load(io.BytesIO(base64.b64decode(part["image_embeds"])), weights_only=True)
+    served = tokens.float().numpy().astype("<f4").tobytes()
+    assert certificate.served_tokens_sha256 == hashlib.sha256(served).hexdigest()
+
+
+async def test_a_certificate_without_a_language_model_names_no_answer(service: Service) -> None:
+    request = ImageRequest(route="/test", request_id="id", account=None, images=[PICTURE])
+    (certificate,) = await service.answering.certify(request)
+    assert (certificate.request_id, certificate.question, certificate.answer) == ("id", None, None)
+
+
+def _sha256(value: str | bytes) -> str:
+    return hashlib.sha256(value.encode() if isinstance(value, str) else value).hexdigest()
 
 
 async def test_a_chat_without_images_promises_no_certificates(service: Service) -> None:

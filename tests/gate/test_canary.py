@@ -55,7 +55,9 @@ async def test_a_canary_that_comes_back_well_makes_the_service_ready(
 def _calibrated(encoder: UnitEncoder, scores: dict[str, float], canary: dict[str, float]) -> UnitEncoder:
     """The encoder with other scores in its calibration."""
     calibrated = copy.copy(encoder)
-    calibrated.calibration = encoder.calibration.with_scores(scores, encoder.psm_digest, canary)
+    calibrated.calibration = encoder.calibration.with_smoothed(
+        scores, encoder.calibration.figures.chance, encoder.psm_digest, canary
+    )
     return calibrated
 
 

@@ -24,12 +24,13 @@ ODD = "data:image/png;base64," + base64.b64encode(odd_picture()).decode()
 
 def test_an_answer_is_confirmed_by_the_command(quick_gate: Gate, tmp_path: Path) -> None:
     answer = tmp_path / "answer.json"
-    answer.write_text(quick_gate.ask("What is the sum?", "seven.png", "three.png").text)
+    asked = quick_gate.ask("What is the sum?", "seven.png", "three.png", smoothing={"n_certify": 96})
+    answer.write_text(asked.text)
     keys = f"{quick_gate.url}/.well-known/jwks.json"
     pictures = [f"--image={SAMPLES / name}" for name in ("seven.png", "three.png")]
     result = CliRunner().invoke(app, ["verify", str(answer), "--keys", keys, *pictures])
     assert result.exit_code == 0, result.output
-    assert result.output.count("FCSB at") == 6
+    assert result.output.count("same here") > 40
     assert "FAILS" not in result.output
 
     swapped = CliRunner().invoke(app, ["verify", str(answer), "--keys", keys, *reversed(pictures)])

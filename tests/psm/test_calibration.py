@@ -53,8 +53,8 @@ def test_the_digest_follows_every_figure() -> None:
 
 
 def test_the_canarys_scores_are_kept_and_no_part_of_the_digest(tmp_path: Path) -> None:
-    plain = calibrate([_features()], None, "digest").with_scores({"0.5": 0.9}, None)
-    scored = plain.with_scores({"0.5": 0.9}, None, {"0.5": 0.8})
+    plain = calibrate([_features()], None, "digest").with_smoothed({"0.5": 0.9}, {}, None)
+    scored = plain.with_smoothed({"0.5": 0.9}, {}, None, {"0.5": 0.8})
     scored.save(tmp_path)
     assert type(scored).load(tmp_path).figures.canary_scores == {"0.5": 0.8}
     assert scored.digest == plain.digest

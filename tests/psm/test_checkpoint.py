@@ -125,9 +125,9 @@ def test_a_calibration_scored_with_another_psm_is_refused(adapter: VisionAdapter
     calibration = _calibration(adapter)
     calibration.save(tmp_path)
     digest = UnitEncoder.load(adapter, tmp_path).psm_digest
-    calibration.with_scores({"0.5": 0.9}, digest).save(tmp_path)
+    calibration.with_smoothed({"0.5": 0.9}, {}, digest).save(tmp_path)
     assert UnitEncoder.load(adapter, tmp_path).calibration.figures.scores == {"0.5": 0.9}
-    calibration.with_scores({"0.5": 0.9}, "another").save(tmp_path)
+    calibration.with_smoothed({"0.5": 0.9}, {}, "another").save(tmp_path)
     with pytest.raises(SmoothgateError, match="psm calibrate") as caught:
         UnitEncoder.load(adapter, tmp_path)
     assert caught.value.code == "wrong_calibration"

@@ -196,6 +196,36 @@ def test_alpha_is_flattened_on_white() -> None:
         assert (pixels[:, 4:] == (10, 20, 30)).all()
 
 
+@pytest.mark.parametrize(
+    ("mode", "samples"),
+    [
+        ("RGB", "rgb"),
+        ("L", "grey"),
+        ("1", "grey"),
+        ("P", "palette"),
+        ("RGBA", "alpha"),
+        ("LA", "alpha"),
+        ("I;16", "16-bit"),
+    ],
+)
+def test_what_the_samples_of_a_file_are_is_said(mode: str, samples: str) -> None:
+    data = io.BytesIO()
+    Image.new(mode, (8, 8)).save(data, "PNG")
+    assert decode(data.getvalue(), max_pixels=100).samples == samples
+
+
+def test_a_transparent_colour_counts_as_alpha_and_cmyk_is_named() -> None:
+    data = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(data, "PNG", transparency=(0, 0, 0))
+    assert decode(data.getvalue(), max_pixels=100).samples == "alpha"
+    data = io.BytesIO()
+    Image.new("CMYK", (8, 8)).save(data, "JPEG")
+    assert decode(data.getvalue(), max_pixels=100).samples == "cmyk"
+    data = io.BytesIO()
+    Image.new("L", (8, 8)).save(data, "JPEG")
+    assert decode(data.getvalue(), max_pixels=100).samples == "grey"
+
+
 def test_palette_and_its_transparency() -> None:
     image = Image.new("P", (2, 1))
     image.putpalette([255, 0, 0, 0, 255, 0])

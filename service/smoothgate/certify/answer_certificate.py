@@ -13,7 +13,16 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from smoothgate.certify.certificate import CertifiedImage, CertifiedModel, Digest, Distance, Probability, Size
+from smoothgate.certify.certificate import (
+    CertifiedImage,
+    CertifiedModel,
+    Digest,
+    Distance,
+    Probability,
+    Question,
+    Size,
+    upload_radius,
+)
 from smoothgate.certify.stopping import StopReason
 from smoothgate.certify.votes import Tally, VoteCount, VoteStatement, VoteTerms
 
@@ -52,15 +61,6 @@ class VotedImage(_Part):
     levels: Distance | None
     """The radius as levels of 255 per channel, if it is spread evenly over the encoder's input of this
     picture alone; null without a radius."""
-
-
-class AskedQuestion(_Part):
-    """What the language model was asked, as digests."""
-
-    messages_sha256: Digest
-    """SHA-256 of the messages as JSON, with each picture replaced by the SHA-256 of its file."""
-    decoding_sha256: Digest
-    """SHA-256 of all other parameters of the request, as JSON."""
 
 
 class VotedAnswer(_Part):
@@ -132,7 +132,7 @@ class AnswerCertificate(_Part):
     """The pictures of the request, in order."""
     model: CertifiedModel
     """The encoder."""
-    question: AskedQuestion
+    question: Question
     """What was asked."""
     answer: VotedAnswer
     """What most noisy copies answered."""
@@ -171,13 +171,13 @@ class AnswerCertificate(_Part):
 
 def voted_image(image: CertifiedImage, seed: int, radius: float | None) -> VotedImage:
     """A picture with what the joint radius means for it alone, rounded down."""
-    upload = levels = None
+    levels = None
     if radius is not None:
         values = 3 * image.canvas_height * image.canvas_width
         levels = radius / math.sqrt(values) * 255 * (1 - 1e-12)
-        if image.resize_norm is not None:
-            upload = radius / image.resize_norm * (1 - 1e-12)
-    return VotedImage(image=image, seed=f"{seed:032x}", upload_radius=upload, levels=levels)
+    return VotedImage(
+        image=image, seed=f"{seed:032x}", upload_radius=upload_radius(radius, image), levels=levels
+    )
 
 
 def sha256(text: str) -> str:

@@ -1,18 +1,21 @@
 """The certificate: a versioned JSON object that comes with every answer.
 
-Each field is part of the statement (`smoothgate.certify.statement`) or says what the statement is about. All
-numbers are finite. The JSON Schema is `Certificate.model_json_schema()`.
+This is version 2. Each field is part of the statement (`smoothgate.certify.statement`) or says what the
+statement is about. All numbers are finite. The JSON Schema is `Certificate.model_json_schema()`. Version 1 is
+`smoothgate.certify.certificate_v1`.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from smoothgate.certify.fcsb import BoundName, Point
-from smoothgate.certify.statement import Outcome, Statement
+from smoothgate.certify.statement import CURVE_POINTS, Outcome, Statement, VacuousBecause
 from smoothgate.certify.stopping import StopReason
 
 PAPER: Literal["arXiv:2601.16200v1"] = "arXiv:2601.16200v1"
@@ -24,17 +27,20 @@ ASSUMPTIONS: tuple[str, ...] = (
     "It compares the ideal smoothed encoder g at any image x' within eps with the served direction t at the "
     "image sent; a service asked about x' would itself estimate g(x') from finitely many samples.",
     "Distances are l2 norms over the pixels of the encoder's input, in [0, 1]; the radius in upload space "
-    "counts the pixels of the uploaded image, also in [0, 1].",
+    "counts the decoded 8-bit samples of the uploaded image, divided by 255, not what the file stores.",
     "The encoder is taken as a fixed function of its input; that floating-point arithmetic in the stated "
     "dtype is only close to one is not accounted for.",
-    "Gaussian noise is drawn in floating point by a pseudo-random generator from a fresh seed.",
+    "Gaussian noise is drawn in floating point by a pseudo-random generator from the recorded seed.",
     "It holds for every real-valued x', hence also for those on the 8-bit grid of image files.",
-    "It speaks of the features that the language model received, not of the answer that the model gave.",
+    "It speaks of the features that the language model received; the answer is named, not certified.",
 )
 
 #: Where the noise is added: to the resized image, or to its tiles and its thumbnail, which show the same
 #: image.
 Space = Literal["encoder_input", "stacked_tiles"]
+
+#: What the pixels of the uploaded file become canvas pixels from by a linear map.
+UploadSpace = Literal["decoded RGB", "decoded grey"]
 
 Cosine = Annotated[float, Field(ge=-1.0, le=1.0)]
 Probability = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -64,12 +70,17 @@ class CertifiedImage(_Part):
     canvas_height: Size
     """Height of the encoder's input, in pixels."""
     resize_norm: Annotated[float, Field(gt=0.0)] | None
-    """Operator norm (l2) of the map from the uploaded image to the encoder's input, or an upper bound on it
-    where the space is `stacked_tiles`; null if unknown."""
+    """Operator norm (l2) of the map from the decoded RGB image to the encoder's input, or an upper bound on
+    it where the space is `stacked_tiles`; null if unknown."""
+    upload_space: UploadSpace | None
+    """Whose values the radius in upload space counts: the three of each pixel, or the one of a grey pixel, in
+    [0, 1]. null: a small change of this file's values may be a large one of the decoded RGB image."""
+    upload_reason: str | None
+    """Why `upload_space` is null; null where it is not."""
 
 
 class CertifiedModel(_Part):
-    """The encoder that was smoothed."""
+    """The encoder that was smoothed, and the language model behind it."""
 
     name: str
     """Name under which the model is served."""
@@ -82,6 +93,9 @@ class CertifiedModel(_Part):
     max_canvas_pixels: Size | None = None
     """The operator's limit on the pixels of the encoder's input: a larger image is resized as the model's own
     processor does with smaller settings. The digest does not cover it. Null without a limit."""
+    language_model_digest: Digest | None
+    """SHA-256 over the files of the checkpoint that holds the language model, as the service has them; null
+    where no language model was to be asked. A vLLM elsewhere is not checked against it."""
 
 
 class NoiseRecord(_Part):
@@ -89,12 +103,12 @@ class NoiseRecord(_Part):
 
     distribution: Literal["gaussian"] = "gaussian"
     """Independent normal noise of mean 0 on every channel of every pixel."""
-    sigma: Annotated[float, Field(gt=0.0)]
+    sigma: Annotated[float, Field(gt=0.0, le=1e6)]
     """Standard deviation, in the encoder's input space (pixels in [0, 1])."""
     generator: str
     """How the samples follow from the seed."""
-    seed: Annotated[str, Field(pattern="^[0-9a-f]+$")]
-    """Seed of this image, hexadecimal."""
+    seed: Annotated[str, Field(pattern="^[0-9a-f]{1,32}$")]
+    """Seed of this image, at most 128 bits, hexadecimal."""
     n_select: Size
     """Samples that chose the served direction t, the transforms and the stakes of the bounds."""
     n_certify: Size
@@ -107,14 +121,44 @@ class NoiseRecord(_Part):
     """The budget that this request would have had without load on the service; null if load did not reduce
     it."""
 
+    @model_validator(mode="after")
+    def _within_budget(self) -> Self:
+        if self.n_certify > self.budget:
+            raise ValueError("noise.n_certify is above noise.budget")
+        if self.degraded_from is not None and self.degraded_from <= self.budget:
+            raise ValueError("noise.degraded_from is not above noise.budget")
+        return self
+
 
 class Chance(_Part):
-    """The cosine of centred features of unrelated images, from calibration."""
+    """The cosine of the served features of unrelated images:  calibration at this sigma with this PSM."""
 
     mean: Cosine
     """Mean over pairs."""
     p95: Cosine
-    """95th percentile over pairs. A bound that is not above it says nothing."""
+    """Upper confidence limit (95 %) of the 95th percentile over pairs. A bound that is not above it says
+    nothing."""
+    pairs: Size
+    """Number of independent pairs of images that were measured."""
+
+
+class Question(_Part):
+    """What the language model was asked."""
+
+    messages_sha256: Digest
+    """SHA-256 of the messages as canonical JSON, with `{"type": "image", "sha256": ...}` in the place of each
+    image."""
+    decoding_sha256: Digest
+    """SHA-256 of the parameters that the language model was sent, as canonical JSON."""
+
+
+class AnswerRecord(_Part):
+    """What the language model answered."""
+
+    sha256: Digest
+    """SHA-256 of the texts of all choices, as a JSON array in canonical form. Tool calls are not covered."""
+    certified: Literal[False] = False
+    """The certificate bounds features. Nothing is certified about the answer."""
 
 
 class BoundAt(_Part):
@@ -147,7 +191,8 @@ class Radius(_Part):
     layer_cake: Distance | None
     """The radius by the layer-cake bound."""
     upload: Distance | None
-    """The served radius in the uploaded image's own pixels: value / resize_norm."""
+    """The served radius in `image.upload_space`: value / resize_norm for decoded RGB, and that divided by the
+    root of 3 for decoded grey. null where there is no radius, or no factor between the spaces."""
 
 
 class TargetBound(_Part):
@@ -166,12 +211,20 @@ class Certificate(_Part):
     near the one sent. It is true with probability at least 1 - alpha.
     """
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     """Version of this schema."""
     paper: Literal["arXiv:2601.16200v1"] = PAPER
     """The paper whose definitions are used."""
     time: datetime
     """When the certificate was made."""
+    request_id: str | None = None
+    """The request that was answered, as in its header `X-Request-ID`; null outside of a request."""
+    question: Question | None = None
+    """What the language model was asked; null where it was not to be asked."""
+    answer: AnswerRecord | None = None
+    """What it answered; null where it was not asked."""
+    served_tokens_sha256: Digest
+    """SHA-256 of the visual tokens that were served for this image: float32, little-endian, by token."""
     image: CertifiedImage
     """The picture."""
     model: CertifiedModel
@@ -196,9 +249,9 @@ class Certificate(_Part):
     """Mean of the scores (1 + <u, t>) / 2 over the certification samples. An estimate, not a bound."""
     score_lower: Score
     """Lower bound on the expected score at the image sent."""
-    bounds: Annotated[tuple[BoundAt, ...], Field(min_length=1)]
+    bounds: Annotated[tuple[BoundAt, ...], Field(min_length=1, max_length=1024)]
     """The bounds at the distances asked for, ascending."""
-    curve: tuple[BoundAt, ...]
+    curve: Annotated[tuple[BoundAt, ...], Field(min_length=1, max_length=CURVE_POINTS)]
     """The bounds from eps = 0 to the distance where the served bound reaches 0."""
     radius: Radius
     """The certified radius."""
@@ -207,17 +260,43 @@ class Certificate(_Part):
     target: TargetBound | None
     """What was asked for, and the bound at that distance; null if nothing was asked for."""
     outcome: Outcome
-    """`vacuous`: at the smallest distance asked for, the bound is not above both 0 and the chance cosine.
-    `abstained`: it is above both, but the target was not met. `certified`: neither of these."""
-    chance: Chance
-    """The cosine of unrelated images, with which the bounds should be compared."""
-    flip_point: Cosine | None
-    """The cosine near which answers began to change in calibration; null if that was not measured."""
+    """`vacuous`: the bound is not known to say anything (`vacuous_because`). `abstained`: it does, but the
+    target was not met. `certified`: the target was met. `bounded`: there was no target."""
+    vacuous_because: VacuousBecause | None
+    """`not calibrated`: the cosine of unrelated images is not known at this sigma. `not above chance`: at the
+    smallest distance asked for, the bound is not above both 0 and the chance cosine. null: not vacuous."""
+    chance: Chance | None
+    """The cosine of unrelated images, with which the bounds should be compared; null: this sigma is not
+    calibrated."""
     cached: bool = False
     """Whether this result, with its noise, is that of an earlier request about the same pixels on the same
     terms."""
     assumptions: tuple[str, ...] = ASSUMPTIONS
     """What the statement assumes, and what it does not say."""
+
+    def bound_to(self, binding: Binding) -> Certificate:
+        """The same certificate, bound to a request and its answer."""
+        model = self.model.model_copy(update={"language_model_digest": binding.language_model_digest})
+        return self.model_copy(
+            update={
+                "request_id": binding.request_id,
+                "model": model,
+                "question": binding.question,
+                "answer": binding.answer,
+            }
+        )
+
+    def bound_as(self, other: Certificate) -> Certificate:
+        """The same certificate, bound to what another one is bound to, its served tokens included."""
+        binding = Binding(other.request_id, other.model.language_model_digest, other.question, other.answer)
+        return self.bound_to(binding).model_copy(update={"served_tokens_sha256": other.served_tokens_sha256})
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        eps = [bound.eps for bound in self.bounds]
+        if eps[0] <= 0.0 or eps != sorted(set(eps)):
+            raise ValueError("the eps of bounds are not positive and ascending")
+        return self
 
     @classmethod
     def of(
@@ -229,9 +308,9 @@ class Certificate(_Part):
         image: CertifiedImage,
         model: CertifiedModel,
         noise: NoiseRecord,
-        chance: Chance,
+        chance: Chance | None,
+        served_tokens_sha256: str,
         space: Space = "encoder_input",
-        flip_point: float | None = None,
         cached: bool = False,
     ) -> Certificate:
         """The certificate of a statement; ValueError if noise or chance cosine are not those of the
@@ -240,7 +319,7 @@ class Certificate(_Part):
         terms = statement.terms
         if noise.sigma != terms.sigma or noise.n_certify != statement.n_certify:
             raise ValueError("the noise described is not the noise that the statement is made from")
-        if chance.p95 != terms.chance_cosine:
+        if (None if chance is None else chance.p95) != terms.chance_cosine:
             raise ValueError("the chance cosine is not the one that the outcome was judged by")
         target = None
         if terms.target is not None and statement.target_bound is not None:
@@ -249,6 +328,7 @@ class Certificate(_Part):
             )
         return cls(
             time=time,
+            served_tokens_sha256=served_tokens_sha256,
             image=image,
             model=model,
             noise=noise,
@@ -264,19 +344,40 @@ class Certificate(_Part):
                 value=statement.radius,
                 mean=statement.radius_mean,
                 layer_cake=statement.radius_layer_cake,
-                upload=_upload(statement.radius, image.resize_norm),
+                upload=upload_radius(statement.radius, image),
             ),
             served=statement.served,
             target=target,
             outcome=statement.outcome,
+            vacuous_because=statement.vacuous_because,
             chance=chance,
-            flip_point=flip_point,
             cached=cached,
         )
 
 
-def _upload(radius: float | None, resize_norm: float | None) -> float | None:
-    """radius / norm, rounded down."""
-    if radius is None or resize_norm is None:
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What a certificate is bound to beside its picture.
+
+    Attributes:
+        request_id: of the request, or None.
+        language_model_digest: see `CertifiedModel`.
+        question: what the language model was asked, or None.
+        answer: what it answered, or None.
+    """
+
+    request_id: str | None
+    language_model_digest: str | None = None
+    question: Question | None = None
+    answer: AnswerRecord | None = None
+
+
+def upload_radius(radius: float | None, image: CertifiedImage) -> float | None:
+    """A radius at the encoder's input as one in `upload_space`, rounded down; None where there is no factor.
+
+    A step of a grey value is the same step in three channels, which is longer by the root of 3.
+    """
+    if radius is None or image.resize_norm is None or image.upload_space is None:
         return None
-    return radius / resize_norm * (1.0 - 1e-12)
+    channels = 3 if image.upload_space == "decoded grey" else 1
+    return radius / (image.resize_norm * math.sqrt(channels)) * (1.0 - 1e-12)

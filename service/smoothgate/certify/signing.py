@@ -1,4 +1,7 @@
-"""Certificates as signed text: JWS compact serialisation with EdDSA (RFC 8037, curve Ed25519).
+"""Certificates as signed text: JWS compact serialisation with an Ed25519 key.
+
+Version 2 of the certificate names the algorithm `Ed25519` (RFC 9864). Version 1 names it `EdDSA` (RFC 8037,
+now deprecated). The signature is the same.
 
 Anyone who has the published key set can check a certificate offline. Key ids are RFC 7638 thumbprints. To
 rotate keys, sign with a new key and go on publishing the public half of the old one.
@@ -18,8 +21,10 @@ from pydantic import ValidationError
 
 from smoothgate.certify.answer_certificate import AnswerCertificate
 from smoothgate.certify.certificate import Certificate
+from smoothgate.certify.certificate_v1 import AnyCertificate, CertificateV1
 
-ALGORITHM = "EdDSA"
+ALGORITHM = "Ed25519"
+_KINDS: dict[str, type[Certificate] | type[CertificateV1]] = {ALGORITHM: Certificate, "EdDSA": CertificateV1}
 TYPE = "smoothgate-certificate+jws"
 
 
@@ -52,16 +57,12 @@ class WrongSchema(CertificateRejected):
 
 
 class _Ed25519Only(jws.JWSRegistry):  # type: ignore[misc]
-    """Accepts EdDSA and no other algorithm.
-
-    joserfc warns about the name EdDSA, because RFC 9864 splits it by curve. Most verifiers know only this
-    name, and here the key fixes the curve.
-    """
+    """Accepts the two names of Ed25519 and no other algorithm. joserfc warns about the older one."""
 
     def get_alg(self, name: str) -> Any:
-        if name != ALGORITHM:
+        if name not in _KINDS:
             raise UnsupportedAlgorithmError(f"{name} is not {ALGORITHM}")
-        return self.algorithms[ALGORITHM]
+        return self.algorithms[name]
 
 
 _REGISTRY = _Ed25519Only()
@@ -82,13 +83,11 @@ class PublicKey:
         return cls(_import(text))
 
     def jwk(self) -> dict[str, str]:
-        """The public half as a JWK with `kid`, `alg` and `use`."""
+        """The public half as a JWK with `kid` and `use`. It has no `alg`: the two versions of the certificate
+        name it differently.
+        """
         public = self._key.as_dict(private=False)
-        return {name: public[name] for name in ("kty", "crv", "x")} | {
-            "kid": self.kid,
-            "alg": ALGORITHM,
-            "use": "sig",
-        }
+        return {name: public[name] for name in ("kty", "crv", "x")} | {"kid": self.kid, "use": "sig"}
 
 
 class SigningKey(PublicKey):
@@ -125,7 +124,7 @@ def jwks(keys: Iterable[PublicKey]) -> dict[str, list[dict[str, str]]]:
     return {"keys": list({key.kid: key.jwk() for key in keys}.values())}
 
 
-def verify(text: str, key_set: Mapping[str, Any]) -> Certificate:
+def verify(text: str, key_set: Mapping[str, Any]) -> AnyCertificate:
     """Check a signed certificate offline.
 
     Args:
@@ -135,11 +134,12 @@ def verify(text: str, key_set: Mapping[str, Any]) -> Certificate:
     Raises:
         UnknownKey: the key that it names is not in the set.
         BadSignature: it is not a JWS, it uses another algorithm, or it is not what that key signed.
-        WrongSchema: the signature is good, but the content is not a certificate of a known version.
+        WrongSchema: the signature is good, but the content is not a certificate of the version that goes with
+            the algorithm.
     """
     try:
         parts = jws.extract_compact(text.strip().encode())
-        kid = parts.headers().get("kid")
+        kid, algorithm = parts.headers().get("kid"), parts.headers().get("alg")
     except (JoseError, ValueError) as error:
         raise BadSignature("This is not a signed certificate (JWS, compact serialisation).") from error
     key = _find(key_set, kid)
@@ -150,7 +150,7 @@ def verify(text: str, key_set: Mapping[str, Any]) -> Certificate:
     if not matches:
         raise BadSignature(f"The signature does not match: the content is not what key {kid} signed.")
     try:
-        return Certificate.model_validate_json(parts.payload)
+        return _KINDS[str(algorithm)].model_validate_json(parts.payload)
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise WrongSchema(

@@ -12,9 +12,11 @@ request's error probability. `smoothgate.certify.alpha` splits it further.
 The first of these outcomes that applies is stated:
 
 * `vacuous`: even at the smallest eps asked for, the served bound is not above both 0 and the chance cosine
-  (95th percentile of the cosine of unrelated images). The certificate is true and says nothing.
+  (95th percentile of the cosine of unrelated images), or that cosine was not measured at this sigma. The
+  certificate is true and is not known to say anything.
 * `abstained`: the request has a target, a cosine at an eps, and the served bound at that eps is below it.
-* `certified`: the bound separates x' from unrelated images, and the target, if there is one, is met.
+* `certified`: the bound separates x' from unrelated images, and the target is met.
+* `bounded`: the bound separates x' from unrelated images, and there is no target.
 
 A target "radius r at cosine c" is the target "cosine c at eps = r".
 """
@@ -33,10 +35,13 @@ from smoothgate.certify.fcsb import BoundName, Point
 from smoothgate.certify.layer_cake import Moments, choose_transforms
 from smoothgate.certify.scores import check_scores
 
-Outcome = Literal["certified", "abstained", "vacuous"]
+Outcome = Literal["certified", "bounded", "abstained", "vacuous"]
+VacuousBecause = Literal["not calibrated", "not above chance"]
 
 #: Number of points on the curve, which goes from eps = 0 to where the served bound reaches 0.
 CURVE_POINTS = 25
+# A chance cosine of 1, where too few images were measured, is out of reach. A target must be below 1.
+_HIGHEST_GOAL = 1.0 - 1e-9
 # The search for the smallest budget ends at this number of samples.
 _MOST_SAMPLES = 1 << 40
 
@@ -74,7 +79,7 @@ class Terms:
         alpha: this image's share of the error probability (`alpha.per_image`).
         eps: l2 radii at which the bounds are reported, positive and ascending, at least one.
         cosine_threshold: the cosine at which the certified radius is reported.
-        chance_cosine: 95th percentile of the cosine of unrelated images.
+        chance_cosine: 95th percentile of the cosine of unrelated images at this sigma; None: it is not known.
         target: what the request asks to be certified, or None.
 
     Raises:
@@ -85,14 +90,15 @@ class Terms:
     alpha: float
     eps: tuple[float, ...]
     cosine_threshold: float = 0.5
-    chance_cosine: float = 0.0
+    chance_cosine: float | None = 0.0
     target: Target | None = None
 
     def __post_init__(self) -> None:
         fcsb.check_sigma(self.sigma)
         check_alpha(self.alpha)
         fcsb.check_cosine(self.cosine_threshold)
-        fcsb.check_cosine(self.chance_cosine)
+        if self.chance_cosine is not None and not -1.0 <= self.chance_cosine <= 1.0:
+            raise ValueError(f"a chance cosine must lie between -1 and 1, got {self.chance_cosine!r}")
         if not self.eps or self.eps[0] <= 0.0 or list(self.eps) != sorted(set(self.eps)):
             raise ValueError(f"eps must be positive, ascending and at least one, got {self.eps}")
         for eps in self.eps:
@@ -100,8 +106,8 @@ class Terms:
 
     @property
     def floor(self) -> float:
-        """The bound says something if it is above this cosine."""
-        return max(self.chance_cosine, 0.0)
+        """The bound says something only if it is above this cosine."""
+        return max(self.chance_cosine or 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +126,7 @@ class Statement:
         radius_layer_cake: the same by the layer-cake bound.
         target_bound: the served bound at the target's eps; None without a target.
         outcome: see the module.
+        vacuous_because: why the outcome is `vacuous`; None: it is not.
     """
 
     terms: Terms
@@ -132,6 +139,7 @@ class Statement:
     radius_layer_cake: float | None
     target_bound: float | None
     outcome: Outcome
+    vacuous_because: VacuousBecause | None
 
     @property
     def radius(self) -> float | None:
@@ -173,11 +181,8 @@ def state(terms: Terms, evidence: Evidence) -> Statement:
     sigma, cosine, target = terms.sigma, terms.cosine_threshold, terms.target
     points = tuple(fcsb.point(moments, eps, sigma) for eps in terms.eps)
     target_bound = None if target is None else fcsb.point(moments, target.eps, sigma).value
-    outcome: Outcome = "certified"
-    if points[0].value <= terms.floor:
-        outcome = "vacuous"
-    elif target is not None and not reaches(moments, target, sigma):
-        outcome = "abstained"
+    is_met = None if target is None else reaches(moments, target, sigma)
+    outcome, because = outcome_of(points[0].value, terms.chance_cosine, is_met)
     return Statement(
         terms=terms,
         n_certify=scores.size,
@@ -189,7 +194,27 @@ def state(terms: Terms, evidence: Evidence) -> Statement:
         radius_layer_cake=fcsb.layer_cake_radius(moments, cosine, sigma),
         target_bound=target_bound,
         outcome=outcome,
+        vacuous_because=because,
     )
+
+
+def outcome_of(
+    bound: float, chance_cosine: float | None, is_met: bool | None
+) -> tuple[Outcome, VacuousBecause | None]:
+    """The outcome, and why it is `vacuous` if it is.
+
+    Args:
+        bound: served at the smallest eps.
+        chance_cosine: of the terms.
+        is_met: whether the target is met; None: there is no target.
+    """
+    if chance_cosine is None:
+        return "vacuous", "not calibrated"
+    if bound <= max(chance_cosine, 0.0):
+        return "vacuous", "not above chance"
+    if is_met is None:
+        return "bounded", None
+    return ("certified" if is_met else "abstained"), None
 
 
 def reaches(moments: Moments, target: Target, sigma: float) -> bool:
@@ -205,7 +230,7 @@ def require_reachable(terms: Terms, n_certify: int) -> None:
     Raises:
         BudgetTooSmall: the budget cannot reach the goal.
     """
-    goal = terms.target or Target(terms.floor, terms.eps[0])
+    goal = terms.target or Target(min(terms.floor, _HIGHEST_GOAL), terms.eps[0])
     if _reachable(terms, goal, n_certify):
         return
     smallest = _smallest_budget(terms, goal, n_certify)

@@ -10,19 +10,18 @@ import typer
 from rich.table import Table
 
 from smoothgate.cli.common import (
+    CALIBRATED,
     Device,
     OtherModel,
     Sigmas,
     console,
     failures,
     load_adapter,
-    measure_scores,
+    measure_smoothed,
     say_unreadable,
 )
 
-_SIGMAS = [0.25, 0.5, 0.75]
-# Pictures that the robustness scores are means over.
-_SCORED = 64
+_SIGMAS = [0.25, 0.5, 0.75, 1.0]
 
 
 def calibrate(
@@ -40,7 +39,10 @@ def calibrate(
     seed: Annotated[int, typer.Option(help="Seed of the noise of the scores.")] = 1,
     device: Device = "cpu",
 ) -> None:
-    """Measure centre, scale, chance cosine and scores of a model. A few hundred pictures are enough."""
+    """Measure centre, scale, chance cosines and scores of a model. A few hundred pictures are enough.
+
+    Certificates say something at these noise levels only.
+    """
     with failures():
         adapter = load_adapter(model, device)
         from smoothgate.psm.calibration import calibrate as measure
@@ -58,16 +60,18 @@ def calibrate(
         per_channel = adapter.token_grid is None
         result = measure(features, others, adapter.digest, per_channel=per_channel)
         readable = [path for path in paths if path not in unreadable]
-        x = random_canvases(adapter, readable, _SCORED, seed)
-        result = measure_scores(adapter, output, result, x, sigma, seed)
+        x = random_canvases(adapter, readable, CALIBRATED, seed)
+        result = measure_smoothed(adapter, output, result, x, sigma, seed)
     say_unreadable(unreadable)
     table = Table(title=f"Calibration of {model or 'the demo model'}", show_header=False)
     figures = dataclasses.asdict(result.figures)
     scores, canary_scores = figures.pop("scores"), figures.pop("canary_scores")
+    chance = figures.pop("chance")
     for name, value in [
         *figures.items(),
         *((f"score at sigma {key}", value) for key, value in scores.items()),
         *((f"canary's score at sigma {key}", value) for key, value in canary_scores.items()),
+        *((f"chance cosine at sigma {key}, limit", value["p95_limit"]) for key, value in chance.items()),
     ]:
         table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
     console.print(table)

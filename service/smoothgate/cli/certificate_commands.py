@@ -6,7 +6,7 @@ import json
 import os
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.table import Table
@@ -54,10 +54,17 @@ def verify(
         Path | None, typer.Option(help="Folder of the calibration; left out: the bundled one.")
     ] = None,
     signature_only: Annotated[bool, typer.Option(help="Do not load the model or replay the noise.")] = False,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"],
+        typer.Option(help="Arithmetic of the replay. It says how exactly the numbers must agree."),
+    ] = "float32",
+    max_samples: Annotated[
+        int, typer.Option(min=2, help="Most noise samples that are drawn for one certificate.")
+    ] = 131072,
 ) -> None:
-    """Check the signature and the shown fields of certificates.
+    """Check the signature and the shown fields of certificates, and whether fields contradict each other.
 
-    With --image, also check picture, model, and every bound by replaying the noise.
+    With --image, also replay the noise, make the whole certificate again, and compare every field.
     """
     from smoothgate.verification import check, read
 
@@ -68,12 +75,12 @@ def verify(
             raise MalformedRequest(f"{len(pictures)} pictures for {len(found)} certificates.")
         key_set = _key_set(key_source)
         # By the limit on canvas pixels. Most answers name one or none.
-        encoder = None if signature_only else cache(partial(load_encoder, model, psm, "cpu"))
+        encoder = None if signature_only else cache(partial(load_encoder, model, psm, "cpu", dtype=dtype))
         failed = False
         for number, (jws, plain) in enumerate(found):
             data = pictures[number].read_bytes() if number < len(pictures) else None
             table = Table("check", "", "", title=f"Certificate {number + 1} of {len(found)}")
-            for each in check(jws, plain, key_set, data, encoder):
+            for each in check(jws, plain, key_set, data, encoder, max_samples=max_samples):
                 failed |= not each.passed
                 table.add_row(each.name, "[green]ok[/]" if each.passed else "[red]FAILS[/]", each.detail)
             console.print(table)

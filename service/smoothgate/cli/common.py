@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from smoothgate.psm.unit_encoder import UnitEncoder
     from smoothgate.vision import VisionAdapter
 
+#: Pictures that chance cosines are measured on, in pairs.
+CALIBRATED = 256
+# Pictures that the robustness scores are means over.
+_SCORED = 64
+
 console = Console()
 errors = Console(stderr=True)
 
@@ -88,7 +93,7 @@ def say_unreadable(paths: Sequence[Path]) -> None:
 
 
 def load_adapter(
-    model: str | None, device: str = "cpu", max_canvas_pixels: int | None = None
+    model: str | None, device: str = "cpu", max_canvas_pixels: int | None = None, dtype: str = "float32"
 ) -> VisionAdapter:
     """The vision part of a checkpoint, or of the bundled demo model, with or without a limit on its canvases.
 
@@ -104,25 +109,29 @@ def load_adapter(
     return load(
         model or str(bundled("model")),
         device=device,
-        dtype=torch.float32,
+        dtype=getattr(torch, dtype),
         max_canvas_pixels=max_canvas_pixels,
     )
 
 
 def load_encoder(
-    model: str | None, psm: Path | None, device: str = "cpu", max_canvas_pixels: int | None = None
+    model: str | None,
+    psm: Path | None,
+    device: str = "cpu",
+    max_canvas_pixels: int | None = None,
+    dtype: str = "float32",
 ) -> UnitEncoder:
     """A model with its calibration and PSM, or the bundled ones; raises as `load_adapter`."""
     if model is not None and psm is None:
         raise MalformedRequest("--model needs --psm, the folder of its calibration.")
-    adapter = load_adapter(model, device, max_canvas_pixels)
+    adapter = load_adapter(model, device, max_canvas_pixels, dtype)
     from smoothgate.demo import bundled
     from smoothgate.psm.unit_encoder import UnitEncoder
 
     return UnitEncoder.load(adapter, psm or bundled("psm"))
 
 
-def measure_scores(
+def measure_smoothed(
     adapter: VisionAdapter,
     folder: Path,
     calibration: Calibration,
@@ -130,21 +139,31 @@ def measure_scores(
     sigmas: list[float],
     seed: int,
 ) -> Calibration:
-    """Score the PSM in a folder on canvases x (N, 3, H, W) and on the canary's picture, and save the
-    calibration with the scores.
+    """Measure robustness scores, the canary's too, and chance cosines of a PSM, and save the calibration.
+
+    Args:
+        adapter: h.
+        folder: of the PSM; gets the calibration.
+        calibration: centre and scale.
+        x: canvases (N, 3, H, W) of unrelated pictures, `CALIBRATED` of them or more. The first 64 are scored.
+        sigmas: noise levels.
+        seed: of the noise.
     """
     from smoothgate.demo import CANARY, bundled
     from smoothgate.psm.checkpoint import PSM
     from smoothgate.psm.picture_files import read_picture
     from smoothgate.psm.unit_encoder import UnitEncoder
+    from smoothgate.sampling.chance import chance_figures
     from smoothgate.sampling.splits import robustness_scores
 
     encoder = UnitEncoder(adapter, calibration, PSM.load(folder))
     canary = adapter.canvas(read_picture(bundled("samples") / CANARY))
-    scores = robustness_scores(encoder.units, x.to(adapter.device), sigmas, seed)
+    x = x.to(adapter.device)
+    scores = robustness_scores(encoder.units, x[:_SCORED], sigmas, seed)
     canary_scores = robustness_scores(
         encoder.units, canary.x[None].to(adapter.device), sigmas, seed, layout=canary.layout
     )
-    scored = calibration.with_scores(scores, encoder.psm_digest, canary_scores)
-    scored.save(folder)
-    return scored
+    chance = chance_figures(encoder.units, x, sigmas, seed + 1)
+    measured = calibration.with_smoothed(scores, chance, encoder.psm_digest, canary_scores)
+    measured.save(folder)
+    return measured

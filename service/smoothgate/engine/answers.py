@@ -14,6 +14,7 @@ class _Message(BaseModel):
 
 
 class _Choice(BaseModel):
+    index: int = 0
     message: _Message
 
 
@@ -28,12 +29,19 @@ class Completion(BaseModel):
         """The text of the first choice. It is empty if the answer is a tool call."""
         return self.choices[0].message.content or ""
 
+    @property
+    def texts(self) -> list[str]:
+        """The text of each choice, in the order of their indices."""
+        ordered = sorted(self.choices, key=lambda choice: choice.index)
+        return [choice.message.content or "" for choice in ordered]
+
 
 class _Delta(BaseModel):
     content: str | None = None
 
 
 class _ChunkChoice(BaseModel):
+    index: int = 0
     delta: _Delta = _Delta()
     finish_reason: str | None = None
 
@@ -48,6 +56,11 @@ class Chunk(BaseModel):
     def text(self) -> str:
         """The text that this piece adds."""
         return "".join(choice.delta.content or "" for choice in self.choices or ())
+
+    @property
+    def added(self) -> list[tuple[int, str]]:
+        """The text that this piece adds to each of its choices, by index."""
+        return [(choice.index, choice.delta.content or "") for choice in self.choices or ()]
 
     @property
     def ends_answer(self) -> bool:

@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from smoothgate import metrics, tracing
+from smoothgate.certify.certificate import Binding, Certificate
 from smoothgate.engine import EngineClient
 from smoothgate.engine.answers import read_chunk, read_completion
 from smoothgate.errors import MalformedRequest, PolicyNotMet, UnknownModel
 from smoothgate.gate import chat_text
 from smoothgate.gate.accounts import Account
+from smoothgate.gate.binding import answer_of, question_of
 from smoothgate.gate.certified_answers import Ballot, CertifiedAnswers, CleanedChat
 from smoothgate.gate.chat_images import ImageSlot, with_images_replaced
 from smoothgate.gate.engine_fields import EngineFields
 from smoothgate.gate.gatekeeper import Gatekeeper
 from smoothgate.gate.image_smoothing import ImageSmoothing
-from smoothgate.gate.issuing import Issuer
+from smoothgate.gate.issuing import Issuer, certificates_of
 from smoothgate.gate.readiness import Readiness
 from smoothgate.gate.request_timing import Stages, deadline, measured
 from smoothgate.gate.visual_chat import visual_parts
@@ -36,8 +38,8 @@ from smoothgate.vision import DecodedImage
 
 Json = dict[str, Any]
 
-#: Name of the tasks that issue certificates while vLLM answers.
-ISSUING = "issuing"
+#: Name of the tasks that make certificates while vLLM answers.
+CERTIFYING = "certifying"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +48,14 @@ class ImageRequest:
 
     Attributes:
         route: its name in the metrics.
+        request_id: stands in certificates; sent along to vLLM.
         account: the client, where there are accounts.
         images: URIs or uploaded files.
         smoothing: the client's wishes.
     """
 
     route: str
+    request_id: str
     account: Account | None
     images: Sequence[str | bytes] = ()
     smoothing: SmoothingOptions = field(default_factory=SmoothingOptions)
@@ -62,7 +66,6 @@ class Turn(ImageRequest):
     """A turn of a chat.
 
     Attributes:
-        request_id: sent along to vLLM.
         messages: the chat as the client sent it, in OpenAI's form, unchecked; it may hold images of its own.
             Where `images` come with it, they stand in front of the parts of the last message.
         messages_field: the field that `messages` came in, for errors.
@@ -70,7 +73,6 @@ class Turn(ImageRequest):
         parameters: of vLLM; everything in its request but the model and the messages.
     """
 
-    request_id: str
     messages: Any
     messages_field: str = "messages"
     model: object = None
@@ -128,14 +130,14 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """The certificates of all images, as soon as they are known."""
+    """The certificates of all images, once the answer that they name has ended."""
 
     issued: list[IssuedCertificate]
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerCertified:
-    """The certificate of the whole answer, which follows in one piece."""
+    """The certificate of the whole answer, which has come in one piece."""
 
     issued: IssuedAnswerCertificate
 
@@ -161,7 +163,7 @@ class _Admitted:
         slots: these places.
         images: what belongs there.
         smoothed: the same at the sampler; empty: smoothing is off.
-        issuing: issues the certificates meanwhile; None: no image is smoothed.
+        certifying: makes the certificates meanwhile; None: no image is smoothed.
     """
 
     smoother: Smoother
@@ -169,10 +171,7 @@ class _Admitted:
     slots: Sequence[ImageSlot]
     images: Sequence[DecodedImage] = ()
     smoothed: Sequence[Smoothed] = ()
-    issuing: asyncio.Task[list[IssuedCertificate]] | None = None
-
-    async def certificates(self) -> list[IssuedCertificate] | None:
-        return None if self.issuing is None else await self.issuing
+    certifying: asyncio.Task[list[Certificate]] | None = None
 
 
 class Answering:
@@ -189,6 +188,7 @@ class Answering:
         fields: which parameters vLLM gets.
         max_text_characters: of a request, without its images.
         certified_answers: holds votes.
+        language_model_digest: for certificates; may take long the first time.
     """
 
     def __init__(
@@ -204,6 +204,7 @@ class Answering:
         fields: EngineFields,
         max_text_characters: int,
         certified_answers: CertifiedAnswers,
+        language_model_digest: Callable[[], str | None],
     ) -> None:
         self._readiness = readiness
         self._smoothing = smoothing
@@ -215,6 +216,7 @@ class Answering:
         self._fields = fields
         self._max_text_characters = max_text_characters
         self._certified_answers = certified_answers
+        self._language_model_digest = language_model_digest
 
     async def answer(self, turn: Turn) -> Answer:
         """The whole answer to a turn.
@@ -229,18 +231,18 @@ class Answering:
                 if self._certifies_answer(turn, chat):
                     return await self._certified(turn, await self._ballot(turn, chat, stages), stages)
                 async with self._admitted(turn, chat, stages) as admitted:
-                    body = await _prepared(admitted, stages)
+                    body = await self._prepared(turn, admitted, stages)
                     sent = time.perf_counter()
                     answer = await self._client.chat(body, turn.request_id)
                     _engine_done(stages, sent)
                     completion = read_completion(answer)
                     self._gatekeeper.spend_tokens(turn.account, _tokens(completion.usage))
-                    certificates = await admitted.certificates()
+                    certificates = await self._issued(turn, admitted, completion.texts)
         return Answer(answer, completion.text, certificates, completion.usage or {}, stages)
 
     async def stream(self, turn: Turn) -> AsyncGenerator[Event]:
-        """The answer to a turn as it comes: first `Accepted`, then each `Piece`, with `Certificates` among or
-        after them, last `Finished`. Closing the generator ends all work on the turn.
+        """The answer to a turn as it comes: `Accepted`, then each `Piece`, then `Certificates`, then
+        `Finished`. Closing the generator ends all work on the turn.
 
         Raises:
             SmoothgateError: of any kind; before `Accepted`, nothing has been sent to the client yet. With
@@ -261,17 +263,16 @@ class Answering:
                     yield Accepted(certified=True)
                     async with deadline(self._timeout_seconds, spent=stages.now()):
                         answer = await self._certified(turn, ballot, stages)
-                    assert answer.answer_certificate is not None  # noqa: S101
-                    yield AnswerCertified(answer.answer_certificate)
                     for piece in _pieces(answer, _asks_for_usage(ballot.chat.body)):
                         yield piece
+                    assert answer.answer_certificate is not None  # noqa: S101
+                    yield AnswerCertified(answer.answer_certificate)
                     yield Finished(answer.usage, stages)
                     return
-                unsent = admitted.issuing
                 if admitted.slots:
-                    yield Accepted(certified=unsent is not None)
+                    yield Accepted(certified=admitted.certifying is not None)
                 async with deadline(self._timeout_seconds, spent=stages.now()):
-                    body = await _prepared(admitted, stages)
+                    body = await self._prepared(turn, admitted, stages)
                     sent = time.perf_counter()
                     shows_usage = _asks_for_usage(body)
                     chunks = await self._client.stream(body, turn.request_id)
@@ -281,6 +282,7 @@ class Answering:
                 if not admitted.slots:
                     yield Accepted(certified=False)
                 first = True
+                texts: dict[int, list[str]] = {}
                 async for chunk in chunks:
                     pieces += 1
                     if first:
@@ -288,14 +290,15 @@ class Answering:
                         first = False
                     read = read_chunk(chunk)
                     usage = read.usage or usage
-                    if unsent is not None and unsent.done():
-                        yield Certificates(await unsent)
-                        unsent = None
+                    for index, text in read.added:
+                        texts.setdefault(index, []).append(text)
                     if shows_usage or chunk.get("choices") or not read.usage:
                         yield Piece(chunk, read.text, read.ends_answer)
                 _engine_done(stages, sent)
-                if unsent is not None:
-                    yield Certificates(await unsent)
+                whole = ["".join(texts[index]) for index in sorted(texts)]
+                issued = await self._issued(turn, admitted, whole)
+                if issued is not None:
+                    yield Certificates(issued)
                 yield Finished(usage, stages)
 
     @asynccontextmanager
@@ -328,7 +331,8 @@ class Answering:
     async def certify(self, request: ImageRequest) -> list[IssuedCertificate]:
         """The certificates of images, without asking vLLM anything; raises as `sampled`."""
         async with self.sampled(request) as images:
-            return await self._issuer.issue(images)
+            certificates = await certificates_of(images)
+            return await self._issuer.issue(images, certificates, Binding(request.request_id))
 
     async def _read(self, turn: Turn) -> CleanedChat:
         """A turn as vLLM may see it, without its images."""
@@ -383,60 +387,81 @@ class Answering:
             async with self._smoothing.admitted(
                 smoother, slots, turn.smoothing, turn.account, stages
             ) as smoothed:
-                issuing = self._issue_meanwhile(smoothed, stages)
+                certifying = _certify_meanwhile(smoothed, stages)
+                images = [one.image for one in smoothed]
                 try:
-                    yield _Admitted(smoother, body, slots, [one.image for one in smoothed], smoothed, issuing)
+                    yield _Admitted(smoother, body, slots, images, smoothed, certifying)
                 finally:
-                    issuing.cancel()
+                    certifying.cancel()
 
-    def _issue_meanwhile(
-        self, smoothed: Sequence[Smoothed], stages: Stages
-    ) -> asyncio.Task[list[IssuedCertificate]]:
-        async def issue() -> list[IssuedCertificate]:
-            issued = await self._issuer.issue(smoothed)
-            stages.certify = stages.now()
-            return issued
+    async def _prepared(self, turn: Turn, admitted: _Admitted, stages: Stages) -> Json:
+        """The request as vLLM may see it, once the served features are known.
 
-        task = asyncio.create_task(issue(), name=ISSUING)
-        # A request that has failed already never asks for the failure of this task.
-        task.add_done_callback(lambda done: None if done.cancelled() else done.exception())
-        return task
+        Raises:
+            PolicyNotMet: the plan enforces a policy that the images do not meet.
+        """
+        if not admitted.slots:
+            return admitted.body
+        encoder = admitted.smoother.encoder
+        if admitted.certifying is None:
+            tokens = [await off_loop(encoder.raw_tokens, image) for image in admitted.images]
+        else:
+            with tracing.stage("select"):
+                tokens = [await image.tokens() for image in admitted.smoothed]
+            if admitted.smoothed[0].plan.enforce:
+                await self._require_certified(turn, admitted, await admitted.certifying)
+        stages.select = stages.now()
+        parts = [
+            await visual_parts(encoder.adapter, image_tokens, image.height, image.width)
+            for image_tokens, image in zip(tokens, admitted.images, strict=True)
+        ]
+        messages = with_images_replaced(admitted.body["messages"], admitted.slots, parts)
+        return admitted.body | {"messages": messages}
 
+    async def _require_certified(
+        self, turn: Turn, admitted: _Admitted, certificates: Sequence[Certificate]
+    ) -> None:
+        target = admitted.smoothed[0].plan.target
+        missed = sum(certificate.outcome != "certified" for certificate in certificates)
+        if missed and target is not None:
+            issued = await self._issued(turn, admitted, None)
+            raise PolicyNotMet(
+                f"A cosine of {target.cosine:g} at {target.eps:g} was to be certified; "
+                f"{missed} of {len(certificates)} images missed it, and the language model was not asked.",
+                {"certificates": [certificate.model_dump(mode="json") for certificate in issued or ()]},
+            )
 
-async def _prepared(admitted: _Admitted, stages: Stages) -> Json:
-    """The request as vLLM may see it, once the served features are known.
+    async def _issued(
+        self, turn: Turn, admitted: _Admitted, texts: Sequence[str] | None
+    ) -> list[IssuedCertificate] | None:
+        """The certificates, bound to question and answer; None: no image is smoothed.
 
-    Raises:
-        PolicyNotMet: the plan enforces a policy that the images do not meet.
-    """
-    if not admitted.slots:
-        return admitted.body
-    encoder = admitted.smoother.encoder
-    if admitted.issuing is None:
-        tokens = [await off_loop(encoder.raw_tokens, image) for image in admitted.images]
-    else:
-        with tracing.stage("select"):
-            tokens = [await image.tokens() for image in admitted.smoothed]
-        if admitted.smoothed[0].plan.enforce:
-            _require_certified(admitted.smoothed, await admitted.issuing)
-    stages.select = stages.now()
-    parts = [
-        await visual_parts(encoder.adapter, image_tokens, image.height, image.width)
-        for image_tokens, image in zip(tokens, admitted.images, strict=True)
-    ]
-    messages = with_images_replaced(admitted.body["messages"], admitted.slots, parts)
-    return admitted.body | {"messages": messages}
-
-
-def _require_certified(smoothed: Sequence[Smoothed], certificates: Sequence[IssuedCertificate]) -> None:
-    target = smoothed[0].plan.target
-    missed = sum(certificate.outcome != "certified" for certificate in certificates)
-    if missed and target is not None:
-        raise PolicyNotMet(
-            f"A cosine of {target.cosine:g} at {target.eps:g} was to be certified; "
-            f"{missed} of {len(certificates)} images missed it, and the language model was not asked.",
-            {"certificates": [certificate.model_dump(mode="json") for certificate in certificates]},
+        Args:
+            turn: gives the request.
+            admitted: its images.
+            texts: of the answer's choices; None: the language model was not asked.
+        """
+        if admitted.certifying is None:
+            return None
+        binding = Binding(
+            turn.request_id,
+            await off_loop(self._language_model_digest),
+            await off_loop(question_of, admitted.body, admitted.slots, admitted.images),
+            None if texts is None else await off_loop(answer_of, texts),
         )
+        return await self._issuer.issue(admitted.smoothed, await admitted.certifying, binding)
+
+
+def _certify_meanwhile(smoothed: Sequence[Smoothed], stages: Stages) -> asyncio.Task[list[Certificate]]:
+    async def certify() -> list[Certificate]:
+        certificates = await certificates_of(smoothed)
+        stages.certify = stages.now()
+        return certificates
+
+    task = asyncio.create_task(certify(), name=CERTIFYING)
+    # A request that has failed already never asks for the failure of this task.
+    task.add_done_callback(lambda done: None if done.cancelled() else done.exception())
+    return task
 
 
 def _pieces(answer: Answer, shows_usage: bool) -> Iterator[Piece]:

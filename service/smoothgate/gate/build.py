@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 
@@ -36,7 +37,7 @@ from smoothgate.gate.in_flight import InFlight
 from smoothgate.gate.issuing import Issuer
 from smoothgate.gate.policy import OperatorPolicy
 from smoothgate.gate.readiness import Readiness
-from smoothgate.gate.served_model import ServedModel
+from smoothgate.gate.served_model import ServedModel, checkpoint_digest
 from smoothgate.gate.service import Service
 from smoothgate.gate.smoother_loading import SmootherLoading
 from smoothgate.gate.supervised_smoother import SupervisedSmoother
@@ -102,6 +103,7 @@ def build(
         max_images=settings.max_images,
         sampling_seconds=_SAMPLING_SHARE * settings.request_timeout_seconds,
     )
+    digest = _language_model_digest(settings, model)
     answering = Answering(
         readiness,
         smoothing,
@@ -124,7 +126,9 @@ def build(
             engine.client,
             gatekeeper,
             checkpoint=model.checkpoint,
+            language_model_digest=digest,
         ),
+        language_model_digest=digest,
     )
     return Service(
         model=model,
@@ -165,6 +169,12 @@ def _policy(s: Settings) -> OperatorPolicy:
         radius=s.policy_radius,
         n_select_answer=s.n_select_answer,
     )
+
+
+def _language_model_digest(s: Settings, model: ServedModel) -> Callable[[], str | None]:
+    if s.engine == "none":
+        return lambda: None
+    return partial(checkpoint_digest, model.checkpoint)
 
 
 def _store(s: Settings) -> CertificateStore | None:
@@ -232,8 +242,14 @@ def _smoother(s: Settings, model: ServedModel, engine: Engine) -> SupervisedSmoo
         cache_bytes=s.cache_mib * 2**20,
         max_canvas_pixels=s.max_canvas_pixels,
     )
+
+    def load() -> Smoother:
+        if s.engine != "none":
+            checkpoint_digest(model.checkpoint)  # reads all weights once, before the first request
+        return loading.load()
+
     quiet = engine.settled if engine.on_this_machine else None
-    return SupervisedSmoother(loading.load, loading.make_sampler, quiet)
+    return SupervisedSmoother(load, loading.make_sampler, quiet)
 
 
 def _canary(s: Settings, readiness: Readiness, engine: Engine, questions: VisualQuestions) -> Canary:

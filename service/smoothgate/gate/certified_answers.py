@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -12,14 +11,14 @@ from typing import Any
 import structlog
 
 from smoothgate import metrics
-from smoothgate.certify.answer_certificate import AskedQuestion, sha256
 from smoothgate.engine import EngineClient
 from smoothgate.engine.prompt_lists import PromptLists
 from smoothgate.errors import PolicyNotMet
 from smoothgate.gate.accounts import Account
 from smoothgate.gate.answer_form import AnswerForm, answer_form
 from smoothgate.gate.asking import ChatAsker, ListAsker
-from smoothgate.gate.chat_images import ImageSlot, with_images_replaced
+from smoothgate.gate.binding import question_of
+from smoothgate.gate.chat_images import ImageSlot
 from smoothgate.gate.gatekeeper import Gatekeeper
 from smoothgate.gate.image_smoothing import ImageSmoothing
 from smoothgate.gate.issuing import Issuer
@@ -33,9 +32,6 @@ from smoothgate.vision import DecodedImage
 from smoothgate.vision.text_embeddings import TextEmbeddings
 
 Json = dict[str, Any]
-
-# Of the request as vLLM gets it: what is not part of the question.
-_NOT_ASKED = ("messages", "model", "stream", "stream_options", "cache_salt")
 
 log = structlog.get_logger("gate")
 
@@ -82,6 +78,7 @@ class CertifiedAnswers:
         client: of vLLM.
         gatekeeper: the limits of an account.
         checkpoint: of the model, for its text embeddings.
+        language_model_digest: for certificates; may take long the first time.
     """
 
     def __init__(
@@ -93,6 +90,7 @@ class CertifiedAnswers:
         gatekeeper: Gatekeeper,
         *,
         checkpoint: str,
+        language_model_digest: Callable[[], str | None],
     ) -> None:
         self._smoothing = smoothing
         self._voting = voting
@@ -100,6 +98,7 @@ class CertifiedAnswers:
         self._client = client
         self._gatekeeper = gatekeeper
         self._checkpoint = checkpoint
+        self._language_model_digest = language_model_digest
 
     async def ballot(
         self,
@@ -138,13 +137,24 @@ class CertifiedAnswers:
         """
         began = time.perf_counter()
         smoother, plan = ballot.chat.smoother, ballot.plan
-        ask = await self._asker(ballot, request_id, account)
+        asked = {
+            name: value
+            for name, value in ballot.form.apply(ballot.chat.body).items()
+            if name not in ("stream", "stream_options")
+        }
+        ask = await self._asker(ballot, asked, request_id, account)
         decision = await self._voting.decide(smoother, ballot.images, plan, ask, ends=self._smoothing.ends())
         stages.engine = time.perf_counter() - began
         metrics.STAGE_SECONDS.labels("engine").observe(stages.engine)
         stages.certify = stages.now()
         issued = await self._issuer.issue_answer(
-            decision, ballot.form, smoother, plan=plan, request_id=request_id, question=_question(ballot)
+            decision,
+            ballot.form,
+            smoother,
+            plan=plan,
+            request_id=request_id,
+            language_model_digest=await off_loop(self._language_model_digest),
+            question=await off_loop(question_of, asked, ballot.chat.slots, ballot.images),
         )
         if plan.enforce and not decision.certified:
             raise PolicyNotMet(
@@ -154,13 +164,8 @@ class CertifiedAnswers:
             )
         return decision.served, issued
 
-    async def _asker(self, ballot: Ballot, request_id: str, account: Account | None) -> Asker:
+    async def _asker(self, ballot: Ballot, asked: Json, request_id: str, account: Account | None) -> Asker:
         adapter = ballot.chat.smoother.encoder.adapter
-        asked = {
-            name: value
-            for name, value in ballot.form.apply(ballot.chat.body).items()
-            if name not in ("stream", "stream_options")
-        }
         chat = ChatAsker(
             self._client,
             asked,
@@ -184,19 +189,3 @@ class CertifiedAnswers:
         except (LookupError, OSError) as error:
             log.warning("noisy copies are asked about one by one", reason=str(error))
             return None
-
-
-def _question(ballot: Ballot) -> AskedQuestion:
-    """What the language model was asked, as digests."""
-    body = ballot.chat.body
-    pictures = [[{"type": "image", "sha256": image.sha256}] for image in ballot.images]
-    messages = with_images_replaced(body["messages"], ballot.chat.slots, pictures)
-    decoding = {name: value for name, value in body.items() if name not in _NOT_ASKED}
-    form = {"choices": list(ballot.form.choices), "prefix": ballot.form.prefix}
-    return AskedQuestion(
-        messages_sha256=sha256(_canonical(messages)), decoding_sha256=sha256(_canonical(decoding | form))
-    )
-
-
-def _canonical(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))

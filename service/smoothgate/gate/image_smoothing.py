@@ -177,13 +177,13 @@ class ImageSmoothing:
     async def _planned(self, smoother: Smoother, options: SmoothingOptions, images: int) -> Plan:
         """The plan of a request; under load with fewer samples, if those could still certify something."""
         plan = self._policy.plan(options)
-        await off_loop(plan.require_reachable, images, smoother.chance_cosine)
+        await off_loop(plan.require_reachable, images, smoother.chance_cosine(plan.sigma))
         if options.n_certify is not None:
             return plan
         fewer = self._admission.stepped_down(smoother.sampler, plan)
         if fewer.degraded_from is not None:
             with suppress(Unacceptable):
-                await off_loop(fewer.require_reachable, images, smoother.chance_cosine)
+                await off_loop(fewer.require_reachable, images, smoother.chance_cosine(plan.sigma))
                 metrics.DEGRADED.labels(str(fewer.n_certify)).inc()
                 return fewer
         return plan

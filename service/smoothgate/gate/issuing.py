@@ -12,13 +12,13 @@ import structlog
 from smoothgate import metrics, tracing
 from smoothgate.certify.answer_certificate import (
     AnswerCertificate,
-    AskedQuestion,
     VotedAnswer,
     VoteNoise,
     Votes,
     sha256,
     voted_image,
 )
+from smoothgate.certify.certificate import Binding, Certificate, Question
 from smoothgate.certify.signing import PublicKey, SigningKey, jwks
 from smoothgate.errors import SmoothgateError
 from smoothgate.gate.answer_form import AnswerForm
@@ -61,17 +61,17 @@ class Issuer:
         self.key_set: dict[str, Any] = jwks([self._key, *retired])
         self._store = store
 
-    async def issue(self, images: Sequence[Smoothed]) -> list[IssuedCertificate]:
-        """One signed certificate per image, once all sampling has ended.
+    async def issue(
+        self, images: Sequence[Smoothed], certificates: Sequence[Certificate], binding: Binding
+    ) -> list[IssuedCertificate]:
+        """The certificates of images (`certificates_of`), bound and signed.
 
         A store that fails is logged and counted, and the certificate goes out.
-
-        Raises:
-            SamplerFailed, NotReady: the sampler failed or is being shut down.
-            Unacceptable: the noisy features of an image have no common direction.
         """
-        with tracing.stage("certify"):
-            return [await self._issue(image) for image in images]
+        return [
+            await self._issue(image, certificate.bound_to(binding))
+            for image, certificate in zip(images, certificates, strict=True)
+        ]
 
     async def issue_answer(
         self,
@@ -81,7 +81,8 @@ class Issuer:
         *,
         plan: VotePlan,
         request_id: str,
-        question: AskedQuestion,
+        language_model_digest: str | None,
+        question: Question,
     ) -> IssuedAnswerCertificate:
         """The signed certificate of an answer.
 
@@ -91,10 +92,17 @@ class Issuer:
             smoother: drew the noisy copies.
             plan: how the vote was held.
             request_id: of the request.
+            language_model_digest: as certificates of features have it.
             question: what was asked.
         """
         certificate = answer_certificate(
-            decision, form, smoother, plan=plan, request_id=request_id, question=question
+            decision,
+            form,
+            smoother,
+            plan=plan,
+            request_id=request_id,
+            language_model_digest=language_model_digest,
+            question=question,
         )
         metrics.ANSWERS.labels(certificate.outcome).inc()
         metrics.ANSWER_RADIUS.observe(certificate.radius or 0.0)
@@ -103,8 +111,7 @@ class Issuer:
         await self._keep(jws, [], [])
         return IssuedAnswerCertificate(**dict(certificate), jws=jws)
 
-    async def _issue(self, image: Smoothed) -> IssuedCertificate:
-        certificate = await image.certificate()
+    async def _issue(self, image: Smoothed, certificate: Certificate) -> IssuedCertificate:
         jws = self._key.sign(certificate)
         if self._store is not None:
             await self._keep(jws, *image.scores())
@@ -127,7 +134,8 @@ def answer_certificate(
     *,
     plan: VotePlan,
     request_id: str,
-    question: AskedQuestion,
+    language_model_digest: str | None,
+    question: Question,
 ) -> AnswerCertificate:
     """The certificate of an answer, as `Issuer.issue_answer` signs it."""
     statement, canonical = decision.statement, decision.candidates.answer
@@ -136,7 +144,7 @@ def answer_certificate(
         time=datetime.now(UTC),
         request_id=request_id,
         images=tuple(voted_image(image.certified, image.seed, radius) for image in decision.images),
-        model=smoother.model,
+        model=smoother.model.model_copy(update={"language_model_digest": language_model_digest}),
         question=question,
         answer=VotedAnswer(
             form=form.kind,
@@ -156,6 +164,17 @@ def answer_certificate(
         target=plan.terms.radius,
         outcome="certified" if decision.certified else "abstained",
     )
+
+
+async def certificates_of(images: Sequence[Smoothed]) -> list[Certificate]:
+    """One certificate per image, once all sampling has ended; neither bound nor signed yet.
+
+    Raises:
+        SamplerFailed, NotReady: the sampler failed or is being shut down.
+        Unacceptable: the noisy features of an image have no common direction.
+    """
+    with tracing.stage("certify"):
+        return [await image.certificate() for image in images]
 
 
 def _read(path: Path, kind: type[PublicKey]) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
+from huggingface_hub import snapshot_download
 
 from smoothgate.demo import bundled
 from smoothgate.errors import SmoothgateError
@@ -67,6 +70,24 @@ class ServedModel:
     def dtype_name(self) -> str:
         """As vLLM and certificates call it."""
         return str(self.dtype).removeprefix("torch.")
+
+
+@cache
+def checkpoint_digest(checkpoint: str) -> str:
+    """SHA-256 over names and contents of the files of a checkpoint, computed once per process.
+
+    Args:
+        checkpoint: a folder, or a Hugging Face id that has been downloaded.
+    """
+    folder = Path(checkpoint)
+    if not folder.is_dir():
+        folder = Path(snapshot_download(checkpoint, local_files_only=True))
+    sha = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            with path.open("rb") as file:
+                sha.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return sha.hexdigest()
 
 
 def _device(wanted: str) -> str:

@@ -75,7 +75,7 @@ class Service:
                 opened.push_async_callback(self.smoother.stop)
                 await self.smoother.start()
                 plan = self.policy.plan(SmoothingOptions())
-                await off_loop(plan.require_reachable, 1, self.smoother.loaded.chance_cosine)
+                await off_loop(plan.require_reachable, 1, self.smoother.loaded.chance_cosine(plan.sigma))
                 if self.canary is not None:
                     opened.push_async_callback(_cancelled, asyncio.create_task(self.canary.run()))
                 metrics.READY.set_function(lambda: float(not self.health.problems()))

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse, Response
 from smoothgate.gate.answering import Answering, ImageRequest
 from smoothgate.http import openapi_examples
 from smoothgate.http.request_body import read
-from smoothgate.http.request_state import account_of, while_connected
+from smoothgate.http.request_state import account_of, request_id, while_connected
 from smoothgate.schemas import CertifyAnswer, CertifyRequest, SmoothingOptions
 
 ROUTE = "/v1/certify"
@@ -43,6 +43,7 @@ async def image_request(request: Request, route: str) -> ImageRequest:
     body, files = await read(request, CertifyRequest)
     return ImageRequest(
         route=route,
+        request_id=request_id(request),
         account=account_of(request),
         images=[*body.images, *files],
         smoothing=body.smoothing or SmoothingOptions(),

@@ -58,7 +58,7 @@ def openai_router(answering: Answering, model_name: str, created: int) -> APIRou
         """OpenAI's chat completions, streaming included; every other parameter is vLLM's.
 
         `smoothing` comes in as an extra field. `certificates` goes out as one: in the body, or in a stream in
-        the first chunk that is sent after they are known, at the latest in the one that ends the answer.
+        the chunk that ends the answer, which they name.
         """
         body = await read_json(request)
         if not isinstance(body, dict):
@@ -107,27 +107,32 @@ def _smoothing(value: Any) -> SmoothingOptions:
 
 
 async def _chunks(events: AsyncGenerator[Event], *, certified: bool) -> AsyncGenerator[str]:
-    """vLLM's chunks. The certificates go out in the next chunk after they are known; the chunk that ends an
-    answer, and what follows it, waits for them.
+    """vLLM's chunks. The certificates go out in the chunk that ends the answer, which waits for them. A chunk
+    that ends one of several choices does not wait once another choice goes on.
     """
-    certificates: Json = {}
     waiting: list[Json] = []
     async for event in events:
         match event:
-            case Piece(chunk, ends_answer=ends) if certified and (ends or waiting):
-                waiting.append(chunk)
-            case Piece(chunk):
-                yield sse.event(chunk | certificates)
-                certificates = {}
-            case AnswerCertified(issued=answer_certificate):
-                certified = False
-                certificates = {"answer_certificate": answer_certificate.model_dump(mode="json")}
-            case Certificates(issued):
-                certified, certificates = False, _field(issued)
+            case Piece(chunk, ends_answer=ends):
+                if not (certified and ends):
+                    for earlier in waiting:
+                        yield sse.event(earlier)
+                    waiting.clear()
+                    yield sse.event(chunk)
+                else:
+                    waiting.append(chunk)
+            case Certificates() | AnswerCertified():
+                certificates = _field_of(event)
                 for chunk in waiting:
                     yield sse.event(chunk | certificates)
                     certificates = {}
     yield sse.DONE
+
+
+def _field_of(event: Certificates | AnswerCertified) -> Json:
+    if isinstance(event, AnswerCertified):
+        return {"answer_certificate": event.issued.model_dump(mode="json")}
+    return _field(event.issued)
 
 
 def _field(certificates: list[Any]) -> Json:

@@ -13,6 +13,8 @@ from smoothgate.gate.issuing import Issuer
 from smoothgate.http import error_responses, openapi_examples
 from smoothgate.schemas import IssuedCertificate
 
+# A new key signs after a restart only. Verifiers that meet an unknown key ask again.
+_KEY_SET_CACHE = "public, max-age=300"
 _RETRY_SECONDS = 5.0
 
 
@@ -45,8 +47,9 @@ def operation_router(health: Health, issuer: Issuer, *, with_metrics: bool) -> A
         return JSONResponse({"status": "ok"})
 
     @router.get("/.well-known/jwks.json")
-    async def key_set() -> dict[str, Any]:
+    async def key_set(response: Response) -> dict[str, Any]:
         """The public keys that certificates are signed with (RFC 7517)."""
+        response.headers["Cache-Control"] = _KEY_SET_CACHE
         return issuer.key_set
 
     @router.get("/v1/certificates/schema", responses=openapi_examples.DOOR)

@@ -1,7 +1,8 @@
 """Centre, scale and chance cosine of a model's features (design 1.1), measured once per model.
 
 Visual tokens share a large common component. Without the centre, unrelated images have cosines of 0.8, and a
-certificate says nothing. The certificate states the chance cosine, so that a reader can compare.
+certificate says nothing. The certificate states the chance cosine of smoothed features, so that a reader can
+compare. It depends on sigma and on the PSM.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -22,8 +24,26 @@ from torch.nn import functional as F  # noqa: N812
 from smoothgate.errors import SmoothgateError
 
 FILE = "calibration.safetensors"
-_VERSION = 2
+_VERSION = 3
+# Files without chance cosines by sigma. They are read, so that certificates that were made with them can be
+# verified. All that is certified with them is vacuous.
+_UNCALIBRATED_VERSION = 2
 _FEWEST_IMAGES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ChanceFigures:
+    """Cosines of the served directions of unrelated images at one sigma, through the PSM.
+
+    Attributes:
+        mean: over pairs.
+        p95_limit: upper confidence limit (95 %) of the 95th percentile over pairs.
+        pairs: number of independent pairs.
+    """
+
+    mean: float
+    p95_limit: float
+    pairs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +56,13 @@ class Figures:
             is per channel, it is the length of one token: the root mean square over the tokens of an image.
         chance_mean: cosine of the clean features of two unrelated images, mean.
         chance_p95: the same, 95th percentile.
-        twin_mean: cosine between an image and its twin with another answer, or None without twins.
-        flip_point: cosine near which answers change, sqrt((1 + twin_mean) / 2), or None without twins.
+        twin_mean: cosine of the clean features of an image and its twin with another answer, or None without
+            twins.
         images: number of images that were measured.
         model_digest: of the vision part that was calibrated.
         scores: Gaussian robustness score s by sigma (written as `f"{sigma:g}"`), mean over pictures.
-        psm_digest: of the PSM that the scores were measured with, or None without one.
+        psm_digest: of the PSM that scores and chance were measured with, or None without one.
+        chance: cosines of unrelated images after smoothing, by sigma. Other sigmas are not calibrated.
         canary_scores: the score s of the canary's picture alone, by sigma as in `scores`. Empty if it was not
             measured.
     """
@@ -50,12 +71,29 @@ class Figures:
     chance_mean: float
     chance_p95: float
     twin_mean: float | None
-    flip_point: float | None
     images: int
     model_digest: str
     scores: dict[str, float] = field(default_factory=dict)
     psm_digest: str | None = None
+    chance: dict[str, ChanceFigures] = field(default_factory=dict)
     canary_scores: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The figures as the digest covers them: without the canary's, on which no certificate rests. Without
+        chance by sigma they are those of version 2.
+        """
+        facts = asdict(self)
+        del facts["canary_scores"]
+        if not self.chance:
+            del facts["chance"]
+            facts["flip_point"] = self.flip_point
+        return facts
+
+    @property
+    def flip_point(self) -> float | None:
+        """Of version 1 of the certificate, which named it. Answers also change far above it."""
+        return None if self.twin_mean is None else ((1 + self.twin_mean) / 2) ** 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,24 +111,32 @@ class Calibration:
 
     @property
     def digest(self) -> str:
-        """sha256 over centre and figures, without the canary's: no certificate rests on them."""
-        figures = {key: value for key, value in asdict(self.figures).items() if key != "canary_scores"}
-        facts = json.dumps(figures, sort_keys=True).encode()
+        """sha256 over centre and figures, without the canary's."""
+        facts = json.dumps(self.figures.recorded, sort_keys=True).encode()
         return hashlib.sha256(facts + self.mu.contiguous().numpy().tobytes()).hexdigest()
 
     def length(self, tokens: int) -> float:
         """The length of the served direction of an image with this number of tokens."""
         return self.figures.rho * math.sqrt(tokens / len(self.mu))
 
-    def with_scores(
+    def chance_at(self, sigma: float) -> ChanceFigures | None:
+        """The cosines of unrelated images at a sigma; None: that sigma is not calibrated."""
+        return next((found for name, found in self.figures.chance.items() if float(name) == sigma), None)
+
+    def with_smoothed(
         self,
         scores: dict[str, float],
+        chance: dict[str, ChanceFigures],
         psm_digest: str | None,
         canary_scores: dict[str, float] | None = None,
     ) -> Calibration:
-        """The same calibration with other scores. None: the canary's were not measured."""
+        """The same calibration with other figures after smoothing. None: the canary's were not measured."""
         figures = replace(
-            self.figures, scores=scores, psm_digest=psm_digest, canary_scores=canary_scores or {}
+            self.figures,
+            scores=scores,
+            chance=chance,
+            psm_digest=psm_digest,
+            canary_scores=canary_scores or {},
         )
         return Calibration(self.mu, figures)
 
@@ -114,14 +160,16 @@ class Calibration:
             )
         with safe_open(path, framework="pt") as file:
             facts = file.metadata() or {}
-            if facts.get("version") != str(_VERSION):
+            if facts.get("version") not in (str(_VERSION), str(_UNCALIBRATED_VERSION)):
                 raise SmoothgateError(
                     f"{path} has version {facts.get('version')}, "
                     f"this release reads {_VERSION}: calibrate again.",
                     code="no_calibration",
                 )
-            figures = {"canary_scores": {}} | json.loads(facts["figures"])  # earlier releases measured none
-            return cls(file.get_tensor("mu"), Figures(**{f.name: figures[f.name] for f in fields(Figures)}))
+            figures = json.loads(facts["figures"])
+            chance = {name: ChanceFigures(**found) for name, found in figures.pop("chance", {}).items()}
+            figures.pop("flip_point", None)
+            return cls(file.get_tensor("mu"), Figures(**figures, chance=chance))
 
 
 @torch.no_grad()
@@ -170,7 +218,6 @@ def calibrate(
             chance_mean=float(pairs.mean()),
             chance_p95=float(pairs.quantile(0.95)),
             twin_mean=twin_mean,
-            flip_point=None if twin_mean is None else ((1 + twin_mean) / 2) ** 0.5,
             images=images,
             model_digest=model_digest,
         ),

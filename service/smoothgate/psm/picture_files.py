@@ -80,6 +80,6 @@ def clean_tokens(
 
 
 def random_canvases(adapter: VisionAdapter, paths: Sequence[Path], n: int, seed: int) -> Tensor:
-    """Canvases (n, 3, H, W) of readable pictures, drawn with replacement; see `stacked_canvases`."""
-    chosen = torch.randint(len(paths), (n,), generator=torch.Generator().manual_seed(seed)).tolist()
+    """Canvases (N, 3, H, W) of n different readable pictures, or of all; see `stacked_canvases`."""
+    chosen = torch.randperm(len(paths), generator=torch.Generator().manual_seed(seed))[:n].tolist()
     return stacked_canvases(adapter, [read_picture(paths[index]) for index in chosen])

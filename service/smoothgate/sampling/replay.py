@@ -1,50 +1,119 @@
-"""Draws the noise of a certificate again from its seed, and computes the statement again."""
+"""Draws the noise of a certificate again from its seed, and makes the certificate again."""
 
 from __future__ import annotations
 
-from smoothgate.certify.certificate import Certificate
-from smoothgate.certify.statement import Statement, Target, Terms
+from dataclasses import dataclass
+
+from smoothgate.certify.certificate import Certificate, NoiseRecord
+from smoothgate.certify.certificate_v1 import AnyCertificate, CertificateV1, as_version_1
+from smoothgate.certify.evidence import Evidence
+from smoothgate.certify.layer_cake import choose_transforms
+from smoothgate.certify.statement import Target, Terms, reaches, state
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling import noise
+from smoothgate.sampling.certificate_parts import certified_image, certified_model, chance_at
 from smoothgate.sampling.draw import numbered_noise
-from smoothgate.sampling.splits import draw_splits
-from smoothgate.vision import Canvas
+from smoothgate.sampling.splits import Splits, draw_splits
+from smoothgate.vision import Canvas, DecodedImage
 
 _BATCH = 32
+# The bits of the served tokens are those of the machine that served them.
+_NO_DIGEST = "0" * 64
 
 
-def replay(encoder: UnitEncoder, canvas: Canvas, certificate: Certificate) -> Statement:
-    """The statement that the recorded noise of a certificate gives on this machine.
+@dataclass(frozen=True, slots=True, eq=False)
+class Replay:
+    """What the recorded noise of a certificate gives on this machine.
 
-    Args:
-        encoder: of the model that the certificate names.
-        canvas: of its image.
-        certificate: gives seed, sigma, numbers of samples and terms.
-
-    Raises:
-        ValueError: the certificate's noise comes from an unknown generator.
+    Attributes:
+        encoder: of the model that the certificate should name.
+        image, canvas: the picture.
+        recorded: the certificate. Its seed, sigma, numbers of samples and wishes are taken over, and so is
+            what nothing here determines: time, name, stop reason, `cached`, `degraded_from`, and what binds
+            it to an answer.
+        splits: the scores of the noise that it records.
     """
-    recorded = certificate.noise
-    splits = draw_splits(
-        encoder.units,
-        canvas.x.to(encoder.adapter.device),
-        recorded.sigma,
-        numbered_noise(noise.generator_named(recorded.generator), int(recorded.seed, 16)),
-        recorded.n_select,
-        recorded.n_certify,
-        batch=_BATCH,
-        layout=canvas.layout,
-    )
-    return splits.statement(_terms(certificate), recorded.budget)
 
+    encoder: UnitEncoder
+    image: DecodedImage
+    canvas: Canvas
+    recorded: AnyCertificate
+    splits: Splits
 
-def _terms(certificate: Certificate) -> Terms:
-    wanted = certificate.target
-    return Terms(
-        sigma=certificate.noise.sigma,
-        alpha=certificate.alpha,
-        eps=tuple(bound.eps for bound in certificate.bounds),
-        cosine_threshold=certificate.radius.cosine_threshold,
-        chance_cosine=certificate.chance.p95,
-        target=None if wanted is None else Target(wanted.cosine, wanted.eps),
-    )
+    @classmethod
+    def of(
+        cls, encoder: UnitEncoder, image: DecodedImage, canvas: Canvas, recorded: AnyCertificate
+    ) -> Replay:
+        """Draw.
+
+        Raises:
+            ValueError: the certificate's noise comes from an unknown generator.
+            Unacceptable: the selection samples have no common direction.
+        """
+        source = noise.generator_named(recorded.noise.generator)
+        splits = draw_splits(
+            encoder.units,
+            canvas.x.to(encoder.adapter.device),
+            recorded.noise.sigma,
+            numbered_noise(source, int(recorded.noise.seed, 16)),
+            recorded.noise.n_select,
+            recorded.noise.n_certify,
+            batch=_BATCH,
+            layout=canvas.layout,
+        )
+        return cls(encoder, image, canvas, recorded, splits)
+
+    def certificate(self, raised: float = 0.0) -> AnyCertificate:
+        """The whole certificate, made again. Only what `recorded` names above is taken over.
+
+        Args:
+            raised: is added to every certification score, within [0, 1]. Bounds rise with the scores, so this
+                gives the most that scores within this distance can certify.
+
+        Raises:
+            ValueError: the certificate's terms are outside their ranges.
+        """
+        recorded = self.recorded
+        made = Certificate.of(
+            state(self._terms, self._evidence(raised)),
+            stop_reason=recorded.stop_reason,
+            time=recorded.time,
+            image=certified_image(self.image, self.canvas),
+            model=certified_model(self.encoder, recorded.model.name),
+            noise=NoiseRecord.model_validate(recorded.noise.model_dump()),
+            chance=chance_at(self.encoder, recorded.noise.sigma),
+            served_tokens_sha256=_NO_DIGEST,
+            space=self.encoder.adapter.space,
+            cached=recorded.cached,
+        )
+        if isinstance(recorded, CertificateV1):
+            figures = self.encoder.calibration.figures
+            return as_version_1(made, figures.chance_mean, figures.chance_p95, figures.flip_point)
+        return made.bound_as(recorded)
+
+    def is_out_of_reach(self, raised: float) -> bool:
+        """Whether scores of 1 until the end of the budget would miss the target; `raised` as above."""
+        terms, recorded = self._terms, self.recorded.noise
+        left = recorded.budget - recorded.n_certify
+        moments = self._evidence(raised).moments_if_perfect(left)
+        return terms.target is not None and not reaches(moments, terms.target, terms.sigma)
+
+    @property
+    def _terms(self) -> Terms:
+        recorded, wanted = self.recorded, self.recorded.target
+        chance = chance_at(self.encoder, recorded.noise.sigma)
+        return Terms(
+            sigma=recorded.noise.sigma,
+            alpha=recorded.alpha,
+            eps=tuple(bound.eps for bound in recorded.bounds),
+            cosine_threshold=recorded.radius.cosine_threshold,
+            chance_cosine=None if chance is None else chance.p95,
+            target=None if wanted is None else Target(wanted.cosine, wanted.eps),
+        )
+
+    def _evidence(self, raised: float) -> Evidence:
+        splits, recorded = self.splits, self.recorded
+        transforms = choose_transforms(splits.selection_scores, recorded.noise.budget, recorded.alpha)
+        evidence = Evidence(transforms)
+        evidence.update([min(max(score + raised, 0.0), 1.0) for score in splits.certification_scores])
+        return evidence

@@ -41,7 +41,7 @@ class Plan:
         """Largest number of noisy forwards per image."""
         return self.n_select + self.n_certify
 
-    def terms(self, images: int, chance_cosine: float) -> Terms:
+    def terms(self, images: int, chance_cosine: float | None) -> Terms:
         """The terms of the certificate of one of `images` images. It also reports at the target's eps."""
         eps = self.eps if self.target is None else (*self.eps, self.target.eps)
         return Terms(
@@ -53,7 +53,7 @@ class Plan:
             target=self.target,
         )
 
-    def require_reachable(self, images: int, chance_cosine: float) -> None:
+    def require_reachable(self, images: int, chance_cosine: float | None) -> None:
         """Refuse a budget that cannot certify anything, even with perfect scores.
 
         Raises:

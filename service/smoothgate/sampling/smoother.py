@@ -8,17 +8,19 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from functools import partial
+from hashlib import sha256
 
 import torch
 from torch import Tensor
 
 from smoothgate import metrics
-from smoothgate.certify.certificate import Certificate, CertifiedImage, CertifiedModel, Chance, NoiseRecord
+from smoothgate.certify.certificate import Certificate, NoiseRecord
 from smoothgate.certify.statement import Terms
 from smoothgate.errors import NotReady
 from smoothgate.off_loop import off_loop
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling import noise
+from smoothgate.sampling.certificate_parts import certified_image, certified_model, chance_at
 from smoothgate.sampling.certifier import SamplingResult
 from smoothgate.sampling.draw import noisy, numbered_noise
 from smoothgate.sampling.relay_ticket import RelayTicket
@@ -45,13 +47,7 @@ class Smoother:
         self.encoder = encoder
         self._sampler = sampler
         self._cache = ResultCache(cache_bytes)
-        self.model = CertifiedModel(
-            name=model_name,
-            digest=encoder.digest,
-            psm_digest=encoder.psm_digest,
-            dtype=str(encoder.adapter.dtype).removeprefix("torch."),
-            max_canvas_pixels=encoder.adapter.max_canvas_pixels,
-        )
+        self.model = certified_model(encoder, model_name)
 
     @property
     def sampler(self) -> Sampler:
@@ -68,10 +64,13 @@ class Smoother:
         """Name what draws the samples."""
         self._sampler = sampler
 
-    @property
-    def chance_cosine(self) -> float:
-        """95th percentile of the cosine of unrelated images. A bound that is not above it is vacuous."""
-        return self.encoder.calibration.figures.chance_p95
+    def chance_cosine(self, sigma: float) -> float | None:
+        """95th percentile of the cosine of unrelated images at a sigma, or None where it is not calibrated.
+
+        A bound that is not above it is vacuous.
+        """
+        chance = chance_at(self.encoder, sigma)
+        return None if chance is None else chance.p95
 
     def work(self, images: Sequence[DecodedImage], samples: int) -> int:
         """Work that so many samples of each image take, in noisy forwards of a canvas of typical size. Takes
@@ -106,7 +105,7 @@ class Smoother:
         Raises:
             NotReady: the sampler is not running.
         """
-        terms = plan.terms(images, self.chance_cosine)
+        terms = plan.terms(images, self.chance_cosine(plan.sigma))
         use_cache = self._cache.max_bytes > 0 and not fresh
         canvas, task, key = await asyncio.to_thread(self._task, image, terms, plan, use_cache=use_cache)
         known = None
@@ -175,13 +174,13 @@ class Smoother:
     ) -> Certificate:
         """The certificate of a finished ticket."""
         task, result = ticket.task, ticket.result.result()
-        figures = self.encoder.calibration.figures
+        tokens = self.encoder.served_tokens(ticket.direction.result())
         return Certificate.of(
             result.rule.statement(),
             stop_reason=result.reason,
             space=self.encoder.adapter.space,
             time=datetime.now(UTC),
-            image=_certified_image(image, canvas),
+            image=certified_image(image, canvas),
             model=self.model,
             noise=NoiseRecord(
                 sigma=task.terms.sigma,
@@ -192,8 +191,8 @@ class Smoother:
                 budget=task.budget,
                 degraded_from=plan.degraded_from,
             ),
-            chance=Chance(mean=figures.chance_mean, p95=figures.chance_p95),
-            flip_point=figures.flip_point,
+            chance=chance_at(self.encoder, task.terms.sigma),
+            served_tokens_sha256=sha256(tokens.numpy().astype("<f4").tobytes()).hexdigest(),
             cached=cached,
         )
 
@@ -207,7 +206,7 @@ class Relayed:
     """
 
     def __init__(self, smoother: Smoother, image: DecodedImage, canvas: Canvas, ticket: RelayTicket) -> None:
-        self.certified = _certified_image(image, canvas)
+        self.certified = certified_image(image, canvas)
         self.seed = ticket.seed
         self._smoother = smoother
         self._ticket = ticket
@@ -220,19 +219,6 @@ class Relayed:
         """Draw nothing more, and hand nothing on."""
         self._ticket.cancel()
         self._smoother.sampler.wake()
-
-
-def _certified_image(image: DecodedImage, canvas: Canvas) -> CertifiedImage:
-    _, height, width = canvas.x.shape
-    return CertifiedImage(
-        sha256=image.sha256,
-        animated=image.animated,
-        width=image.width,
-        height=image.height,
-        canvas_width=width,
-        canvas_height=height,
-        resize_norm=canvas.upload_norm,
-    )
 
 
 class Smoothed:

@@ -10,7 +10,7 @@ import hashlib
 import io
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+
+#: What the samples of a file are. Only from `rgb` and `grey` are the decoded pixels a linear map.
+Samples = Literal["rgb", "grey", "alpha", "palette", "16-bit", "cmyk"]
 
 # A resize to a shortest edge scales the other edge too: a strip of one pixel would become a huge image.
 MAX_ASPECT_RATIO = 200
@@ -64,12 +67,14 @@ class DecodedImage:
         format: the format of the upload, one of `FORMATS`.
         sha256: hex digest of the uploaded bytes.
         animated: whether the upload is an animation. The pixels are those of its first frame.
+        samples: what the samples of the file are.
     """
 
     pixels: npt.NDArray[np.uint8]
     format: str
     sha256: str
     animated: bool = False
+    samples: Samples = "rgb"
 
     @property
     def height(self) -> int:
@@ -104,6 +109,7 @@ def decode(data: bytes, *, max_pixels: int, param: str | None = None) -> Decoded
             _check_header(image, max_pixels, param)
             image.load()
             orientation = _orientation(plain.exif or image.info.get("exif"))
+            samples = _samples(image)
             pixels = np.asarray(_rgb(_upright(image, orientation)))
             animated = plain.animated or _has_more_frames(image)
             name = str(image.format)
@@ -114,7 +120,11 @@ def decode(data: bytes, *, max_pixels: int, param: str | None = None) -> Decoded
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error and more on hostile bytes.
         raise Unacceptable(_why_undecodable(data), param=param, code="invalid_image") from error
     return DecodedImage(
-        pixels=pixels, format=name, sha256=hashlib.sha256(data).hexdigest(), animated=animated
+        pixels=pixels,
+        format=name,
+        sha256=hashlib.sha256(data).hexdigest(),
+        animated=animated,
+        samples=samples,
     )
 
 
@@ -199,6 +209,21 @@ def _has_more_frames(image: Image.Image) -> bool:
         return bool(getattr(image, "is_animated", False))
     except Exception:  # the next frame is broken, as in `decode`
         return True
+
+
+def _samples(image: Image.Image) -> Samples:
+    if image.mode.startswith("I"):
+        return "16-bit"
+    if image.has_transparency_data:
+        return "alpha"
+    match image.mode:
+        case "P" | "PA":
+            return "palette"
+        case "CMYK":
+            return "cmyk"
+        case "1" | "L":
+            return "grey"
+    return "rgb"
 
 
 def _rgb(image: Image.Image) -> Image.Image:

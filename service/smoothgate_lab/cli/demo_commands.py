@@ -8,8 +8,21 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from smoothgate.cli.common import Json, console, errors, failures, load_encoder, measure_scores, write
+from smoothgate.cli.common import (
+    CALIBRATED,
+    Json,
+    Lists,
+    Sigmas,
+    console,
+    errors,
+    failures,
+    load_encoder,
+    measure_smoothed,
+    write,
+)
 from smoothgate.errors import MalformedRequest
+
+_SIGMAS = [0.25, 0.5, 0.75, 1.0]
 
 app = typer.Typer(no_args_is_help=True, help="The bundled demo model.")
 
@@ -135,8 +148,52 @@ def demo_tune(
         encoder.psm.save(output)
         sigmas = [float(sigma) for sigma in calibration.figures.scores]
         held_out = scene_pictures(seed + 11, augment=False)
-        measure_scores(encoder.adapter, output, calibration, held_out(0, 64), sigmas, seed)
+        measure_smoothed(encoder.adapter, output, calibration, held_out(0, CALIBRATED), sigmas, seed)
     console.print(f"Wrote {output}; its digest is {encoder.psm.digest}")
+
+
+@app.command("calibrate", cls=Lists)
+def demo_calibrate(
+    psm: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of PSM and calibration.")],
+    sigma: Sigmas = _SIGMAS,
+    n: Annotated[int, typer.Option(min=118, help="Scenes that chance cosines are measured on.")] = 600,
+    seed: Annotated[int, typer.Option(help="Seed of scenes and noise.")] = 1,
+) -> None:
+    """Measure scores and chance cosines of a PSM for the demo model anew. Its centre and scale are kept."""
+    from smoothgate_lab.demo.scene_stream import scene_pictures
+
+    with failures():
+        encoder = load_encoder(None, psm)
+        scenes = scene_pictures(seed + 11, augment=False)(0, n)
+        figures = measure_smoothed(encoder.adapter, psm, encoder.calibration, scenes, sigma, seed).figures
+    table = Table("sigma", "score", "chance, mean", "chance, limit of 95th percentile", "pairs")
+    for name, chance in figures.chance.items():
+        table.add_row(
+            name,
+            f"{figures.scores[name]:.4f}",
+            f"{chance.mean:.3f}",
+            f"{chance.p95_limit:.3f}",
+            str(chance.pairs),
+        )
+    console.print(table)
+
+
+@app.command("answer-changes")
+def demo_answer_changes(
+    results: Annotated[
+        Path,
+        typer.Argument(exists=True, dir_okay=False, help="Lines of `smoothgate evaluate`, or gzip of them."),
+    ],
+    defence: Annotated[
+        list[str], typer.Option(help="Name of a smoothed defence of the evaluation, one or several.")
+    ],
+) -> None:
+    """Print how often attacks changed the answer, by the cosine of the features. None of it is certified."""
+    from smoothgate_lab.evaluation.answer_changes import changes_table, read_lines
+
+    with failures():
+        lines = read_lines(results)
+        print("\n\n".join(changes_table(lines, name) for name in defence))
 
 
 @app.command("samples")

@@ -42,7 +42,7 @@ def evaluate(
         evaluation = Evaluation(wanted, output)
         if not report_only:
             _run(evaluation, url)
-    rows = report.summarise(evaluation.lines(), wanted, evaluation.flip_points())
+    rows = report.summarise(evaluation.lines(), wanted)
     report.write(output, plan.stem, rows, evaluation.gallery())
     console.print(Markdown(report.markdown(rows)))
     console.print(f"Wrote {output / 'report.html'}")

@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from smoothgate.cli.common import (
+    CALIBRATED,
     Device,
     Json,
     OtherModel,
@@ -19,7 +20,7 @@ from smoothgate.cli.common import (
     failures,
     load_adapter,
     load_encoder,
-    measure_scores,
+    measure_smoothed,
     say_unreadable,
     write,
 )
@@ -48,7 +49,6 @@ ItsFolder = Annotated[
 _SIGMAS = [0.25, 0.5, 0.75]
 _EPS = [0.25, 0.5, 1.0]
 # Number of pictures for the mean robustness scores.
-_SCORED = 64
 _PARTS = ["identity", "purifier", "mapper", "both"]
 
 
@@ -146,7 +146,7 @@ def train(
         )
         psm = trainer.run(_purifier(purifier), mapper=mapper is MapperChoice.RESIDUAL)
         psm.save(output)
-        measure_scores(adapter, output, calibration, held_out(0, _SCORED), sigma, seed)
+        measure_smoothed(adapter, output, calibration, held_out(0, CALIBRATED), sigma, seed)
     _say_skipped(training, held_out, skipped)
     console.print(f"Wrote {output}; its digest is {psm.digest}")
 
@@ -197,7 +197,7 @@ def tune(
         )
         tuned = trainer.train_adversarially(encoder.psm)
         tuned.save(output)
-        measure_scores(encoder.adapter, output, calibration, held_out(0, _SCORED), sigmas, seed)
+        measure_smoothed(encoder.adapter, output, calibration, held_out(0, CALIBRATED), sigmas, seed)
     _say_skipped(training, held_out)
     console.print(f"Wrote {output}; its digest is {tuned.digest}")
 
@@ -265,11 +265,7 @@ def _show(figures: dict[str, Any]) -> None:
     questions = list(figures["undefended"]["accuracy"])
     samples = f"{sampling['n_select']} + {sampling['n_certify']}"
     title = f"{figures['n']} pictures, n = {samples}, alpha {sampling['alpha']:g}"
-    flip = figures["flip_point"]
     bounds = Table("part", "sigma", "score", *(f"FCSB {eps}" for eps in radii), title=title)
-    if flip is not None:
-        for eps in radii:
-            bounds.add_column(f"> flip {eps}")
     answers = Table("part", "sigma", *questions, title="Exact match of answers")
     cosines = Table("part", "sigma", "unrelated", "95 %", "twin", "clean", "samples/s")
     cosines.title = "Cosines of what is served, and speed"
@@ -278,15 +274,12 @@ def _show(figures: dict[str, Any]) -> None:
     cosines.add_row("none", "0", *_cosine_cells(plain | {"clean_cosine": 1.0}), "-")
     for row in figures["rows"]:
         name = (row["part"], f"{row['sigma']:g}")
-        above = [] if flip is None else [f"{row['above_flip'][eps]:.1%}" for eps in radii]
         mean = [f"{row['fcsb'][eps]:.3f}" for eps in radii]
-        bounds.add_row(*name, f"{row['score']:.4f}", *mean, *above)
+        bounds.add_row(*name, f"{row['score']:.4f}", *mean)
         answers.add_row(*name, *(f"{value:.1%}" for value in row["accuracy"].values()))
         cosines.add_row(*name, *_cosine_cells(row), f"{row['samples_per_second']:.0f}")
     for table in (bounds, answers, cosines) if questions else (bounds, cosines):
         console.print(table)
-    if flip is not None:
-        console.print(f"Flip point: answers change near a cosine of {flip:.3f}")
 
 
 def _cosine_cells(figures: dict[str, Any]) -> list[str]:

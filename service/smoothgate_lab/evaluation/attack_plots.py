@@ -38,8 +38,6 @@ def plot_psm(figures: dict[str, Any], file: Path) -> None:
                 *((float(e), value) for e, value in row["fcsb"].items()),
             ]
             panel.plot(*zip(*points, strict=True), "o-", label=row["part"])
-        if figures["flip_point"] is not None:
-            panel.axhline(figures["flip_point"], color="grey", linestyle="--", linewidth=1)
         panel.set(title=f"certified cosine, sigma {sigma:g}", xlabel="eps (l2)", ylim=(-0.05, 1.03))
     panels[0].legend(fontsize=8)
     figure.savefig(file, metadata={"Date": None})

@@ -104,13 +104,12 @@ def run(encoder: UnitEncoder, parts: Sequence[str], subjects: Subjects, sampling
         sampling: how each picture is smoothed and certified.
 
     Returns:
-        `sampling`, `n`, `twins`, `psm_digest`, `flip_point`; `undefended` (`accuracy`, `chance_mean`,
+        `sampling`, `n`, `twins`, `psm_digest`; `undefended` (`accuracy`, `chance_mean`,
         `chance_p95`, `twin_cosine` of clean features); `rows`, one for each part and sigma: `part`,
         `sigma`, `score` (mean s, a point estimate), `score_lower` (mean of the lower bounds), `fcsb` (eps
-        -> mean served bound), `fcsb_mean_bound` (eps -> mean of the paper's bound), `above_flip` (eps ->
-        share of pictures whose served bound exceeds the flip point), `accuracy`, `chance_mean`,
-        `chance_p95`, `twin_cosine` (of the served directions), `clean_cosine` (of the served direction with
-        the clean feature), `samples_per_second`.
+        -> mean served bound), `fcsb_mean_bound` (eps -> mean of the paper's bound), `accuracy`,
+        `chance_mean`, `chance_p95`, `twin_cosine` (of the served directions), `clean_cosine` (of the served
+        direction with the clean feature), `samples_per_second`.
     """
     x = subjects.canvases
     device = encoder.adapter.device
@@ -136,7 +135,6 @@ def run(encoder: UnitEncoder, parts: Sequence[str], subjects: Subjects, sampling
         "n": len(x),
         "twins": len(subjects.twins),
         "psm_digest": encoder.psm_digest,
-        "flip_point": encoder.calibration.figures.flip_point,
         "undefended": {"accuracy": subjects.accuracy(raw), **_cosines(clean, clean_twins)},
         "rows": rows,
     }
@@ -195,25 +193,22 @@ class _PartAtSigma:
         t = torch.stack([each.t for each in certified])
         statements = [each.statement for each in certified]
         served = torch.stack([self.encoder.served_tokens(each) for each in t])
-        flip = self.encoder.calibration.figures.flip_point
 
         def mean(values: Iterator[float]) -> float:
             listed = list(values)
             return sum(listed) / len(listed)
 
-        fcsb, plain, above = {}, {}, {}
+        fcsb, plain = {}, {}
         for at, eps in enumerate(self.sampling.eps):
             points = [statement.points[at] for statement in statements]
             fcsb[f"{eps:g}"] = mean(point.value for point in points)
             plain[f"{eps:g}"] = mean(point.mean for point in points)
-            above[f"{eps:g}"] = None if flip is None else mean(float(point.value > flip) for point in points)
         return {
             "sigma": self.sigma,
             "score": mean(s.score_estimate for s in statements),
             "score_lower": mean(s.score_lower for s in statements),
             "fcsb": fcsb,
             "fcsb_mean_bound": plain,
-            "above_flip": above,
             "accuracy": subjects.accuracy(served),
             **_cosines(t, torch.stack(twins) if twins else t[:0]),
             "clean_cosine": float((t * clean).sum(1).mean()),
@@ -232,7 +227,7 @@ def restricted(encoder: UnitEncoder, part: str) -> UnitEncoder:
         encoder.psm.mapper if mapper else Identity(),
         model_digest=encoder.psm.model_digest,
     )
-    return UnitEncoder(encoder.adapter, encoder.calibration.with_scores({}, None), psm)
+    return UnitEncoder(encoder.adapter, encoder.calibration.with_smoothed({}, {}, None), psm)
 
 
 def _cosines(units: Tensor, twins: Tensor) -> dict[str, float | None]:

@@ -4,59 +4,31 @@ from __future__ import annotations
 
 import html
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import binomtest
-
 from smoothgate.vision.png import png_data_uri
 from smoothgate_lab.evaluation.evaluation_plan import EvaluationPlan
+from smoothgate_lab.evaluation.shares import Share
 
 Lines = Sequence[dict[str, Any]]
 
 _CELL = ("defence", "attack", "setting", "question", "norm", "eps")
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
-    """k of n, with the 95 % interval of Clopper and Pearson."""
-
-    k: int
-    n: int
-
-    @property
-    def value(self) -> float:
-        """k / n."""
-        return self.k / self.n
-
-    def interval(self) -> tuple[float, float]:
-        """Lower and upper limit of the interval."""
-        limits = binomtest(self.k, self.n).proportion_ci(method="exact")
-        return float(limits.low), float(limits.high)
-
-    def __str__(self) -> str:
-        low, high = self.interval()
-        return f"{self.value:.1%} ({low:.1%} to {high:.1%})"
-
-
-def summarise(
-    lines: Lines, plan: EvaluationPlan, flip_points: Mapping[str, float | None]
-) -> list[dict[str, Any]]:
+def summarise(lines: Lines, plan: EvaluationPlan) -> list[dict[str, Any]]:
     """Summarise lines into one row per cell, in the order of the lines.
 
     Args:
         lines: one line per picture.
         plan: the plan of the evaluation.
-        flip_points: flip point of each defence, by name.
 
     Returns:
         Rows of `defence`, `attack`, `setting`, `question` (whose answer is attacked), `norm`, `eps`, `n`;
         `accuracy` (question -> share right), `accuracy_interval`, `hits` (share of the attacker's answers
         to the attacked question), `hits_interval`, `cosine` (mean FCS), `l2` (mean) and `contradictions`
-        (count). Clean rows of smoothed defences also have `fcsb` (radius -> mean), `flip_point` and
-        `certified_accuracy` (radius -> share with a right answer and a bound above the flip point).
+        (count). Clean rows of smoothed defences also have `fcsb` (radius -> mean).
     """
     cells: dict[str, list[dict[str, Any]]] = {}
     for line in lines:
@@ -81,12 +53,6 @@ def summarise(
         if first["attack"] == "clean" and first["bound"] is not None:
             radii = [f"{eps:g}" for eps in plan.radii]
             row["fcsb"] = {eps: sum(line["bound"][eps] for line in found) / n for eps in radii}
-            flip_point = row["flip_point"] = flip_points[first["defence"]]
-            if flip_point is not None:
-                row["certified_accuracy"] = {
-                    eps: sum(line["right"]["digit"] and line["bound"][eps] > flip_point for line in found) / n
-                    for eps in radii
-                }
         rows.append(row)
     return rows
 
@@ -109,8 +75,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     certified = [row for row in clean if "fcsb" in row]
     if certified:
         radii = list(certified[0]["fcsb"])
-        heads = ["defence", "n", *(f"FCSB {r}" for r in radii), "flip point"]
-        heads += [f"certified accuracy {r}" for r in radii]
+        heads = ["defence", "n", *(f"FCSB {r}" for r in radii)]
         parts.append(
             _table(
                 "Certified, clean pictures",
@@ -120,11 +85,6 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
                         row["defence"],
                         str(row["n"]),
                         *(f"{row['fcsb'][r]:.3f}" for r in radii),
-                        "-" if row["flip_point"] is None else f"{row['flip_point']:.3f}",
-                        *(
-                            f"{row['certified_accuracy'][r]:.1%}" if "certified_accuracy" in row else "-"
-                            for r in radii
-                        ),
                     ]
                     for row in certified
                 ],
@@ -193,8 +153,8 @@ def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> s
 def plots(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     """Plots as SVG by name (needs matplotlib).
 
-    They show right answers and the attacker's answers against eps with 95 % intervals, and certified
-    accuracy.
+    They show right answers and the attacker's answers against eps with 95 % intervals, and the certified
+    cosine.
     """
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -221,22 +181,17 @@ def plots(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
         right.set(title="attacker's answers", xlabel=unit, ylim=(-0.03, 1.03))
         right.legend(fontsize="small")
         found[f"{attack}, {question}, {setting}, {norm}"] = _svg(figure)
-    certified = [row for row in clean.values() if "certified_accuracy" in row]
+    certified = [row for row in clean.values() if "fcsb" in row]
     if certified:
         figure = Figure(figsize=(4.5, 3.6), layout="constrained")
         FigureCanvasSVG(figure)
         panel = figure.subplots()
         for row in certified:
-            at = [0.0, *(float(eps) for eps in row["certified_accuracy"])]
-            panel.plot(
-                at,
-                [row["accuracy"]["digit"], *row["certified_accuracy"].values()],
-                "o-",
-                label=row["defence"],
-            )
-        panel.set(title="certified accuracy", xlabel="l2", ylim=(-0.03, 1.03))
+            at = [float(eps) for eps in row["fcsb"]]
+            panel.plot(at, list(row["fcsb"].values()), "o-", label=row["defence"])
+        panel.set(title="certified cosine, mean", xlabel="l2", ylim=(-0.03, 1.03))
         panel.legend(fontsize="small")
-        found["certified accuracy"] = _svg(figure)
+        found["certified cosine"] = _svg(figure)
     return found
 
 

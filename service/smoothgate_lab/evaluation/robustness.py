@@ -120,11 +120,6 @@ class Evaluation:
         answerer: Answerer = self._own.answerer
         return answerer
 
-    def flip_points(self) -> dict[str, float | None]:
-        """The cosine near which answers change, for each defence by name. None if it was not measured."""
-        encoders = {defence.name: self._encoder(defence) for defence in self.plan.defences}
-        return {name: encoder.calibration.figures.flip_point for name, encoder in encoders.items()}
-
     def asks_service(self) -> bool:
         """Whether the remaining work needs `url`."""
         done = Counter(line["key"] for line in self.lines())

@@ -17,8 +17,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from torch import Tensor
 
+from smoothgate.certify.certificate import Binding
 from smoothgate.gate.accounts import Account
 from smoothgate.gate.chat_images import ImageSlot
+from smoothgate.gate.issuing import certificates_of
 from smoothgate.gate.request_timing import Stages, measured
 from smoothgate.gate.service import Service
 from smoothgate.gate.visual_chat import visual_parts
@@ -137,7 +139,9 @@ class Demonstration:
                 await self._answer(x, self.smoother.encoder.served_tokens(t))
                 for x, t in zip((clean, attacked), directions, strict=True)
             ]
-            certificates = await self.service.issuer.issue(smoothed)
+            certificates = await self.service.issuer.issue(
+                smoothed, await certificates_of(smoothed), Binding(self.request_id)
+            )
         bound = next((b.fcsb for b in certificates[0].bounds if b.eps == distance), None)
         return {
             "stage": "defended",

@@ -88,7 +88,7 @@ def test_the_published_tables_are_of_what_is_bundled(tmp_path: Path) -> None:
     lines = gzip.decompress((DOCS / "results" / "results.jsonl.gz").read_bytes())
     (tmp_path / "results.jsonl").write_bytes(lines)
     evaluation = Evaluation(plan, tmp_path)
-    rows = summarise(evaluation.lines(), plan, evaluation.flip_points())
+    rows = summarise(evaluation.lines(), plan)
     assert [row["n"] for row in rows] == [plan.size(cell) for cell in plan.cells()]
     published = (DOCS / "results" / "table.md").read_text().splitlines()
     assert not {*markdown(rows).splitlines()} - {*published}

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 from smoothgate.cli import app
 from smoothgate_lab.evaluation.attacks.square import square
 from smoothgate_lab.evaluation.evaluation_plan import EvaluationPlan, load_plan
-from smoothgate_lab.evaluation.report import Share, markdown, summarise
+from smoothgate_lab.evaluation.report import markdown, summarise
 from smoothgate_lab.evaluation.robustness import Evaluation
+from smoothgate_lab.evaluation.shares import Share
 
 PLAN = """
 n = 3
@@ -143,28 +144,17 @@ def test_shares_come_with_the_exact_interval() -> None:
     assert Share(100, 200).interval() == pytest.approx((0.4287, 0.5713), abs=1e-4)
 
 
-def test_certified_accuracy_needs_a_right_answer_and_a_bound_above_the_flip_point() -> None:
-    def line(right: bool, bound: float, defence: str = "d") -> dict[str, object]:
-        clean = {
-            "defence": defence,
-            "attack": "clean",
-            "setting": "clean",
-            "question": "digit",
-            "norm": None,
-            "eps": 0.0,
-        }
+def test_clean_rows_have_the_mean_bound_and_nothing_that_looks_like_a_certified_answer() -> None:
+    def line(right: bool, bound: float) -> dict[str, object]:
+        clean = {"attack": "clean", "setting": "clean", "question": "digit", "norm": None, "eps": 0.0}
         told = {"right": {"digit": right}, "hit": False, "cosine": 1.0, "l2": 0.0, "contradicted": False}
-        return clean | told | {"key": f"{defence}, clean", "bound": {"0.25": bound}}
+        return clean | told | {"defence": "d", "key": "d, clean", "bound": {"0.25": bound}}
 
     plan = EvaluationPlan(defences=(), attacks=(), radii=(0.25,))
-    lines = [line(True, 0.9), line(True, 0.6), line(False, 0.9), line(True, 0.8)]
-    row, other = summarise([*lines, line(True, 0.8, "e")], plan, {"d": 0.7, "e": 0.85})
-    assert other["certified_accuracy"] == {"0.25": 0.0}, "each defence has its own"
-    assert row["certified_accuracy"] == {"0.25": 0.5}
+    (row,) = summarise([line(True, 0.9), line(True, 0.6), line(False, 0.9), line(True, 0.8)], plan)
     assert row["fcsb"]["0.25"] == pytest.approx(0.8)
     assert row["accuracy"]["digit"] == 0.75
-    unmeasured = markdown(summarise([line(True, 0.9)], plan, {"d": None}))
-    assert "| d | 1 | 0.900 | - | - |" in unmeasured
+    assert "certified accuracy" not in markdown([row])
 
 
 def test_square_needs_scores_alone_and_stays_within_the_ball() -> None:

@@ -6,9 +6,14 @@ import { $, make, number } from "./dom.js";
 import { verify } from "./verify.js";
 
 const MEANING = {
-  certified: "The bound says something here: it lies above what unrelated pictures have.",
+  certified: "The features keep the cosine that was asked for, within the distance that was asked for.",
+  bounded: "The bound lies above what unrelated pictures have. No target was asked for.",
   abstained: "The bound says something, but less than was asked for.",
-  vacuous: "Nothing is proved: the bound is not above what unrelated pictures have.",
+  vacuous: "Nothing is known to be proved.",
+};
+const VACUOUS = {
+  "not calibrated": "What unrelated pictures have was not measured with this noise.",
+  "not above chance": "The bound is not above what unrelated pictures have.",
 };
 
 let shown = 0;
@@ -45,7 +50,7 @@ function one(place, index, certificates, pictures, smoothing) {
   const samples = make("div", { className: "samples-seen" }, make("p", { className: "hint" }, "Reading the samples behind it …"));
   place.replaceChildren(
     make("p", { className: "lead" }, sentence(certificate)),
-    make("p", { className: "hint" }, MEANING[certificate.outcome]),
+    make("p", { className: "hint" }, [MEANING[certificate.outcome], VACUOUS[certificate.vacuous_because]].filter(Boolean).join(" ")),
     make("figure", {}, boundChart(certificate), legend(), table(certificate)),
     facts(certificate),
     coverage(certificate, pictures[index]),
@@ -66,8 +71,8 @@ function sentence(c) {
   const best = c.bounds.find((each) => each.eps >= 0.5 && each.fcsb > 0) ?? c.bounds[0];
   const confidence = Number((100 * (1 - c.alpha)).toFixed(3));
   if (best.fcsb <= 0) return `Not even at a distance of ${best.eps} is a cosine above 0 proved.`;
-  return `With ${confidence} % confidence, any picture within ${best.eps} of this one looks to the model like it does: `
-    + `their features have a cosine of at least ${best.fcsb.toFixed(2)}.`;
+  return `With ${confidence} % confidence, the smoothed features of any picture within ${best.eps} of this one have a cosine `
+    + `of at least ${best.fcsb.toFixed(2)} with those that the language model got. Nothing is proved about the answer.`;
 }
 
 function legend() {
@@ -88,8 +93,7 @@ function facts(c) {
     ["Certified radius", `${number(c.radius.value)} for a cosine of ${c.radius.cosine_threshold}`],
     ["Noise", `sigma ${c.noise.sigma}, ${c.noise.n_select} copies for the answer, ${c.noise.n_certify} for the proof`],
     ["Score", `${number(c.score_estimate, 4)}, proved ${number(c.score_lower, 4)}`],
-    ["Unrelated pictures", `cosine ${number(c.chance.mean)}, 95 % below ${number(c.chance.p95)}`],
-    ["Answers begin to change", c.flip_point === null ? "not measured for this model" : `near a cosine of ${number(c.flip_point)}`],
+    ["Unrelated pictures", c.chance === null ? "not measured with this noise" : `cosine ${number(c.chance.mean)}, 95 % below ${number(c.chance.p95)}`],
   ];
   return make("dl", { className: "facts" }, ...items.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
 }
@@ -102,10 +106,11 @@ function coverage(c, picture) {
   if (radius === null) {
     return make("div", {}, heading, make("p", {}, c.radius.value === null
       ? "None: not even the picture itself has a proved cosine above the threshold."
-      : "For this picture that is known at the encoder's input alone."));
+      : `That is known at the encoder's input alone${c.image.upload_reason === null ? "" : `: ${c.image.upload_reason}`}.`));
   }
-  const repainted = radius ** 2 / 3;
-  const everywhere = radius / Math.sqrt(3 * width * height) * 255;
+  const channels = c.image.upload_space === "decoded grey" ? 1 : 3;
+  const repainted = radius ** 2 / channels;
+  const everywhere = radius / Math.sqrt(channels * width * height) * 255;
   const overlay = make("canvas", { width: 144, height: 144, role: "img",
     "aria-label": `The picture with a square of ${repainted.toFixed(1)} pixels on it` });
   const image = new Image();

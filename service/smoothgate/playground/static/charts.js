@@ -59,9 +59,8 @@ export function boundChart(certificate) {
       text(words, { x: LEFT + 5, y: y(value) - 4, class: "note" }),
     );
   };
-  level("flip", certificate.flip_point, "answers begin to change");
   level("threshold", certificate.radius.cosine_threshold, "threshold");
-  level("chance", certificate.chance.p95, "unrelated pictures");
+  level("chance", certificate.chance === null ? null : certificate.chance.p95, "unrelated pictures");
   if (certificate.target) level("policy", certificate.target.cosine, "wanted");
   line("paper", (point) => point.mean);
   line("layers", (point) => point.layer_cake);
