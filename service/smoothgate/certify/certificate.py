@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from smoothgate.certify.fcsb import BoundName, Point
-from smoothgate.certify.statement import Outcome, Statement
+from smoothgate.certify.statement import AngularRadius, Outcome, Statement, angular_radius
 from smoothgate.certify.stopping import StopReason
 
 PAPER: Literal["arXiv:2601.16200v1"] = "arXiv:2601.16200v1"
@@ -146,6 +146,8 @@ class Radius(_Part):
     """The radius by the paper's bound."""
     layer_cake: Distance | None
     """The radius by the layer-cake bound."""
+    angular: Distance | None = None
+    """The radius by the angle: the largest angular radius at this or a higher cosine."""
     upload: Distance | None
     """The served radius in the uploaded image's own pixels: value / resize_norm."""
 
@@ -159,6 +161,23 @@ class TargetBound(_Part):
     """The l2 distance, in the encoder's input space, within which it was asked for."""
     fcsb: Cosine
     """The served bound at that distance."""
+    angular: Distance | None = None
+    """The angular radius at that cosine. The target is met if `fcsb` is at least `cosine`, or if this is at
+    least `eps`."""
+
+
+class AngularRadiusAt(_Part):
+    """How far an image may move while the angle between g(x') and t stays certified."""
+
+    cosine: Annotated[float, Field(ge=0.0, lt=1.0)]
+    """The cosine of g(x') and t is at least this for every x' within the radius."""
+    radius: Distance | None
+    """l2 in the encoder's input space; null if not even the image sent is certified."""
+
+    @classmethod
+    def of(cls, radius: AngularRadius) -> AngularRadiusAt:
+        """From the numbers."""
+        return cls(cosine=radius.cosine, radius=radius.radius)
 
 
 class Certificate(_Part):
@@ -202,13 +221,17 @@ class Certificate(_Part):
     """The bounds from eps = 0 to the distance where the served bound reaches 0."""
     radius: Radius
     """The certified radius."""
+    angular: tuple[AngularRadiusAt, ...] = ()
+    """The angular radius at each cosine that has a share of alpha, ascending. With a target there is one, at
+    the target's cosine."""
     served: BoundName
     """Which bound gives the radius. Without a radius: which bound is served at the smallest distance."""
     target: TargetBound | None
     """What was asked for, and the bound at that distance; null if nothing was asked for."""
     outcome: Outcome
-    """`vacuous`: at the smallest distance asked for, the bound is not above both 0 and the chance cosine.
-    `abstained`: it is above both, but the target was not met. `certified`: neither of these."""
+    """`vacuous`: at the smallest distance asked for, neither the bound nor the angle certifies a cosine above
+    both 0 and the chance cosine. `abstained`: one of them does, but the target was not met. `certified`:
+    neither of these."""
     chance: Chance
     """The cosine of unrelated images, with which the bounds should be compared."""
     flip_point: Cosine | None
@@ -245,7 +268,10 @@ class Certificate(_Part):
         target = None
         if terms.target is not None and statement.target_bound is not None:
             target = TargetBound(
-                cosine=terms.target.cosine, eps=terms.target.eps, fcsb=statement.target_bound
+                cosine=terms.target.cosine,
+                eps=terms.target.eps,
+                fcsb=statement.target_bound,
+                angular=angular_radius(statement.angular, terms.target.cosine),
             )
         return cls(
             time=time,
@@ -264,8 +290,10 @@ class Certificate(_Part):
                 value=statement.radius,
                 mean=statement.radius_mean,
                 layer_cake=statement.radius_layer_cake,
+                angular=statement.radius_angular,
                 upload=_upload(statement.radius, image.resize_norm),
             ),
+            angular=tuple(AngularRadiusAt.of(radius) for radius in statement.angular),
             served=statement.served,
             target=target,
             outcome=statement.outcome,

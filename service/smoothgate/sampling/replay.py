@@ -47,4 +47,5 @@ def _terms(certificate: Certificate) -> Terms:
         cosine_threshold=certificate.radius.cosine_threshold,
         chance_cosine=certificate.chance.p95,
         target=None if wanted is None else Target(wanted.cosine, wanted.eps),
+        cosines=tuple(each.cosine for each in certificate.angular),
     )
