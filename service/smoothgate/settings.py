@@ -26,6 +26,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from smoothgate.certify.alpha import COSINES
+
 PREFIX = "SMOOTHGATE_"
 
 
@@ -40,6 +42,9 @@ def _comma_separated(value: Any) -> Any:
 # NoDecode: the environment holds them as text, not as JSON.
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_shell_words)]
 Radii = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_comma_separated)]
+Cosines = Annotated[
+    tuple[Annotated[float, Field(ge=0, lt=1)], ...], NoDecode, BeforeValidator(_comma_separated)
+]
 Counts = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_comma_separated)]
 
 
@@ -217,6 +222,11 @@ class SamplingSettings(_Group):
     cosine_threshold: float = Field(
         0.5, ge=0, lt=1, description="Cosine similarity that the reported radius certifies."
     )
+    cosines: Cosines = Field(
+        COSINES,
+        description="Cosines at which the angular radius is reported, at least 0, below 1 and in ascending "
+        "order. They share alpha. Where a target is named, it has their whole part.",
+    )
     eps: Radii = Field(
         (0.25, 0.5, 1.0), description="l2 radii at which the cosine bound is reported, in ascending order."
     )
@@ -242,6 +252,13 @@ class SamplingSettings(_Group):
     def _ascending_radii(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if not value or not all(low < high for low, high in zip((0.0, *value), value, strict=False)):
             raise ValueError("eps must be one or more radii above 0, in ascending order")
+        return value
+
+    @field_validator("cosines")
+    @classmethod
+    def _ascending_cosines(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or list(value) != sorted(set(value)):
+            raise ValueError("cosines must be one or more numbers in ascending order")
         return value
 
     @field_validator("degrade")

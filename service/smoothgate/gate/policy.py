@@ -24,6 +24,7 @@ class OperatorPolicy:
         max_samples: largest `n_select + n_certify` per image.
         alpha: probability of a wrong certificate per request; requests may ask for less.
         eps: l2 radii at which bounds are reported, ascending.
+        cosines: at which angular radii are reported, ascending.
         cosine_threshold: cosine for which the radius is reported.
         target: what certificates should reach, or None; requests may ask for more.
         enforce: whether an image that misses the target is refused.
@@ -38,6 +39,7 @@ class OperatorPolicy:
     max_samples: int
     alpha: float
     eps: tuple[float, ...]
+    cosines: tuple[float, ...]
     cosine_threshold: float
     target: Target | None
     enforce: bool
@@ -76,7 +78,17 @@ class OperatorPolicy:
         _require_radii("smoothing.eps", eps[0], eps[-1])
         cosine = self.cosine_threshold if options.cosine_threshold is None else options.cosine_threshold
         target = self._target(options, cosine)
-        return Plan(sigma, n_select, n_certify, alpha, eps, cosine, target, self._enforces(options, target))
+        return Plan(
+            sigma,
+            n_select,
+            n_certify,
+            alpha,
+            eps,
+            cosine,
+            target,
+            self._enforces(options, target),
+            cosines=self.cosines if options.cosines is None else tuple(sorted(set(options.cosines))),
+        )
 
     def require_off_allowed(self) -> None:
         """Refuse a request that switches smoothing off.
