@@ -41,10 +41,7 @@ def _comma_separated(value: Any) -> Any:
 
 # NoDecode: the environment holds them as text, not as JSON.
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_shell_words)]
-Radii = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_comma_separated)]
-Cosines = Annotated[
-    tuple[Annotated[float, Field(ge=0, lt=1)], ...], NoDecode, BeforeValidator(_comma_separated)
-]
+Numbers = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_comma_separated)]
 Counts = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_comma_separated)]
 
 
@@ -209,7 +206,7 @@ class SamplingSettings(_Group):
     sigma_min: float = Field(0.02, gt=0, description="Smallest sigma that a client may ask for.")
     sigma_max: float = Field(1.0, gt=0, description="Largest sigma that a client may ask for.")
     n_select: int = Field(128, ge=1, description="Noise samples per image that choose the served feature.")
-    n_certify: int = Field(1024, ge=1, description="Fresh noise samples per image for the certificate.")
+    n_certify: int = Field(256, ge=1, description="Fresh noise samples per image for the certificate.")
     max_samples: int = Field(
         16384, ge=2, description="Largest `n_select + n_certify` per image that a client may ask for."
     )
@@ -222,12 +219,12 @@ class SamplingSettings(_Group):
     cosine_threshold: float = Field(
         0.5, ge=0, lt=1, description="Cosine similarity that the reported radius certifies."
     )
-    cosines: Cosines = Field(
+    cosines: Numbers = Field(
         COSINES,
         description="Cosines at which the angular radius is reported, at least 0, below 1 and in ascending "
         "order. They share alpha. Where a target is named, it has their whole part.",
     )
-    eps: Radii = Field(
+    eps: Numbers = Field(
         (0.25, 0.5, 1.0), description="l2 radii at which the cosine bound is reported, in ascending order."
     )
     allow_smoothing_off: bool = Field(
@@ -257,8 +254,8 @@ class SamplingSettings(_Group):
     @field_validator("cosines")
     @classmethod
     def _ascending_cosines(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if not value or list(value) != sorted(set(value)):
-            raise ValueError("cosines must be one or more numbers in ascending order")
+        if not value or list(value) != sorted(set(value)) or not 0.0 <= value[0] <= value[-1] < 1.0:
+            raise ValueError("cosines must be one or more numbers from 0 to below 1, in ascending order")
         return value
 
     @field_validator("degrade")
