@@ -69,6 +69,13 @@ class SmoothingOptions(BaseModel):
     eps: list[Finite] | None = Field(
         None, min_length=1, max_length=32, description="l2 radii at which the bound is reported."
     )
+    cosines: list[Annotated[Finite, Field(ge=0, lt=1)]] | None = Field(
+        None,
+        min_length=1,
+        max_length=32,
+        description="Cosines at which the angular radius is reported. They share alpha; a target has their "
+        "whole part.",
+    )
     cosine_threshold: Finite | None = Field(
         None, ge=0, lt=1, description="Cosine for which the certified radius is reported."
     )

@@ -26,6 +26,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from smoothgate.certify.alpha import COSINES
+
 PREFIX = "SMOOTHGATE_"
 
 
@@ -39,7 +41,7 @@ def _comma_separated(value: Any) -> Any:
 
 # NoDecode: the environment holds them as text, not as JSON.
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_shell_words)]
-Radii = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_comma_separated)]
+Numbers = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_comma_separated)]
 Counts = Annotated[tuple[int, ...], NoDecode, BeforeValidator(_comma_separated)]
 
 
@@ -204,7 +206,7 @@ class SamplingSettings(_Group):
     sigma_min: float = Field(0.02, gt=0, description="Smallest sigma that a client may ask for.")
     sigma_max: float = Field(1.0, gt=0, description="Largest sigma that a client may ask for.")
     n_select: int = Field(128, ge=1, description="Noise samples per image that choose the served feature.")
-    n_certify: int = Field(1024, ge=1, description="Fresh noise samples per image for the certificate.")
+    n_certify: int = Field(256, ge=1, description="Fresh noise samples per image for the certificate.")
     n_select_answer: int = Field(
         16, ge=1, description="Noise samples that choose the answer, where the answer is certified."
     )
@@ -225,7 +227,12 @@ class SamplingSettings(_Group):
     cosine_threshold: float = Field(
         0.5, ge=0, lt=1, description="Cosine similarity that the reported radius certifies."
     )
-    eps: Radii = Field(
+    cosines: Numbers = Field(
+        COSINES,
+        description="Cosines at which the angular radius is reported, at least 0, below 1 and in ascending "
+        "order. They share alpha. Where a target is named, it has their whole part.",
+    )
+    eps: Numbers = Field(
         (0.25, 0.5, 1.0), description="l2 radii at which the cosine bound is reported, in ascending order."
     )
     allow_smoothing_off: bool = Field(
@@ -250,6 +257,13 @@ class SamplingSettings(_Group):
     def _ascending_radii(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if not value or not all(low < high for low, high in zip((0.0, *value), value, strict=False)):
             raise ValueError("eps must be one or more radii above 0, in ascending order")
+        return value
+
+    @field_validator("cosines")
+    @classmethod
+    def _ascending_cosines(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or list(value) != sorted(set(value)) or not 0.0 <= value[0] <= value[-1] < 1.0:
+            raise ValueError("cosines must be one or more numbers from 0 to below 1, in ascending order")
         return value
 
     @field_validator("degrade")

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from smoothgate.certify.alpha import SHARES, TILTS, check_alpha, per_image, per_tilt
+from smoothgate.certify.alpha import SHARES, TILTS, check_alpha, inner, per_cosine, per_image, per_tilt
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0, -0.1, 1.5, math.nan, math.inf])
@@ -18,6 +18,17 @@ def test_shares_never_add_up_to_more_than_the_whole() -> None:
             assert images * share <= alpha
             assert sum(per_tilt(share)) <= share
             assert images * sum(per_tilt(share)) > 0.999 * alpha
+
+
+@pytest.mark.parametrize("cosines", [1, 5, 32])
+def test_inner_product_and_angle_never_have_more_than_the_whole(cosines: int) -> None:
+    for alpha in (1e-6, 1e-3, 0.3):
+        together = sum(per_tilt(inner(alpha, cosines))) + cosines * per_cosine(alpha, cosines)
+        assert 0.999 * alpha < together <= alpha
+
+
+def test_without_an_angular_radius_the_inner_product_has_the_whole() -> None:
+    assert inner(0.001, 0) == 0.001
 
 
 def test_every_tilt_has_a_share_and_the_first_is_the_mean() -> None:

@@ -113,7 +113,7 @@ def test_layer_cake_bound() -> None:
         for scores in law.draw(rng, (25, N)):
             evidence = Evidence(transforms)
             evidence.update(scores)
-            failures += evidence.moments.expected_score(0.8) > truth
+            failures += evidence.established.moments.expected_score(0.8) > truth
     assert failures <= most_failures(RUNS, 0.5)
 
 

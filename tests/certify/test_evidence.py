@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from smoothgate.certify.angular import AngularTransform
 from smoothgate.certify.betting import betting
-from smoothgate.certify.evidence import Evidence
+from smoothgate.certify.evidence import Established, Evidence
 from smoothgate.certify.layer_cake import choose_transforms
 
 scores = st.lists(st.floats(0, 1), min_size=1, max_size=40)
@@ -15,7 +16,13 @@ alphas = st.floats(1e-6, 0.5)
 
 
 def evidence(n: int = 40, alpha: float = 0.01) -> Evidence:
-    return Evidence(choose_transforms(np.random.default_rng(0).beta(14, 6, 64), n, alpha))
+    selection = np.random.default_rng(0).beta(14, 6, 64)
+    angular = AngularTransform.choose(selection, n, alpha, 0.5)
+    return Evidence(choose_transforms(selection, n, alpha), (angular,))
+
+
+def angular_lower(established: Established) -> float:
+    return float(established.angular[0].moments.lowers[0])
 
 
 @given(values=scores, alpha=alphas, cuts=st.lists(st.integers(0, 40), max_size=4))
@@ -29,9 +36,10 @@ def test_bounds_depend_on_the_scores_and_not_on_the_updates(
         pieces.update(values[start:end])
     assert pieces.n == len(values)
     assert pieces.scores.tolist() == values
-    assert pieces.moments.lowers.tolist() == whole.moments.lowers.tolist()
+    assert pieces.established.moments.lowers.tolist() == whole.established.moments.lowers.tolist()
+    assert angular_lower(pieces.established) == angular_lower(whole.established)
     identity = whole.transforms[0]
-    assert whole.moments.score_lower == betting(
+    assert whole.established.moments.score_lower == betting(
         identity.apply(np.array(values)), identity.alpha, identity.bets
     )
 
@@ -42,18 +50,21 @@ def test_no_continuation_is_better_than_perfect_scores(
 ) -> None:
     known = evidence(alpha=alpha)
     known.update(values)
-    foreseen = known.moments_if_perfect(further).lowers
-    assert (foreseen >= known.moments.lowers).all()
+    perfect = known.established_if_perfect(further)
+    foreseen = perfect.moments.lowers
+    assert (foreseen >= known.established.moments.lowers).all()
+    assert angular_lower(perfect) >= angular_lower(known.established)
     if further:
         known.update(np.ones(further))
-    np.testing.assert_allclose(foreseen, known.moments.lowers, atol=1e-9)
+    np.testing.assert_allclose(foreseen, known.established.moments.lowers, atol=1e-9)
+    np.testing.assert_allclose(angular_lower(perfect), angular_lower(known.established), atol=1e-9)
 
 
 def test_before_the_first_score_all_bounds_are_zero() -> None:
     nothing = evidence(10)
-    assert nothing.moments.lowers.tolist() == [0.0, 0.0, 0.0]
-    assert nothing.moments.expected_score(0.5) == 0.0
-    assert nothing.moments_if_perfect(100).score_lower > 0.9
+    assert nothing.established.moments.lowers.tolist() == [0.0, 0.0, 0.0]
+    assert nothing.established.moments.expected_score(0.5) == 0.0
+    assert nothing.established_if_perfect(100).moments.score_lower > 0.9
 
 
 @pytest.mark.parametrize("bad", [1.5, math.nan])
@@ -62,7 +73,7 @@ def test_an_update_with_a_bad_score_changes_nothing(bad: float) -> None:
     with pytest.raises(ValueError, match="score"):
         known.update([0.5, bad])
     assert known.n == 0
-    assert known.moments.score_lower == 0.0
+    assert known.established.moments.score_lower == 0.0
 
 
 def test_scores_are_kept_when_their_buffer_is_used_again() -> None:

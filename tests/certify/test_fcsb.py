@@ -19,7 +19,7 @@ def moments(seed: int = 0, n: int = 1000) -> Moments:
     rng = np.random.default_rng(seed)
     evidence = Evidence(choose_transforms(rng.beta(30, 4, 64), n, 0.001))
     evidence.update(rng.beta(30, 4, n))
-    return evidence.moments
+    return evidence.established.moments
 
 
 @given(lower=lowers, eps=st.floats(0, 5), sigma=sigmas)

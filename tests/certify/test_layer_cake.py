@@ -126,9 +126,9 @@ def test_never_above_the_ceiling_nor_below_the_mean_bound(
 ) -> None:
     evidence = Evidence(choose_transforms(selection, len(values), alpha))
     evidence.update(values)
-    bound = evidence.moments.expected_score(delta)
+    bound = evidence.established.moments.expected_score(delta)
     assert bound <= special.ndtr(special.ndtri(ceiling(len(values), alpha)) - delta)
-    score = evidence.moments.score_lower
+    score = evidence.established.moments.score_lower
     assert bound >= special.ndtr(special.ndtri(score) - delta) - 1e-8
 
 
@@ -138,7 +138,7 @@ def test_the_search_finds_the_maximum(shape: tuple[float, float]) -> None:
     rng = np.random.default_rng(0)
     evidence = Evidence(choose_transforms(rng.beta(*shape, 64), 1000, 0.001))
     evidence.update(rng.beta(*shape, 1000))
-    moments = evidence.moments
+    moments = evidence.established.moments
     slopes = np.stack([transform.slopes / transform.scale for transform in moments.transforms])
     widths = np.diff(moments.transforms[0].thresholds)
     for delta in (0.1, 0.7, 1.5, 3.0):

@@ -15,7 +15,14 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from smoothgate.certify.fcsb import BoundName, Point
-from smoothgate.certify.statement import CURVE_POINTS, Outcome, Statement, VacuousBecause
+from smoothgate.certify.statement import (
+    CURVE_POINTS,
+    AngularRadius,
+    Outcome,
+    Statement,
+    VacuousBecause,
+    angular_radius,
+)
 from smoothgate.certify.stopping import StopReason
 
 PAPER: Literal["arXiv:2601.16200v1"] = "arXiv:2601.16200v1"
@@ -190,6 +197,8 @@ class Radius(_Part):
     """The radius by the paper's bound."""
     layer_cake: Distance | None
     """The radius by the layer-cake bound."""
+    angular: Distance | None = None
+    """The radius by the angle: the largest angular radius at this or a higher cosine."""
     upload: Distance | None
     """The served radius in `image.upload_space`: value / resize_norm for decoded RGB, and that divided by the
     root of 3 for decoded grey. null where there is no radius, or no factor between the spaces."""
@@ -204,6 +213,23 @@ class TargetBound(_Part):
     """The l2 distance, in the encoder's input space, within which it was asked for."""
     fcsb: Cosine
     """The served bound at that distance."""
+    angular: Distance | None = None
+    """The angular radius at that cosine. The target is met if `fcsb` is at least `cosine`, or if this is at
+    least `eps`."""
+
+
+class AngularRadiusAt(_Part):
+    """How far an image may move while the angle between g(x') and t stays certified."""
+
+    cosine: Annotated[float, Field(ge=0.0, lt=1.0)]
+    """The cosine of g(x') and t is at least this for every x' within the radius."""
+    radius: Distance | None
+    """l2 in the encoder's input space; null if not even the image sent is certified."""
+
+    @classmethod
+    def of(cls, radius: AngularRadius) -> AngularRadiusAt:
+        """From the numbers."""
+        return cls(cosine=radius.cosine, radius=radius.radius)
 
 
 class Certificate(_Part):
@@ -255,16 +281,21 @@ class Certificate(_Part):
     """The bounds from eps = 0 to the distance where the served bound reaches 0."""
     radius: Radius
     """The certified radius."""
+    angular: tuple[AngularRadiusAt, ...] = ()
+    """The angular radius at each cosine that has a share of alpha, ascending. With a target there is one, at
+    the target's cosine."""
     served: BoundName
     """Which bound gives the radius. Without a radius: which bound is served at the smallest distance."""
     target: TargetBound | None
     """What was asked for, and the bound at that distance; null if nothing was asked for."""
     outcome: Outcome
-    """`vacuous`: the bound is not known to say anything (`vacuous_because`). `abstained`: it does, but the
-    target was not met. `certified`: the target was met. `bounded`: there was no target."""
+    """`vacuous`: what is certified is not known to say anything (`vacuous_because`). `abstained`: it does,
+    but the target was not met. `certified`: the target was met, by the bound or by the angle. `bounded`: there
+    was no target."""
     vacuous_because: VacuousBecause | None
     """`not calibrated`: the cosine of unrelated images is not known at this sigma. `not above chance`: at the
-    smallest distance asked for, the bound is not above both 0 and the chance cosine. null: not vacuous."""
+    smallest distance asked for, neither the bound nor the angle certifies a cosine above both 0 and the
+    chance cosine. null: not vacuous."""
     chance: Chance | None
     """The cosine of unrelated images, with which the bounds should be compared; null: this sigma is not
     calibrated."""
@@ -273,6 +304,12 @@ class Certificate(_Part):
     terms."""
     assumptions: tuple[str, ...] = ASSUMPTIONS
     """What the statement assumes, and what it does not say."""
+
+    @property
+    def radius_by_angle(self) -> float | None:
+        """The radius at the cosine threshold that `angular` gives: the largest at this or a higher cosine."""
+        radii = tuple(AngularRadius(one.cosine, one.radius) for one in self.angular)
+        return angular_radius(radii, self.radius.cosine_threshold)
 
     def bound_to(self, binding: Binding) -> Certificate:
         """The same certificate, bound to a request and its answer."""
@@ -324,7 +361,10 @@ class Certificate(_Part):
         target = None
         if terms.target is not None and statement.target_bound is not None:
             target = TargetBound(
-                cosine=terms.target.cosine, eps=terms.target.eps, fcsb=statement.target_bound
+                cosine=terms.target.cosine,
+                eps=terms.target.eps,
+                fcsb=statement.target_bound,
+                angular=angular_radius(statement.angular, terms.target.cosine),
             )
         return cls(
             time=time,
@@ -344,8 +384,10 @@ class Certificate(_Part):
                 value=statement.radius,
                 mean=statement.radius_mean,
                 layer_cake=statement.radius_layer_cake,
+                angular=statement.radius_angular,
                 upload=upload_radius(statement.radius, image),
             ),
+            angular=tuple(AngularRadiusAt.of(radius) for radius in statement.angular),
             served=statement.served,
             target=target,
             outcome=statement.outcome,

@@ -35,13 +35,15 @@ def contradictions(certificate: AnyCertificate) -> Iterator[tuple[str, str]]:
 
 
 def _contradicted_outcome(certificate: AnyCertificate) -> Iterator[tuple[str, str]]:
-    bound, target = certificate.bounds[0].fcsb, certificate.target
-    is_met = None if target is None else target.fcsb >= target.cosine
+    first = certificate.bounds[0]
+    is_met = None if certificate.target is None else _is_met(certificate)
     if isinstance(certificate, CertificateV1):
-        outcome: str = outcome_v1(bound, certificate.chance.p95, is_met)
+        outcome: str = outcome_v1(first.fcsb, certificate.chance.p95, is_met)
     else:
         chance = certificate.chance
-        outcome, because = outcome_of(bound, None if chance is None else chance.p95, is_met)
+        by_angle = [a.cosine for a in certificate.angular if a.radius is not None and a.radius >= first.eps]
+        cosine = max(first.fcsb, *by_angle, -1.0)
+        outcome, because = outcome_of(cosine, None if chance is None else chance.p95, is_met)
         if certificate.vacuous_because != because:
             yield "vacuous_because", f"{certificate.vacuous_because}, but the bounds say {because}"
     if certificate.outcome != outcome:
@@ -73,9 +75,12 @@ def _contradicted_radius(certificate: AnyCertificate) -> Iterator[tuple[str, str
     mean = fcsb.mean_radius(certificate.score_lower, radius.cosine_threshold, certificate.noise.sigma)
     if (radius.mean is None) != (mean is None) or abs((radius.mean or 0.0) - (mean or 0.0)) > _ROUNDING:
         yield "radius.mean", f"{radius.mean}, but score_lower gives {mean}"
-    known = [each for each in (radius.mean, radius.layer_cake) if each is not None]
+    by_angle = None if isinstance(certificate, CertificateV1) else certificate.radius_by_angle
+    if not isinstance(certificate, CertificateV1) and certificate.radius.angular != by_angle:
+        yield "radius.angular", f"{certificate.radius.angular}, but angular gives {by_angle}"
+    known = [each for each in (radius.mean, radius.layer_cake, by_angle) if each is not None]
     if radius.value != max(known, default=None):
-        yield "radius.value", f"{radius.value} is not the larger of mean and layer_cake"
+        yield "radius.value", f"{radius.value} is not the largest of mean, layer_cake and angular"
     if isinstance(certificate, CertificateV1):
         upload = upload_radius_v1(radius.value, certificate.image.resize_norm)
     else:
@@ -85,7 +90,9 @@ def _contradicted_radius(certificate: AnyCertificate) -> Iterator[tuple[str, str
     if radius.value is None:
         served = "layer_cake" if certificate.bounds[0].layer_cake > certificate.bounds[0].mean else "mean"
     else:
-        served = "layer_cake" if radius.value != radius.mean else "mean"
+        served = "mean" if radius.value == radius.mean else "layer_cake"
+        if radius.value not in (radius.mean, radius.layer_cake):
+            served = "angular"
     if certificate.served != served:
         yield "served", f"{certificate.served}, but the numbers say {served}"
 
@@ -93,7 +100,7 @@ def _contradicted_radius(certificate: AnyCertificate) -> Iterator[tuple[str, str
 def _is(reason: str, certificate: AnyCertificate) -> bool:
     """Whether sampling may have ended for this reason."""
     target, noise = certificate.target, certificate.noise
-    is_met = target is not None and target.fcsb >= target.cosine
+    is_met = _is_met(certificate)
     match reason:
         case "certified":
             return is_met
@@ -103,3 +110,13 @@ def _is(reason: str, certificate: AnyCertificate) -> bool:
             return target is not None and not is_met and noise.n_certify < noise.budget
         case _:
             return not is_met and noise.n_certify < noise.budget
+
+
+def _is_met(certificate: AnyCertificate) -> bool:
+    """Whether there is a target, and the bound or the angle meets it."""
+    target = certificate.target
+    if target is None:
+        return False
+    if isinstance(certificate, CertificateV1) or target.fcsb >= target.cosine:
+        return target.fcsb >= target.cosine
+    return any(a.cosine >= target.cosine and (a.radius or -1.0) >= target.eps for a in certificate.angular)

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
+from smoothgate.certify.angular import AngularBound, AngularTransform
 from smoothgate.certify.layer_cake import Moments, Transform
 from smoothgate.certify.scores import Array, check_scores
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Established:
+    """What the scores establish. All of it is true with probability at least 1 - alpha of the image.
+
+    Attributes:
+        moments: bounds that carry the inner product.
+        angular: one bound for each cosine that has an angular radius.
+    """
+
+    moments: Moments
+    angular: tuple[AngularBound, ...]
 
 
 class Evidence:
@@ -17,13 +33,15 @@ class Evidence:
 
     Args:
         transforms: from `layer_cake.choose_transforms`.
+        angular: one for each cosine that gets an angular radius.
     """
 
-    def __init__(self, transforms: tuple[Transform, ...]) -> None:
+    def __init__(self, transforms: tuple[Transform, ...], angular: tuple[AngularTransform, ...] = ()) -> None:
         self.transforms = transforms
+        self.angular = angular
         self._chunks: list[Array] = []
         self._n = 0
-        self._moments: Moments | None = None
+        self._established: Established | None = None
 
     @property
     def n(self) -> int:
@@ -43,16 +61,17 @@ class Evidence:
         values = check_scores(scores).copy()
         self._chunks.append(values)
         self._n += values.size
-        self._moments = None
+        self._established = None
 
     @property
-    def moments(self) -> Moments:
-        """The bounds after the scores seen so far."""
-        if self._moments is None:
-            self._moments = self.moments_if_perfect(0)
-        return self._moments
+    def established(self) -> Established:
+        """What the scores seen so far establish."""
+        if self._established is None:
+            self._established = self.established_if_perfect(0)
+        return self._established
 
-    def moments_if_perfect(self, further: int) -> Moments:
-        """The bounds after `further` more scores of 1. No continuation can do better."""
+    def established_if_perfect(self, further: int) -> Established:
+        """The same after `further` more scores of 1. No continuation can do better."""
         lowers = [transform.lower(self.scores, further) for transform in self.transforms]
-        return Moments(self.transforms, np.asarray(lowers))
+        angular = tuple(transform.bound(self.scores, further) for transform in self.angular)
+        return Established(Moments(self.transforms, np.asarray(lowers)), angular)

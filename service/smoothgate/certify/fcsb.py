@@ -25,7 +25,8 @@ from scipy import optimize, special
 from smoothgate.certify.layer_cake import Moments
 from smoothgate.certify.scores import MARGIN
 
-BoundName = Literal["mean", "layer_cake"]
+#: How a bound or a radius is proved. The angle gives radii alone (`smoothgate.certify.angular`).
+BoundName = Literal["mean", "layer_cake", "angular"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def check_cosine(cosine: float) -> float:
 
 def mean_bound(score_lower: float, eps: float, sigma: float) -> float:
     """The paper's bound, 2 Phi(Phi^-1(s) - eps / sigma) - 1, for a lower bound s on the mean score."""
-    delta = _delta(eps, sigma)
+    delta = delta_of(eps, sigma)
     return _cosine(float(special.ndtr(special.ndtri(score_lower) - delta)) if score_lower > 0.0 else 0.0)
 
 
@@ -92,7 +93,7 @@ def mean_radius(score_lower: float, cosine: float, sigma: float) -> float | None
 
 def layer_cake_bound(moments: Moments, eps: float, sigma: float) -> float:
     """The layer-cake bound at eps."""
-    return _cosine(moments.expected_score(_delta(eps, sigma)))
+    return _cosine(moments.expected_score(delta_of(eps, sigma)))
 
 
 def layer_cake_radius(moments: Moments, cosine: float, sigma: float) -> float | None:
@@ -103,7 +104,7 @@ def layer_cake_radius(moments: Moments, cosine: float, sigma: float) -> float | 
     """
     check_sigma(sigma)
     check_cosine(cosine)
-    delta = _largest(lambda delta: layer_cake_bound(moments, delta, 1.0) - cosine)
+    delta = largest_delta(lambda delta: layer_cake_bound(moments, delta, 1.0) - cosine)
     return None if delta is None else sigma * delta * (1.0 - MARGIN)
 
 
@@ -112,7 +113,7 @@ def point(moments: Moments, eps: float, sigma: float) -> Point:
     return Point(eps, mean_bound(moments.score_lower, eps, sigma), layer_cake_bound(moments, eps, sigma))
 
 
-def _delta(eps: float, sigma: float) -> float:
+def delta_of(eps: float, sigma: float) -> float:
     """eps / sigma, rounded up."""
     return math.nextafter(check_eps(eps) / check_sigma(sigma), math.inf) if eps > 0.0 else 0.0
 
@@ -121,7 +122,7 @@ def _cosine(score: float) -> float:
     return max(2.0 * score - 1.0 - MARGIN, -1.0)
 
 
-def _largest(excess: Callable[[float], float]) -> float | None:
+def largest_delta(excess: Callable[[float], float]) -> float | None:
     """A delta >= 0 with excess(delta) >= 0, close to the largest. `excess` falls. None if excess(0) < 0."""
     if excess(0.0) < 0.0:
         return None

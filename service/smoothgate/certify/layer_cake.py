@@ -78,53 +78,86 @@ class Transform:
         scaled = np.interp(scores, self.thresholds, heights / heights[-1])
         return np.asarray(np.clip(scaled, 0.0, 1.0), dtype=np.float64)
 
-    def lower(self, scores: Array, further: int = 0) -> float:
-        """The lower bound on E[T(S)] / T(1) after scores (n,) and `further` more scores of 1.
+    def lower(self, scores: Array, further: int = 0, best: float = 1.0) -> float:
+        """The lower bound on E[T(S)] / T(1) after scores (n,) and `further` more scores of `best`.
 
         It holds at any stopping time n. Without any score it is 0.
         """
-        values = self.apply(scores)
         if not further:
-            return self.bets.lower(values, self.alpha) if values.size else 0.0
-        counts = np.append(np.ones_like(values), float(further))
-        return self.bets.lower(np.append(values, 1.0), self.alpha, counts)
+            return self.bets.lower(self.apply(scores), self.alpha) if scores.size else 0.0
+        counts = np.append(np.ones_like(scores), float(further))
+        return self.bets.lower(self.apply(np.append(scores, best)), self.alpha, counts)
 
 
 def choose_transforms(selection: npt.ArrayLike, n_certify: int, alpha: float) -> tuple[Transform, ...]:
-    """The transforms and bets for `n_certify` samples, one of each for each tilt.
-
-    The slopes of tilt delta are psi'(P) = exp(delta Phi^-1(P) - delta^2 / 2) for P = alpha^(1/n) G, where G
-    is the survival function of the selection scores. After n samples it remains possible that scores of 0
-    have a probability of 1 - alpha^(1/n), and the tangent is taken at that possibility.
+    """The transforms and bets for `n_certify` samples, one of each for each of `alpha.TILTS`.
 
     Args:
         selection: scores (n,) known before the first certification sample, as similar as possible to those of
             certification. If there are none, perfect scores are expected. They prove nothing.
         n_certify: the planned number of certification samples. A bound read at another number is also true.
-        alpha: this image's share of the error probability.
+        alpha: the share of the inner product in this image's error probability.
 
     Raises:
         ValueError: a score that is not a number in [0, 1], n_certify < 1, alpha not in (0, 1).
     """
     given = np.asarray(selection, dtype=np.float64)
     scores = check_scores(given) if given.size else np.ones(1)
-    if n_certify < 1:
-        raise ValueError(f"n_certify must be at least 1, got {n_certify}")
     check_alpha(alpha)
-    if scores.size > _MAX_THRESHOLDS:
-        ranks = (np.arange(_MAX_THRESHOLDS) + 0.5) / _MAX_THRESHOLDS
-        scores = np.asarray(np.quantile(scores, ranks, method="inverted_cdf"), dtype=np.float64)
-    thresholds = np.unique(np.concatenate([[0.0], scores, [1.0]]))
-    survival = (scores[None, :] >= thresholds[1:, None]).mean(axis=1)
+    shares = zip(TILTS, per_tilt(alpha), strict=True)
+    return tuple(Expected.of(scores, n_certify, share).transform(tilt) for tilt, share in shares)
 
-    transforms = []
-    for tilt, share in zip(TILTS, per_tilt(alpha), strict=True):
-        left_standing = np.clip(survival * share ** (1.0 / n_certify), _LEAST, _MOST)
-        slopes = np.exp(tilt * special.ndtri(left_standing) - tilt**2 / 2.0)
-        plain = Transform(thresholds, slopes, share, Bets.spread())
-        bets = Bets.chosen(plain.apply(scores), n_certify, share)
-        transforms.append(Transform(thresholds, slopes, share, bets))
-    return tuple(transforms)
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Expected:
+    """The scores that certification is expected to draw. They choose a transform before the first draw.
+
+    Attributes:
+        scores: of the selection split, at most `_MAX_THRESHOLDS`.
+        thresholds: tau_0 = 0 < ... < tau_m = 1, shape (m + 1,).
+        left_standing: alpha^(1/n) G at the thresholds after the first, shape (m,). G is the survival function
+            of the selection scores. After n samples it remains possible that scores of 0 have a probability
+            of 1 - alpha^(1/n), and tangents are taken at that possibility.
+        n_certify, alpha: of the bound to come.
+    """
+
+    scores: Array
+    thresholds: Array
+    left_standing: Array
+    n_certify: int
+    alpha: float
+
+    @classmethod
+    def of(cls, selection: Array, n_certify: int, alpha: float) -> Expected:
+        """From selection scores in [0, 1] (n,); ValueError if n_certify < 1."""
+        if n_certify < 1:
+            raise ValueError(f"n_certify must be at least 1, got {n_certify}")
+        scores = selection
+        if scores.size > _MAX_THRESHOLDS:
+            ranks = (np.arange(_MAX_THRESHOLDS) + 0.5) / _MAX_THRESHOLDS
+            scores = np.asarray(np.quantile(scores, ranks, method="inverted_cdf"), dtype=np.float64)
+        thresholds = np.unique(np.concatenate([[0.0], scores, [1.0]]))
+        survival = (scores[None, :] >= thresholds[1:, None]).mean(axis=1)
+        left_standing = np.clip(survival * alpha ** (1.0 / n_certify), _LEAST, _MOST)
+        return cls(scores, thresholds, left_standing, n_certify, alpha)
+
+    def transform(self, tilt: float) -> Transform:
+        """The best transform at delta = tilt, with slopes psi'(P) = exp(tilt Phi^-1(P) - tilt^2 / 2), and its
+        bets.
+        """
+        slopes = np.exp(tilt * special.ndtri(self.left_standing) - tilt**2 / 2.0)
+        plain = Transform(self.thresholds, slopes, self.alpha, Bets.spread())
+        bets = Bets.chosen(plain.apply(self.scores), self.n_certify, self.alpha)
+        return Transform(self.thresholds, slopes, self.alpha, bets)
+
+    def reach(self, goal: float) -> float:
+        """The delta up to which (1) is expected to stay at least `goal`; 0 if it is below it everywhere."""
+        widths, quantiles = np.diff(self.thresholds), special.ndtri(self.left_standing)
+
+        def excess(delta: float) -> float:
+            return float(widths @ special.ndtr(quantiles - delta)) - goal
+
+        return float(optimize.brentq(excess, 0.0, 40.0, xtol=1e-6)) if excess(0.0) > 0.0 else 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,7 +166,8 @@ class Moments:
     probability at least 1 - alpha.
 
     Attributes:
-        transforms: from `choose_transforms`, one for each tilt. The first is the identity.
+        transforms: from `choose_transforms`, one for each tilt. The first is the identity. An angular radius
+            has one transform, which need not be the identity; it does not use `score_lower`.
         lowers: a lower bound on E[T_j(S)] / T_j(1) for each, shape (J,).
     """
 

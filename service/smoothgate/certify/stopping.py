@@ -12,10 +12,8 @@ from typing import Literal
 
 import numpy.typing as npt
 
-from smoothgate.certify.evidence import Evidence
-from smoothgate.certify.layer_cake import choose_transforms
 from smoothgate.certify.scores import Array, check_scores
-from smoothgate.certify.statement import Statement, Terms, reaches, state
+from smoothgate.certify.statement import Statement, Terms, evidence_for, reaches, state
 
 #: Why sampling ended. `certified`: the target is met. `unreachable`: scores of 1 until the end of the budget
 #: would not meet it. `budget`: the budget is used up. `deadline`: the time is up, which the caller decides.
@@ -31,7 +29,7 @@ class StoppingRule:
 
     Args:
         terms: what is asked for. Sampling may stop early when `terms.target` is decided.
-        selection: scores known before the first certification sample (`layer_cake.choose_transforms`).
+        selection: scores known before the first certification sample (`statement.evidence_for`).
         budget: largest number of certification samples.
 
     Attributes:
@@ -45,7 +43,7 @@ class StoppingRule:
         self.terms = terms
         self.budget = budget
         self.next_look = budget if terms.target is None else min(FIRST_LOOK, budget)
-        self._evidence = Evidence(choose_transforms(selection, budget, terms.alpha))
+        self._evidence = evidence_for(terms, selection, budget)
         self._reason: StopReason | None = None
 
     @property
@@ -84,11 +82,11 @@ class StoppingRule:
 
     def _look(self) -> StopReason | None:
         target, sigma = self.terms.target, self.terms.sigma
-        if target is not None and reaches(self._evidence.moments, target, sigma):
+        if target is not None and reaches(self._evidence.established, target, sigma):
             return "certified"
         left = self.budget - self.n
         if left == 0:
             return "budget"
-        if target is not None and not reaches(self._evidence.moments_if_perfect(left), target, sigma):
+        if target is not None and not reaches(self._evidence.established_if_perfect(left), target, sigma):
             return "unreachable"
         return None

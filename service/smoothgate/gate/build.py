@@ -161,6 +161,7 @@ def _policy(s: Settings) -> OperatorPolicy:
         max_samples=s.max_samples,
         alpha=s.alpha,
         eps=s.eps,
+        cosines=s.cosines,
         cosine_threshold=s.cosine_threshold,
         target=target,
         enforce=s.policy == "enforce",

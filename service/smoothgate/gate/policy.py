@@ -27,6 +27,7 @@ class OperatorPolicy:
         max_samples: largest `n_select + n_certify` per image.
         alpha: probability of a wrong certificate per request; requests may ask for less.
         eps: l2 radii at which bounds are reported, ascending.
+        cosines: at which angular radii are reported, ascending.
         cosine_threshold: cosine for which the radius is reported.
         target: what certificates should reach, or None; requests may ask for more.
         enforce: whether an image that misses the target is refused.
@@ -44,6 +45,7 @@ class OperatorPolicy:
     max_samples: int
     alpha: float
     eps: tuple[float, ...]
+    cosines: tuple[float, ...]
     cosine_threshold: float
     target: Target | None
     enforce: bool
@@ -69,7 +71,7 @@ class OperatorPolicy:
                     'smoothing.answer belongs to smoothing.certify = "answer".', param="smoothing.answer"
                 )
             return False
-        for name in ("eps", "cosine_threshold"):
+        for name in ("eps", "cosine_threshold", "cosines"):
             if getattr(options, name) is not None:
                 raise Unacceptable(
                     f"smoothing.{name} is about features; of an answer, smoothing.target.eps is the radius.",
@@ -92,7 +94,17 @@ class OperatorPolicy:
         cosine = self.cosine_threshold if options.cosine_threshold is None else options.cosine_threshold
         target = self._target(options, cosine)
         enforce = self._enforces(options, "features", target is not None)
-        return Plan(sigma, n_select, n_certify, alpha, eps, cosine, target, enforce)
+        return Plan(
+            sigma,
+            n_select,
+            n_certify,
+            alpha,
+            eps,
+            cosine,
+            target,
+            enforce,
+            cosines=self.cosines if options.cosines is None else tuple(sorted(set(options.cosines))),
+        )
 
     def vote_plan(self, options: SmoothingOptions) -> VotePlan:
         """The sampling parameters of a request that has its answer certified.

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from smoothgate.certify.certificate import Certificate, NoiseRecord
 from smoothgate.certify.certificate_v1 import AnyCertificate, CertificateV1, as_version_1
 from smoothgate.certify.evidence import Evidence
-from smoothgate.certify.layer_cake import choose_transforms
-from smoothgate.certify.statement import Target, Terms, reaches, state
+from smoothgate.certify.statement import Target, Terms, evidence_for, reaches, state
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling import noise
 from smoothgate.sampling.certificate_parts import certified_image, certified_model, chance_at
@@ -95,8 +94,8 @@ class Replay:
         """Whether scores of 1 until the end of the budget would miss the target; `raised` as above."""
         terms, recorded = self._terms, self.recorded.noise
         left = recorded.budget - recorded.n_certify
-        moments = self._evidence(raised).moments_if_perfect(left)
-        return terms.target is not None and not reaches(moments, terms.target, terms.sigma)
+        established = self._evidence(raised).established_if_perfect(left)
+        return terms.target is not None and not reaches(established, terms.target, terms.sigma)
 
     @property
     def _terms(self) -> Terms:
@@ -109,11 +108,13 @@ class Replay:
             cosine_threshold=recorded.radius.cosine_threshold,
             chance_cosine=None if chance is None else chance.p95,
             target=None if wanted is None else Target(wanted.cosine, wanted.eps),
+            cosines=()
+            if isinstance(recorded, CertificateV1)
+            else tuple(each.cosine for each in recorded.angular),
         )
 
     def _evidence(self, raised: float) -> Evidence:
         splits, recorded = self.splits, self.recorded
-        transforms = choose_transforms(splits.selection_scores, recorded.noise.budget, recorded.alpha)
-        evidence = Evidence(transforms)
+        evidence = evidence_for(self._terms, splits.selection_scores, recorded.noise.budget)
         evidence.update([min(max(score + raised, 0.0), 1.0) for score in splits.certification_scores])
         return evidence

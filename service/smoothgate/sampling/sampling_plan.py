@@ -23,6 +23,7 @@ class Plan:
         cosine_threshold: cosine for which the certified radius is reported.
         target: sampling stops when it is decided; None: the whole budget is used.
         enforce: whether a request is refused if an image misses the target.
+        cosines: at which angular radii are reported, ascending; none: the inner product alone is bounded.
         degraded_from: `n_certify` without load, if load has reduced it; else None.
     """
 
@@ -35,6 +36,7 @@ class Plan:
     target: Target | None = None
     enforce: bool = False
     degraded_from: int | None = None
+    cosines: tuple[float, ...] = ()
 
     @property
     def samples(self) -> int:
@@ -51,6 +53,7 @@ class Plan:
             cosine_threshold=self.cosine_threshold,
             chance_cosine=chance_cosine,
             target=self.target,
+            cosines=self.cosines,
         )
 
     def require_reachable(self, images: int, chance_cosine: float | None) -> None:

@@ -1,14 +1,14 @@
 """How tight the bounds are on scores of a known distribution: the figures of `smoothgate bench certify`.
 
 Scores are Beta(0.97 * 200, 0.03 * 200), with mean 0.97 and standard deviation 0.012. alpha is 0.001. The
-served bound shares it between everything that a certificate reports. Every other method has all of it.
+served bounds share it between everything that a certificate reports. Every other method has all of it.
 Distances and radii are in units of sigma.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,11 +16,12 @@ import numpy as np
 from scipy import optimize, special, stats
 
 from smoothgate.certify import fcsb
+from smoothgate.certify.alpha import COSINES
 from smoothgate.certify.betting import betting
-from smoothgate.certify.evidence import Evidence
-from smoothgate.certify.layer_cake import Moments, choose_transforms
+from smoothgate.certify.evidence import Established
+from smoothgate.certify.layer_cake import Moments
 from smoothgate.certify.scores import Array
-from smoothgate.certify.statement import Target, Terms
+from smoothgate.certify.statement import Target, Terms, evidence_for
 from smoothgate.certify.stopping import StoppingRule
 from smoothgate_lab.benchmarks.comparison_bounds import clopper_pearson, empirical_bernstein, hoeffding
 
@@ -33,6 +34,8 @@ COSINE = 0.5
 #: The target whose certification ends the count of samples.
 TARGET = Target(cosine=0.75, eps=0.5)
 
+TERMS = Terms(sigma=1.0, alpha=ALPHA, eps=EPS, cosines=COSINES)
+
 #: eps -> FCSB.
 Bound = Callable[[float], float]
 
@@ -42,14 +45,16 @@ class BoundFigure:
     """One figure of the benchmark.
 
     Attributes:
-        quantity: `fcsb`, `radius` (at cosine 0.5), `radius_ratio` (served over the method's), `samples`
-            (until cosine 0.75 is certified at eps = 0.5) or `samples_ratio` (the method's over the served
-            one's).
-        method: `served`, `hoeffding`, `empirical_bernstein`, `betting` (the paper's bound with these bounds
-            on the mean), `thresholds` (layer-cake bound by Clopper-Pearson at eight thresholds),
-            `paper_limit`, `layer_cake_limit` (both bounds with infinitely many samples).
+        quantity: `fcsb`, `radius` (at a cosine), `radius_ratio` (served over the method's, at cosine 0.5),
+            `samples` (until cosine 0.75 is certified at eps = 0.5) or `samples_ratio` (the method's over the
+            served one's).
+        method: `served`, `inner_product` (as served, with no part of alpha for the angle), `hoeffding`,
+            `empirical_bernstein`, `betting` (the paper's bound with these bounds on the mean),
+            `thresholds` (layer-cake bound by Clopper-Pearson at eight thresholds), `paper_limit`,
+            `layer_cake_limit` (both bounds with infinitely many samples).
         n: certification samples, None for a limit or for `samples`.
         eps: in units of sigma, None for a radius.
+        cosine: of a radius or a ratio of radii, else None.
         value: the figure, mean over the repeats.
         required: the least value that the figure should have, or None.
     """
@@ -58,6 +63,7 @@ class BoundFigure:
     method: str
     n: int | None
     eps: float | None
+    cosine: float | None
     value: float
     required: float | None = None
 
@@ -67,13 +73,18 @@ class BoundFigure:
         return None if self.required is None else self.value >= self.required
 
 
-#: (quantity, method, n, eps) -> the least value required.
-REQUIRED: dict[tuple[str, str, int | None, float | None], float] = {
-    ("fcsb", "served", 1024, 1.0): 0.70,
-    ("fcsb", "served", 1024, 1.5): 0.46,
-    ("radius_ratio", "hoeffding", 1024, None): 2.1,
-    ("radius_ratio", "betting", 4096, None): 1.6,
-    ("samples_ratio", "hoeffding", None, TARGET.eps): 20.0,
+#: (quantity, method, n, eps, cosine) -> the least value required. At cosine 0.7 it is what 1,024 samples
+#: certified before there was an angular radius.
+REQUIRED: dict[tuple[str, str, int | None, float | None, float | None], float] = {
+    ("fcsb", "served", 1024, 1.0, None): 0.70,
+    ("fcsb", "served", 1024, 1.5, None): 0.46,
+    ("radius", "served", 1024, None, 0.5): 1.95,
+    ("radius", "served", 1024, None, 0.8): 1.35,
+    ("radius", "served", 1024, None, 0.9): 0.70,
+    ("radius", "served", 256, None, 0.7): 1.18,
+    ("radius_ratio", "hoeffding", 1024, None, COSINE): 2.1,
+    ("radius_ratio", "betting", 4096, None, COSINE): 1.6,
+    ("samples_ratio", "hoeffding", None, TARGET.eps, TARGET.cosine): 20.0,
 }
 
 
@@ -82,24 +93,48 @@ def run(repeats: int = 5, seed: int = 0) -> list[dict[str, Any]]:
     rows = _limits()
     for n in NUMBERS:
         draws = [_draw(n, seed + repeat) for repeat in range(repeats)]
-        methods = [_methods(selection, scores) for selection, scores in draws]
-        radii = {name: float(np.mean([_radius(method[name]) for method in methods])) for name in methods[0]}
-        for name in methods[0]:
-            for eps in EPS:
-                rows.append(
-                    BoundFigure("fcsb", name, n, eps, float(np.mean([m[name](eps) for m in methods])))
-                )
-            rows.append(BoundFigure("radius", name, n, None, radii[name]))
-        for name, radius in radii.items():
-            if name != "served" and radius > 0.0:
-                rows.append(BoundFigure("radius_ratio", name, n, None, radii["served"] / radius))
+        rows += _bounds(n, draws)
+        rows += _radii(n, draws)
     rows += _samples(repeats, seed)
     marked = [BoundFigure(**(asdict(row) | {"required": REQUIRED.get(_key(row))})) for row in rows]
     return [asdict(row) | {"met": row.met} for row in marked]
 
 
-def _key(row: BoundFigure) -> tuple[str, str, int | None, float | None]:
-    return row.quantity, row.method, row.n, row.eps
+def _key(row: BoundFigure) -> tuple[str, str, int | None, float | None, float | None]:
+    return row.quantity, row.method, row.n, row.eps, row.cosine
+
+
+def _bounds(n: int, draws: list[tuple[Array, Array]]) -> list[BoundFigure]:
+    """The FCSB of every method by eps, mean over the draws."""
+    methods = [_methods(selection, scores) for selection, scores in draws]
+    return [
+        BoundFigure("fcsb", name, n, eps, None, float(np.mean([method[name](eps) for method in methods])))
+        for name in methods[0]
+        for eps in EPS
+    ]
+
+
+def _radii(n: int, draws: list[tuple[Array, Array]]) -> list[BoundFigure]:
+    """The radius of every method by cosine, mean over the draws, and what the served one gains."""
+    rows = []
+    for cosine in COSINES:
+        every = [_radii_at(selection, scores, cosine) for selection, scores in draws]
+        radii = {name: float(np.mean([each[name] for each in every])) for name in every[0]}
+        rows += [BoundFigure("radius", name, n, None, cosine, radius) for name, radius in radii.items()]
+        if cosine == COSINE:
+            rows += [
+                BoundFigure("radius_ratio", name, n, None, cosine, radii["served"] / radius)
+                for name, radius in radii.items()
+                if name != "served" and radius > 0.0
+            ]
+    return rows
+
+
+def _radii_at(selection: Array, scores: Array, cosine: float) -> dict[str, float]:
+    methods = _methods(selection, scores)
+    radii = {name: _radius(bound, cosine) for name, bound in methods.items()}
+    angular = _established(TERMS, selection, scores).angular[COSINES.index(cosine)].radius(1.0)
+    return radii | {"served": max(radii["served"], angular or 0.0)}
 
 
 def _draw(n: int, seed: int) -> tuple[Array, Array]:
@@ -109,8 +144,7 @@ def _draw(n: int, seed: int) -> tuple[Array, Array]:
 
 def _methods(selection: Array, scores: Array) -> dict[str, Bound]:
     """The FCSB of every method, from the same scores."""
-    evidence = Evidence(choose_transforms(selection, scores.size, ALPHA))
-    evidence.update(scores)
+    inner_product = replace(TERMS, cosines=())
     means = {
         "hoeffding": hoeffding(scores, ALPHA),
         "empirical_bernstein": empirical_bernstein(scores, ALPHA),
@@ -118,8 +152,15 @@ def _methods(selection: Array, scores: Array) -> dict[str, Bound]:
     }
     methods: dict[str, Bound] = {name: partial(_mean_bound, lower) for name, lower in means.items()}
     methods["thresholds"] = _thresholds(selection, scores)
-    methods["served"] = partial(_served, evidence.moments)
+    for name, terms in (("inner_product", inner_product), ("served", TERMS)):
+        methods[name] = partial(_served, _established(terms, selection, scores).moments)
     return methods
+
+
+def _established(terms: Terms, selection: Array, scores: Array) -> Established:
+    evidence = evidence_for(terms, selection, scores.size)
+    evidence.update(scores)
+    return evidence.established
 
 
 def _mean_bound(lower: float, eps: float) -> float:
@@ -157,21 +198,23 @@ def _limits() -> list[BoundFigure]:
     rows = []
     limits: dict[str, Bound] = {"paper_limit": partial(_mean_bound, mean), "layer_cake_limit": layer_cake}
     for name, bound in limits.items():
-        rows += [BoundFigure("fcsb", name, None, eps, bound(eps)) for eps in EPS]
-        rows.append(BoundFigure("radius", name, None, None, _radius(bound)))
+        rows += [BoundFigure("fcsb", name, None, eps, None, bound(eps)) for eps in EPS]
+        rows += [
+            BoundFigure("radius", name, None, None, cosine, _radius(bound, cosine)) for cosine in COSINES
+        ]
     return rows
 
 
-def _radius(bound: Bound) -> float:
+def _radius(bound: Bound, cosine: float) -> float:
     """The eps at which a bound falls below the cosine, or 0 if it never reaches the cosine."""
-    if bound(0.0) < COSINE:
+    if bound(0.0) < cosine:
         return 0.0
-    return float(optimize.brentq(lambda eps: bound(eps) - COSINE, 0.0, 20.0, xtol=1e-6))
+    return float(optimize.brentq(lambda eps: bound(eps) - cosine, 0.0, 20.0, xtol=1e-6))
 
 
 def _samples(repeats: int, seed: int) -> list[BoundFigure]:
     """Samples until the target is certified, by the stopping rule and by Hoeffding at the true mean."""
-    terms = Terms(sigma=1.0, alpha=ALPHA, eps=(TARGET.eps,), target=TARGET)
+    terms = Terms(sigma=1.0, alpha=ALPHA, eps=(TARGET.eps,), target=TARGET, cosines=COSINES)
     drawn = []
     for repeat in range(repeats):
         selection, scores = _draw(1 << 14, seed + repeat)
@@ -184,7 +227,7 @@ def _samples(repeats: int, seed: int) -> list[BoundFigure]:
     hoeffding = -np.log(ALPHA) / (2.0 * gap**2)
     served = float(np.mean(drawn))
     return [
-        BoundFigure("samples", "served", None, TARGET.eps, served),
-        BoundFigure("samples", "hoeffding", None, TARGET.eps, float(hoeffding)),
-        BoundFigure("samples_ratio", "hoeffding", None, TARGET.eps, float(hoeffding) / served),
+        BoundFigure("samples", "served", None, TARGET.eps, TARGET.cosine, served),
+        BoundFigure("samples", "hoeffding", None, TARGET.eps, TARGET.cosine, float(hoeffding)),
+        BoundFigure("samples_ratio", "hoeffding", None, TARGET.eps, TARGET.cosine, float(hoeffding) / served),
     ]

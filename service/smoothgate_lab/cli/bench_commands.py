@@ -33,10 +33,11 @@ def bench_certify(
 
     rows = bounds_bench.run(repeats, seed)
     table = Table(
-        "quantity", "method", "n", "eps / sigma", "value", "required", title="Tightness of the bounds"
+        *("quantity", "method", "n", "eps / sigma", "cosine", "value", "required"),
+        title="Tightness of the bounds",
     )
     for row in rows:
-        cells = (row["quantity"], row["method"], row["n"], row["eps"], row["value"], row["required"])
+        cells = (row[name] for name in ("quantity", "method", "n", "eps", "cosine", "value", "required"))
         table.add_row(*("" if c is None else f"{c:.3f}" if isinstance(c, float) else str(c) for c in cells))
     console.print(table)
     write(json_file, {"repeats": repeats, "seed": seed, "rows": rows})
