@@ -30,7 +30,8 @@ MAX_SAMPLES = 1 << 17
 
 # What is certified from below: less than what comes out here is true as well.
 _LOWER_BOUNDS = re.compile(
-    r"score_lower|target\.fcsb|(bounds|curve)\.\d+\.(fcsb|mean|layer_cake)|radius\.(value|mean|layer_cake|upload)"
+    r"score_lower|target\.(fcsb|angular)|(bounds|curve)\.\d+\.(fcsb|mean|layer_cake)|angular\.\d+\.radius|"
+    r"radius\.(value|mean|layer_cake|angular|upload)"
 )
 # What follows from other fields, and is checked against them (`smoothgate.certify.consistency`).
 _FOLLOWS = {"outcome", "vacuous_because", "served", "stop_reason", "assumptions"}

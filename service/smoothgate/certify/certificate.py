@@ -290,8 +290,8 @@ class Certificate(_Part):
     """What was asked for, and the bound at that distance; null if nothing was asked for."""
     outcome: Outcome
     """`vacuous`: what is certified is not known to say anything (`vacuous_because`). `abstained`: it does,
-    but the target was not met. `certified`: the target was met, by the bound or by the angle. `bounded`: there
-    was no target."""
+    but the target was not met. `certified`: the target was met, by the bound or by the angle. `bounded`:
+    there was no target."""
     vacuous_because: VacuousBecause | None
     """`not calibrated`: the cosine of unrelated images is not known at this sigma. `not above chance`: at the
     smallest distance asked for, neither the bound nor the angle certifies a cosine above both 0 and the

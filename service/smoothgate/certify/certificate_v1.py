@@ -253,6 +253,8 @@ def as_version_1(
         facts[name] = {field: facts[name][field] for field in part.model_fields}
     facts["radius"]["upload"] = upload_radius_v1(certificate.radius.value, certificate.image.resize_norm)
     target = certificate.target
+    if target is not None:
+        facts["target"] = {field: facts["target"][field] for field in TargetBound.model_fields}
     is_met = None if target is None else target.fcsb >= target.cosine
     facts |= {
         "chance": Chance(mean=chance_mean, p95=chance_p95),
