@@ -6,10 +6,12 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from smoothgate.certify.canonical import json_digest
+from smoothgate.certify.certificate import Certificate
 from smoothgate.certify.certificate_v1 import AnyCertificate
 from smoothgate.certify.consistency import contradictions
 from smoothgate.certify.signing import CertificateRejected, verify
@@ -82,6 +84,23 @@ def read(text: str) -> list[tuple[str, dict[str, Any] | None]]:
     return [(c["jws"], {key: item for key, item in c.items() if key != "jws"}) for c in certificates]
 
 
+def answered(text: str) -> list[str] | None:
+    """The texts of the choices of an answer of the service; None: the text is no answer."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(value, dict):
+        return None
+    if isinstance(value.get("answer"), str):
+        return [value["answer"]]
+    try:
+        choices = sorted(value["choices"], key=lambda choice: choice.get("index", 0))
+        return [str(choice["message"]["content"] or "") for choice in choices]
+    except (KeyError, TypeError, AttributeError):
+        return None
+
+
 def check(
     jws: str,
     plain: Mapping[str, Any] | None,
@@ -89,6 +108,7 @@ def check(
     image: bytes | None = None,
     load_encoder: Callable[[int | None], UnitEncoder] | None = None,
     *,
+    texts: Sequence[str] | None = None,
     max_samples: int = MAX_SAMPLES,
 ) -> Iterator[Check]:
     """Check one certificate. With the image and the model, also draw its noise again and make it again.
@@ -100,6 +120,7 @@ def check(
         image: the uploaded file.
         load_encoder: gives the encoder of the model that the certificate should be about, with the limit on
             canvas pixels that the certificate names, in the arithmetic in which it was made.
+        texts: of the answer's choices, or None.
         max_samples: most noise samples that are drawn.
 
     Raises:
@@ -118,6 +139,11 @@ def check(
             "shown fields",
             not wrong,
             f"differ from what was signed: {', '.join(wrong)}" if wrong else "as signed",
+        )
+    if texts is not None and isinstance(certificate, Certificate) and certificate.answer is not None:
+        same = certificate.answer.sha256 == json_digest(list(texts))
+        yield Check(
+            "answer", same, "the one signed, not certified" if same else "another one than was signed"
         )
     yield from _named(_check_consistency(certificate))
     if image is not None:

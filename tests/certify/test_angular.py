@@ -248,8 +248,8 @@ def test_sampling_stops_earlier_than_without_the_angle() -> None:
         rule = StoppingRule(terms, selection, 4096)
         while rule.reason is None:
             rule.update(scores[rule.n : rule.n + 16])
-        assert rule.reason == "bounded"
-        assert rule.statement().outcome == "bounded"
+        assert rule.reason == "certified"
+        assert rule.statement().outcome == "certified"
         drawn.append(rule.n)
     assert drawn[1] < 0.5 * drawn[0]
 

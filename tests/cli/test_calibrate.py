@@ -42,19 +42,21 @@ def test_a_model_is_calibrated_and_scored_on_the_readable_pictures(
     assert figures.images == 11
     assert set(figures.scores) == set(figures.canary_scores) == {"0.1", "0.2"}
     assert figures.canary_scores["0.1"] > 0.5
-    assert figures.flip_point is None
+    assert figures.twin_mean is None
     assert "03.png" in said
     assert "1 pictures skipped" in said
+    assert figures.chance == {}
+    assert "11 pictures are too few" in said
 
 
-def test_twins_give_a_flip_point(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_twins_give_their_cosine(folders: tuple[Path, Path], tmp_path: Path) -> None:
     pictures, twins = folders
     checkpoint = checkpoints.build(tmp_path / "tiny")
     words = ["--images", str(pictures), "--twins", str(twins), "--sigma", "0.1"]
     _calibrate(checkpoint, tmp_path / "psm", *words)
     figures = Calibration.load(tmp_path / "psm").figures
     assert figures.images == 11
-    assert figures.flip_point is not None
+    assert figures.twin_mean is not None
 
 
 def test_a_folder_of_pictures_is_asked_for() -> None:

@@ -13,9 +13,10 @@ from smoothgate.cli import app
 from smoothgate.errors import SmoothgateError
 from smoothgate.gate.issuing import Issuer
 from smoothgate.schemas import IssuedCertificate
+from smoothgate.verification import answered, check, read
 from tests.fake_vllm import TEXT, FakeVllm
 from tests.quick_gate import ENOUGH, TARGET, OpenGate, odd_picture
-from tests.whole_service import SAMPLES, Gate, data_uri
+from tests.whole_service import SAMPLES, Gate, data_uri, image_part
 
 # A sample picture meets it; the odd picture does not.
 POLICY: dict[str, Any] = {"policy_cosine": TARGET["cosine"], "policy_eps": TARGET["eps"], "n_certify": ENOUGH}
@@ -38,6 +39,10 @@ def test_an_answer_is_confirmed_by_the_command(quick_gate: Gate, tmp_path: Path)
     assert "another one" in swapped.output
 
     changed = json.loads(answer.read_text())
+    answer.write_text(json.dumps(changed | {"answer": "The sum is 1."}))
+    result = CliRunner().invoke(app, ["verify", str(answer), "--keys", keys])
+    assert result.exit_code == 1
+    assert result.output.count("another one than was signed") == 2
     changed["certificates"][0]["score_lower"] = 1.0
     answer.write_text(json.dumps(changed))
     result = CliRunner().invoke(app, ["verify", str(answer), "--keys", keys])
@@ -51,6 +56,19 @@ def test_the_signature_covers_what_is_shown(quick_gate: Gate) -> None:
     ]
     signed = verify(issued["jws"], quick_gate.http.get("/.well-known/jwks.json").json())
     assert signed.model_dump(mode="json") == {key: value for key, value in issued.items() if key != "jws"}
+
+
+def test_the_answer_of_a_completion_is_held_against_the_one_signed(quick_gate: Gate, tmp_path: Path) -> None:
+    question = {"role": "user", "content": [image_part("seven.png"), {"type": "text", "text": "What?"}]}
+    body = quick_gate.http.post("/v1/chat/completions", json={"messages": [question]}).json()
+    key_set = quick_gate.http.get("/.well-known/jwks.json")
+    assert key_set.headers["cache-control"] == "public, max-age=300"
+    text = json.dumps(body)
+    ((jws, plain),) = read(text)
+    assert all(c.passed for c in check(jws, plain, key_set.json(), texts=answered(text)))
+    (failed,) = [c for c in check(jws, plain, key_set.json(), texts=["No."]) if not c.passed]
+    assert failed.name == "answer"
+    assert answered(jws) is None
 
 
 def test_the_schema_is_published_and_documented(quick_gate: Gate) -> None:

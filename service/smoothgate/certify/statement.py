@@ -44,7 +44,7 @@ VacuousBecause = Literal["not calibrated", "not above chance"]
 
 #: Number of points on the curve, which goes from eps = 0 to where the served bound reaches 0.
 CURVE_POINTS = 25
-# A chance cosine of 1, where too few images were measured, is out of reach. A target must be below 1.
+# A target must be below 1.
 _HIGHEST_GOAL = 1.0 - 1e-9
 # The search for the smallest budget ends at this number of samples.
 _MOST_SAMPLES = 1 << 40

@@ -15,6 +15,7 @@ from smoothgate.cli.common import (
     OtherModel,
     Sigmas,
     console,
+    errors,
     failures,
     load_adapter,
     measure_smoothed,
@@ -47,6 +48,7 @@ def calibrate(
         adapter = load_adapter(model, device)
         from smoothgate.psm.calibration import calibrate as measure
         from smoothgate.psm.picture_files import clean_tokens, list_pictures, random_canvases, read_pictures
+        from smoothgate.sampling.chance import FEWEST
 
         unreadable: list[Path] = []
         paths = list_pictures(images)
@@ -63,6 +65,12 @@ def calibrate(
         x = random_canvases(adapter, readable, CALIBRATED, seed)
         result = measure_smoothed(adapter, output, result, x, sigma, seed)
     say_unreadable(unreadable)
+    if not result.figures.chance:
+        errors.print(
+            f"{len(readable)} pictures are too few to know the cosine of unrelated ones, which takes "
+            f"{FEWEST}: every certificate will be vacuous (not calibrated).",
+            style="yellow",
+        )
     table = Table(title=f"Calibration of {model or 'the demo model'}", show_header=False)
     figures = dataclasses.asdict(result.figures)
     scores, canary_scores = figures.pop("scores"), figures.pop("canary_scores")

@@ -66,11 +66,12 @@ def verify(
 
     With --image, also replay the noise, make the whole certificate again, and compare every field.
     """
-    from smoothgate.verification import check, read
+    from smoothgate.verification import answered, check, read
 
     pictures = image or []
     with failures():
-        found = read(certificate.read_text())
+        given = certificate.read_text()
+        found = read(given)
         if len(pictures) > len(found):
             raise MalformedRequest(f"{len(pictures)} pictures for {len(found)} certificates.")
         key_set = _key_set(key_source)
@@ -80,7 +81,9 @@ def verify(
         for number, (jws, plain) in enumerate(found):
             data = pictures[number].read_bytes() if number < len(pictures) else None
             table = Table("check", "", "", title=f"Certificate {number + 1} of {len(found)}")
-            for each in check(jws, plain, key_set, data, encoder, max_samples=max_samples):
+            for each in check(
+                jws, plain, key_set, data, encoder, texts=answered(given), max_samples=max_samples
+            ):
                 failed |= not each.passed
                 table.add_row(each.name, "[green]ok[/]" if each.passed else "[red]FAILS[/]", each.detail)
             console.print(table)

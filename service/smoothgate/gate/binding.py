@@ -1,15 +1,11 @@
-"""What a certificate is bound to beside its picture: digests of question and answer that anyone can make.
-
-Canonical JSON: keys sorted, no white space, no escapes beyond those that JSON needs, UTF-8.
-"""
+"""What a certificate is bound to beside its picture: digests of question and answer that anyone can make."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from smoothgate.certify.canonical import json_digest
 from smoothgate.certify.certificate import AnswerRecord, Question
 from smoothgate.gate.chat_images import ImageSlot, with_images_replaced
 from smoothgate.vision import DecodedImage
@@ -31,16 +27,11 @@ def question_of(
     parts = [[{"type": "image", "sha256": image.sha256}] for image in images]
     decoding = {name: value for name, value in body.items() if name not in _NOT_DECODING}
     return Question(
-        messages_sha256=_digest(with_images_replaced(body["messages"], slots, parts)),
-        decoding_sha256=_digest(decoding),
+        messages_sha256=json_digest(with_images_replaced(body["messages"], slots, parts)),
+        decoding_sha256=json_digest(decoding),
     )
 
 
 def answer_of(texts: Sequence[str]) -> AnswerRecord:
     """The record of an answer, from the text of each choice."""
-    return AnswerRecord(sha256=_digest(list(texts)))
-
-
-def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return AnswerRecord(sha256=json_digest(list(texts)))

@@ -80,6 +80,11 @@ class SmootherLoading:
                 "no PSM: few encoders stand this much noise without one; see `smoothgate psm train`",
                 sigma=self._sigma,
             )
+        if encoder.calibration.chance_at(self._sigma) is None:
+            log.warning(
+                "not calibrated: every certificate at this noise is vacuous; see `smoothgate psm calibrate`",
+                sigma=self._sigma,
+            )
         return Smoother(encoder, None, model.name, cache_bytes=self._cache_bytes)
 
     def make_sampler(self) -> Sampler:
