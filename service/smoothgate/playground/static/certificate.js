@@ -67,12 +67,19 @@ function one(place, index, certificates, pictures, smoothing) {
   );
 }
 
+/** The cosine that is certified at the eps of a bound, by the bound or by the angle. */
+function cosineAt(c, bound) {
+  const reached = c.angular.filter((each) => each.radius !== null && each.radius >= bound.eps);
+  return Math.max(bound.fcsb, ...reached.map((each) => each.cosine));
+}
+
 function sentence(c) {
-  const best = c.bounds.find((each) => each.eps >= 0.5 && each.fcsb > 0) ?? c.bounds[0];
+  const best = c.bounds.find((each) => each.eps >= 0.5 && cosineAt(c, each) > 0) ?? c.bounds[0];
   const confidence = Number((100 * (1 - c.alpha)).toFixed(3));
-  if (best.fcsb <= 0) return `Not even at a distance of ${best.eps} is a cosine above 0 proved.`;
+  const cosine = cosineAt(c, best);
+  if (cosine <= 0) return `Not even at a distance of ${best.eps} is a cosine above 0 proved.`;
   return `With ${confidence} % confidence, the smoothed features of any picture within ${best.eps} of this one have a cosine `
-    + `of at least ${best.fcsb.toFixed(2)} with those that the language model got. Nothing is proved about the answer.`;
+    + `of at least ${cosine.toFixed(2)} with those that the language model got. Nothing is proved about the answer.`;
 }
 
 function legend() {
