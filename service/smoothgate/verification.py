@@ -7,9 +7,11 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from smoothgate.answer_verification import Check as Check
+from smoothgate.answer_verification import check_answer
+from smoothgate.certify.answer_certificate import AnswerCertificate
 from smoothgate.certify.canonical import json_digest
 from smoothgate.certify.certificate import Certificate
 from smoothgate.certify.certificate_v1 import AnyCertificate
@@ -51,20 +53,12 @@ _ON_TRUST = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One check: its name, whether it passed, and what was found."""
-
-    name: str
-    passed: bool
-    detail: str
-
-
 def read(text: str) -> list[tuple[str, dict[str, Any] | None]]:
     """The signed certificates in a text, each with the plain fields that are shown next to it, if there are
     any.
 
-    The text is a JWS, a certificate as JSON, or a JSON answer of the service that holds `certificates`.
+    The text is a JWS, a certificate as JSON, or a JSON answer of the service that holds `certificates` or an
+    `answer_certificate`.
 
     Raises:
         MalformedRequest: the text is none of these.
@@ -77,6 +71,8 @@ def read(text: str) -> list[tuple[str, dict[str, Any] | None]]:
     except ValueError as error:
         raise MalformedRequest("This is neither JSON nor a JWS.") from error
     certificates = value.get("certificates", [value])
+    if isinstance(value.get("answer_certificate"), dict):
+        certificates = [value["answer_certificate"]]
     if not isinstance(certificates, list) or not all(
         isinstance(c, dict) and isinstance(c.get("jws"), str) for c in certificates
     ):
@@ -108,18 +104,21 @@ def check(
     image: bytes | None = None,
     load_encoder: Callable[[int | None], UnitEncoder] | None = None,
     *,
+    images: Sequence[bytes] = (),
     texts: Sequence[str] | None = None,
     max_samples: int = MAX_SAMPLES,
 ) -> Iterator[Check]:
-    """Check one certificate. With the image and the model, also draw its noise again and make it again.
+    """Check one certificate. With the image and the model, also draw the noise of features again and make
+    their certificate again.
 
     Args:
         jws: the signed certificate.
         plain: the fields shown next to it, or None.
         key_set: a JWKS.
-        image: the uploaded file.
+        image: the uploaded file, where the certificate is of features.
         load_encoder: gives the encoder of the model that the certificate should be about, with the limit on
             canvas pixels that the certificate names, in the arithmetic in which it was made.
+        images: all uploaded files of the request, where the certificate is of an answer.
         texts: of the answer's choices, or None.
         max_samples: most noise samples that are drawn.
 
@@ -145,6 +144,9 @@ def check(
         yield Check(
             "answer", same, "the one signed, not certified" if same else "another one than was signed"
         )
+    if isinstance(certificate, AnswerCertificate):
+        yield from _named(check_answer(certificate, images, texts))
+        return
     yield from _named(_check_consistency(certificate))
     if image is not None:
         digest = hashlib.sha256(image).hexdigest()

@@ -24,7 +24,9 @@ from smoothgate.certify.certificate import Certificate
 from smoothgate.certify.certificate_v1 import AnyCertificate, CertificateV1
 
 ALGORITHM = "Ed25519"
-_KINDS: dict[str, type[Certificate] | type[CertificateV1]] = {ALGORITHM: Certificate, "EdDSA": CertificateV1}
+#: Everything that is signed.
+Signed = AnyCertificate | AnswerCertificate
+_ALGORITHMS = (ALGORITHM, "EdDSA")
 TYPE = "smoothgate-certificate+jws"
 
 
@@ -60,7 +62,7 @@ class _Ed25519Only(jws.JWSRegistry):  # type: ignore[misc]
     """Accepts the two names of Ed25519 and no other algorithm. joserfc warns about the older one."""
 
     def get_alg(self, name: str) -> Any:
-        if name not in _KINDS:
+        if name not in _ALGORITHMS:
             raise UnsupportedAlgorithmError(f"{name} is not {ALGORITHM}")
         return self.algorithms[name]
 
@@ -124,7 +126,7 @@ def jwks(keys: Iterable[PublicKey]) -> dict[str, list[dict[str, str]]]:
     return {"keys": list({key.kid: key.jwk() for key in keys}.values())}
 
 
-def verify(text: str, key_set: Mapping[str, Any]) -> AnyCertificate:
+def verify(text: str, key_set: Mapping[str, Any]) -> Signed:
     """Check a signed certificate offline.
 
     Args:
@@ -150,13 +152,26 @@ def verify(text: str, key_set: Mapping[str, Any]) -> AnyCertificate:
     if not matches:
         raise BadSignature(f"The signature does not match: the content is not what key {kid} signed.")
     try:
-        return _KINDS[str(algorithm)].model_validate_json(parts.payload)
+        return _kind(str(algorithm), parts.payload).model_validate_json(parts.payload)
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise WrongSchema(
             f"The signature is good, but this is no certificate of a version known here "
             f"({where or 'content'}: {error.errors()[0]['msg']})."
         ) from error
+
+
+def _kind(
+    algorithm: str, payload: bytes
+) -> type[Certificate] | type[CertificateV1] | type[AnswerCertificate]:
+    """What a payload should be: the algorithm goes with the version, `kind` tells answers from features."""
+    if algorithm != ALGORITHM:
+        return CertificateV1
+    with contextlib.suppress(ValueError):
+        value = json.loads(payload)
+        if isinstance(value, dict) and value.get("kind") == "answer":
+            return AnswerCertificate
+    return Certificate
 
 
 def _find(key_set: Mapping[str, Any], kid: object) -> OKPKey:
