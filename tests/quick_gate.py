@@ -30,6 +30,8 @@ from tests.whole_service import SAMPLES, Gate, opened
 SETTINGS: dict[str, Any] = {
     "n_select": 16,
     "n_certify": 64,
+    # So few samples of four images say something at a small distance only.
+    "eps": (0.1, 0.5, 1.0),
     "cache_mib": 0,
     "canary_seconds": 0,
     "shutdown_timeout_seconds": 1,
