@@ -33,7 +33,7 @@ def _many_values(rng: Random, what: str) -> Request:
 
 
 def _as_many_as_are_taken(rng: Random, what: str) -> Request:
-    body = _asked(a=rng.choice(([[]] * 90_000, [{"a": {}}] * 40_000, {str(n): 0 for n in range(90_000)})))
+    body = _asked(a=rng.choice(([[]] * 45_000, [{"a": {}}] * 30_000, {str(n): 0 for n in range(90_000)})))
     return json_request(SOURCE, what, rng.choice(_PATHS), body)
 
 
