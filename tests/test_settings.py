@@ -162,3 +162,18 @@ def test_the_demo_model_has_the_page_and_without_accounts_the_laboratory(
 ) -> None:
     settings = Settings(**values)  # type: ignore[arg-type]
     assert (settings.has_playground, settings.has_laboratory) == (page, attacks)
+
+
+@pytest.mark.parametrize(
+    "text", ["https://a.example/", "https://a.example/chat", '["https://a.example"]', "a.example", "https://"]
+)
+def test_an_origin_that_no_browser_sends_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """It would match nothing, and pages would be refused without a word at the start."""
+    monkeypatch.setenv("SMOOTHGATE_CORS_ORIGINS", text)
+    with pytest.raises(ValidationError, match="cors_origins"):
+        Settings(_env_file=None)
+
+
+def test_origins_are_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMOOTHGATE_CORS_ORIGINS", "https://a.example http://[::1]:5173 *")
+    assert Settings(_env_file=None).cors_origins == ("https://a.example", "http://[::1]:5173", "*")

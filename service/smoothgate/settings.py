@@ -11,6 +11,7 @@ mean/std normalisation.
 from __future__ import annotations
 
 import ipaddress
+import re
 import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -112,6 +113,15 @@ class AccessSettings(_Group):
         description="Web pages of other sites that may ask, as `https://chat.example.com` or "
         "`http://localhost:5173`; `*`: all. Unset: none.",
     )
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _as_browsers_write_them(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        # Any other would match nothing: pages would be refused, and nobody would know why.
+        for origin in origins:
+            if not re.fullmatch(r"\*|https?://[^/\s]+", origin):
+                raise ValueError("an origin is https://HOST or https://HOST:PORT, without a slash behind it")
+        return origins
 
 
 class EncoderSettings(_Group):

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from smoothgate.schemas import IssuedCertificate as Certificate
 from tests.conformance.conftest import EXTRA, MODEL, NO_SPACE, user
+from tests.sse_data import sse_data
 
 pytestmark = pytest.mark.engine
 
@@ -186,7 +187,7 @@ def test_the_raw_stream(client: openai.OpenAI) -> None:
     options = _request(SEVEN, stream=True)
     with client.chat.completions.with_streaming_response.create(**options) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
-        lines = [line.removeprefix("data: ") for line in response.iter_lines() if line]
+        lines = sse_data(response.iter_lines())
     assert lines[-1] == "[DONE]"
     assert all(json.loads(line)["object"] == "chat.completion.chunk" for line in lines[:-1])
 

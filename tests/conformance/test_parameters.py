@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from tests.conformance.conftest import MODEL
+from tests.sse_data import sse_data
 from tests.whole_service import Gate
 
 pytestmark = pytest.mark.engine
@@ -227,7 +228,7 @@ def _ask(client: httpx.Client, body: Json) -> tuple[int, Json]:
     response = client.post(ROUTE, content=json.dumps(body), headers={"Content-Type": "application/json"})
     if not response.headers["content-type"].startswith("text/event-stream"):
         return response.status_code, response.json()
-    events = [line.removeprefix("data: ") for line in response.text.split("\n") if line]
+    events = sse_data(response.text.split("\n"))
     chunks = [json.loads(event) for event in events if event != "[DONE]"]
     assert "error" in chunks[-1] or events[-1] == "[DONE]"
     return response.status_code, _joined(chunks)

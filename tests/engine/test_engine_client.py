@@ -341,7 +341,7 @@ async def test_an_idle_connection_is_kept_as_long_as_it_may(keepalive: float, co
 
 
 @asynccontextmanager
-async def _counting_server() -> AsyncIterator[tuple[str, list[asyncio.StreamWriter]]]:
+async def _counting_server(status: int = 200) -> AsyncIterator[tuple[str, list[asyncio.StreamWriter]]]:
     """The URL of a server that keeps connections, and the connections that were opened."""
     opened: list[asyncio.StreamWriter] = []
 
@@ -352,10 +352,68 @@ async def _counting_server() -> AsyncIterator[tuple[str, list[asyncio.StreamWrit
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 await reader.readexactly(int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0]))
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+                writer.write(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n" % (status, len(body)) + body)
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", opened
         for writer in opened:
             writer.close()
             await writer.wait_closed()
+
+
+async def test_a_connection_is_not_used_again_after_a_failure() -> None:
+    """vLLM closes it after a failure that it did not expect, and the next request would be lost."""
+    async with _counting_server(500) as (url, opened):
+        client = EngineClient(url, keepalive=60)
+        for _ in range(2):
+            with pytest.raises(EngineFailed, match="status 500"):
+                await client.chat(CHAT)
+        assert len(opened) == 2
+        await client.aclose()
+
+
+_DEVELOPER = "messages.0.ChatCompletionDeveloperMessageParam"
+
+
+def _refusals(*error: str, **ctx: str) -> str:
+    """The message of a refusal of vLLM's with one of pydantic's errors, as vLLM 0.32 writes it."""
+    return f"1 validation error:{_refusal(*error, **ctx)}"
+
+
+def _refusal(kind: str, field: str, must_be: str, given: str, **ctx: str) -> str:
+    error: dict[str, Any] = {"type": kind, "loc": f"body.{field}", "msg": f"Input should be {must_be}"}
+    return f"\n  {error | {'input': given} | ({'ctx': ctx} if ctx else {})}"
+
+
+@pytest.mark.parametrize(
+    ("message", "param", "text"),
+    [
+        (_refusals("float_parsing", "temperature", "a valid number", "hot"), "temperature",
+         "temperature must be a number, not hot."),
+        (_refusals("string_type", "stop", "a string", "5") + _refusal("list_type", "stop", "a list", "5"),
+         "stop", "stop must be text or a list, not 5."),
+        (_refusals("string_type", f"{_DEVELOPER}.content", "a valid string", "None")
+         + _refusal("iterable_type", f"{_DEVELOPER}.content", "iterable", "None")
+         + _refusal("literal_error", f"{_DEVELOPER}.role", "'developer'", "user", expected="'developer'")
+         + "\n  ...and 16 more errors",
+         "messages.0.content", "messages.0.content must be text or a list, not None."),
+        (_refusals("missing", "tools.0.function", "there", "<dict of 0 items>"), "tools.0.function",
+         "tools.0.function is missing."),
+        (_refusals("literal_error", "reasoning_effort", "'a' or 'b'", "x", expected="'a' or 'b'"),
+         "reasoning_effort", "reasoning_effort must be 'a' or 'b', not x."),
+        (_refusals("new_in_pydantic", "stop", "a vegetable", "x"), "stop",
+         "stop must be a vegetable, not x."),
+        ("top_p must be in (0, 1], got 2.0. (parameter=top_p, value=2.0)", "its own",
+         "top_p must be in (0, 1], got 2.0."),
+        ("its words:\n{'a': __import__('os')}", "its own", "its words:\n{'a': __import__('os')}"),
+    ],
+)  # fmt: skip
+async def test_what_vllm_refuses_is_said_in_english(
+    serve: Serve, message: str, param: str, text: str
+) -> None:
+    refusal = {"error": {"message": message, "type": "BadRequest", "param": "body.its own", "code": 400}}
+    client = EngineClient(socket=await serve(plain(400, refusal)))
+    with pytest.raises(RequestError) as failure:
+        await client.chat(CHAT)
+    assert (failure.value.param, failure.value.message) == (param, text)
+    await client.aclose()

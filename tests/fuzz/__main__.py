@@ -17,7 +17,7 @@ from rich.text import Text
 
 from smoothgate.progress import progress
 from tests.fuzz.request import Json
-from tests.fuzz.run import MOST_GROWTH, run
+from tests.fuzz.run import MOST_GROWTH, MOST_WAIT, run
 from tests.fuzz.served import service
 
 console = Console()
@@ -79,6 +79,10 @@ def _show(figures: Json) -> None:
             f"{measured['start'] / 2**20:.0f} MiB, in the end {measured['end'] / 2**20:.0f} MiB: "
             f"{measured['growth']:+.1%} (at most {MOST_GROWTH:.0%})",
         )
+    for name, most in MOST_WAIT.items():
+        waited = figures["bystander"][name]
+        rest.add_row(f"longest wait of a bystander: {name}", f"{waited:.2f} s (at most {most:g} s)")
+    rest.add_row("bystander refused", str(len(figures["bystander"]["refused"])))
     rest.add_row("restarts of the engine", str(figures["restarts"]))
     rest.add_row("ready, and right about the sample", "yes" if figures["well"] else "no")
     rest.add_row("kinds of failure", str(len(figures["failures"])))

@@ -5,7 +5,7 @@ import base64
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -15,7 +15,7 @@ import numpy as np
 from smoothgate.demo import bundled
 from tests.fuzz import memory
 from tests.fuzz.checks import Checks
-from tests.fuzz.request import Json, Raw, Request
+from tests.fuzz.request import FEW_TOKENS, Json, Raw, Request
 from tests.fuzz.sending import SECONDS, Answer, Lost, send
 from tests.fuzz.shrink import shrunk
 from tests.fuzz.stream import stream
@@ -25,7 +25,11 @@ from tests.waiting import eventually
 WARM_UP_SHARE = 0.2
 MOST_GROWTH = 0.05
 
+#: A bystander waits at most so long, for a probe and for an answer.
+MOST_WAIT = {"probe": 2.0, "answer": 30.0}
+
 _READ_EVERY_SECONDS = 1.0
+_BYSTANDER_PAUSE_SECONDS = 0.25
 _AGAIN_SECONDS = 30.0
 _RESTARTS = "smoothgate_engine_restarts_total"
 _SHOWN_BODY = 1000
@@ -44,6 +48,8 @@ class _Seen:
     done: int = 0
     statuses: dict[str, Counter[str]] = field(default_factory=dict)
     failures: dict[str, _Failure] = field(default_factory=dict)
+    waited: dict[str, float] = field(default_factory=lambda: dict.fromkeys(MOST_WAIT, 0.0))
+    refused: list[int] = field(default_factory=list)
     memory: list[tuple[int, dict[str, int]]] = field(default_factory=list)
 
 
@@ -78,6 +84,8 @@ async def run(
         `memory`: by process (`service`, `engine`) `start` and `end` in bytes (medians of the tenth of the
         readings after the warm-up that came first, and of the last) and `growth` (a share); None without
         a pid.
+        `bystander`: a client that behaves asks all the while; `probe` and `answer`: its slowest, in seconds;
+        `refused`: statuses other than 200.
         `restarts` of the engine during the run.
         `well`: whether the service was ready in the end and read the sample picture right.
         `passed`.
@@ -88,17 +96,19 @@ async def run(
         checks, seen = Checks(document), _Seen()
         todo: asyncio.Queue[Request | Raw | None] = asyncio.Queue(4 * clients)
         started = time.perf_counter()
-        async with _watching(seen, pid, step):
+        async with _beside(_watch(seen, pid, step)), _beside(_stand_by(client, seen)):
             await asyncio.gather(
                 _fill(todo, stream(document, count, seed, patient=patient), clients),
                 *(_client(todo, client, checks, seen) for _ in range(clients)),
             )
+        step(seen.done)
         seconds = time.perf_counter() - started
         well = await _is_well(client)
         restarts = await _restarts(client) - restarts
         failures = [await _reported(failure, client, checks) for failure in seen.failures.values()]
     measured = None if pid is None else _growth(seen.memory, count)
     grew = any(part["growth"] > MOST_GROWTH for part in (measured or {}).values())
+    in_time = all(seen.waited[name] <= most for name, most in MOST_WAIT.items())
     return {
         "requests": seen.done,
         "seed": seed,
@@ -108,9 +118,10 @@ async def run(
         "statuses": {source: dict(found) for source, found in sorted(seen.statuses.items())},
         "failures": failures,
         "memory": measured,
+        "bystander": seen.waited | {"refused": seen.refused},
         "restarts": restarts,
         "well": well,
-        "passed": well and not (failures or restarts or grew),
+        "passed": well and in_time and not (seen.refused or failures or restarts or grew),
     }
 
 
@@ -174,23 +185,38 @@ async def _reported(failure: _Failure, client: httpx.AsyncClient, checks: Checks
     }
 
 
-@asynccontextmanager
-async def _watching(seen: _Seen, pid: int | None, step: Callable[[int], None]) -> AsyncIterator[None]:
-    async def watch() -> None:
-        while True:
-            step(seen.done)
-            if pid is not None:
-                seen.memory.append((seen.done, memory.resident(pid)))
-            await asyncio.sleep(_READ_EVERY_SECONDS)
+async def _watch(seen: _Seen, pid: int | None, step: Callable[[int], None]) -> None:
+    while True:
+        step(seen.done)
+        if pid is not None:
+            seen.memory.append((seen.done, memory.resident(pid)))
+        await asyncio.sleep(_READ_EVERY_SECONDS)
 
-    watching = asyncio.create_task(watch())
+
+async def _stand_by(client: httpx.AsyncClient, seen: _Seen) -> None:
+    """Ask as a client does that knows nothing of the others."""
+    probe = client.build_request("GET", "/health/live")
+    answer = client.build_request("POST", "/v1/chat", json={"message": "Hello", "max_tokens": FEW_TOKENS})
+    while True:
+        for name, request in (("probe", probe), ("answer", answer)):
+            began = time.perf_counter()
+            status = (await client.send(request)).status_code
+            seen.waited[name] = max(seen.waited[name], time.perf_counter() - began)
+            if status != httpx.codes.OK:
+                seen.refused.append(status)
+        await asyncio.sleep(_BYSTANDER_PAUSE_SECONDS)
+
+
+@asynccontextmanager
+async def _beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Do this meanwhile. Where it fails, so does the run."""
+    task = asyncio.create_task(work)
     try:
         yield
     finally:
-        watching.cancel()
+        task.cancel()
         with suppress(asyncio.CancelledError):
-            await watching
-        step(seen.done)
+            await task
 
 
 def _growth(readings: list[tuple[int, dict[str, int]]], count: int) -> Json:

@@ -4,11 +4,17 @@ from collections.abc import Iterator
 from itertools import islice
 from random import Random
 
-from tests.fuzz import bodies, images, openapi, wire
+from tests.fuzz import bodies, hostile, images, openapi, wire
 from tests.fuzz.request import Json, Raw, Request
 
 #: What share of the requests each source makes.
-SHARES = {openapi.SOURCE: 0.3, images.SOURCE: 0.35, bodies.SOURCE: 0.3, wire.SOURCE: 0.05}
+SHARES = {
+    openapi.SOURCE: 0.28,
+    images.SOURCE: 0.33,
+    bodies.SOURCE: 0.27,
+    wire.SOURCE: 0.05,
+    hostile.SOURCE: 0.07,
+}
 
 
 def stream(document: Json, count: int, seed: int, *, patient: bool = True) -> Iterator[Request | Raw]:
@@ -22,6 +28,7 @@ def _endless(document: Json, seed: int, patient: bool) -> Iterator[Request | Raw
         openapi.SOURCE: openapi.requests(rngs[openapi.SOURCE], document),
         images.SOURCE: images.requests(rngs[images.SOURCE]),
         bodies.SOURCE: bodies.requests(rngs[bodies.SOURCE]),
+        hostile.SOURCE: hostile.requests(rngs[hostile.SOURCE]),
         wire.SOURCE: wire.requests(rngs[wire.SOURCE], patient=patient),
     }
     order = Random(seed)

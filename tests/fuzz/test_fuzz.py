@@ -13,10 +13,10 @@ from PIL import Image
 from smoothgate.gate.build import build
 from smoothgate.http.app import create_app
 from smoothgate.settings import Settings
-from tests.fuzz import bodies, images, openapi, wire
+from tests.fuzz import bodies, hostile, images, openapi, wire
 from tests.fuzz.checks import Checks
 from tests.fuzz.request import Json, Raw, Request
-from tests.fuzz.run import run
+from tests.fuzz.run import MOST_WAIT, run
 from tests.fuzz.sending import Answer
 from tests.fuzz.shrink import shrunk
 from tests.fuzz.stream import SHARES, stream
@@ -35,6 +35,17 @@ def test_mutated_requests_get_clean_answers(gate: Gate) -> None:
     assert figures["failures"] == []
     assert (figures["requests"], figures["restarts"], figures["well"]) == (300, 0, True)
     assert figures["statuses"].keys() == SHARES.keys()
+
+
+def test_hostile_bodies_delay_nobody_else(quick_gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The vLLM is a fake one. What it would refuse is answered."""
+    monkeypatch.setattr("tests.fuzz.stream.SHARES", dict.fromkeys(SHARES, 0.0) | {hostile.SOURCE: 1.0})
+    figures = asyncio.run(run(quick_gate.url, 60, seed=1))
+    assert figures["failures"] == []
+    assert figures["bystander"]["refused"] == []
+    assert 0 < figures["bystander"]["probe"] < MOST_WAIT["probe"]
+    assert 0 < figures["bystander"]["answer"] < MOST_WAIT["answer"]
+    assert set(figures["statuses"][hostile.SOURCE]) >= {"400", "413", "415", "422"}
 
 
 @pytest.fixture(scope="module")

@@ -100,9 +100,15 @@ async def test_every_path_asks_for_a_key(gate: Gate, keys: dict[str, str], path:
 
 
 async def test_what_is_open_is_listed(gate: Gate) -> None:
-    for path in ("/health/live", "/health/ready", "/.well-known/jwks.json"):
+    for path in ("/health/live", "/health/ready", "/health", "/healthz", "/ping", "/.well-known/jwks.json"):
         assert (await gate.http.get(path)).status_code == 200
-    for path in ("/health/live/", "/health", "//health/live", "/HEALTH/LIVE", "/health/live/../../v1/models"):
+    for path in (
+        "/health/live/",
+        "/health/",
+        "//health/live",
+        "/HEALTH/LIVE",
+        "/health/live/../../v1/models",
+    ):
         assert (await gate.http.get(path)).status_code == 401, path
 
 

@@ -169,11 +169,6 @@ def test_a_body_too_large(open_gate: OpenGate) -> None:
     )
 
 
-def test_what_is_not_there(quick_gate: Gate) -> None:
-    _check(quick_gate.http.get("/v1/nothing"), 404, None)
-    _check(quick_gate.http.get("/v1/chat"), 405, None)
-
-
 def test_after_all_that_it_still_answers(quick_gate: Gate) -> None:
     assert quick_gate.ask("What digit is shown?", "seven.png").json()["answer"] == TEXT
     assert quick_gate.service.health.problems() == {}

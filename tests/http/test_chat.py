@@ -10,6 +10,7 @@ from smoothgate.demo import bundled
 from smoothgate.psm.checkpoint import PSM
 from smoothgate.schemas import IssuedCertificate as Certificate
 from tests.fake_vllm import TEXT, FakeVllm
+from tests.sse_data import sse_data
 from tests.whole_service import FEW, SAMPLES, Gate, data_uri, image_part
 
 
@@ -138,7 +139,7 @@ def test_a_stream_ends_with_certificates_and_figures(quick_gate: Gate) -> None:
     }
     with quick_gate.http.stream("POST", "/v1/chat", json=body | {"temperature": 0}) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
-        lines = [line.removeprefix("data: ") for line in response.iter_lines() if line]
+        lines = sse_data(response.iter_lines())
     assert lines[-1] == "[DONE]"
     events = [json.loads(line) for line in lines[:-1]]
     assert "".join(event.get("delta", "") for event in events) == TEXT

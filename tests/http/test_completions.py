@@ -8,6 +8,7 @@ import pytest
 from smoothgate.http import sse
 from tests.fake_vllm import TEXT
 from tests.quick_gate import OpenGate
+from tests.sse_data import sse_data
 from tests.whole_service import Gate, image_part
 
 QUESTION: dict[str, Any] = {
@@ -21,7 +22,7 @@ QUESTION: dict[str, Any] = {
 
 def _chunks(gate: Gate, **fields: Any) -> list[dict[str, Any]]:
     response = gate.http.post("/v1/chat/completions", json=QUESTION | fields)
-    lines = [line.removeprefix("data: ") for line in response.text.splitlines() if line]
+    lines = sse_data(response.text.splitlines())
     assert lines[-1] == "[DONE]"
     return [json.loads(line) for line in lines[:-1]]
 
@@ -74,3 +75,4 @@ def test_a_stream_begins_while_its_samples_are_drawn_and_is_never_silent_for_lon
     assert first > 0
     assert all(line.startswith(":") for line in lines[:first])
     assert lines[-1] == "data: [DONE]"
+    assert _text([json.loads(data) for data in sse_data(lines)[:-1]]) == TEXT

@@ -25,6 +25,19 @@ def _refused(gate: Gate, fields: Json, param: str, code: str) -> None:
     assert param.partition(".")[0] in error["message"] or "template" in error["message"]
 
 
+@pytest.mark.parametrize("name", ["chat_template_kwargs", "structured_outputs"])
+@pytest.mark.parametrize("value", [5, "chat_template", ["chat_template"], True])
+def test_a_field_that_is_looked_into_must_be_an_object(
+    quick_gate: Gate, vllm: FakeVllm, name: str, value: Any
+) -> None:
+    """vLLM answers with status 500 to some of these, and closes the connection."""
+    response = quick_gate.http.post("/v1/chat/completions", json=HELLO | {name: value})
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, name)
+    assert error["message"] == f"{name} must be an object."
+    assert not vllm.bodies
+
+
 @pytest.mark.parametrize(
     "fields",
     [

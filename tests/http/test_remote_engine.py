@@ -14,6 +14,7 @@ from smoothgate.gate.served_model import DEMO_NAME
 from tests import fake_vllm
 from tests.fake_vllm import FakeVllm
 from tests.quick_gate import OpenGate
+from tests.sse_data import sse_data
 from tests.whole_service import Gate, data_uri
 
 READ_SECONDS = 1.0
@@ -69,7 +70,7 @@ def test_a_stream_that_fails_ends_in_an_error_frame(
     )
     response = remote.http.post(path, json=body)
     assert response.status_code == 200
-    frames = [line.removeprefix("data: ") for line in response.text.splitlines() if line]
+    frames = sse_data(response.text.splitlines())
     assert json.loads(frames[-1])["error"]["code"] == "engine_failed"
     assert "[DONE]" not in response.text
 

@@ -14,6 +14,7 @@ from smoothgate.gate import accounts
 from smoothgate.playground.page import POLICY
 from tests.playground.browser import chromium
 from tests.quick_gate import OpenGate
+from tests.sse_data import sse_data
 from tests.whole_service import Gate, data_uri
 
 ATTACK: dict[str, Any] = {"target": 3}
@@ -24,8 +25,9 @@ def _events(gate: Gate, **fields: Any) -> Generator[dict[str, Any]]:
     with gate.http.stream("POST", "/v1/playground/attack", json=body) as response:
         assert response.status_code == 200, response.read()
         for line in response.iter_lines():
-            if line and line != "data: [DONE]":
-                yield json.loads(line.removeprefix("data: "))
+            for data in sse_data([line]):
+                if data != "[DONE]":
+                    yield json.loads(data)
 
 
 def test_the_page_has_a_policy_and_no_script_or_style_in_it(quick_gate: Gate) -> None:

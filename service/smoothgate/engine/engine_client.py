@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket as socket_module
+import sys
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import ExitStack, aclosing, contextmanager, suppress
 from enum import StrEnum
@@ -246,9 +247,24 @@ class EngineClient:
         with self.translated_errors():
             response = await self._http.send(request, stream=True)
         if not response.is_success:
-            await self._read(response)
-            raise failures.from_response(response, constraint)
+            raise failures.from_response(await self._read_once(response), constraint)
         return response
+
+    async def _read_once(self, response: httpx.Response) -> httpx.Response:
+        """A failure, whose connection is not used again.
+
+        vLLM closes the connection after a failure that it did not expect. A request that is sent on it
+        meanwhile would be lost. A response that is closed before its end closes its connection.
+        """
+        length = int(response.headers.get("Content-Length", sys.maxsize))
+        content = b""
+        async with aclosing(response):
+            with self.translated_errors():
+                async for piece in response.aiter_raw():
+                    content += piece
+                    if len(content) >= length:
+                        break
+        return httpx.Response(response.status_code, headers=response.headers, content=content)
 
     async def _read(self, response: httpx.Response) -> bytes:
         async with aclosing(response):

@@ -5,7 +5,9 @@ An error that a client can correct keeps vLLM's message.
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 from typing import Any
 
 import httpx
@@ -22,6 +24,7 @@ from smoothgate.errors import (
     Unacceptable,
     UnknownModel,
 )
+from smoothgate.field_errors import explained
 
 log = structlog.get_logger("engine")
 
@@ -35,6 +38,9 @@ REFUSALS: dict[int, type[RequestError]] = {
 # vLLM compiles a grammar from these fields after it has accepted the request. If it cannot, it answers with
 # status 500, although the client could correct the grammar.
 _CONSTRAINTS = ("structured_outputs", "response_format")
+_MOST_SHOWN = 40
+# What vLLM adds to a sentence that names the field already.
+_PARAMETER = re.compile(r" \(parameter=.*\)$", re.DOTALL)
 
 
 def constraint_of(body: dict[str, Any]) -> str | None:
@@ -76,6 +82,7 @@ def _failure(
 ) -> SmoothgateError:
     if status in REFUSALS:
         field = param.removeprefix("body.") if isinstance(param, str) else None
+        field, message = _in_english(message) or (field, _PARAMETER.sub("", message))
         return REFUSALS[status](message, param=field)
     log.warning("engine failure", status=status, message=message)
     if status == 500 and constraint is not None:
@@ -92,3 +99,25 @@ def _failure(
     if status in (408, 504):
         return EngineTimedOut("The engine did not answer in time.")
     return EngineFailed(f"The engine failed with status {status}.")
+
+
+def _in_english(message: str) -> tuple[str | None, str] | None:
+    """The field and a sentence, where the message is a list of pydantic's errors; None where it is not.
+
+    vLLM writes a line with the number of errors, and then each error as Python writes a dictionary. It cuts
+    long ones.
+    """
+    errors = []
+    for line in message.split("\n")[1:]:
+        try:
+            error = ast.literal_eval(line.strip())
+            errors.append(error | {"loc": error["loc"].split(".")})
+        except (ValueError, SyntaxError, TypeError, KeyError, AttributeError):
+            break
+    return explained(errors, shown=_shown) if errors else None
+
+
+def _shown(given: Any) -> str | None:
+    """vLLM describes lists and objects in angle brackets, and has cut the rest."""
+    text = str(given)
+    return None if text.startswith("<") else text[:_MOST_SHOWN]

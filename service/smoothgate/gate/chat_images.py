@@ -20,6 +20,9 @@ _REFUSED = {
     "video_url": "Video is not served.",
     "video_embeds": "Video is not served.",
 }
+_PICTURE = '{"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}}'
+#: How pictures are sent to chat completions, and to OpenAI's newer API.
+_IMAGES = frozenset({"image_url", "input_image"})
 # vLLM takes a part that has a `uuid` for the medium that it holds, whatever its type says.
 _NEVER_IN_TEXT = ("uuid", "image_url", "image_pil", *_REFUSED)
 
@@ -69,8 +72,6 @@ def find_images(messages: Any, field: str = "messages") -> list[ImageSlot]:
 
 
 def _image_uri(part: Any, param: str) -> str | None:
-    if isinstance(part, str):
-        return None
     kind = part.get("type") if isinstance(part, dict) else None
     if not isinstance(kind, str):
         raise MalformedRequest("A content part must be an object with a type.", param=param)
@@ -86,14 +87,18 @@ def _image_uri(part: Any, param: str) -> str | None:
                     code="unsupported_content",
                 )
         return None
-    if kind != "image_url":
-        reason = _REFUSED.get(kind, f"Content of type {kind} is not served.")
+    if kind not in _IMAGES:
+        reason = _REFUSED.get(
+            kind, f"Content of type {kind} is not served. A picture is sent as {_PICTURE}, text as type text."
+        )
         raise Unacceptable(reason, param=param, code="unsupported_content")
     url = part.get("image_url")
     if isinstance(url, dict):
         url = url.get("url")
     if not isinstance(url, str):
-        raise MalformedRequest("image_url must hold a url.", param=f"{param}.image_url")
+        raise MalformedRequest(
+            f"image_url must hold a url. A picture is sent as {_PICTURE}.", param=f"{param}.image_url"
+        )
     return url
 
 

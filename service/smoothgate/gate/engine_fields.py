@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from smoothgate.errors import Unacceptable
+from smoothgate.errors import MalformedRequest, Unacceptable
 
 Json = dict[str, Any]
 
@@ -88,6 +88,9 @@ LEFT_OUT = frozenset(
     }
 )
 
+# Objects that the check of vLLM or our own looks into, whatever they are.
+_OBJECTS = ("chat_template_kwargs", "structured_outputs")
+
 _NUMBER = TypeAdapter(int)
 
 
@@ -113,6 +116,7 @@ class EngineFields:
         """What vLLM gets of the parameters of a request.
 
         Raises:
+            MalformedRequest: an object that is none.
             Unacceptable: a field that is not listed (`unknown_field`), or a number above its limit
                 (`out_of_range`).
         """
@@ -122,7 +126,10 @@ class EngineFields:
                     f"{name} is not a field that this service takes.", param=name, code="unknown_field"
                 )
         sent = {name: value for name, value in parameters.items() if name in self._sent}
-        if "chat_template" in (sent.get("chat_template_kwargs") or ()):
+        for name in _OBJECTS:
+            if not isinstance(sent.get(name), dict | None):
+                raise MalformedRequest(f"{name} must be an object.", param=name)
+        if "chat_template" in (sent.get("chat_template_kwargs") or {}):
             raise Unacceptable(
                 "A chat template cannot be sent by a client.",
                 param="chat_template_kwargs.chat_template",

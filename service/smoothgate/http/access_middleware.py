@@ -15,9 +15,10 @@ from smoothgate.errors import SmoothgateError
 from smoothgate.gate.gatekeeper import Gatekeeper
 from smoothgate.gate.in_flight import InFlight
 from smoothgate.http import error_responses
+from smoothgate.http.operation_routes import LIVE, READY, READY_ALIASES
 
 #: Probes, and the public keys: whoever checks a certificate need not be a client.
-OPEN = frozenset({"/health/live", "/health/ready", "/.well-known/jwks.json"})
+OPEN = frozenset({LIVE, READY, *READY_ALIASES, "/.well-known/jwks.json"})
 
 
 class Access:

@@ -20,6 +20,7 @@ from smoothgate.http.openai_routes import openai_router
 from smoothgate.http.openapi_schema import complete_schema
 from smoothgate.http.operation_routes import operation_router
 from smoothgate.http.request_middleware import ID_HEADER, Context
+from smoothgate.http.spelling_middleware import Spelling
 from smoothgate.settings import Settings
 
 #: Headers that pages of other sites may read.
@@ -58,6 +59,7 @@ def create_app(
         description=DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
+        redirect_slashes=False,
     )
     error_responses.install(app)
     for router in (
@@ -96,5 +98,6 @@ def create_app(
             expose_headers=EXPOSED,
         )
     app.add_middleware(Context, in_flight=service.in_flight)
+    app.add_middleware(Spelling)
     complete_schema(app, asks_for_keys=settings.accounts is not None)
     return app

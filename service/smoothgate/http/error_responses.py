@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Any
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any, get_args
 
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from smoothgate.errors import MalformedRequest, PolicyNotMet, SmoothgateError, Unauthorized
+from smoothgate.field_errors import explained
 
 _CLIENT_GONE = 499
+_MOST_SHOWN = 100
 
 log = structlog.get_logger("api")
 
@@ -57,13 +61,32 @@ def retry_after(seconds: float) -> str:
     return str(max(1, math.ceil(seconds * random.uniform(1, 1.5))))
 
 
-def of_validation(errors: list[Any], *, prefix: str = "") -> MalformedRequest:
-    """The first error that pydantic found, with the name of the field."""
-    first = errors[0]
-    location = [str(part) for part in first["loc"] if part not in ("body", "query")]
-    param = ".".join(([prefix] if prefix else []) + location) or None
-    message = first["msg"].removeprefix("Value error, ")
-    return MalformedRequest(f"{param}: {message}" if param else message, param=param)
+def of_validation(
+    errors: Sequence[Any], model: type[BaseModel] | None = None, *, prefix: str = ""
+) -> MalformedRequest:
+    """The first error that pydantic found.
+
+    Args:
+        errors: of a `ValidationError`.
+        model: what was validated; its fields are named to whoever sends another one.
+        prefix: the field that was validated, where it is not the body.
+    """
+    param, message = explained(
+        errors, prefix=prefix, fields=lambda path: () if model is None else _fields(model, path)
+    )
+    return MalformedRequest(message, param=param)
+
+
+def _fields(model: type[BaseModel], path: Sequence[str]) -> list[str]:
+    """The fields of the model at a path of fields."""
+    for name in path:
+        annotation = model.model_fields[name].annotation
+        model = next(
+            each
+            for each in (annotation, *get_args(annotation))
+            if isinstance(each, type) and issubclass(each, BaseModel)
+        )
+    return list(model.model_fields)
 
 
 def install(app: FastAPI) -> None:
@@ -84,10 +107,22 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
-        known = MalformedRequest(str(error.detail), code="not_found" if error.status_code == 404 else None)
-        response = response_of(known)
+        headers = dict(error.headers or {})
+        message, code = str(error.detail), None
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            # Whatever answers GET answers HEAD.
+            headers["Allow"] = headers["Allow"].replace("GET", "GET, HEAD")
+            message = f"{request.method} is not taken here. This path takes {headers['Allow']}."
+            code = "method_not_allowed"
+        elif error.status_code == HTTPStatus.NOT_FOUND:
+            code = "not_found"
+            if message == HTTPStatus.NOT_FOUND.phrase:
+                message = (
+                    f"There is nothing at {request.url.path[:_MOST_SHOWN]}. GET /docs lists what there is."
+                )
+        response = response_of(MalformedRequest(message, code=code))
         response.status_code = error.status_code
-        response.headers.update(error.headers or {})
+        response.headers.update(headers)
         return response
 
     @app.exception_handler(ClientDisconnect)

@@ -7,6 +7,8 @@ between two of them, so the event loop never waits for longer than one.
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,6 +23,7 @@ _MAX_ESCAPES = 2**21
 _BYTES_PER_ESCAPE = 32
 # The code that walks through the values of a body is recursive.
 _MOST_NESTED = 100
+_MOST_SHOWN = 40
 # What is smaller takes less time than a change of threads.
 _SMALL_BYTES = 4096
 
@@ -33,7 +36,8 @@ async def parsed(text: str | bytes, param: str | None = None) -> Any:
         param: the field, for errors.
 
     Raises:
-        MalformedRequest: code `invalid_json`: not JSON, or nested too deeply.
+        MalformedRequest: code `invalid_json`: not JSON in UTF-8, a name twice in one object, a number that
+            is none or too large, or nested too deeply.
         TooLarge: code `too_many_values`: more values than any chat has, or more escaped characters.
     """
     if len(text) <= _SMALL_BYTES:
@@ -47,9 +51,9 @@ def _parse(text: str | bytes, param: str | None) -> Any:
     if raw.count(b"\\") > _MAX_ESCAPES + len(raw) // _BYTES_PER_ESCAPE or _has_more_values(raw, MAX_VALUES):
         raise TooLarge(f"{where} holds more than {MAX_VALUES} values.", param=param, code="too_many_values")
     try:
-        value = json.loads(text)
+        value = _strict(raw)
     except (ValueError, RecursionError) as error:
-        raise MalformedRequest(f"{where} is not JSON.", param=param, code="invalid_json") from error
+        raise MalformedRequest(f"{where} {_why(error)}", param=param, code="invalid_json") from error
     level = [value]
     for _ in range(_MOST_NESTED):
         level = [item for container in level for item in _items(container)]
@@ -58,6 +62,56 @@ def _parse(text: str | bytes, param: str | None) -> Any:
             f"{where} is nested more than {_MOST_NESTED} deep.", param=param, code="invalid_json"
         )
     return value
+
+
+class _NotTaken(ValueError):
+    """What some parsers take, and others take for something else."""
+
+
+def _strict(raw: bytes) -> Any:
+    # Parsers disagree about everything that is refused here, so the service and what stands in front of it
+    # would read different requests. A byte order mark changes nothing.
+    if (encoding := json.detect_encoding(raw)) not in ("utf-8", "utf-8-sig"):
+        raise _NotTaken(f"must be in UTF-8; it looks like {encoding.upper()}.")
+    return json.loads(
+        raw.decode("utf-8-sig"),
+        object_pairs_hook=_object,
+        parse_constant=_no_constant,
+        parse_float=_finite,
+    )
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise _NotTaken(f"holds {json.dumps(twice[:_MOST_SHOWN])} twice in one object.")
+    return made
+
+
+def _no_constant(name: str) -> Any:
+    raise _NotTaken(f"holds {name}, which is not JSON.")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise _NotTaken(f"holds a number that is too large: {text[:_MOST_SHOWN]}.")
+    return number
+
+
+def _why(error: ValueError | RecursionError) -> str:
+    match error:
+        case _NotTaken():
+            return str(error)
+        case json.JSONDecodeError():
+            return f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}."
+        case UnicodeDecodeError():
+            return f"must be in UTF-8; byte {error.start} is not."
+        case RecursionError():
+            return "is nested too deeply."
+        case _:  # Python's limit
+            return "holds a whole number of too many digits."
 
 
 def _has_more_values(raw: bytes, limit: int) -> bool:

@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions` and `GET /v1/models`: OpenAI's, with certificates."""
+"""`POST /v1/chat/completions`, `GET /v1/models` and `GET /v1/models/{name}`: OpenAI's, with certificates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import TypeAdapter, ValidationError
 
-from smoothgate.errors import MalformedRequest
+from smoothgate.errors import MalformedRequest, UnknownModel
 from smoothgate.gate.accounts import Account
 from smoothgate.gate.answering import AnswerCertified, Answering, Certificates, Event, Piece, Turn
 from smoothgate.http import error_responses, openapi_examples, sse
@@ -35,19 +35,26 @@ def openai_router(answering: Answering, model_name: str, created: int) -> APIRou
         created: seconds since the epoch, for the card of the model.
     """
     router = APIRouter(tags=["OpenAI"])
+    # `root` is vLLM's, whose `bench serve` reads it.
+    card = {
+        "id": model_name,
+        "object": "model",
+        "created": created,
+        "owned_by": "smoothgate",
+        "root": model_name,
+    }
 
     @router.get("/v1/models", responses=openapi_examples.DOOR)
     async def models() -> Json:
         """The one model served, in OpenAI's form."""
-        # `root` is vLLM's, whose `bench serve` reads it.
-        card = {
-            "id": model_name,
-            "object": "model",
-            "created": created,
-            "owned_by": "smoothgate",
-            "root": model_name,
-        }
         return {"object": "list", "data": [card]}
+
+    @router.get("/v1/models/{name:path}", responses=openapi_examples.DOOR | openapi_examples.NOT_FOUND)
+    async def model(name: str) -> Json:
+        """The same model by its name."""
+        if name != model_name:
+            raise UnknownModel(f"The model served here is {model_name}.", param="model")
+        return card
 
     @router.post(
         ROUTE,
@@ -103,7 +110,7 @@ def _smoothing(value: Any) -> SmoothingOptions:
     try:
         return SmoothingOptions.model_validate({} if value is None else value)
     except ValidationError as error:
-        raise error_responses.of_validation(error.errors(), prefix="smoothing") from error
+        raise error_responses.of_validation(error.errors(), SmoothingOptions, prefix="smoothing") from error
 
 
 async def _chunks(events: AsyncGenerator[Event], *, certified: bool) -> AsyncGenerator[str]:

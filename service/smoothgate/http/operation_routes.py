@@ -15,6 +15,11 @@ from smoothgate.schemas import IssuedCertificate
 
 # A new key signs after a restart only. Verifiers that meet an unknown key ask again.
 _KEY_SET_CACHE = "public, max-age=300"
+LIVE = "/health/live"
+READY = "/health/ready"
+#: Where monitors, vLLM's clients and hosting platforms look for the same.
+READY_ALIASES = ("/health", "/healthz", "/ping")
+PROBES = frozenset({LIVE, READY, *READY_ALIASES, "/metrics"})
 _RETRY_SECONDS = 5.0
 
 
@@ -28,14 +33,14 @@ def operation_router(health: Health, issuer: Issuer, *, with_metrics: bool) -> A
     """
     router = APIRouter(tags=["Operation"])
 
-    @router.get("/health/live", responses={503: {"description": "Only a new process can help"}})
+    @router.get(LIVE, responses={503: {"description": "Only a new process can help"}})
     async def live() -> JSONResponse:
         """The process answers, and no part of it is in a state that only a new process can help."""
         if problems := health.beyond_repair():
             return JSONResponse({"status": "beyond repair", "problems": problems}, 503)
         return JSONResponse({"status": "ok"})
 
-    @router.get("/health/ready", responses={503: {"description": "A part is not up; see Retry-After"}})
+    @router.get(READY, responses={503: {"description": "A part is not up; see Retry-After"}})
     async def ready() -> JSONResponse:
         """Engine, encoder and sampler are up, the latest canary came back as it should, and nothing ends."""
         if problems := health.problems():
@@ -45,6 +50,9 @@ def operation_router(health: Health, issuer: Issuer, *, with_metrics: bool) -> A
                 {"Retry-After": error_responses.retry_after(_RETRY_SECONDS)},
             )
         return JSONResponse({"status": "ok"})
+
+    for path in READY_ALIASES:
+        router.add_api_route(path, ready, include_in_schema=False)
 
     @router.get("/.well-known/jwks.json")
     async def key_set(response: Response) -> dict[str, Any]:

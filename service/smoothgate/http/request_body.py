@@ -40,7 +40,7 @@ async def read(request: Request, model: type[Body]) -> tuple[Body, list[str | by
     try:
         return await off_loop(model.model_validate, body), pictures
     except ValidationError as error:
-        raise error_responses.of_validation(error.errors()) from error
+        raise error_responses.of_validation(error.errors(), model) from error
 
 
 async def read_json(request: Request, *, or_form: bool = False) -> Any:

@@ -15,9 +15,9 @@ from smoothgate import tracing
 from smoothgate.errors import NotReady, SmoothgateError
 from smoothgate.gate.in_flight import InFlight
 from smoothgate.http import error_responses, sse
+from smoothgate.http.operation_routes import PROBES
 
 ID_HEADER = "X-Request-Id"
-PROBES = frozenset({"/health/live", "/health/ready", "/metrics"})
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 

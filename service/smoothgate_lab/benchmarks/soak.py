@@ -23,7 +23,9 @@ Json = dict[str, Any]
 QUESTION = "What digit is shown?"
 # Small requests, so that a short run has enough of them for a 99th percentile.
 _SMOOTHING = {"n_select": 32, "n_certify": 96}
-_MIX = {"picture": 0.6, "stream": 0.2, "text": 0.2}
+_MIX = {"picture": 0.6, "stream": 0.2, "text": 0.15, "hostile": 0.05}
+# Nearly as many values as a body may hold, in a field that no request has.
+_HOSTILE = {"messages": [{"role": "user", "content": "Hello"}], "a": [[]] * 45_000}
 _READ_EVERY_SECONDS = 5.0
 # The pause after a lost request, so that clients do not flood a service that is down.
 _PAUSE_SECONDS = 0.1
@@ -58,11 +60,11 @@ def run(
         step: called with the seconds so far.
 
     Returns:
-        `seconds`, `clients`, `requests`; `statuses` (count by status); `lost` (errors of at most 20
-        requests without an answer) and `lost_count`; `latency` by kind (`picture`, `stream`, `text`,
-        `all`): `n`, `p50`, `p99` in seconds and `ratio`; `memory` (None without a pid): `start`, `end` in
-        bytes (medians of the first and the last tenth after a warm-up of a third), `growth` (share),
-        `slope` (bytes per hour).
+        `seconds`, `clients`, `requests`; `statuses` (count by status; what is hostile gets 422); `lost`
+        (errors of at most 20 requests without an answer) and `lost_count`; `latency` by kind (`picture`,
+        `stream`, `text`, `all`): `n`, `p50`, `p99` in seconds and `ratio`; `memory` (None without a pid):
+        `start`, `end` in bytes (medians of the first and the last tenth after a warm-up of a third),
+        `growth` (share), `slope` (bytes per hour).
     """
     seen = asyncio.run(_run(url, pid, seconds, clients, seed, step))
     return {
@@ -133,9 +135,14 @@ async def _ask(http: httpx.AsyncClient, kind: str, uri: str) -> int:
     """Send one request. Returns its status.
 
     Raises:
-        httpx.HTTPError, ValueError, KeyError: there is no answer, it is incomplete, or it has no certificate.
+        httpx.HTTPError, ValueError, KeyError: there is no answer, it is incomplete, it has no certificate, or
+            what is hostile was not refused.
     """
-    if kind == "text":
+    if kind == "hostile":
+        answer = await http.post("/v1/chat/completions", json=_HOSTILE)
+        if answer.is_success:
+            raise ValueError("a field that no request has was taken")
+    elif kind == "text":
         answer = await http.post("/v1/chat", json={"message": "Hello", "max_tokens": 8})
     elif kind == "picture":
         body = {"message": QUESTION, "images": [uri], "smoothing": _SMOOTHING, "max_tokens": 16}

@@ -31,6 +31,15 @@ def test_a_short_soak_loses_nothing_and_reads_memory(
     assert seen == sorted(seen)
 
 
+def test_what_is_hostile_is_refused_and_counted(quick_gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "hostile" in soak._MIX
+    monkeypatch.setattr(soak, "_MIX", {"hostile": 1.0})
+    figures = soak.run(quick_gate.url, None, 0.3, 2, 1, lambda now: None)
+    assert figures["lost"] == []
+    assert set(figures["statuses"]) == {"422"}
+    assert figures["latency"] == {}
+
+
 def test_what_has_no_answer_is_lost_and_not_counted_as_answered() -> None:
     figures = soak.run("http://127.0.0.1:9", None, 0.3, 2, 1, lambda now: None)
     assert figures["lost_count"] == figures["requests"] > 0
