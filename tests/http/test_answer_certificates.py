@@ -240,3 +240,11 @@ def test_metrics_count_votes_and_outcomes(quick_gate: Gate, vllm: FakeVllm) -> N
     assert quick_gate.metric("smoothgate_generations_per_answer_sum") == generations + LEAST
     assert quick_gate.metric("smoothgate_votes_total") == votes + LEAST
     assert quick_gate.metric('smoothgate_answer_certificates_total{outcome="certified"}') == certified + 1
+
+
+def test_features_have_their_outcome_in_a_header_too(quick_gate: Gate, vllm: FakeVllm) -> None:
+    bounded = ask(quick_gate, smoothing={"eps": [0.05]})
+    assert bounded.headers["Smoothgate-Outcome"] == bounded.json()["certificates"][0]["outcome"] == "bounded"
+    aimed = ask(quick_gate, smoothing={"target": {"cosine": 0.95, "eps": 0.5}, "n_certify": 256})
+    assert aimed.headers["Smoothgate-Outcome"] == aimed.json()["certificates"][0]["outcome"] != "bounded"
+    assert "Smoothgate-Outcome" not in quick_gate.http.post("/v1/chat", json={"message": "Hello"}).headers

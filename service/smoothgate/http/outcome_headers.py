@@ -5,7 +5,7 @@ from __future__ import annotations
 from smoothgate.gate.answering import Answer
 
 # From the weakest to the strongest.
-_OUTCOMES = ("vacuous", "abstained", "certified")
+_OUTCOMES = ("vacuous", "abstained", "bounded", "certified")
 
 
 def outcome_headers(answer: Answer) -> dict[str, str]:
