@@ -1,10 +1,13 @@
 """No request holds up the others: whatever is large is refused, or handled away from the event loop."""
 
 import json
+import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from fastapi.responses import JSONResponse
 
 from smoothgate.http.json_body import MAX_VALUES
 from tests.fake_vllm import FakeVllm
@@ -91,6 +94,30 @@ def test_the_worst_body_that_is_accepted_holds_up_nobody(quick_gate: Gate, vllm:
 
     assert never_late(quick_gate, send)
     assert vllm.bodies[-1]["tools"][0]["function"] == call
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat", {"message": "Hello"}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hello"}]}),
+        ("/v1/certify", {"images": [data_uri("seven.png")]}),
+    ],
+)
+def test_an_answer_is_written_off_the_loop(
+    quick_gate: Gate, path: str, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be as long as vLLM likes."""
+    threads: list[str] = []
+    render = JSONResponse.render
+
+    def noting(response: JSONResponse, content: Any) -> bytes:
+        threads.append(threading.current_thread().name)
+        return render(response, content)
+
+    monkeypatch.setattr(JSONResponse, "render", noting)
+    assert quick_gate.http.post(path, json=body).status_code == 200
+    assert [name.startswith("off-loop") for name in threads] == [True]
 
 
 def test_a_text_is_limited_and_pictures_do_not_count(quick_gate: Gate) -> None:

@@ -183,7 +183,8 @@ class Answering:
         issuer: signs certificates.
         client: of vLLM.
         model_name: as clients and vLLM know the model.
-        timeout_seconds: the longest time to a whole answer, or to vLLM's acceptance of a streamed one.
+        timeout_seconds: the longest time to a whole answer, or to vLLM's acceptance of a streamed one. The
+            certificates of a streamed one may come later only if the text does.
         gatekeeper: the limits of an account.
         fields: which parameters vLLM gets.
         max_text_characters: of a request, without its images.
@@ -296,7 +297,9 @@ class Answering:
                         yield Piece(chunk, read.text, read.ends_answer)
                 _engine_done(stages, sent)
                 whole = ["".join(texts[index]) for index in sorted(texts)]
-                issued = await self._issued(turn, admitted, whole)
+                # Where the answer alone took longer, certificates that are not there by now never come.
+                async with deadline(self._timeout_seconds, spent=stages.now()):
+                    issued = await self._issued(turn, admitted, whole)
                 if issued is not None:
                     yield Certificates(issued)
                 yield Finished(usage, stages)
