@@ -16,6 +16,7 @@ from prometheus_client import REGISTRY
 from smoothgate import metrics
 from smoothgate.demo import bundled
 from smoothgate.errors import EngineFailed, NotReady, PolicyNotMet, RequestTimedOut, SmoothgateError
+from smoothgate.gate import answering
 from smoothgate.gate.answering import (
     CERTIFYING,
     Accepted,
@@ -352,10 +353,11 @@ async def test_a_stream_waits_for_its_certificates_no_longer_than_a_request_may_
 ) -> None:
     service = await start_service(request_timeout_seconds=2)
 
-    async def never(images: object) -> None:
+    async def never(*_: object) -> None:
         await asyncio.Event().wait()
 
     monkeypatch.setattr(service.issuer, "issue", never)
+    monkeypatch.setattr(answering, "_SIGNING_SECONDS", 1.0)
     texts: list[str] = []
 
     async def read() -> None:
