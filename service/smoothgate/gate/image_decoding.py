@@ -93,7 +93,7 @@ class ImageDecoder:
             await self._fetcher.aclose()
 
     async def _decoded(self, slot: ImageSlot) -> DecodedImage:
-        data = await self._file(slot)
+        source = await self._fetched(slot)
         try:
             async with asyncio.timeout(self._seconds):
                 decoder = await self._free.get()
@@ -101,25 +101,25 @@ class ImageDecoder:
             raise NotReady(
                 "All decoders are busy.", code="decoders_busy", retry_after=self._seconds
             ) from error
-        decoding = asyncio.create_task(self._decoded_by(decoder, data, slot.param))
+        decoding = asyncio.create_task(self._decoded_by(decoder, source, slot.param))
         decoding.add_done_callback(lambda _: self._free.put_nowait(decoder))
         try:
             return await asyncio.shield(decoding)
         finally:
             decoding.cancel()  # where the client has left
 
-    async def _decoded_by(self, decoder: DecoderProcess, data: bytes, param: str) -> DecodedImage:
+    async def _decoded_by(self, decoder: DecoderProcess, source: str | bytes, param: str) -> DecodedImage:
         if not await self._started(decoder):
             if self._recovering is None:
                 self._recovering = asyncio.create_task(self._recover())
             raise NotReady("No decoder can be started.", code="decoders_down", retry_after=_RETRY_SECONDS)
         began = time.monotonic()
         try:
-            return await self._within(self._seconds, decoder, decoder.decode, data, param)
+            return await self._within(self._seconds, decoder, self._decode, decoder, source, param)
         except DecoderDied as death:
             late = time.monotonic() - began >= self._seconds
             metrics.DECODER_FAILURES.labels("timeout" if late else "crash").inc()
-            log.warning("a picture has ended its decoder", reason=str(death), late=late, bytes=len(data))
+            log.warning("a picture has ended its decoder", reason=str(death), late=late, length=len(source))
             if late:
                 raise Unacceptable(
                     f"The image was not decoded within {self._seconds:g} s.",
@@ -175,22 +175,24 @@ class ImageDecoder:
                 decoder.kill()
                 await asyncio.wait([working])
 
-    async def _file(self, slot: ImageSlot) -> bytes:
-        """The bytes of the file that was uploaded, is in a data URI, or is fetched."""
+    async def _fetched(self, slot: ImageSlot) -> str | bytes:
+        """The file, where it was uploaded or is fetched; a data URI as it is."""
         source = slot.source
-        if isinstance(source, str) and source[:16].partition(":")[0].strip().lower() in _URL_SCHEMES:
-            if self._fetcher is None:
-                raise Unacceptable(
-                    "This service does not fetch URLs: send the image as a data URI, "
-                    "data:image/png;base64,....",
-                    param=slot.param,
-                    code="url_not_allowed",
-                )
-            source = await self._fetcher.fetch(source, slot.param)
+        if isinstance(source, bytes) or source[:16].partition(":")[0].strip().lower() not in _URL_SCHEMES:
+            return source
+        if self._fetcher is None:
+            raise Unacceptable(
+                "This service does not fetch URLs: send the image as a data URI, data:image/png;base64,....",
+                param=slot.param,
+                code="url_not_allowed",
+            )
+        return await self._fetcher.fetch(source, slot.param)
+
+    def _decode(self, decoder: DecoderProcess, source: str | bytes, param: str) -> DecodedImage:
         if isinstance(source, str):
-            source = await off_loop(parse_data_uri, source, max_bytes=self._max_bytes, param=slot.param)
+            source = parse_data_uri(source, max_bytes=self._max_bytes, param=param)
         if len(source) > self._max_bytes:
             raise TooLarge(
-                f"The image is larger than {self._max_bytes} bytes.", param=slot.param, code="image_too_large"
+                f"The image is larger than {self._max_bytes} bytes.", param=param, code="image_too_large"
             )
-        return source
+        return decoder.decode(source, param)
