@@ -3,7 +3,7 @@
     python -P -m smoothgate.pictures.decoder_child MAX_PIXELS SECONDS MEMORY_BYTES
 
 It says `ready` in a line once it takes files. A file comes as a line with its length, then its bytes. The
-answer is a line of JSON: `height`, `width`, `format`, `sha256` and `animated`, and after the line the pixels;
+answer is a line of JSON: `shape`, and `image` (all else of a `DecodedImage`), and after the line the pixels;
 or `error` (the name of a class in `smoothgate.errors`), `message` and `code`. The process ends with its
 standard input.
 """
@@ -14,6 +14,7 @@ import json
 import resource
 import signal
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -44,14 +45,8 @@ def _answer(data: bytes, max_pixels: int) -> tuple[dict[str, Any], DecodedImage 
         ), None
     except RequestError as error:
         return _refusal(error), None
-    header = {
-        "height": image.height,
-        "width": image.width,
-        "format": image.format,
-        "sha256": image.sha256,
-        "animated": image.animated,
-    }
-    return header, image
+    described = {field.name: getattr(image, field.name) for field in fields(image) if field.name != "pixels"}
+    return {"shape": image.pixels.shape, "image": described}, image
 
 
 def _refusal(error: RequestError) -> dict[str, Any]:

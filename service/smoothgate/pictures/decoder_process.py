@@ -91,16 +91,11 @@ class DecoderProcess:
         header = json.loads(line)
         if "error" in header:
             raise _refusal(header, param)
-        shape = header["height"], header["width"], 3
+        shape = header["shape"]
         pixels = answers.read(math.prod(shape))
         if len(pixels) < math.prod(shape):
             raise self._death()
-        return DecodedImage(
-            pixels=np.frombuffer(pixels, np.uint8).reshape(shape),
-            format=header["format"],
-            sha256=header["sha256"],
-            animated=header["animated"],
-        )
+        return DecodedImage(pixels=np.frombuffer(pixels, np.uint8).reshape(shape), **header["image"])
 
     def kill(self) -> None:
         """End the process at once. A thread that waits for its answer gets `DecoderDied`."""
