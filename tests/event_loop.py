@@ -5,10 +5,15 @@ such as arithmetic, goes unnoticed.
 """
 
 import os
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 from blockbuster import blockbuster_ctx
+
+from smoothgate import metrics
 
 # Functions below which a call may block, because it is short and rare.
 _ALLOWED = {
@@ -42,3 +47,28 @@ def not_blocked() -> Iterator[None]:
             for file, functions in _ALLOWED.items():
                 call.can_block_in(file, functions)
         yield
+
+
+@contextmanager
+def cpu_between_looks(pause: float = 0.15) -> Iterator[list[float]]:
+    """CPU seconds that the loops of services in this process took between two looks at their lag, in order.
+
+    A service looks every 50 ms, or when its loop is free again. Other programs cannot make a value larger.
+    The list is complete after the block.
+    """
+    found: list[float] = []
+    latest: dict[int, float] = {}
+    observe = metrics.EVENT_LOOP_LAG_SECONDS.observe
+
+    def looked(amount: float, exemplar: dict[str, str] | None = None) -> None:
+        thread, now = threading.get_ident(), time.thread_time()
+        if thread in latest:
+            found.append(now - latest[thread])
+        latest[thread] = now
+        observe(amount, exemplar)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics.EVENT_LOOP_LAG_SECONDS, "observe", looked)
+        time.sleep(pause)
+        yield found
+        time.sleep(pause)

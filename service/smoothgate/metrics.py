@@ -98,6 +98,14 @@ BATCHES_HALVED = Counter(
     "smoothgate_batches_halved_total",
     "Batches that did not fit into the memory of the device and were computed in halves.",
 )
+DECODERS_UP = Gauge(
+    "smoothgate_decoders_up", "0 from a decoder process that does not start until one starts; else 1."
+)
+DECODER_FAILURES = Counter(
+    "smoothgate_decoder_failures_total",
+    "Decoder processes that ended early, by reason: timeout (a picture took too long), crash, start.",
+    ["reason"],
+)
 SAMPLER_UP = Gauge("smoothgate_sampler_up", "1 while all sampler threads run.")
 CERTIFICATES = Counter("smoothgate_certificates_total", "Certificates issued.", ["outcome"])
 SCORE = Histogram(
@@ -139,6 +147,7 @@ for _counter, _values in (
     (CERTIFICATES, ("certified", "abstained", "vacuous")),
     (ANSWERS, ("certified", "abstained")),
     (CANARIES, ("ok", "drift", "failed", "engine")),
+    (DECODER_FAILURES, ("timeout", "crash", "start")),
     (FAILED_IMAGES, ("selection", "scores", "batch", "thread")),
     (
         REFUSALS,

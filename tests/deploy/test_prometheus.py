@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -47,11 +48,12 @@ HUNG_ENGINE = {
 # The terms on which `_nothing` states nothing.
 NOTHING: dict[str, object] = {"sigma": 0.25, "n_certify": 512}
 HUNG_GATES = {"SmoothgateAbsent", "SmoothgateTargetDown"}
+HELD_UP = {"SmoothgateEventLoopLag", "SmoothgateDecodersDie"}
 
 
 def test_every_alert_is_made_to_fire() -> None:
     alerts = {rule["alert"] for group in RULES["groups"] for rule in group["rules"] if "alert" in rule}
-    assert alerts == CRASHES | BAD_PSM | FLOOD | BAD_PICTURES | HUNG_ENGINE | HUNG_GATES
+    assert alerts == CRASHES | BAD_PSM | FLOOD | BAD_PICTURES | HUNG_ENGINE | HUNG_GATES | HELD_UP
 
 
 @contextmanager
@@ -85,17 +87,41 @@ def _certify(http: httpx.Client, picture: str, **smoothing: object) -> str | Non
 
 
 @contextmanager
-def _killing(parent: Callable[[], int]) -> Iterator[None]:
-    """Every vLLM that a gate starts is killed at once."""
-    over = threading.Event()
+def _killing(parent: Callable[[], int], kind: str) -> Iterator[None]:
+    """Every process of this kind that a gate starts is killed at once."""
 
     def kill() -> None:
-        while not over.wait(0.1):
-            for pid, command in processes.descendants(parent()).items() if parent() else ():
-                if "vllm.entrypoints" in command and "guard.py" not in command:
+        for pid, command in processes.descendants(parent()).items() if parent() else ():
+            if kind in command and "guard.py" not in command:
+                with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
-    thread = threading.Thread(target=kill)
+    with _repeating(kill):
+        yield
+
+
+@contextmanager
+def _holding_up(pid: int) -> Iterator[None]:
+    """A process that has no CPU two thirds of the time."""
+
+    def hold() -> None:
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(0.6)
+        os.kill(pid, signal.SIGCONT)
+
+    with _repeating(hold, pause=0.3):
+        yield
+
+
+@contextmanager
+def _repeating(work: Callable[[], None], pause: float = 0.1) -> Iterator[None]:
+    over = threading.Event()
+
+    def repeat() -> None:
+        while not over.wait(pause):
+            work()
+
+    thread = threading.Thread(target=repeat)
     thread.start()
     try:
         yield
@@ -126,7 +152,7 @@ def test_an_engine_that_crashes_and_an_encoder_that_is_not_what_it_was(
     prometheus.scrape("smoothgate", *good, crashing.metrics_port, drifting.metrics_port)
     try:
         with ExitStack() as faults:
-            faults.enter_context(_killing(lambda: crashing.pid))
+            faults.enter_context(_killing(lambda: crashing.pid, "vllm.entrypoints"))
             faults.enter_context(started(crashing, drifting))
             prometheus.wait_firing(alerts)
     finally:
@@ -179,3 +205,19 @@ def test_gates_that_hang(stack: Stack, prometheus: Prometheus) -> None:
     with stopped(*(gate.pid for gate in stack.gates)):
         prometheus.wait_firing(HUNG_GATES)
     prometheus.wait_clear(HUNG_GATES)
+
+
+def test_a_gate_without_cpu_and_decoders_that_are_killed(stack: Stack, prometheus: Prometheus) -> None:
+    one, two = stack.gates
+    prometheus.wait_clear(HELD_UP)
+
+    def certify(http: httpx.Client) -> None:
+        _certify(http, data_uri("seven.png"))
+
+    with (
+        _holding_up(one.pid),
+        _killing(lambda: two.pid, "decoder_child"),
+        again_and_again(certify, two.url, 0.05, clients=2),
+    ):
+        prometheus.wait_firing(HELD_UP)
+    prometheus.wait_clear(HELD_UP)

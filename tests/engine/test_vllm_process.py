@@ -1,9 +1,14 @@
+import asyncio
+import signal
 import sys
+from types import SimpleNamespace
 
 import pytest
 from structlog.typing import EventDict
 
 from smoothgate.engine.vllm_process import VLLMProcess
+from tests.processes import alive, descendants
+from tests.waiting import eventually
 
 LINES = """
 import sys
@@ -49,3 +54,34 @@ async def test_wait_says_how_the_process_ended(code: str, how: str) -> None:
     process = await VLLMProcess.spawn([sys.executable, "-c", f"import os, signal, sys; {code}"], {})
     assert await process.wait() == how
     await process.kill()
+
+
+@pytest.mark.asyncio
+async def test_a_process_that_has_got_the_number_of_one_that_ended_is_let_live() -> None:
+    """The kernel gives numbers again."""
+    process = await VLLMProcess.spawn([sys.executable, "-c", ""], {})
+    await process.wait()
+    stranger = await asyncio.create_subprocess_exec("sleep", "60", start_new_session=True)
+    ended = process._guard
+    process._guard = SimpleNamespace(  # type: ignore[assignment]
+        pid=stranger.pid, returncode=0, stdin=None, wait=ended.wait
+    )
+    try:
+        await process.kill()
+        await asyncio.sleep(0.2)
+        assert stranger.returncode is None
+    finally:
+        stranger.kill()
+        assert await stranger.wait() == -signal.SIGKILL
+
+
+@pytest.mark.asyncio
+async def test_what_a_killed_guard_leaves_is_killed() -> None:
+    code = "import subprocess, time; subprocess.Popen(['sleep', '600']); time.sleep(600)"
+    process = await VLLMProcess.spawn([sys.executable, "-c", code], {})
+    await eventually(lambda: len(descendants(process._guard.pid)) == 2, 20)
+    left = descendants(process._guard.pid)
+    process._guard.kill()
+    await process.wait()
+    await process.kill()
+    await eventually(lambda: not any(alive(pid) for pid in left), 10)

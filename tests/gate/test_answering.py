@@ -5,6 +5,7 @@ import base64
 import hashlib
 import io
 import json
+import threading
 from collections.abc import Callable
 from contextlib import aclosing
 
@@ -15,6 +16,7 @@ from prometheus_client import REGISTRY
 from smoothgate import metrics
 from smoothgate.demo import bundled
 from smoothgate.errors import EngineFailed, NotReady, PolicyNotMet, RequestTimedOut, SmoothgateError
+from smoothgate.gate import answering
 from smoothgate.gate.answering import (
     CERTIFYING,
     Accepted,
@@ -344,6 +346,42 @@ async def test_a_stream_that_breaks_off_counts_as_its_error(
             pass
     assert list(outcomes()) == ["engine_failed"]
     await _nothing_is_sampled(service, dropped)
+
+
+async def test_a_stream_waits_for_its_certificates_no_longer_than_a_request_may_take(
+    start_service: StartService, monkeypatch: pytest.MonkeyPatch, outcomes: Outcomes
+) -> None:
+    service = await start_service(request_timeout_seconds=2)
+
+    async def never(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(service.issuer, "issue", never)
+    monkeypatch.setattr(answering, "_SIGNING_SECONDS", 1.0)
+    texts: list[str] = []
+
+    async def read() -> None:
+        async for event in service.answering.stream(_turn()):
+            texts.extend([event.text] if isinstance(event, Piece) else [])
+
+    with pytest.raises(RequestTimedOut):
+        await asyncio.wait_for(read(), 30)
+    assert "".join(texts) == TEXT
+    assert list(outcomes()) == ["request_timeout"]
+
+
+async def test_names_that_do_not_resolve_keep_nobody_waiting(service: Service) -> None:
+    """asyncio resolves names in its own threads. Nothing else waits for one of these."""
+    over = threading.Event()
+    loop = asyncio.get_running_loop()
+    hanging = [loop.run_in_executor(None, over.wait) for _ in range(64)]
+    try:
+        async with asyncio.timeout(30):
+            answer = await service.answering.answer(_turn())
+    finally:
+        over.set()
+        await asyncio.gather(*hanging)
+    assert answer.certificates is not None
 
 
 @pytest.mark.parametrize("loss", ["encoder", "engine"])

@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from smoothgate.gate import accounts
 from tests.fake_vllm import USAGE, FakeVllm
 from tests.quick_gate import OpenGate
+from tests.waiting import wait_until
 from tests.whole_service import Gate
 
 HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}]}
@@ -24,7 +26,8 @@ def gate(open_gate: OpenGate, tmp_path: Path, keys: dict[str, str]) -> Gate:
     for name, tokens in (("alice", USAGE["total_tokens"]), ("bob", None)):
         account, keys[name] = accounts.new(name, tokens_per_minute=tokens)
         made.append(account)
-    accounts.save(tmp_path / "accounts.json", made)
+    account, keys["carol"] = accounts.new("carol", tokens_per_minute=1000, concurrent_requests=1)
+    accounts.save(tmp_path / "accounts.json", [*made, account])
     return open_gate(accounts=tmp_path / "accounts.json")
 
 
@@ -44,6 +47,28 @@ def test_tokens_are_counted_as_vllm_counts_them(gate: Gate, keys: dict[str, str]
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "tokens_per_minute")
     assert int(refused.headers["retry-after"]) > 30
     assert all(_ask(gate, keys["bob"]).status_code == 200 for _ in range(5))
+
+
+@pytest.mark.parametrize(
+    ("fields", "most"),
+    [({"max_tokens": 1500}, 1500), ({"max_completion_tokens": 750, "n": 2}, 1500), ({}, 1000)],
+    ids=["limit", "limit of each choice", "no limit"],
+)
+def test_a_client_that_leaves_before_its_answer_pays_for_the_longest_one(
+    gate: Gate, keys: dict[str, str], vllm: FakeVllm, fields: dict[str, int], most: int
+) -> None:
+    """vLLM does not say how far it came. Where the request sets no limit, it is a minute's worth."""
+    assert _ask(gate, keys["carol"]).status_code == 200
+    vllm.open.clear()
+    headers = {"Authorization": f"Bearer {keys['carol']}"}
+    with pytest.raises(httpx.ReadTimeout):
+        gate.http.post("/v1/chat/completions", json=HELLO | fields, headers=headers, timeout=1.0)
+    vllm.open.set()
+    wait_until(lambda: gate.metric("smoothgate_requests_in_flight") == 0, 20, lambda: "still in flight")
+    refused = _ask(gate, keys["carol"])
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "tokens_per_minute")
+    debt = (USAGE["total_tokens"] + most - 1000) * 60 / 1000
+    assert debt - 10 < int(refused.headers["retry-after"]) <= 1.5 * debt + 1
 
 
 def test_a_client_that_asks_for_its_usage_gets_it(gate: Gate, keys: dict[str, str]) -> None:

@@ -1,14 +1,20 @@
 """No request holds up the others: whatever is large is refused, or handled away from the event loop."""
 
 import json
+import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from fastapi.responses import JSONResponse
 
 from smoothgate.http.json_body import MAX_VALUES
+from tests.event_loop import cpu_between_looks
 from tests.fake_vllm import FakeVllm
 from tests.whole_service import Gate, data_uri
+
+Json = dict[str, Any]
 
 JSON = {"Content-Type": "application/json"}
 
@@ -91,6 +97,116 @@ def test_the_worst_body_that_is_accepted_holds_up_nobody(quick_gate: Gate, vllm:
 
     assert never_late(quick_gate, send)
     assert vllm.bodies[-1]["tools"][0]["function"] == call
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat", {"message": "Hello"}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hello"}]}),
+        ("/v1/certify", {"images": [data_uri("seven.png")]}),
+    ],
+)
+def test_an_answer_is_written_off_the_loop(
+    quick_gate: Gate, path: str, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be as long as vLLM likes."""
+    threads: list[str] = []
+    render = JSONResponse.render
+
+    def noting(response: JSONResponse, content: Any) -> bytes:
+        threads.append(threading.current_thread().name)
+        return render(response, content)
+
+    monkeypatch.setattr(JSONResponse, "render", noting)
+    assert quick_gate.http.post(path, json=body).status_code == 200
+    assert [name.startswith("off-loop") for name in threads] == [True]
+
+
+def _values(share: float) -> Json:
+    return {"tools": [_tool({"enum": [0] * int(share * 0.9 * MAX_VALUES)})]}
+
+
+def _fields(share: float) -> Json:
+    return {"chat_template_kwargs": {f"k{i}": i for i in range(int(share * 0.4 * MAX_VALUES))}}
+
+
+def _schema(share: float) -> Json:
+    """Objects in objects, as deep and as many as may be."""
+    schema: Json = {"type": "string"}
+    for _ in range(40):
+        schema = {"type": "object", "properties": {"p": schema}}
+    return {"tools": [_tool(schema) for _ in range(int(share * MAX_VALUES / 400))]}
+
+
+def _messages(*contents: Any) -> Json:
+    return {"messages": [{"role": "user", "content": content} for content in contents]}
+
+
+def _long_text(share: float) -> Json:
+    return _messages("\u20ac" * int(share * 0.9 * TEXT_LIMIT))
+
+
+def _placeholders(share: float) -> Json:
+    return _messages("<image>" * int(share * 0.9 * TEXT_LIMIT / len("<image>")))
+
+
+def _many_messages(share: float) -> Json:
+    return _messages(*["<image>"] * int(share * MAX_VALUES / 8))
+
+
+def _many_parts(share: float) -> Json:
+    return _messages([{"type": "text", "text": "a"}] * int(share * MAX_VALUES / 8))
+
+
+def _pictures(share: float) -> Json:
+    """As many as may be, each with much white space in its base64."""
+    uri = data_uri("seven.png")
+    picture = {"type": "image_url", "image_url": {"url": uri + " " * int(share * 12 * MIB)}}
+    return _messages([picture] * int(share * 4))
+
+
+def _tool(parameters: Json) -> Json:
+    return {"type": "function", "function": {"name": "f", "parameters": parameters}}
+
+
+SHAPES = (_values, _fields, _schema, _long_text, _placeholders, _many_messages, _many_parts, _pictures)
+
+
+def test_no_accepted_body_takes_the_loop_for_long(quick_gate: Gate) -> None:
+    """Each shape in a large body, then the two that cost the most in one.
+
+    This counts the loop's own work. The test above also sees what other threads do under Python's lock.
+    """
+
+    def cost(body: Json) -> float:
+        content = json.dumps(_messages("Hello") | {"max_tokens": 2} | body).encode()
+        with cpu_between_looks() as seconds:
+            response = quick_gate.http.post("/v1/chat/completions", content=content, headers=JSON)
+        assert response.status_code == 200, response.text[:500]
+        return max(seconds)
+
+    costs = {shape: cost(shape(1.0)) for shape in SHAPES}
+    one, two = sorted(costs, key=lambda shape: costs[shape])[-2:]
+    both = one(0.5) | two(0.5)
+    both["messages"] = (
+        one(0.5).get("messages", []) + two(0.5).get("messages", []) or _messages("Hi")["messages"]
+    )
+    worst = {shape.__name__: seconds for shape, seconds in costs.items()} | {"both": cost(both)}
+    assert max(worst.values()) < LONGEST_LAG, worst
+
+
+def test_what_takes_the_loop_for_long_is_seen(quick_gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy() -> dict[str, str]:
+        began = time.thread_time()
+        while time.thread_time() < began + LONGEST_LAG:
+            pass
+        return {}
+
+    monkeypatch.setattr(quick_gate.service.health, "beyond_repair", busy)
+    with cpu_between_looks() as seconds:
+        assert quick_gate.http.get("/health/live").status_code == 200
+    assert max(seconds) >= LONGEST_LAG
 
 
 def test_a_text_is_limited_and_pictures_do_not_count(quick_gate: Gate) -> None:

@@ -44,6 +44,8 @@ ELSEWHERE = {
     "smoothgate_failed_images": "test_operation",
     "smoothgate_batches_halved": "test_operation",
     "smoothgate_sampler_up": "test_operation",
+    "smoothgate_decoders_up": "../gate/test_image_decoding",
+    "smoothgate_decoder_failures": "../gate/test_image_decoding",
     "smoothgate_canaries": "test_admission",
     "smoothgate_canary_score": "test_admission",
     "smoothgate_store_failures": "test_certificates",
@@ -61,7 +63,7 @@ def test_every_metric_is_listed_with_its_type_and_its_unit_in_the_name() -> None
     ours = {m._name: m for m in vars(metrics).values() if isinstance(m, MetricWrapperBase)}
     assert set(ours) == set(MOVED) | set(ELSEWHERE)
     for name, file in ELSEWHERE.items():
-        test = Path(__file__).with_name(f"{file}.py").read_text()
+        test = (Path(__file__).parent / f"{file}.py").read_text()
         assert f'"{name}' in test or f"'{name}" in test, f"{file} does not look at {name}"
     for name, metric in ours.items():
         assert re.fullmatch(r"smoothgate_[a-z_]+", name)

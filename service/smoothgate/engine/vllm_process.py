@@ -71,8 +71,9 @@ class VLLMProcess:
             self._guard.stdin.close()
         ended = asyncio.ensure_future(self._guard.wait())
         await asyncio.wait([ended], timeout=10.0)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._guard.pid, signal.SIGKILL)
+        if self._guard.returncode is None or not _exists(self._guard.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._guard.pid, signal.SIGKILL)
         await ended
         await asyncio.wait([self._forwarding], timeout=1.0)
         self._forwarding.cancel()
@@ -100,3 +101,18 @@ class VLLMProcess:
             # vLLM lists its hundred routes at its start. Only three of them are used.
             getattr(log, "debug" if text.startswith("Route: ") else level)(text, **source)
         return True
+
+
+def _exists(pid: int) -> bool:
+    """Whether a process has this number.
+
+    The number of a process that was reaped is not given again while it is that of a group. So where a process
+    has it, the group that it leads is somebody else's.
+    """
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

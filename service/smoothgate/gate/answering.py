@@ -38,6 +38,9 @@ from smoothgate.vision import DecodedImage
 
 Json = dict[str, Any]
 
+# From the last token of a long stream to its certificates: they are known by then, and are bound and signed.
+_SIGNING_SECONDS = 10.0
+
 #: Name of the tasks that make certificates while vLLM answers.
 CERTIFYING = "certifying"
 
@@ -183,7 +186,8 @@ class Answering:
         issuer: signs certificates.
         client: of vLLM.
         model_name: as clients and vLLM know the model.
-        timeout_seconds: the longest time to a whole answer, or to vLLM's acceptance of a streamed one.
+        timeout_seconds: the longest time to a whole answer, or to vLLM's acceptance of a streamed one. The
+            certificates of a streamed one may come later only if the text does.
         gatekeeper: the limits of an account.
         fields: which parameters vLLM gets.
         max_text_characters: of a request, without its images.
@@ -233,7 +237,12 @@ class Answering:
                 async with self._admitted(turn, chat, stages) as admitted:
                     body = await self._prepared(turn, admitted, stages)
                     sent = time.perf_counter()
-                    answer = await self._client.chat(body, turn.request_id)
+                    try:
+                        answer = await self._client.chat(body, turn.request_id)
+                    except asyncio.CancelledError:
+                        # vLLM does not say how far it came.
+                        self._gatekeeper.spend_tokens(turn.account, _longest(body))
+                        raise
                     _engine_done(stages, sent)
                     completion = read_completion(answer)
                     self._gatekeeper.spend_tokens(turn.account, _tokens(completion.usage))
@@ -296,7 +305,10 @@ class Answering:
                         yield Piece(chunk, read.text, read.ends_answer)
                 _engine_done(stages, sent)
                 whole = ["".join(texts[index]) for index in sorted(texts)]
-                issued = await self._issued(turn, admitted, whole)
+                # An answer may take longer than the limit. Its certificates are then only to be signed.
+                spent = min(stages.now(), self._timeout_seconds - _SIGNING_SECONDS)
+                async with deadline(self._timeout_seconds, spent=spent):
+                    issued = await self._issued(turn, admitted, whole)
                 if issued is not None:
                     yield Certificates(issued)
                 yield Finished(usage, stages)
@@ -490,6 +502,13 @@ def _asks_for_usage(body: Json) -> bool:
         body["stream_options"] = (options or {}) | {"include_usage": True}
         return False
     return True
+
+
+def _longest(body: Json) -> int | None:
+    """How many tokens the answer to a request may have; None: it sets no limit."""
+    most = body.get("max_completion_tokens") or body.get("max_tokens")
+    choices = body.get("n") or 1
+    return most * choices if isinstance(most, int) and isinstance(choices, int) else None
 
 
 def _tokens(usage: Json | None) -> int:

@@ -136,7 +136,7 @@ def build(
         smoother=smoother,
         readiness=readiness,
         canary=canary,
-        health=Health(readiness, in_flight, canary),
+        health=Health(readiness, decoder, in_flight, canary),
         gatekeeper=gatekeeper,
         in_flight=in_flight,
         policy=policy,

@@ -76,10 +76,12 @@ class Gatekeeper:
         if account is not None:
             _take(self._of(account).tokens, 0, "tokens")
 
-    def spend_tokens(self, account: Account | None, tokens: int) -> None:
-        """Count the tokens of a chat that has ended."""
-        if account is not None and (bucket := self._of(account).tokens) is not None:
-            bucket.correct(tokens)
+    def spend_tokens(self, account: Account | None, tokens: int | None) -> None:
+        """Count the tokens of a chat that has ended; None, where nobody knows: as many as a minute's."""
+        if account is not None and account.tokens_per_minute is not None:
+            bucket = self._of(account).tokens
+            assert bucket is not None  # noqa: S101
+            bucket.correct(account.tokens_per_minute if tokens is None else tokens)
 
     @contextmanager
     def under_way(self, account: Account | None) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from smoothgate.gate.canary import Canary
+from smoothgate.gate.image_decoding import ImageDecoder
 from smoothgate.gate.in_flight import InFlight
 from smoothgate.gate.readiness import Readiness
 
@@ -11,13 +12,17 @@ class Health:
     """Sums up what a balancer has to know.
 
     Args:
-        readiness: of the parts.
+        readiness: of encoder, sampler and vLLM.
+        decoder: of pictures.
         in_flight: knows whether the service is shutting down.
         canary: None: none is sent.
     """
 
-    def __init__(self, readiness: Readiness, in_flight: InFlight, canary: Canary | None) -> None:
+    def __init__(
+        self, readiness: Readiness, decoder: ImageDecoder, in_flight: InFlight, canary: Canary | None
+    ) -> None:
         self._readiness = readiness
+        self._decoder = decoder
         self._in_flight = in_flight
         self._canary = canary
 
@@ -27,7 +32,7 @@ class Health:
 
     def problems(self) -> dict[str, str]:
         """What keeps the service from being sent requests, by part; empty when it is ready."""
-        problems = self._readiness.problems()
+        problems = self._readiness.problems() | self._decoder.problems()
         if self._in_flight.draining:
             problems["service"] = "draining"
         if self._canary is not None and self._canary.problem is not None:

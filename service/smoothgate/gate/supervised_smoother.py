@@ -9,6 +9,7 @@ import structlog
 
 from smoothgate import metrics
 from smoothgate.errors import SmoothgateError
+from smoothgate.off_loop import off_loop
 from smoothgate.sampling.sampler import Sampler
 from smoothgate.sampling.smoother import Smoother
 
@@ -85,7 +86,7 @@ class SupervisedSmoother:
         Raises:
             SmoothgateError: the model and its calibration cannot be used.
         """
-        self._smoother = await asyncio.to_thread(self._load)
+        self._smoother = await off_loop(self._load)
         if self._quiet is None:
             await self._set_up(self._smoother)
             self._running = asyncio.create_task(self._keep_alive())
@@ -98,11 +99,11 @@ class SupervisedSmoother:
             self._running.cancel()
             await asyncio.wait([self._running])
         if self._sampler is not None:
-            await asyncio.to_thread(self._sampler.close)
+            await off_loop(self._sampler.close)
 
     async def _set_up(self, smoother: Smoother) -> None:
         if self._make_sampler is not None:
-            smoother.use(await asyncio.to_thread(self._make_sampler))
+            smoother.use(await off_loop(self._make_sampler))
         self._sampler = sampler = smoother.sampler
         sampler.start()
         metrics.SAMPLER_UP.set_function(lambda: float(sampler.alive))

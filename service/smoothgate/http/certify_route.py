@@ -9,6 +9,7 @@ from smoothgate.gate.answering import Answering, ImageRequest
 from smoothgate.http import openapi_examples
 from smoothgate.http.request_body import read
 from smoothgate.http.request_state import account_of, request_id, while_connected
+from smoothgate.off_loop import off_loop
 from smoothgate.schemas import CertifyAnswer, CertifyRequest, SmoothingOptions
 
 ROUTE = "/v1/certify"
@@ -28,10 +29,13 @@ def certify_router(answering: Answering, model_name: str) -> APIRouter:
         """Certificates of pictures, without asking the language model anything."""
         images = await image_request(request, ROUTE)
         issued = await while_connected(request, answering.certify(images))
-        answer = CertifyAnswer(model=model_name, certificates=issued)
-        return JSONResponse(answer.model_dump(mode="json"))
+        return await off_loop(_response, CertifyAnswer(model=model_name, certificates=issued))
 
     return router
+
+
+def _response(answer: CertifyAnswer) -> JSONResponse:
+    return JSONResponse(answer.model_dump(mode="json"))
 
 
 async def image_request(request: Request, route: str) -> ImageRequest:

@@ -9,12 +9,22 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from smoothgate.gate.accounts import Account
-from smoothgate.gate.answering import AnswerCertified, Answering, Certificates, Event, Finished, Piece, Turn
+from smoothgate.gate.answering import (
+    Answer,
+    AnswerCertified,
+    Answering,
+    Certificates,
+    Event,
+    Finished,
+    Piece,
+    Turn,
+)
 from smoothgate.gate.request_timing import Stages
 from smoothgate.http import openapi_examples, sse
 from smoothgate.http.outcome_headers import outcome_headers
 from smoothgate.http.request_body import read
 from smoothgate.http.request_state import accepted, account_of, request_id, while_connected
+from smoothgate.off_loop import off_loop
 from smoothgate.schemas import ChatAnswer, ChatRequest, SmoothingOptions, Timings, as_json
 
 ROUTE = "/v1/chat"
@@ -45,18 +55,22 @@ def chat_router(answering: Answering, model_name: str) -> APIRouter:
             await accepted(request, events)
             return sse.EventStream(_frames(events, identifier, model_name), events)
         answer = await while_connected(request, answering.answer(turn))
-        whole = ChatAnswer(
-            id=identifier,
-            model=model_name,
-            answer=answer.text,
-            certificates=answer.certificates or [],
-            answer_certificate=answer.answer_certificate,
-            usage=answer.usage,
-            timings=_timings(answer.stages),
-        )
-        return JSONResponse(whole.model_dump(mode="json"), headers=outcome_headers(answer))
+        return await off_loop(_response, answer, identifier, model_name)
 
     return router
+
+
+def _response(answer: Answer, identifier: str, model_name: str) -> JSONResponse:
+    whole = ChatAnswer(
+        id=identifier,
+        model=model_name,
+        answer=answer.text,
+        certificates=answer.certificates or [],
+        answer_certificate=answer.answer_certificate,
+        usage=answer.usage,
+        timings=_timings(answer.stages),
+    )
+    return JSONResponse(whole.model_dump(mode="json"), headers=outcome_headers(answer))
 
 
 def _turn(body: ChatRequest, files: Sequence[str | bytes], account: Account | None, identifier: str) -> Turn:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from smoothgate.vision.images import to_picture
+from smoothgate.pictures.images import to_picture
 from smoothgate.vision.png import encode_png, png_data_uri
 
 

@@ -40,7 +40,7 @@ def inspection_router(answering: Answering, readiness: Readiness) -> APIRouter:
                     await image.certification_scores()
                 return [await off_loop(_seen, encoder, image) for image in smoothed]
 
-        return JSONResponse({"pictures": await while_connected(request, pictures())})
+        return await off_loop(JSONResponse, {"pictures": await while_connected(request, pictures())})
 
     return router
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from smoothgate.certify.certificate import CertifiedImage, CertifiedModel, Chance, UploadSpace
+from smoothgate.pictures.images import Samples
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.vision import Canvas, DecodedImage
-from smoothgate.vision.images import Samples
 
 _UPLOAD_SPACES: dict[Samples, UploadSpace] = {"rgb": "decoded RGB", "grey": "decoded grey"}
 _REASONS: dict[Samples, str] = {

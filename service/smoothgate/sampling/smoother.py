@@ -107,7 +107,7 @@ class Smoother:
         """
         terms = plan.terms(images, self.chance_cosine(plan.sigma))
         use_cache = self._cache.max_bytes > 0 and not fresh
-        canvas, task, key = await asyncio.to_thread(self._task, image, terms, plan, use_cache=use_cache)
+        canvas, task, key = await off_loop(self._task, image, terms, plan, use_cache=use_cache)
         known = None
         if key is not None:
             known = self._cache.get(key)
@@ -261,7 +261,7 @@ class Smoothed:
     async def certificate(self) -> Certificate:
         """The certificate. Waits for the end of sampling; raises as `direction`."""
         await asyncio.wrap_future(self._ticket.result)
-        certificate = await asyncio.to_thread(
+        certificate = await off_loop(
             self._smoother.certificate,
             self.image,
             self._canvas,

@@ -1,9 +1,9 @@
 """From images to canvases x and visual tokens h(x), with one adapter per model family."""
 
 import smoothgate.compat.repaired_imports  # noqa: F401
+from smoothgate.pictures.images import DecodedImage, decode, parse_data_uri
 from smoothgate.vision.adapter import Canvas, Layout, Prompt, VisionAdapter
 from smoothgate.vision.families import family_of, load
-from smoothgate.vision.images import DecodedImage, decode, parse_data_uri
 
 __all__ = [
     "Canvas",

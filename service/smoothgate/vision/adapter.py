@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from smoothgate.certify.certificate import Space
-from smoothgate.vision.images import DecodedImage
+from smoothgate.pictures.images import DecodedImage
 
 #: What determines an image's tokens in addition to the shape of its canvas. Empty for most families.
 Layout = tuple[int, ...]

@@ -17,8 +17,8 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from smoothgate.certify.certificate import Space
 from smoothgate.errors import SmoothgateError, Unacceptable
+from smoothgate.pictures.images import DecodedImage
 from smoothgate.vision.adapter import Canvas, Layout, PartType, Prompt
-from smoothgate.vision.images import DecodedImage
 from smoothgate.vision.preprocessing import unsupported
 from smoothgate.vision.resize import LinearResize
 

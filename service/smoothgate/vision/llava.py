@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoTokenizer
 
+from smoothgate.pictures.images import DecodedImage
 from smoothgate.vision.adapter import Layout, PartType, Prompt
 from smoothgate.vision.base_adapter import BaseAdapter
-from smoothgate.vision.images import DecodedImage
 from smoothgate.vision.preprocessing import from_processor, unsupported
 from smoothgate.vision.resize import LinearResize
 from smoothgate.vision.text_embeddings import PLAIN

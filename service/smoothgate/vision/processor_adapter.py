@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor
 
+from smoothgate.pictures.images import DecodedImage
 from smoothgate.vision.adapter import Prompt
 from smoothgate.vision.base_adapter import BaseAdapter
-from smoothgate.vision.images import DecodedImage
 from smoothgate.vision.preprocessing import require_rescaled, unsupported
 
 # The token by which vLLM marks the places of `prompt_embeds`.

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch.nn import functional as F  # noqa: N812
 
+from smoothgate.pictures.images import DecodedImage
 from smoothgate.vision.adapter import VisionAdapter
-from smoothgate.vision.images import DecodedImage
 
 SIZES = ((48, 48), (200, 133), (480, 640), (1200, 900))
 KINDS = ("smooth", "white noise")

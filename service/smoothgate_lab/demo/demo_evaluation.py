@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
+from smoothgate.pictures.images import to_picture
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling.draw import draw, generator_noise
 from smoothgate.sampling.selection import select
 from smoothgate.vision import DecodedImage
-from smoothgate.vision.images import to_picture
 from smoothgate_lab.demo import scenes
 from smoothgate_lab.demo.conversation import ONE_PICTURE, TWO_PICTURES, Facts, Message, Question, facts_of
 from smoothgate_lab.demo.scenes import Digits, Split, load_digits

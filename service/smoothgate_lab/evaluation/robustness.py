@@ -27,10 +27,10 @@ from torch import Tensor
 
 from smoothgate.demo import bundled
 from smoothgate.errors import SmoothgateError
+from smoothgate.pictures.images import to_picture
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling.draw import noisy
 from smoothgate.vision import load
-from smoothgate.vision.images import to_picture
 from smoothgate.vision.png import encode_png
 from smoothgate_lab.demo.conversation import ONE_PICTURE
 from smoothgate_lab.demo.demo_evaluation import Answerer, answers

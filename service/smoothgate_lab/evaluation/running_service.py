@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from smoothgate.errors import SmoothgateError
-from smoothgate.vision.images import to_picture
+from smoothgate.pictures.images import to_picture
 from smoothgate.vision.png import encode_png, png_data_uri
 
 _WORKERS = 8

@@ -6,7 +6,6 @@ with the engine's answers about the clean and the attacked picture. All of them 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from smoothgate.gate.visual_chat import visual_parts
 from smoothgate.http import sse
 from smoothgate.http.request_body import read
 from smoothgate.http.request_state import account_of, request_id
+from smoothgate.off_loop import off_loop
 from smoothgate.playground.data_uris import data_uri, png
 from smoothgate.playground.laboratory_plugin import LaboratoryPlugin
 from smoothgate.sampling.sampling_plan import Plan
@@ -65,7 +65,7 @@ def laboratory_router(laboratory: Laboratory, service: Service) -> APIRouter:
         account = account_of(request)
         service.gatekeeper.charge(account, wanted.cost)
         (image,) = await service.decoder.decode([ImageSlot(0, 0, wanted.image, "image")])
-        canvas = await asyncio.to_thread(smoother.encoder.adapter.canvas, image)
+        canvas = await off_loop(smoother.encoder.adapter.canvas, image)
         demonstration = Demonstration(
             laboratory, service, smoother, wanted, plan, account, request_id(request)
         )

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from smoothgate.errors import MalformedRequest, RequestError, TooLarge, Unacceptable
-from smoothgate.vision.plain_files import without_metadata
+from smoothgate.pictures.plain_files import without_metadata
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,6 +102,7 @@ def decode(data: bytes, *, max_pixels: int, param: str | None = None) -> Decoded
     Raises:
         Unacceptable: the data is not an image of a permitted format, or it is truncated, corrupt or a strip.
         TooLarge: the image has more than `max_pixels` pixels.
+        MemoryError: decoding takes more memory than there is.
     """
     plain = without_metadata(data)
     try:
@@ -113,7 +114,7 @@ def decode(data: bytes, *, max_pixels: int, param: str | None = None) -> Decoded
             pixels = np.asarray(_rgb(_upright(image, orientation)))
             animated = plain.animated or _has_more_frames(image)
             name = str(image.format)
-    except RequestError:
+    except (RequestError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         _refuse_size(max_pixels, param)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from smoothgate.errors import MalformedRequest, TooLarge, Unacceptable
-from smoothgate.vision.images import MAX_ASPECT_RATIO, DecodedImage, decode, parse_data_uri
+from smoothgate.pictures.images import MAX_ASPECT_RATIO, DecodedImage, decode, parse_data_uri
 
 MAX_PIXELS = 10_000
 RNG = np.random.default_rng(7)
