@@ -55,9 +55,10 @@ def test_copies_are_drawn_in_batches_with_their_sigma_and_layout() -> None:
 
 @pytest.mark.parametrize("generator", [PhiloxNoise(), NumpyNoise()], ids=["philox", "numpy"])
 def test_numbered_noise_does_not_depend_on_the_batches(generator: NoiseGenerator) -> None:
-    whole = numbered_noise(generator, seed=5, first=3)((7, *SHAPE))
-    source = numbered_noise(generator, seed=5, first=3)
+    numbers = [3, 4, 5, 2**32, 2**32 + 1, 8, 9]
+    whole = numbered_noise(generator, 5, numbers)((7, *SHAPE))
+    source = numbered_noise(generator, 5, numbers)
     assert torch.equal(torch.cat([source((k, *SHAPE)) for k in (2, 4, 1)]), whole)
     expected = torch.empty(7, *SHAPE)
-    generator.fill(expected, [(5, number) for number in range(3, 10)])
+    generator.fill(expected, [(5, number) for number in numbers])
     assert torch.equal(whole, expected)

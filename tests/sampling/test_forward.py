@@ -43,7 +43,7 @@ def test_a_row_is_canvas_plus_sigma_times_the_samples_own_noise() -> None:
     Forward(recording, Device(CPU), 8).features([SampleRange(a, 5, 2), SampleRange(b, 0, 1)])
     ((z, sigma),) = seen
     drawn = torch.empty(3, *SHAPE)
-    noise.GENERATOR.fill(drawn, [(1, 5), (1, 6), (2, 0)])
+    noise.GENERATOR.fill(drawn, [(1, 2**32 + 1), (1, 2**32 + 2), (2, 0)])
     assert sigma.tolist() == pytest.approx([0.1, 0.1, 0.7])
     torch.testing.assert_close(
         z, torch.stack([a.task.x, a.task.x, b.task.x]) + sigma.view(-1, 1, 1, 1) * drawn

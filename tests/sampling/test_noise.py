@@ -1,3 +1,5 @@
+from itertools import islice
+
 import numpy as np
 import pytest
 import torch
@@ -111,3 +113,14 @@ def test_the_noise_of_earlier_certificates_is_drawn_again(
 
 def test_fresh_seeds_differ() -> None:
     assert len({noise.fresh_seed() for _ in range(100)}) == 100
+
+
+def test_selection_and_certification_draw_from_streams_that_do_not_move_each_other() -> None:
+    one, other = (list(islice(noise.sample_numbers(n_select, 2), 40)) for n_select in (16, 17))
+    assert one[:16] == other[:16] == list(range(16))
+    assert one[16:39] == other[17:]
+    assert set(one[:16]).isdisjoint(one[16:])
+
+
+def test_earlier_releases_drew_one_stream() -> None:
+    assert list(islice(noise.sample_numbers(16, 1), 40)) == list(range(40))

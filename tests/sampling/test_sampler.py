@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 from smoothgate.certify.statement import Target, Terms
 from smoothgate.errors import NotReady, SamplerFailed, Unacceptable
 from smoothgate.sampling.draw import Units
-from smoothgate.sampling.noise import GENERATOR
+from smoothgate.sampling.noise import GENERATOR, sample_number
 from smoothgate.sampling.sampler import LOST_AFTER, Sampler, Worker
 from smoothgate.sampling.ticket import SamplingTask, Ticket
 from smoothgate.vision import Canvas, Layout
@@ -78,7 +78,7 @@ def _one_by_one(each: Ticket) -> tuple[Tensor, list[float]]:
 
     def unit(index: int) -> Tensor:
         z = torch.empty(1, *SHAPE)
-        GENERATOR.fill(z, [(each.seed, index)])
+        GENERATOR.fill(z, [(each.seed, sample_number(index, task.n_select))])
         sigma = torch.tensor([task.terms.sigma])
         return units(task.x + sigma * z, sigma)[0]
 

@@ -116,6 +116,10 @@ class NoiseRecord(_Part):
     """How the samples follow from the seed."""
     seed: Annotated[str, Field(pattern="^[0-9a-f]{1,32}$")]
     """Seed of this image, at most 128 bits, hexadecimal."""
+    streams: Literal[2] = 2
+    """Streams of the seed: selection sample i is sample i of the generator, certification sample j is sample
+    2^32 + j. Version 1 has one stream: certification samples follow the selection samples.
+    """
     n_select: Size
     """Samples that chose the served direction t, the transforms and the stakes of the bounds."""
     n_certify: Size

@@ -7,7 +7,8 @@ follows is the same for both.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Protocol
 
 import torch
@@ -44,15 +45,13 @@ def generator_noise(gen: torch.Generator) -> NoiseSource:
     return source
 
 
-def numbered_noise(generator: NoiseGenerator, seed: int, first: int = 0) -> NoiseSource:
-    """Samples first, first + 1, ... of a seed. Their values do not depend on how they are divided."""
-    following = first
+def numbered_noise(generator: NoiseGenerator, seed: int, numbers: Iterable[int]) -> NoiseSource:
+    """The samples of a seed that have these numbers. Their values do not depend on how they are divided."""
+    following = iter(numbers)
 
     def source(shape: Sequence[int]) -> Tensor:
-        nonlocal following
         noise = torch.empty(tuple(shape))
-        generator.fill(noise, [(seed, number) for number in range(following, following + shape[0])])
-        following += shape[0]
+        generator.fill(noise, [(seed, number) for number in islice(following, shape[0])])
         return noise
 
     return source

@@ -139,9 +139,9 @@ class Forward:
 
     def _features(self, batch: Sequence[SampleRange]) -> Tensor:
         samples = [
-            (each.ticket.seed, number)
+            (each.ticket.seed, noise.sample_number(sample, each.ticket.task.n_select))
             for each in batch
-            for number in range(each.first, each.first + each.count)
+            for sample in range(each.first, each.first + each.count)
         ]
         count = len(samples)
         image = batch[0].ticket

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import Protocol
 
 import numpy as np
@@ -22,10 +23,34 @@ SEED_BITS = 128
 #: Seed and number of a sample: in [0, 2^128) and [0, 2^64).
 SampleId = tuple[int, int]
 
+# Stream k of a seed is its samples from k * 2^32 on.
+_STREAM = 2**32
+
 
 def fresh_seed() -> int:
     """A 128-bit seed from the operating system's entropy. Never taken from a client."""
     return secrets.randbits(SEED_BITS)
+
+
+def sample_number(sample: int, n_select: int) -> int:
+    """The number, under its seed, of sample `sample` of a picture, counted over both of its splits.
+
+    Selection draws from stream 0 and certification from stream 1. So neither split moves when the size of the
+    other changes.
+    """
+    return sample if sample < n_select else _STREAM + sample - n_select
+
+
+def sample_numbers(n_select: int, streams: int) -> Iterator[int]:
+    """The numbers of all samples of a picture, in the order drawn.
+
+    Args:
+        n_select: samples that choose t.
+        streams: as `NoiseRecord.streams`.
+    """
+    if streams == 1:
+        return count()
+    return (sample_number(sample, n_select) for sample in count())
 
 
 class NoiseGenerator(Protocol):

@@ -50,11 +50,13 @@ class Replay:
             Unacceptable: the selection samples have no common direction.
         """
         source = noise.generator_named(recorded.noise.generator)
+        streams = 1 if isinstance(recorded, CertificateV1) else recorded.noise.streams
+        numbers = noise.sample_numbers(recorded.noise.n_select, streams)
         splits = draw_splits(
             encoder.units,
             canvas.x.to(encoder.adapter.device),
             recorded.noise.sigma,
-            numbered_noise(source, int(recorded.noise.seed, 16)),
+            numbered_noise(source, int(recorded.noise.seed, 16), numbers),
             recorded.noise.n_select,
             recorded.noise.n_certify,
             batch=_BATCH,

@@ -186,6 +186,7 @@ class Smoother:
                 sigma=task.terms.sigma,
                 generator=noise.GENERATOR.name,
                 seed=f"{ticket.seed:032x}",
+                streams=2,
                 n_select=task.n_select,
                 n_certify=result.rule.n,
                 budget=task.budget,
@@ -300,9 +301,10 @@ class Smoothed:
 
     def copy(self, number: int) -> Tensor:
         """The canvas with the noise of sample `number`: (3, H, W) float32 on the CPU, not clipped."""
-        source = numbered_noise(noise.GENERATOR, self.seed, number)
-        sigma = torch.tensor([self._ticket.task.terms.sigma])
-        return noisy(self.canvas, sigma, source((1, *self.canvas.shape)))[0]
+        task = self._ticket.task
+        numbers = [noise.sample_number(number, task.n_select)]
+        source = numbered_noise(noise.GENERATOR, self.seed, numbers)
+        return noisy(self.canvas, torch.tensor([task.terms.sigma]), source((1, *self.canvas.shape)))[0]
 
     def cancel(self) -> None:
         """The client has left: draw nothing more."""
