@@ -17,6 +17,7 @@ from PIL import Image
 from smoothgate.demo import bundled
 from smoothgate.engine import Engine
 from smoothgate.gate.served_model import DEMO_NAME
+from smoothgate.gate.smoother_loading import load_noise_seeds
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling.sampler import Sampler, Worker
 from smoothgate.sampling.smoother import Smoother
@@ -133,6 +134,12 @@ def quick_smoother(encoder: UnitEncoder, settings: Settings) -> Callable[[], Smo
 
     def make() -> Smoother:
         sampler = Sampler([Worker(encoder.units, torch.device("cpu"))], batch_size=32, rate=500.0)
-        return Smoother(encoder, sampler, DEMO_NAME, cache_bytes=settings.cache_mib * 2**20)
+        return Smoother(
+            encoder,
+            sampler,
+            DEMO_NAME,
+            seeds=load_noise_seeds(settings.noise_secret_file),
+            cache_bytes=settings.cache_mib * 2**20,
+        )
 
     return make

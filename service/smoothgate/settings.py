@@ -258,8 +258,14 @@ class SamplingSettings(_Group):
     cache_mib: int = Field(
         256,
         ge=0,
-        description="Memory for results, in MiB. A repeated picture with the same smoothing options then "
-        "costs no samples. 0: off.",
+        description="Memory for results, in MiB. A repeated picture of the same account with the same "
+        "smoothing options then costs no samples. 0: off.",
+    )
+    noise_secret_file: Path | None = Field(
+        None,
+        description="File of at least 32 bytes that the noise of every picture follows from "
+        "(`smoothgate keys noise-secret`). All replicas need the same. Unset: the service makes a new secret "
+        "at every start.",
     )
 
     @field_validator("eps")

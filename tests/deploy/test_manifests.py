@@ -153,7 +153,7 @@ def test_the_gate_gets_valid_settings_and_files_where_they_say(
     ports = {each["name"]: each["containerPort"] for each in container["ports"]}
     assert (settings.host, ports) == ("0.0.0.0", {"http": settings.port, "metrics": settings.metrics_port})
     mounted = [mount["mountPath"] for mount in container["volumeMounts"]]
-    for file in (settings.accounts, settings.signing_key_file, settings.psm):
+    for file in (settings.accounts, settings.signing_key_file, settings.noise_secret_file, settings.psm):
         assert file is None or any(str(file).startswith(folder) for folder in mounted), file
     assert {"/tmp", "/home/smoothgate"} <= set(mounted)
     # A Service named smoothgate would set SMOOTHGATE_PORT to `tcp://...` in every pod of its namespace.

@@ -10,6 +10,7 @@ from smoothgate.errors import NotReady, SmoothgateError
 from smoothgate.gate.build import build
 from smoothgate.gate.supervised_smoother import SupervisedSmoother
 from smoothgate.psm.unit_encoder import UnitEncoder
+from smoothgate.sampling.noise_seeds import NoiseSeeds
 from smoothgate.sampling.sampler import Sampler, Worker
 from smoothgate.sampling.smoother import Smoother
 from smoothgate.settings import Settings
@@ -58,7 +59,9 @@ async def test_a_sampler_that_cannot_be_set_up_later_takes_a_new_process(demo_en
     async def quiet() -> None:
         pass
 
-    smoother = SupervisedSmoother(lambda: Smoother(demo_encoder, None, "demo"), no_memory, quiet)
+    smoother = SupervisedSmoother(
+        lambda: Smoother(demo_encoder, None, "demo", seeds=NoiseSeeds.generate()), no_memory, quiet
+    )
     await smoother.start()
     await eventually(lambda: smoother.problems() == {"sampler": "There is no room."})
     assert smoother.beyond_repair() == {"sampler": "There is no room."}
@@ -75,7 +78,9 @@ async def test_a_gate_is_not_ready_before_its_sampler_is_warm(demo_encoder: Unit
     assert demo_encoder.adapter.canvas_shape is not None
     typical = Canvas(torch.zeros(demo_encoder.adapter.canvas_shape), 1.0)
     sampler = Sampler([Worker(compiling, torch.device("cpu"))], 4, typical=typical)
-    smoother = SupervisedSmoother(lambda: Smoother(demo_encoder, sampler, "demo"))
+    smoother = SupervisedSmoother(
+        lambda: Smoother(demo_encoder, sampler, "demo", seeds=NoiseSeeds.generate())
+    )
     await smoother.start()
     assert smoother.problems() == {"sampler": "warming up"}
     going.set()

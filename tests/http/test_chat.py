@@ -81,15 +81,6 @@ def test_an_answer_comes_with_its_certificate(quick_gate: Gate) -> None:
     assert certificate.radius.upload == pytest.approx(certificate.radius.value * 4, rel=0.05)
 
 
-def test_the_noise_is_fresh_for_every_request(quick_gate: Gate) -> None:
-    """Of another picture: the same one on the same terms may have its result again."""
-    first, second = (
-        _certificates(quick_gate.ask("What digit is shown?", name))[0] for name in ("seven.png", "three.png")
-    )
-    assert first.noise.seed != second.noise.seed
-    assert first.score_estimate != second.score_estimate
-
-
 @pytest.mark.engine
 def test_two_pictures(gate: Gate) -> None:
     response = gate.ask("What is the sum of the digits?", "seven.png", "three.png")

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from smoothgate.engine import LocalEngine, Supervision
+from smoothgate.gate import accounts
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling.sampler import LOST_AFTER, Sampler
 from smoothgate.vision import Layout
@@ -334,19 +336,34 @@ def test_the_same_picture_again_costs_nothing(gate: Gate, demo_vllm: str) -> Non
 
 def test_other_terms_are_another_result(open_gate: OpenGate) -> None:
     gate = open_gate(cache_mib=16, n_certify=128)
-    first = _certificate(gate)
+    _certificate(gate)
     assert _certificate(gate)["cached"]
     for smoothing in ({"sigma": 0.25}, {"eps": [0.1]}, {"n_certify": 129}):
-        other = _certificate(gate, smoothing=smoothing)
-        assert not other["cached"]
-        assert other["noise"]["seed"] != first["noise"]["seed"]
+        assert not _certificate(gate, smoothing=smoothing)["cached"]
+
+
+def test_an_account_never_gets_the_result_of_another(open_gate: OpenGate, tmp_path: Path) -> None:
+    made = dict(accounts.new(name) for name in ("alice", "bob"))
+    accounts.save(tmp_path / "accounts.json", list(made))
+    gate = open_gate(cache_mib=16, accounts=tmp_path / "accounts.json")
+    cached, seeds = [], []
+    alice, bob = made.values()
+    for key in (alice, bob, alice, bob):
+        gate.http.headers["Authorization"] = f"Bearer {key}"
+        certificate = _certificate(gate)
+        cached.append(certificate["cached"])
+        seeds.append(certificate["noise"]["seed"])
+    assert cached == [False, False, True, True]
+    assert len(set(seeds)) == 1
 
 
 def test_the_cache_can_be_switched_off(open_gate: OpenGate) -> None:
     gate = open_gate(cache_mib=0)
+    drawn = gate.metric("smoothgate_samples_total")
     certificates = [_certificate(gate) for _ in range(2)]
     assert not any(certificate["cached"] for certificate in certificates)
-    assert len({certificate["noise"]["seed"] for certificate in certificates}) == 2
+    samples = sum(each["noise"]["n_select"] + each["noise"]["n_certify"] for each in certificates)
+    assert gate.metric("smoothgate_samples_total") - drawn >= samples
 
 
 def _certificate(gate: Gate, **fields: Any) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from smoothgate.certify.statement import Terms
 from smoothgate.psm.calibration import ChanceFigures, calibrate
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling import noise
+from smoothgate.sampling.noise_seeds import NoiseSeeds
 from smoothgate.sampling.replay import Replay
 from smoothgate.sampling.sampler import Sampler, Worker
 from smoothgate.sampling.sampling_plan import Plan
@@ -73,7 +74,7 @@ def certificate(encoder: UnitEncoder, picture: bytes) -> Certificate:
 def _certificate(encoder: UnitEncoder, picture: bytes) -> Certificate:
     sampler = Sampler([Worker(encoder.units, torch.device("cpu"))] * 2, 24)
     sampler.start()
-    smoother = Smoother(encoder, sampler, "tiny")
+    smoother = Smoother(encoder, sampler, "tiny", seeds=NoiseSeeds.generate())
 
     async def make() -> Certificate:
         smoothed = await smoother.begin(decode(picture, max_pixels=10**6), PLAN, images=1, deadline=1e12)

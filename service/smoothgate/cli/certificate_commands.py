@@ -14,7 +14,7 @@ from rich.table import Table
 from smoothgate.cli.common import console, errors, failures, load_encoder
 from smoothgate.errors import MalformedRequest
 
-keys = typer.Typer(no_args_is_help=True, help="Keys that certificates are signed with.")
+keys = typer.Typer(no_args_is_help=True, help="The key that signs certificates, and the secret of the noise.")
 
 
 @keys.command("new")
@@ -25,14 +25,29 @@ def keys_new(
     from smoothgate.certify.signing import SigningKey
 
     key = SigningKey.generate()
+    _write_secret(output, key.pem())
+    console.print(f"Wrote {output}; its key id is {key.kid}")
+
+
+@keys.command("noise-secret")
+def noise_secret(
+    output: Annotated[Path, typer.Option(help="File for the secret. It must not exist yet.")],
+) -> None:
+    """Make a secret that the noise of every picture follows from (SMOOTHGATE_NOISE_SECRET_FILE)."""
+    import secrets
+
+    _write_secret(output, secrets.token_hex(32) + "\n")
+    console.print(f"Wrote {output}")
+
+
+def _write_secret(output: Path, text: str) -> None:
     try:
         descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
         errors.print(f"{output}: {error.strerror}", style="red")
         raise typer.Exit(1) from None
     with os.fdopen(descriptor, "w") as file:
-        file.write(key.pem())
-    console.print(f"Wrote {output}; its key id is {key.kid}")
+        file.write(text)
 
 
 def verify(

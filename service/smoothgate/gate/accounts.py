@@ -44,7 +44,7 @@ class Account(BaseModel):
 
     @property
     def cache_salt(self) -> str:
-        """What keeps this account's part of vLLM's prefix cache apart: others could time what it holds."""
+        """What keeps this account's parts of caches apart: others could time what they hold."""
         return hmac.digest(self.key_sha256.encode(), b"prefix cache", "sha256").hex()
 
 

@@ -39,7 +39,7 @@ from smoothgate.gate.policy import OperatorPolicy
 from smoothgate.gate.readiness import Readiness
 from smoothgate.gate.served_model import ServedModel, checkpoint_digest
 from smoothgate.gate.service import Service
-from smoothgate.gate.smoother_loading import SmootherLoading
+from smoothgate.gate.smoother_loading import SmootherLoading, load_noise_seeds
 from smoothgate.gate.supervised_smoother import SupervisedSmoother
 from smoothgate.gate.visual_chat import VisualQuestions
 from smoothgate.gate.voting import Voting
@@ -67,7 +67,7 @@ def build(
         load_smoother: makes the smoother, instead of one over the encoder that the settings name.
 
     Raises:
-        SmoothgateError: a setting cannot be used: accounts, keys, hosts, the model or its PSM.
+        SmoothgateError: a setting cannot be used: accounts, keys, noise secret, hosts, the model or its PSM.
     """
     model = ServedModel.of(
         settings.model,
@@ -238,6 +238,7 @@ def _smoother(s: Settings, model: ServedModel, engine: Engine) -> SupervisedSmoo
     loading = SmootherLoading(
         model,
         sigma=s.sigma,
+        seeds=load_noise_seeds(s.noise_secret_file),
         threads=s.threads,
         batch_size=s.batch_size,
         cache_bytes=s.cache_mib * 2**20,

@@ -25,7 +25,13 @@ from smoothgate.vision import DecodedImage
 
 @asynccontextmanager
 async def sampling(
-    smoother: Smoother, images: Sequence[DecodedImage], plan: Plan, *, ends: float, fresh: bool = False
+    smoother: Smoother,
+    images: Sequence[DecodedImage],
+    plan: Plan,
+    *,
+    ends: float,
+    scope: str = "",
+    fresh: bool = False,
 ) -> AsyncIterator[list[Smoothed]]:
     """Queue the images of one request; their sampling ends with the block, whatever is left of it.
 
@@ -34,7 +40,8 @@ async def sampling(
         images: share the alpha of the plan, and their turns at the device.
         plan: how they are sampled.
         ends: `time.monotonic()` at which drawing ends. Certificates are made from what has been drawn.
-        fresh: whether to draw even where the result is known, and to keep nothing.
+        scope: of the client. Only clients of one scope get each other's results from the cache.
+        fresh: whether to draw noise that was never drawn before, and to keep no result.
 
     Raises:
         NotReady: the sampler does not run.
@@ -45,7 +52,14 @@ async def sampling(
         for image in images:
             begun.append(
                 await smoother.begin(
-                    image, plan, images=len(images), deadline=ends, request=request, fresh=fresh
+                    image,
+                    plan,
+                    images=len(images),
+                    deadline=ends,
+                    request=request,
+                    earlier=begun,
+                    scope=scope,
+                    fresh=fresh,
                 )
             )
         yield begun
@@ -104,7 +118,10 @@ class ImageSmoothing:
         plan = await self._planned(smoother, options, len(slots))
         async with AsyncExitStack() as stack:
             async with self._decoded(smoother, slots, plan.samples, account, stages) as images:
-                smoothed = await stack.enter_async_context(sampling(smoother, images, plan, ends=self.ends()))
+                scope = "" if account is None else account.cache_salt
+                smoothed = await stack.enter_async_context(
+                    sampling(smoother, images, plan, ends=self.ends(), scope=scope)
+                )
             yield smoothed
 
     async def voting(

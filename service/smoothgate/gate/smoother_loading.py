@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import structlog
 from transformers.utils.logging import disable_progress_bar
 
+from smoothgate.errors import SmoothgateError
 from smoothgate.gate.served_model import ServedModel
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling.autotune import autotune
+from smoothgate.sampling.noise_seeds import NoiseSeeds
 from smoothgate.sampling.sampler import Sampler, Worker
 from smoothgate.sampling.smoother import Smoother
 from smoothgate.vision import DecodedImage, load
@@ -23,12 +26,36 @@ _BARE_SIGMA = 0.1
 log = structlog.get_logger("smoother")
 
 
+def load_noise_seeds(secret_file: Path | None) -> NoiseSeeds:
+    """The seeds of a secret.
+
+    Args:
+        secret_file: holds the secret, between whitespace that does not count; None: makes a new secret.
+
+    Raises:
+        SmoothgateError: code `bad_noise_secret`: the file cannot be read, or the secret is too short.
+    """
+    if secret_file is None:
+        log.warning(
+            "the noise follows from a secret made at this start; set SMOOTHGATE_NOISE_SECRET_FILE, so that a "
+            "picture has the same noise on every replica and after every start",
+        )
+        return NoiseSeeds.generate()
+    try:
+        return NoiseSeeds(secret_file.read_bytes().strip())
+    except (OSError, ValueError) as error:
+        raise SmoothgateError(
+            f"The noise secret {secret_file} cannot be used: {error}.", code="bad_noise_secret"
+        ) from error
+
+
 class SmootherLoading:
     """Loads the encoder, and later measures its devices: beside a vLLM that starts, they would look slow.
 
     Args:
         model: what is served.
         sigma: usual noise, for a warning where the encoder may not stand it.
+        seeds: of the noise of each picture.
         threads: CPU threads of the sampler in all; 0: one per core.
         batch_size: noisy forwards per batch; 0: measured.
         cache_bytes: of results kept; 0: none.
@@ -40,6 +67,7 @@ class SmootherLoading:
         model: ServedModel,
         *,
         sigma: float,
+        seeds: NoiseSeeds,
         threads: int,
         batch_size: int,
         cache_bytes: int,
@@ -47,6 +75,7 @@ class SmootherLoading:
     ) -> None:
         self._model = model
         self._sigma = sigma
+        self._seeds = seeds
         self._threads = threads
         self._batch_size = batch_size
         self._cache_bytes = cache_bytes
@@ -85,7 +114,7 @@ class SmootherLoading:
                 "not calibrated: every certificate at this noise is vacuous; see `smoothgate psm calibrate`",
                 sigma=self._sigma,
             )
-        return Smoother(encoder, None, model.name, cache_bytes=self._cache_bytes)
+        return Smoother(encoder, None, model.name, seeds=self._seeds, cache_bytes=self._cache_bytes)
 
     def make_sampler(self) -> Sampler:
         """A sampler, not started, that uses the devices as it was measured to be fastest. After `load`.

@@ -252,6 +252,7 @@ class Voting:
                         failed=fails,
                         deadline=ends,
                         request=request,
+                        earlier=relayed,
                     )
                 )
             while reason is None:

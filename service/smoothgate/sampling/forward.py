@@ -139,7 +139,7 @@ class Forward:
 
     def _features(self, batch: Sequence[SampleRange]) -> Tensor:
         samples = [
-            (each.ticket.seed, noise.sample_number(sample, each.ticket.task.n_select))
+            (each.ticket.seed, noise.sample_number(sample, each.ticket.n_select))
             for each in batch
             for sample in range(each.first, each.first + each.count)
         ]

@@ -1,12 +1,12 @@
 """Results of earlier requests about the same image, so that the second turn of a chat draws no samples.
 
-A result is a statement about one canvas. A request about the same canvas on the same terms may have it again,
-with its noise (design 1.4, point 7). A request about another image never gets it.
+A result is a statement about one canvas. A later request of the same client about the same canvas on the
+same terms may have it again, with its noise (design 1.4, point 7). A request about another image never gets
+it, and neither does another client: the time of its answer would tell it what others asked.
 """
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -19,17 +19,16 @@ from smoothgate.sampling.ticket import SamplingTask
 # A selection score is a Python float in a list, a certification score is a float64.
 _SELECTION_SCORE_BYTES, _SCORE_BYTES = 32, 8
 
-#: Everything that determines a result, apart from the noise.
+#: Whose result it is, and everything that determines it.
 Key = tuple[object, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class CachedResult:
-    """The result of sampling one image, and the seed of its noise."""
+    """The result of sampling one image."""
 
     direction: Tensor
     result: SamplingResult
-    seed: int
 
     @property
     def size(self) -> int:
@@ -38,11 +37,15 @@ class CachedResult:
         return self.direction.nbytes + selection + _SCORE_BYTES * self.result.rule.n
 
 
-def key_of(encoder_digest: str, task: SamplingTask) -> Key:
-    """The key of a task: encoder (weights, calibration, PSM), canvas, terms, numbers of samples."""
-    x = task.x.contiguous().numpy()
-    pixels = hashlib.sha256(x.tobytes()).digest()
-    return (encoder_digest, task.x.shape, task.layout, pixels, task.terms, task.n_select, task.budget)
+def key_of(scope: str, seed: int, task: SamplingTask) -> Key:
+    """The key of a task.
+
+    Args:
+        scope: of the client. Clients of one scope share results.
+        seed: of the noise. It stands for encoder and canvas (`smoothgate.sampling.noise_seeds`).
+        task: gives terms and numbers of samples.
+    """
+    return (scope, seed, task.terms, task.n_select, task.budget)
 
 
 class ResultCache:

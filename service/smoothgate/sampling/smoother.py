@@ -23,6 +23,7 @@ from smoothgate.sampling import noise
 from smoothgate.sampling.certificate_parts import certified_image, certified_model, chance_at
 from smoothgate.sampling.certifier import SamplingResult
 from smoothgate.sampling.draw import noisy, numbered_noise
+from smoothgate.sampling.noise_seeds import NoiseSeeds, canvas_digest
 from smoothgate.sampling.relay_ticket import RelayTicket
 from smoothgate.sampling.result_cache import CachedResult, Key, ResultCache, key_of
 from smoothgate.sampling.sampler import Sampler
@@ -38,14 +39,22 @@ class Smoother:
         encoder: the encoder of the model that is served.
         sampler: draws the samples; None: `use` names it later.
         model_name: name of the model in certificates.
+        seeds: of the noise of each picture.
         cache_bytes: size of the results that are kept for later requests about the same image; 0: none.
     """
 
     def __init__(
-        self, encoder: UnitEncoder, sampler: Sampler | None, model_name: str, *, cache_bytes: int = 0
+        self,
+        encoder: UnitEncoder,
+        sampler: Sampler | None,
+        model_name: str,
+        *,
+        seeds: NoiseSeeds,
+        cache_bytes: int = 0,
     ) -> None:
         self.encoder = encoder
         self._sampler = sampler
+        self.seeds = seeds
         self._cache = ResultCache(cache_bytes)
         self.model = certified_model(encoder, model_name)
 
@@ -90,6 +99,8 @@ class Smoother:
         images: int,
         deadline: float,
         request: Hashable = None,
+        earlier: Sequence[Smoothed] = (),
+        scope: str = "",
         fresh: bool = False,
     ) -> Smoothed:
         """Queue one of the `images` images of a request.
@@ -100,19 +111,25 @@ class Smoother:
             images: number of images that share its alpha.
             deadline: `time.monotonic()` at which drawing ends. The certificate is made from what is drawn.
             request: identifies the request. Images of one request share its turns at the device.
-            fresh: whether to draw new samples and keep no result, whatever the cache holds.
+            earlier: images of the request that were queued before this one. Equal ones get other noise.
+            scope: of the client. Only clients of one scope get each other's results from the cache.
+            fresh: whether to draw noise that was never drawn before, and to keep no result.
 
         Raises:
             NotReady: the sampler is not running.
         """
         terms = plan.terms(images, self.chance_cosine(plan.sigma))
-        use_cache = self._cache.max_bytes > 0 and not fresh
-        canvas, task, key = await off_loop(self._task, image, terms, plan, use_cache=use_cache)
-        known = None
-        if key is not None:
+        canvas, task, digest = await off_loop(self._task, image, terms, plan)
+        if fresh:
+            seed = noise.fresh_seed()
+        else:
+            copy = sum(one.canvas_digest == digest for one in earlier)
+            seed = self.seeds.seed(digest, self.model.digest, copy)
+        key, known = None, None
+        if self._cache.max_bytes > 0 and not fresh:
+            key = key_of(scope, seed, task)
             known = self._cache.get(key)
             metrics.CACHE.labels("miss" if known is None else "hit").inc()
-        seed = noise.fresh_seed() if known is None else known.seed
         ticket = Ticket(task, seed, deadline=deadline, request=request)
         if known is not None:
             ticket.finish(known.direction, known.result)
@@ -120,7 +137,7 @@ class Smoother:
             self.sampler.submit(ticket)
             if key is not None:
                 ticket.result.add_done_callback(partial(self._keep, key, ticket))
-        return Smoothed(self, image, canvas, ticket, plan, cached=known is not None)
+        return Smoothed(self, image, canvas, digest, ticket, plan, cached=known is not None)
 
     async def relay(
         self,
@@ -132,18 +149,24 @@ class Smoother:
         failed: Callable[[Exception], None],
         deadline: float,
         request: Hashable = None,
+        earlier: Sequence[Relayed] = (),
     ) -> Relayed:
         """Queue an image whose noisy unit features are handed on, as `RelayTicket` says.
+
+        Args:
+            earlier: images of the request before this one. Equal ones get other noise.
 
         Raises:
             NotReady: the sampler is not running.
         """
         canvas = await off_loop(self.encoder.adapter.canvas, image)
+        digest = await off_loop(canvas_digest, canvas.x, canvas.layout)
+        copy = sum(one.canvas_digest == digest for one in earlier)
         ticket = RelayTicket(
             canvas.x,
             canvas.layout,
             sigma=sigma,
-            seed=noise.fresh_seed(),
+            seed=self.seeds.seed(digest, self.model.digest, copy),
             samples=samples,
             deliver=deliver,
             failed=failed,
@@ -151,15 +174,13 @@ class Smoother:
             request=request,
         )
         self.sampler.submit(ticket)
-        return Relayed(self, image, canvas, ticket)
+        return Relayed(self, image, canvas, digest, ticket)
 
-    def _task(
-        self, image: DecodedImage, terms: Terms, plan: Plan, *, use_cache: bool
-    ) -> tuple[Canvas, SamplingTask, Key | None]:
-        """What is sampled for an image, and its key where the cache is used. Takes milliseconds."""
+    def _task(self, image: DecodedImage, terms: Terms, plan: Plan) -> tuple[Canvas, SamplingTask, bytes]:
+        """What is sampled for an image, and the digest of its canvas. Takes milliseconds."""
         canvas = self.encoder.adapter.canvas(image)
         task = SamplingTask(canvas.x, terms, plan.n_select, plan.n_certify, canvas.layout)
-        return canvas, task, key_of(self.model.digest, task) if use_cache else None
+        return canvas, task, canvas_digest(canvas.x, canvas.layout)
 
     def _keep(self, key: Key, ticket: Ticket, done: Future[SamplingResult]) -> None:
         """Put a result into the cache, unless a deadline cut it short."""
@@ -167,7 +188,7 @@ class Smoother:
             return
         result = done.result()
         if result.reason != "deadline":
-            self._cache.put(key, CachedResult(ticket.direction.result(), result, ticket.seed))
+            self._cache.put(key, CachedResult(ticket.direction.result(), result))
 
     def certificate(
         self, image: DecodedImage, canvas: Canvas, ticket: Ticket, plan: Plan, *, cached: bool
@@ -203,11 +224,20 @@ class Relayed:
 
     Attributes:
         certified: the image as certificates describe it.
+        canvas_digest: of its canvas.
         seed: of the noise.
     """
 
-    def __init__(self, smoother: Smoother, image: DecodedImage, canvas: Canvas, ticket: RelayTicket) -> None:
+    def __init__(
+        self,
+        smoother: Smoother,
+        image: DecodedImage,
+        canvas: Canvas,
+        canvas_digest: bytes,
+        ticket: RelayTicket,
+    ) -> None:
         self.certified = certified_image(image, canvas)
+        self.canvas_digest = canvas_digest
         self.seed = ticket.seed
         self._smoother = smoother
         self._ticket = ticket
@@ -230,6 +260,7 @@ class Smoothed:
         smoother: Smoother,
         image: DecodedImage,
         canvas: Canvas,
+        canvas_digest: bytes,
         ticket: Ticket,
         plan: Plan,
         *,
@@ -238,6 +269,7 @@ class Smoothed:
         self._smoother = smoother
         self.image = image
         self._canvas = canvas
+        self.canvas_digest = canvas_digest
         self._ticket = ticket
         self.plan = plan
         self._cached = cached

@@ -27,6 +27,7 @@ from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling.device import Device, seconds_between, wait_for
 from smoothgate.sampling.draw import Units
 from smoothgate.sampling.forward import Forward
+from smoothgate.sampling.noise_seeds import NoiseSeeds
 from smoothgate.sampling.rehearsal import rehearse
 from smoothgate.sampling.sampler import Sampler, Worker
 from smoothgate.sampling.sampling_plan import Plan
@@ -144,7 +145,10 @@ def _replayed(encoder: UnitEncoder, amount: Amount) -> _Found:
     picture = _picture(amount.sizes.side)
     with _sampler(encoder.units, encoder, amount) as sampler:
         certificate, _ = _certified(
-            Smoother(encoder, sampler, "random"), picture, amount.replayed, amount.replayed
+            Smoother(encoder, sampler, "random", seeds=NoiseSeeds.generate()),
+            picture,
+            amount.replayed,
+            amount.replayed,
         )
     key = SigningKey.generate()
     checks = list(check(key.sign(certificate), None, jwks([key]), picture, lambda limit: encoder))
@@ -213,7 +217,7 @@ def _speed(encoder: UnitEncoder, amount: Amount) -> dict[str, Any]:
         bare.append(_bare(forward.units, device, encoder, amount))
         batches.append(rows / rehearse(forward, _canvas(encoder), amount.batch, amount.timed))
     with _sampler(encoder.units, encoder, amount) as sampler:
-        smoother = Smoother(encoder, sampler, "random")
+        smoother = Smoother(encoder, sampler, "random", seeds=NoiseSeeds.generate())
         _, seconds = _certified(smoother, _picture(amount.sizes.side), amount.n_select, amount.n_certify)
     return {
         "bare": statistics.median(bare),
