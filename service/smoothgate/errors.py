@@ -7,6 +7,7 @@ SmoothgateError
 │   ├── Forbidden           403  (another site's page, a foreign name of this service)
 │   ├── UnknownModel        404
 │   ├── NoLanguageModel     404  (the service only certifies)
+│   ├── NotFound            404  (a log or an entry that is not there)
 │   ├── BodyTimedOut        408
 │   ├── TooLarge            413
 │   ├── UnsupportedBody     415  (a content type or encoding that is not read)
@@ -99,6 +100,13 @@ class NoLanguageModel(RequestError):
 
     status = 404
     default_code = "no_language_model"
+
+
+class NotFound(RequestError):
+    """What the request names is not there."""
+
+    status = 404
+    default_code = "not_found"
 
 
 class BodyTimedOut(RequestError):

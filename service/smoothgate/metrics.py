@@ -133,6 +133,10 @@ GENERATIONS = Histogram(
 STORE_FAILURES = Counter(
     "smoothgate_store_failures_total", "Certificates that could not be kept in the store."
 )
+LOG_ENTRIES = Gauge("smoothgate_log_entries", "Entries of the log of commitments.")
+LOG_FAILURES = Counter(
+    "smoothgate_log_failures_total", "Requests whose entries could not be written to the log of commitments."
+)
 CANARIES = Counter(
     "smoothgate_canaries_total",
     "Canary requests by outcome: ok, drift, failed; engine: a shared vLLM did not answer one.",

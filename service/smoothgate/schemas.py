@@ -167,6 +167,24 @@ class CertifyAnswer(BaseModel):
     certificates: list[IssuedCertificate]
 
 
+class LogCheckpoint(BaseModel):
+    """The state of the log of commitments."""
+
+    checkpoint: str = Field(
+        description="A JWS in compact serialisation, for `/.well-known/jwks.json`: log, size, root, time."
+    )
+
+
+class LogProof(BaseModel):
+    """A proof from the log of commitments (RFC 9162, sections 2.1.3 and 2.1.4). Hashes are hexadecimal."""
+
+    size: int = Field(description="Number of entries of the tree that it is about.")
+    path: list[str] = Field(description="Hashes of the proof, in the order of the RFC.")
+    number: int | None = Field(None, description="Number of the entry, from 0; of a proof of inclusion.")
+    leaf: str | None = Field(None, description="Hash of the entry; of a proof of inclusion.")
+    first: int | None = Field(None, description="Size of the earlier tree; of a proof of consistency.")
+
+
 class ErrorBody(BaseModel):
     """What went wrong."""
 

@@ -345,13 +345,14 @@ class PolicySettings(_Group):
     )
     store: Path | None = Field(
         None,
-        description="Folder that keeps certificates and scores, for audits. Unset: they are not kept.",
+        description="Folder that keeps certificates and scores, for audits, and the log of commitments. "
+        "Unset: neither is kept.",
     )
     store_max_bytes: int = Field(
-        100 * 2**20, ge=2**20, description="Size of one file of the store, in bytes."
+        100 * 2**20, ge=2**20, description="Size of one file of certificates in the store, in bytes."
     )
     store_files: int = Field(
-        10, ge=1, description="Number of files that the store keeps. It deletes the oldest."
+        10, ge=1, description="Number of files of certificates that the store keeps. It deletes the oldest."
     )
 
     @model_validator(mode="after")

@@ -48,6 +48,7 @@ _ON_TRUST = (
     "served_tokens_sha256",
     "model.name",
     "model.language_model_digest",
+    "commitment",
     "noise.degraded_from",
     "cached",
 )

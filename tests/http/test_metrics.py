@@ -53,6 +53,8 @@ ELSEWHERE = {
     "smoothgate_answer_certificates": "test_answer_certificates",
     "smoothgate_answer_radius": "test_answer_certificates",
     "smoothgate_generations_per_answer": "test_answer_certificates",
+    "smoothgate_log_entries": "test_log",
+    "smoothgate_log_failures": "test_log",
     "smoothgate_engine_up": "test_operation",
     "smoothgate_engine_restarts": "test_operation",
 }

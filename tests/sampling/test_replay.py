@@ -77,7 +77,8 @@ def _certificate(encoder: UnitEncoder, picture: bytes) -> Certificate:
     smoother = Smoother(encoder, sampler, "tiny", seeds=NoiseSeeds.generate())
 
     async def make() -> Certificate:
-        smoothed = await smoother.begin(decode(picture, max_pixels=10**6), PLAN, images=1, deadline=1e12)
+        smoothed = await smoother.prepare(decode(picture, max_pixels=10**6), PLAN, images=1, deadline=1e12)
+        smoothed.begin()
         return await smoothed.certificate()
 
     try:

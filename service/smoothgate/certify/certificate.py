@@ -58,6 +58,8 @@ Size = Annotated[int, Field(ge=1)]
 
 
 class _Part(BaseModel):
+    """A part of a signed object: unknown fields are an error, and all numbers are finite."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
@@ -139,6 +141,19 @@ class NoiseRecord(_Part):
         if self.degraded_from is not None and self.degraded_from <= self.budget:
             raise ValueError("noise.degraded_from is not above noise.budget")
         return self
+
+
+class Commitment(_Part):
+    """Where the log of commitments shows that request and seed were fixed before any noise was drawn."""
+
+    log: str
+    """Identifier of the log."""
+    number: Annotated[int, Field(ge=0)]
+    """Number of the entry, from 0."""
+    nonce: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+    """Random number that the entry was made with, hexadecimal. It keeps others from guessing the content."""
+    secret_digest: Digest
+    """Commits to the secret that the seed follows from. The entry shows it."""
 
 
 class Chance(_Part):
@@ -306,6 +321,8 @@ class Certificate(_Part):
     cached: bool = False
     """Whether this result, with its noise, is that of an earlier request about the same pixels on the same
     terms."""
+    commitment: Commitment | None = None
+    """The commitment to request and seed; null where the service keeps no log."""
     assumptions: tuple[str, ...] = ASSUMPTIONS
     """What the statement assumes, and what it does not say."""
 
@@ -328,9 +345,11 @@ class Certificate(_Part):
         )
 
     def bound_as(self, other: Certificate) -> Certificate:
-        """The same certificate, bound to what another one is bound to, its served tokens included."""
+        """The same certificate, bound as another one is: with its served tokens and its commitment too."""
         binding = Binding(other.request_id, other.model.language_model_digest, other.question, other.answer)
-        return self.bound_to(binding).model_copy(update={"served_tokens_sha256": other.served_tokens_sha256})
+        return self.bound_to(binding).model_copy(
+            update={"served_tokens_sha256": other.served_tokens_sha256, "commitment": other.commitment}
+        )
 
     @model_validator(mode="after")
     def _ascending(self) -> Self:
@@ -353,6 +372,7 @@ class Certificate(_Part):
         served_tokens_sha256: str,
         space: Space = "encoder_input",
         cached: bool = False,
+        commitment: Commitment | None = None,
     ) -> Certificate:
         """The certificate of a statement; ValueError if noise or chance cosine are not those of the
         statement.
@@ -398,6 +418,7 @@ class Certificate(_Part):
             vacuous_because=statement.vacuous_because,
             chance=chance,
             cached=cached,
+            commitment=commitment,
         )
 
 

@@ -12,22 +12,26 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from joserfc import jws
 from joserfc.errors import JoseError, UnsupportedAlgorithmError
 from joserfc.jwk import OKPKey
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from smoothgate.certify.answer_certificate import AnswerCertificate
 from smoothgate.certify.certificate import Certificate
 from smoothgate.certify.certificate_v1 import AnyCertificate, CertificateV1
+from smoothgate.certify.commitment import Checkpoint
 
 ALGORITHM = "Ed25519"
 #: Everything that is signed.
 Signed = AnyCertificate | AnswerCertificate
 _ALGORITHMS = (ALGORITHM, "EdDSA")
 TYPE = "smoothgate-certificate+jws"
+CHECKPOINT_TYPE = "smoothgate-checkpoint+jws"
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class CertificateRejected(ValueError):
@@ -116,9 +120,15 @@ class SigningKey(PublicKey):
 
     def sign(self, certificate: Certificate | AnswerCertificate) -> str:
         """The certificate as a JWS in compact serialisation."""
-        header = {"alg": ALGORITHM, "kid": self.kid, "typ": TYPE}
-        payload = certificate.model_dump_json()
-        return str(jws.serialize_compact(header, payload, self._key, registry=_REGISTRY))
+        return self._sign(certificate, TYPE)
+
+    def sign_checkpoint(self, checkpoint: Checkpoint) -> str:
+        """The checkpoint of a log as a JWS in compact serialisation."""
+        return self._sign(checkpoint, CHECKPOINT_TYPE)
+
+    def _sign(self, content: BaseModel, typ: str) -> str:
+        header = {"alg": ALGORITHM, "kid": self.kid, "typ": typ}
+        return str(jws.serialize_compact(header, content.model_dump_json(), self._key, registry=_REGISTRY))
 
 
 def jwks(keys: Iterable[PublicKey]) -> dict[str, list[dict[str, str]]]:
@@ -139,6 +149,18 @@ def verify(text: str, key_set: Mapping[str, Any]) -> Signed:
         WrongSchema: the signature is good, but the content is not a certificate of the version that goes with
             the algorithm.
     """
+    algorithm, payload = _signed(text, key_set)
+    return _parsed(_kind(algorithm, payload), payload, "certificate")
+
+
+def verify_checkpoint(text: str, key_set: Mapping[str, Any]) -> Checkpoint:
+    """Check the signed checkpoint of a log; arguments and failures as of `verify`."""
+    _, payload = _signed(text, key_set)
+    return _parsed(Checkpoint, payload, "checkpoint")
+
+
+def _signed(text: str, key_set: Mapping[str, Any]) -> tuple[str, bytes]:
+    """The algorithm and the payload of a good signature."""
     try:
         parts = jws.extract_compact(text.strip().encode())
         kid, algorithm = parts.headers().get("kid"), parts.headers().get("alg")
@@ -151,12 +173,16 @@ def verify(text: str, key_set: Mapping[str, Any]) -> Signed:
         raise BadSignature(f"The signature cannot be checked: {error}.") from error
     if not matches:
         raise BadSignature(f"The signature does not match: the content is not what key {kid} signed.")
+    return str(algorithm), parts.payload
+
+
+def _parsed(kind: type[M], payload: bytes, name: str) -> M:
     try:
-        return _kind(str(algorithm), parts.payload).model_validate_json(parts.payload)
+        return kind.model_validate_json(payload)
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise WrongSchema(
-            f"The signature is good, but this is no certificate of a version known here "
+            f"The signature is good, but this is no {name} of a version known here "
             f"({where or 'content'}: {error.errors()[0]['msg']})."
         ) from error
 

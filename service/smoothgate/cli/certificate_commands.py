@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -68,6 +70,10 @@ def verify(
     psm: Annotated[
         Path | None, typer.Option(help="Folder of the calibration; left out: the bundled one.")
     ] = None,
+    log: Annotated[
+        str | None,
+        typer.Option(help="Log of commitments to look into: the URL of /v1/log of the service that signed."),
+    ] = None,
     signature_only: Annotated[bool, typer.Option(help="Do not load the model or replay the noise.")] = False,
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"],
@@ -79,8 +85,10 @@ def verify(
 ) -> None:
     """Check the signature and the shown fields of certificates, and whether fields contradict each other.
 
-    With --image, also replay the noise, make the whole certificate again, and compare every field.
+    With --image, also replay the noise, make the whole certificate again, and compare every field. With
+    --log, also check that the log holds the commitment to request and seed, and after it the certificate.
     """
+    from smoothgate.log_verification import check_log
     from smoothgate.verification import answered, check, read
 
     pictures = image or []
@@ -98,7 +106,7 @@ def verify(
             data = pictures[number].read_bytes() if number < len(pictures) else None
             every = [one.read_bytes() for one in pictures] if of_answer else []
             table = Table("check", "", "", title=f"Certificate {number + 1} of {len(found)}")
-            for each in check(
+            checks = check(
                 jws,
                 plain,
                 key_set,
@@ -107,12 +115,25 @@ def verify(
                 images=every,
                 texts=answered(given),
                 max_samples=max_samples,
-            ):
+            )
+            if log is not None:
+                checks = chain(checks, check_log(jws, key_set, partial(_log_answer, log)))
+            for each in checks:
                 failed |= not each.passed
                 table.add_row(each.name, "[green]ok[/]" if each.passed else "[red]FAILS[/]", each.detail)
             console.print(table)
     if failed:
         raise typer.Exit(1)
+
+
+def _log_answer(url: str, path: str, query: Mapping[str, str]) -> Any:
+    import httpx
+
+    try:
+        answer = httpx.get(f"{url.rstrip('/')}/{path}", params=dict(query), timeout=10)
+        return None if answer.status_code == 404 else answer.raise_for_status().json()
+    except (ValueError, httpx.HTTPError) as error:
+        raise MalformedRequest(f"The log {url} cannot be read: {error}.") from error
 
 
 def _key_set(source: str) -> dict[str, Any]:

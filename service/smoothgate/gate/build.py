@@ -27,6 +27,7 @@ from smoothgate.gate.answering import Answering
 from smoothgate.gate.canary import Canary, canary_plan
 from smoothgate.gate.certificate_store import CertificateStore
 from smoothgate.gate.certified_answers import CertifiedAnswers
+from smoothgate.gate.commitment_log import CommitmentLog
 from smoothgate.gate.engine_fields import EngineFields
 from smoothgate.gate.gatekeeper import Gatekeeper
 from smoothgate.gate.health import Health
@@ -81,7 +82,8 @@ def build(
     policy = _policy(settings)
     gatekeeper = Gatekeeper(settings.accounts)
     in_flight = InFlight(settings.max_requests)
-    issuer = Issuer(settings.signing_key_file, settings.retired_keys, _store(settings))
+    commitments = None if settings.store is None else CommitmentLog(settings.store)
+    issuer = Issuer(settings.signing_key_file, settings.retired_keys, _store(settings), commitments)
     engine = engine or _engine(settings, model)
     smoother = (
         _smoother(settings, model, engine) if load_smoother is None else SupervisedSmoother(load_smoother)
@@ -102,6 +104,7 @@ def build(
         decoder,
         max_images=settings.max_images,
         sampling_seconds=_SAMPLING_SHARE * settings.request_timeout_seconds,
+        log=commitments,
     )
     digest = _language_model_digest(settings, model)
     answering = Answering(
@@ -143,6 +146,7 @@ def build(
         decoder=decoder,
         smoothing=smoothing,
         issuer=issuer,
+        commitments=commitments,
         questions=questions,
         answering=answering,
     )

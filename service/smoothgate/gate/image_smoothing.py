@@ -11,6 +11,7 @@ from smoothgate.errors import TooLarge, Unacceptable
 from smoothgate.gate.accounts import Account
 from smoothgate.gate.admission import Admission
 from smoothgate.gate.chat_images import ImageSlot
+from smoothgate.gate.commitment_log import CommitmentLog
 from smoothgate.gate.gatekeeper import Gatekeeper
 from smoothgate.gate.image_decoding import ImageDecoder
 from smoothgate.gate.policy import OperatorPolicy
@@ -32,6 +33,7 @@ async def sampling(
     ends: float,
     scope: str = "",
     fresh: bool = False,
+    log: CommitmentLog | None = None,
 ) -> AsyncIterator[list[Smoothed]]:
     """Queue the images of one request; their sampling ends with the block, whatever is left of it.
 
@@ -42,29 +44,34 @@ async def sampling(
         ends: `time.monotonic()` at which drawing ends. Certificates are made from what has been drawn.
         scope: of the client. Only clients of one scope get each other's results from the cache.
         fresh: whether to draw noise that was never drawn before, and to keep no result.
+        log: takes commitments before the first noise is drawn; None: there are none.
 
     Raises:
-        NotReady: the sampler does not run.
+        NotReady: the sampler does not run, or the log cannot be written to.
     """
     request = object()
-    begun: list[Smoothed] = []
+    prepared: list[Smoothed] = []
     try:
         for image in images:
-            begun.append(
-                await smoother.begin(
+            prepared.append(
+                await smoother.prepare(
                     image,
                     plan,
                     images=len(images),
                     deadline=ends,
                     request=request,
-                    earlier=begun,
+                    earlier=prepared,
                     scope=scope,
                     fresh=fresh,
                 )
             )
-        yield begun
+        if log is not None:
+            await log.commit(prepared, smoother.seeds.secret_digest)
+        for smoothed in prepared:
+            smoothed.begin()
+        yield prepared
     finally:
-        for smoothed in begun:
+        for smoothed in prepared:
             smoothed.cancel()
 
 
@@ -78,6 +85,7 @@ class ImageSmoothing:
         decoder: reads the images.
         max_images: of one request.
         sampling_seconds: the longest time that the images of a request are sampled.
+        log: takes commitments before the first noise is drawn; None: there are none.
     """
 
     def __init__(
@@ -89,6 +97,7 @@ class ImageSmoothing:
         *,
         max_images: int,
         sampling_seconds: float,
+        log: CommitmentLog | None,
     ) -> None:
         self._policy = policy
         self._admission = admission
@@ -96,6 +105,7 @@ class ImageSmoothing:
         self._decoder = decoder
         self._max_images = max_images
         self._sampling_seconds = sampling_seconds
+        self._log = log
 
     @asynccontextmanager
     async def admitted(
@@ -109,7 +119,7 @@ class ImageSmoothing:
         """Sample the images of a request, on its terms; sampling ends with the block.
 
         Raises:
-            NotReady: the sampler does not run.
+            NotReady: the sampler does not run, or the log cannot be written to.
             Overloaded: more work than there is room for, or than the account may ask for.
             Unacceptable: options outside the limits, or a budget that could certify nothing.
             TooLarge, MalformedRequest, Unacceptable: as `ImageDecoder.decode`; too many images.
@@ -120,7 +130,7 @@ class ImageSmoothing:
             async with self._decoded(smoother, slots, plan.samples, account, stages) as images:
                 scope = "" if account is None else account.cache_salt
                 smoothed = await stack.enter_async_context(
-                    sampling(smoother, images, plan, ends=self.ends(), scope=scope)
+                    sampling(smoother, images, plan, ends=self.ends(), scope=scope, log=self._log)
                 )
             yield smoothed
 

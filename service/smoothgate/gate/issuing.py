@@ -19,10 +19,12 @@ from smoothgate.certify.answer_certificate import (
     voted_image,
 )
 from smoothgate.certify.certificate import Binding, Certificate, Question
+from smoothgate.certify.commitment import Checkpoint
 from smoothgate.certify.signing import PublicKey, SigningKey, jwks
 from smoothgate.errors import SmoothgateError
 from smoothgate.gate.answer_form import AnswerForm
 from smoothgate.gate.certificate_store import CertificateStore
+from smoothgate.gate.commitment_log import CommitmentLog
 from smoothgate.gate.vote_plan import VotePlan
 from smoothgate.gate.voting import Decision
 from smoothgate.off_loop import off_loop
@@ -40,13 +42,18 @@ class Issuer:
         signing_key_file: Ed25519 private key; None: generates a new key.
         retired_keys: files of further public keys to publish.
         store: None: certificates are not kept.
+        commitments: the log that takes the digests of certificates; None: there is none.
 
     Raises:
         SmoothgateError: code `bad_key`: a key file cannot be read or holds no Ed25519 key.
     """
 
     def __init__(
-        self, signing_key_file: Path | None, retired_keys: Sequence[str], store: CertificateStore | None
+        self,
+        signing_key_file: Path | None,
+        retired_keys: Sequence[str],
+        store: CertificateStore | None,
+        commitments: CommitmentLog | None = None,
     ) -> None:
         if signing_key_file is None:
             self._key = SigningKey.generate()
@@ -60,18 +67,34 @@ class Issuer:
         retired = [PublicKey.load(_read(Path(path), PublicKey)) for path in retired_keys]
         self.key_set: dict[str, Any] = jwks([self._key, *retired])
         self._store = store
+        self._commitments = commitments
 
     async def issue(
         self, images: Sequence[Smoothed], certificates: Sequence[Certificate], binding: Binding
     ) -> list[IssuedCertificate]:
         """The certificates of images (`certificates_of`), bound and signed.
 
-        A store that fails is logged and counted, and the certificate goes out.
+        A store that fails is logged and counted, and the certificates go out. Without the log of commitments
+        none goes out.
+
+        Raises:
+            NotReady: the log cannot be written.
         """
-        return [
+        issued = [
             await self._issue(image, certificate.bound_to(binding))
             for image, certificate in zip(images, certificates, strict=True)
         ]
+        if self._commitments is not None:
+            await self._commitments.record(
+                [(each.commitment, each.jws) for each in issued if each.commitment is not None]
+            )
+        return issued
+
+    def checkpoint(self, log_id: str, size: int, root: bytes) -> str:
+        """The state of the log, signed: a JWS in compact serialisation."""
+        return self._key.sign_checkpoint(
+            Checkpoint(log=log_id, size=size, root=root.hex(), time=datetime.now(UTC))
+        )
 
     async def issue_answer(
         self,

@@ -12,6 +12,7 @@ from smoothgate.engine import Engine
 from smoothgate.errors import SmoothgateError
 from smoothgate.gate.answering import Answering
 from smoothgate.gate.canary import Canary
+from smoothgate.gate.commitment_log import CommitmentLog
 from smoothgate.gate.event_loop_lag import measure_event_loop_lag
 from smoothgate.gate.gatekeeper import Gatekeeper
 from smoothgate.gate.health import Health
@@ -51,6 +52,7 @@ class Service:
     decoder: ImageDecoder
     smoothing: ImageSmoothing
     issuer: Issuer
+    commitments: CommitmentLog | None
     questions: VisualQuestions
     answering: Answering
     created: int = field(default_factory=lambda: int(time.time()))
@@ -63,13 +65,16 @@ class Service:
         Whatever was opened is closed again where the start fails.
 
         Raises:
-            SmoothgateError: the model, its calibration or the settings do not fit together, or the default
-                budget could certify nothing.
+            SmoothgateError: the model, its calibration or the settings do not fit together, the log of
+                commitments cannot be opened, or the default budget could certify nothing.
         """
         try:
             async with AsyncExitStack() as opened:
                 opened.push_async_callback(_cancelled, asyncio.create_task(measure_event_loop_lag()))
                 opened.push_async_callback(self.decoder.aclose)
+                if self.commitments is not None:
+                    await off_loop(self.commitments.open)
+                    opened.push_async_callback(off_loop, self.commitments.close)
                 await self.engine.start()
                 opened.push_async_callback(self.engine.stop)
                 opened.push_async_callback(self.smoother.stop)

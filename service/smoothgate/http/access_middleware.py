@@ -17,8 +17,10 @@ from smoothgate.gate.in_flight import InFlight
 from smoothgate.http import error_responses
 from smoothgate.http.operation_routes import LIVE, READY, READY_ALIASES
 
-#: Probes, and the public keys: whoever checks a certificate need not be a client.
-OPEN = frozenset({LIVE, READY, *READY_ALIASES, "/.well-known/jwks.json"})
+#: Probes, the public keys, and the log of commitments: whoever checks a certificate need not be a client.
+OPEN = frozenset(
+    {LIVE, READY, *READY_ALIASES, "/.well-known/jwks.json", "/v1/log/checkpoint", "/v1/log/proof"}
+)
 
 
 class Access:

@@ -16,6 +16,7 @@ from smoothgate.http.body_limit_middleware import BodyLimit
 from smoothgate.http.certify_route import certify_router
 from smoothgate.http.chat_route import chat_router
 from smoothgate.http.cross_site_middleware import CrossSite
+from smoothgate.http.log_routes import log_router
 from smoothgate.http.openai_routes import openai_router
 from smoothgate.http.openapi_schema import complete_schema
 from smoothgate.http.operation_routes import operation_router
@@ -66,6 +67,7 @@ def create_app(
         chat_router(service.answering, service.model.name),
         certify_router(service.answering, service.model.name),
         openai_router(service.answering, service.model.name, service.created),
+        log_router(service.commitments, service.issuer),
         operation_router(service.health, service.issuer, with_metrics=settings.metrics_port is None),
         *routers,
     ):

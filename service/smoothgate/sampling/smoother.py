@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from smoothgate import metrics
-from smoothgate.certify.certificate import Certificate, NoiseRecord
+from smoothgate.certify import commitment
+from smoothgate.certify.certificate import Certificate, Commitment, NoiseRecord
 from smoothgate.certify.statement import Terms
 from smoothgate.errors import NotReady
 from smoothgate.off_loop import off_loop
@@ -91,7 +92,7 @@ class Smoother:
         values = self.encoder.adapter.canvas_values
         return sum(self.sampler.work(values(one.height, one.width), samples) for one in images)
 
-    async def begin(
+    async def prepare(
         self,
         image: DecodedImage,
         plan: Plan,
@@ -103,7 +104,7 @@ class Smoother:
         scope: str = "",
         fresh: bool = False,
     ) -> Smoothed:
-        """Queue one of the `images` images of a request.
+        """One of the `images` images of a request, with its seed. It is not queued before `Smoothed.begin`.
 
         Args:
             image: the decoded image.
@@ -111,12 +112,9 @@ class Smoother:
             images: number of images that share its alpha.
             deadline: `time.monotonic()` at which drawing ends. The certificate is made from what is drawn.
             request: identifies the request. Images of one request share its turns at the device.
-            earlier: images of the request that were queued before this one. Equal ones get other noise.
+            earlier: images of the request before this one. Equal ones get other noise.
             scope: of the client. Only clients of one scope get each other's results from the cache.
             fresh: whether to draw noise that was never drawn before, and to keep no result.
-
-        Raises:
-            NotReady: the sampler is not running.
         """
         terms = plan.terms(images, self.chance_cosine(plan.sigma))
         canvas, task, digest = await off_loop(self._task, image, terms, plan)
@@ -133,10 +131,8 @@ class Smoother:
         ticket = Ticket(task, seed, deadline=deadline, request=request)
         if known is not None:
             ticket.finish(known.direction, known.result)
-        else:
-            self.sampler.submit(ticket)
-            if key is not None:
-                ticket.result.add_done_callback(partial(self._keep, key, ticket))
+        elif key is not None:
+            ticket.result.add_done_callback(partial(self._keep, key, ticket))
         return Smoothed(self, image, canvas, digest, ticket, plan, cached=known is not None)
 
     async def relay(
@@ -191,7 +187,14 @@ class Smoother:
             self._cache.put(key, CachedResult(ticket.direction.result(), result))
 
     def certificate(
-        self, image: DecodedImage, canvas: Canvas, ticket: Ticket, plan: Plan, *, cached: bool
+        self,
+        image: DecodedImage,
+        canvas: Canvas,
+        ticket: Ticket,
+        plan: Plan,
+        *,
+        cached: bool,
+        commitment: Commitment | None,
     ) -> Certificate:
         """The certificate of a finished ticket."""
         task, result = ticket.task, ticket.result.result()
@@ -216,6 +219,7 @@ class Smoother:
             chance=chance_at(self.encoder, task.terms.sigma),
             served_tokens_sha256=sha256(tokens.numpy().astype("<f4").tobytes()).hexdigest(),
             cached=cached,
+            commitment=commitment,
         )
 
 
@@ -253,7 +257,11 @@ class Relayed:
 
 
 class Smoothed:
-    """One image that is being sampled, or has been, with the parameters of `plan`."""
+    """One image that is being sampled, or will be, or has been, with the parameters of `plan`.
+
+    Attributes:
+        commitment: to its request and seed, where a log has taken one.
+    """
 
     def __init__(
         self,
@@ -272,8 +280,18 @@ class Smoothed:
         self.canvas_digest = canvas_digest
         self._ticket = ticket
         self.plan = plan
+        self.commitment: Commitment | None = None
         self._cached = cached
         self._started = time.perf_counter()
+
+    def begin(self) -> None:
+        """Queue it, unless its result is known.
+
+        Raises:
+            NotReady: the sampler is not running.
+        """
+        if not self._cached:
+            self._smoother.sampler.submit(self._ticket)
 
     async def direction(self) -> Tensor:
         """t (T * D) float32. Waits for the selection samples.
@@ -301,6 +319,7 @@ class Smoothed:
             self._ticket,
             self.plan,
             cached=self._cached,
+            commitment=self.commitment,
         )
         metrics.STAGE_SECONDS.labels("certify").observe(time.perf_counter() - self._started)
         if not self._cached:
@@ -325,6 +344,23 @@ class Smoothed:
     def seed(self) -> int:
         """The seed of the noise."""
         return self._ticket.seed
+
+    @property
+    def request(self) -> dict[str, object]:
+        """The part of the request that is committed to."""
+        task, terms = self._ticket.task, self._ticket.task.terms
+        return commitment.request(
+            image=self.image.sha256,
+            model=self._smoother.encoder.digest,
+            sigma=terms.sigma,
+            n_select=task.n_select,
+            budget=task.budget,
+            alpha=terms.alpha,
+            eps=terms.eps,
+            cosine_threshold=terms.cosine_threshold,
+            cosines=terms.cosines,
+            target=None if terms.target is None else (terms.target.cosine, terms.target.eps),
+        )
 
     @property
     def canvas(self) -> Tensor:

@@ -287,7 +287,9 @@ def _certified(
 
     async def certified() -> Certificate:
         image = decode(picture, max_pixels=10**7)
-        smoothed = await smoother.begin(image, _plan(n_select, n_certify), images=1, deadline=float("inf"))
+        plan = _plan(n_select, n_certify)
+        smoothed = await smoother.prepare(image, plan, images=1, deadline=float("inf"))
+        smoothed.begin()
         return await smoothed.certificate()
 
     began = time.perf_counter()
