@@ -148,7 +148,7 @@ ENGINE_RESTARTS = Counter("smoothgate_engine_restarts_total", "Restarts of our o
 
 # Prometheus sees no increase from a missing series to 1, so series that alerts use start at 0.
 for _counter, _values in (
-    (CERTIFICATES, ("certified", "abstained", "vacuous")),
+    (CERTIFICATES, ("certified", "bounded", "abstained", "vacuous")),
     (ANSWERS, ("certified", "abstained")),
     (CANARIES, ("ok", "drift", "failed", "engine")),
     (DECODER_FAILURES, ("timeout", "crash", "start")),

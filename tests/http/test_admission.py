@@ -160,7 +160,7 @@ def test_under_load_the_default_budget_steps_down_and_the_certificate_says_so(
     assert gate.metric(counted) == before + 1
     # A budget that was asked for stays, and so does one whose lesser could not certify anything.
     assert budget(25.0, n_certify=100) == (100, None)
-    assert budget(25.0, alpha=1e-5) == (128, None)
+    assert budget(25.0, eps=[0.5], alpha=1e-5) == (128, None)
 
 
 def test_samples_per_minute_are_charged_before_an_image_is_looked_at(

@@ -67,6 +67,7 @@ def test_an_answer_comes_with_its_certificate(quick_gate: Gate) -> None:
     assert response.headers["x-request-id"] == body["id"]
     assert body["usage"]["completion_tokens"] > 0
     assert body["timings"]["total"] >= body["timings"]["engine"] > 0
+    assert response.headers["Smoothgate-Outcome"] == "bounded"
     (certificate,) = _certificates(response)
     assert certificate.noise.sigma == 0.25
     assert (certificate.noise.n_select, certificate.noise.n_certify) == (64, 256)
