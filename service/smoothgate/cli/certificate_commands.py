@@ -15,6 +15,7 @@ from rich.table import Table
 
 from smoothgate.cli.common import console, errors, failures, load_encoder
 from smoothgate.errors import MalformedRequest
+from smoothgate.extras import require
 
 keys = typer.Typer(no_args_is_help=True, help="The key that signs certificates, and the secret of the noise.")
 
@@ -98,6 +99,8 @@ def verify(
         of_answer = any(plain is not None and plain.get("kind") == "answer" for _, plain in found)
         if len(pictures) > len(found) and not of_answer:
             raise MalformedRequest(f"{len(pictures)} pictures for {len(found)} certificates.")
+        if pictures and not signature_only and not of_answer:
+            require("serve", "Drawing the noise again")
         key_set = _key_set(key_source)
         # By the limit on canvas pixels. Most answers name one or none.
         encoder = None if signature_only else cache(partial(load_encoder, model, psm, "cpu", dtype=dtype))
