@@ -108,6 +108,9 @@ class VoteNoise(_Part):
     """Standard deviation, in the encoder's input space (pixels in [0, 1])."""
     generator: str
     """How the samples follow from the seeds."""
+    streams: Literal[2] = 2
+    """Streams of a seed: selection sample i is sample i of the generator, and certification sample j is
+    sample 2^32 + j. So no term of a request moves the samples that are counted."""
     budget: Size
     """The largest number of certification samples that could have been counted. The stakes of the bounds were
     chosen for it."""

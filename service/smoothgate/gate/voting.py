@@ -248,6 +248,7 @@ class Voting:
                         image,
                         sigma=plan.terms.sigma,
                         samples=plan.samples,
+                        n_select=plan.n_select,
                         deliver=partial(features, at),
                         failed=fails,
                         deadline=ends,

@@ -16,7 +16,7 @@ class RelayTicket(BaseTicket):
     """Hands on unit features as they come, and is drawn no further than it is told to.
 
     Args:
-        x, layout, sigma, seed, samples, request: as in `BaseTicket`.
+        x, layout, sigma, seed, samples, n_select, request: as in `BaseTicket`.
         deliver: called with the first sample and the features (k, T * D) float32 on the CPU. Parts may come
             in another order than their numbers. Sampler threads call it.
         failed: called once with the error if the image fails. Sampler threads call it.
@@ -31,12 +31,21 @@ class RelayTicket(BaseTicket):
         sigma: float,
         seed: int,
         samples: int,
+        n_select: int,
         deliver: Callable[[int, Tensor], None],
         failed: Callable[[Exception], None],
         deadline: float,
         request: Hashable = None,
     ) -> None:
-        super().__init__(x, layout, sigma=sigma, seed=seed, samples=samples, n_select=0, request=request)
+        super().__init__(
+            x,
+            layout,
+            sigma=sigma,
+            seed=seed,
+            samples=samples,
+            n_select=n_select,
+            request=request,
+        )
         self._deliver = deliver
         self._failed = failed
         self._deadline = deadline
