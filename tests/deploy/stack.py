@@ -25,6 +25,10 @@ _GATE = {
     "LOG_FORMAT": "json",
     "N_SELECT": "16",
     "N_CERTIFY": "64",
+    # So few samples say nothing at larger distances.
+    "EPS": "0.1,0.5,1.0",
+    # As Envoy's health checks call it.
+    "HOSTS": "gate",
     "SHUTDOWN_TIMEOUT_SECONDS": "60",
 }
 

@@ -38,13 +38,9 @@ CRASHES = {"SmoothgateEngineRestarts"}
 BAD_PSM = {"SmoothgateCanaryDrift"}
 FLOOD = {"SmoothgateRefusals", "SmoothgateQueueWait"}
 BAD_PICTURES = {"SmoothgateUncertified", "SmoothgateScoreDrift"}
-HUNG_ENGINE = {
-    "SmoothgateEngineDown",
-    "SmoothgateDown",
-    "SmoothgateNotReady",
-    "SmoothgateFailures",
-    "SmoothgateTargetDown",
-}
+# Gates whose own parts are broken. A shared vLLM that hangs takes none of them out of rotation.
+NOT_READY = {"SmoothgateDown", "SmoothgateNotReady"}
+HUNG_ENGINE = {"SmoothgateEngineDown", "SmoothgateFailures", "SmoothgateTargetDown"}
 # The terms on which `_nothing` states nothing.
 NOTHING: dict[str, object] = {"sigma": 0.25, "n_certify": 512}
 HUNG_GATES = {"SmoothgateAbsent", "SmoothgateTargetDown"}
@@ -53,7 +49,8 @@ HELD_UP = {"SmoothgateEventLoopLag", "SmoothgateDecodersDie"}
 
 def test_every_alert_is_made_to_fire() -> None:
     alerts = {rule["alert"] for group in RULES["groups"] for rule in group["rules"] if "alert" in rule}
-    assert alerts == CRASHES | BAD_PSM | FLOOD | BAD_PICTURES | HUNG_ENGINE | HUNG_GATES | HELD_UP
+    faults = (CRASHES, BAD_PSM, NOT_READY, FLOOD, BAD_PICTURES, HUNG_ENGINE, HUNG_GATES, HELD_UP)
+    assert alerts == set().union(*faults)
 
 
 @contextmanager
@@ -143,13 +140,13 @@ def _with_other_scores(folder: Path) -> Path:
 def test_an_engine_that_crashes_and_an_encoder_that_is_not_what_it_was(
     stack: Stack, prometheus: Prometheus, tmp_path: Path
 ) -> None:
-    alerts = CRASHES | BAD_PSM
+    alerts = CRASHES | BAD_PSM | NOT_READY
     prometheus.wait_clear(alerts)
     crashing = Gate(tmp_path, {"CANARY_SECONDS": "0"}, until="/health/live")
     psm = _with_other_scores(tmp_path / "psm")
     drifting = Gate(tmp_path, {"ENGINE_URL": stack.vllm.url, "PSM": str(psm)}, until="/health/live")
     good = [gate.metrics_port for gate in stack.gates]
-    prometheus.scrape("smoothgate", *good, crashing.metrics_port, drifting.metrics_port)
+    prometheus.scrape("smoothgate", crashing.metrics_port, drifting.metrics_port)
     try:
         with ExitStack() as faults:
             faults.enter_context(_killing(lambda: crashing.pid, "vllm.entrypoints"))
@@ -172,7 +169,7 @@ def test_a_flood_and_pictures_that_cannot_be_certified(stack: Stack, prometheus:
     one, two = stack.gates
     with httpx.Client(base_url=two.url, timeout=120) as http:
         for _ in range(200):  # what is usual: the first is sampled, the others known
-            assert _certify(http, data_uri("seven.png")) == "certified"
+            assert _certify(http, data_uri("seven.png")) == "bounded"
         assert _certify(http, _nothing(), **NOTHING) == "vacuous"
     alerts = FLOOD | BAD_PICTURES
     prometheus.wait_clear(alerts)

@@ -296,8 +296,15 @@ async def test_headers_and_route(serve: Serve, monkeypatch: pytest.MonkeyPatch) 
     await client.aclose()
 
 
-async def test_the_client_calls_only_four_routes() -> None:
-    assert set(Route) == {"/v1/chat/completions", "/v1/models", "/health", "/version"}
+async def test_the_client_calls_only_six_routes() -> None:
+    assert set(Route) == {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/tokenize",
+        "/v1/models",
+        "/health",
+        "/version",
+    }
 
 
 async def test_draining_waits_for_requests_in_flight_up_to_its_limit(serve: Serve) -> None:
