@@ -1,6 +1,6 @@
 import contextlib
+import math
 import threading
-import time
 from concurrent.futures import CancelledError
 
 import pytest
@@ -56,7 +56,7 @@ def test_the_deadline_ends_it_only_with_a_score() -> None:
     assert each.result.result(0).reason == "deadline"
 
 
-@pytest.mark.parametrize("options", [{}, {"deadline": time.monotonic() + 1000}])
+@pytest.mark.parametrize("options", [{}, {"deadline": math.inf}])
 def test_before_the_deadline_it_goes_on(options: dict[str, float]) -> None:
     each = ticket(**options)
     select(each)
