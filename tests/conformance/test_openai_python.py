@@ -200,7 +200,7 @@ def _picture(url: str) -> dict[str, Any]:
     ("fields", "kind", "status"),
     [
         ({"messages": []}, openai.BadRequestError, 400),
-        ({"seed": "x"}, openai.BadRequestError, 400),
+        ({"messages": [user("Hello")], "seed": "x"}, openai.BadRequestError, 400),
         ({"model": "gpt-5"}, openai.NotFoundError, 404),
         ({"messages": [user("x", *["seven.png"] * 5)]}, openai.APIStatusError, 413),
         ({"messages": [_picture("data:image/png;base64,aGVsbG8=")]}, openai.UnprocessableEntityError, 422),
