@@ -296,8 +296,7 @@ def test_refused(gate: Gate, vllm: httpx.Client, fields: Json, stream: bool) -> 
     error = ours[1]["error"]
     named = (theirs["error"]["param"] or "").removeprefix("body.").partition(".")[0]
     assert (error["param"] or "").startswith(named)
-    assert error["message"].endswith(".")
-    assert not any(word in error["message"] for word in ("ChatCompletion", "validation error", "{'"))
+    assert not any(word in error["message"] for word in ("ChatCompletion", "validation error"))
     assert (error["type"], error["code"]) == ("invalid_request_error", "invalid_request")
 
 
