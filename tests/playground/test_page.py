@@ -194,7 +194,7 @@ def test_a_dead_engine_is_said_clearly_and_the_page_goes_on_by_itself(
         fewer(page)
         relay.kill()
         page.wait_for_selector("#banner:not([hidden])")
-        assert "not ready" in page.locator("#banner").inner_text()
+        assert "vLLM does not answer" in page.locator("#banner").inner_text()
         choose(page, "seven")
         page.fill("#question", "What digit is shown?")
         page.click("#send")

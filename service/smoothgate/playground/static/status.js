@@ -4,11 +4,17 @@ import { glance, hasKey } from "./api.js";
 import { $ } from "./dom.js";
 
 const EVERY = 2000;
+const ENGINE_DOWN = "vLLM does not answer: pictures are certified, questions are refused. This page goes on by itself as soon as it does.";
 let before = null;
+let problem = null;
+let engineDown = false;
 
 export function start(about) {
   const look = async () => {
-    if (!document.hidden) await Promise.allSettled([health(), about.metrics ? metrics(about) : Promise.resolve()]);
+    if (!document.hidden) {
+      await Promise.allSettled([health(), about.metrics ? metrics(about) : Promise.resolve()]);
+      announce();
+    }
     setTimeout(look, EVERY);
   };
   if (!about.metrics) $("strip").hidden = true;
@@ -16,19 +22,24 @@ export function start(about) {
 }
 
 async function health() {
-  const banner = $("banner");
+  problem = null;
   try {
     const { status, text } = await glance("/health/ready");
-    banner.hidden = status === 200;
     if (status !== 200) {
-      const parts = Object.entries(JSON.parse(text).problems ?? {}).map((problem) => problem.join(" "));
-      banner.textContent = `The service is not ready: ${parts.join("; ") || status}. This page goes on by itself as soon as it is.`;
+      const parts = Object.entries(JSON.parse(text).problems ?? {}).map((part) => part.join(" "));
+      problem = `The service is not ready: ${parts.join("; ") || status}. This page goes on by itself as soon as it is.`;
     }
   } catch {
-    banner.hidden = false;
-    banner.textContent = "The service cannot be reached. This page goes on by itself as soon as it can.";
+    problem = "The service cannot be reached. This page goes on by itself as soon as it can.";
     set("engine", "unknown", false);
   }
+}
+
+/** The service is ready without a shared vLLM, but the page asks it questions. */
+function announce() {
+  const text = problem ?? (engineDown ? ENGINE_DOWN : null);
+  $("banner").hidden = text === null;
+  if (text !== null) $("banner").textContent = text;
 }
 
 async function metrics(about) {
@@ -40,6 +51,7 @@ async function metrics(about) {
     return line ? Number(line.split(" ")[1]) : NaN;
   };
   const up = value("smoothgate_engine_up") === 1;
+  engineDown = !up;
   set("engine", up ? "up" : "down", up);
   set("queue", Math.round(value("smoothgate_queued_samples")).toLocaleString("en"));
   const now = { time: performance.now(), samples: value("smoothgate_samples_total") };
