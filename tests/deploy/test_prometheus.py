@@ -42,7 +42,7 @@ BAD_PICTURES = {"SmoothgateUncertified", "SmoothgateScoreDrift"}
 NOT_READY = {"SmoothgateDown", "SmoothgateNotReady"}
 HUNG_ENGINE = {"SmoothgateEngineDown", "SmoothgateFailures", "SmoothgateTargetDown"}
 # The terms on which `_nothing` states nothing.
-NOTHING: dict[str, object] = {"sigma": 0.25, "n_certify": 512}
+NOTHING: dict[str, object] = {"sigma": 0.25, "n_certify": 512, "eps": [0.4]}
 HUNG_GATES = {"SmoothgateAbsent", "SmoothgateTargetDown"}
 HELD_UP = {"SmoothgateEventLoopLag", "SmoothgateDecodersDie"}
 

@@ -1,6 +1,7 @@
 """The page on the real service, as people use it: with a mouse, by keyboard, on a phone, in the dark."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -188,7 +189,9 @@ def test_a_dead_engine_is_said_clearly_and_the_page_goes_on_by_itself(
     settings = Settings(_env_file=None, engine_url=f"http://127.0.0.1:{port}", canary_seconds=0)
     with ExitStack() as stack:
         relay = stack.enter_context(relaying(port, vllm))
-        gate = stack.enter_context(running_service(settings))
+        # In a thread of its own: in this one the browser's event loop runs.
+        with ThreadPoolExecutor(1) as pool:
+            gate = pool.submit(stack.enter_context, running_service(settings)).result()
         gate.wait_ready()
         page = stack.enter_context(opened(browser, gate.url))
         fewer(page)

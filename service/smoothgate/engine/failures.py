@@ -101,6 +101,10 @@ def _failure(
     return EngineFailed(f"The engine failed with status {status}.")
 
 
+# pydantic's own text of several errors, as vLLM hands on some.
+_PLAIN = re.compile(r"\d+ validation errors? for \w+\n.*\n\s+(?P<what>[^\[\n]+?) \[type=")
+
+
 def _in_english(message: str) -> tuple[str | None, str] | None:
     """The field and a sentence, where the message is a list of pydantic's errors; None where it is not.
 
@@ -114,7 +118,10 @@ def _in_english(message: str) -> tuple[str | None, str] | None:
             errors.append(error | {"loc": error["loc"].split(".")})
         except (ValueError, SyntaxError, TypeError, KeyError, AttributeError):
             break
-    return explained(errors, shown=_shown) if errors else None
+    if errors:
+        return explained(errors, shown=_shown)
+    plain = _PLAIN.match(message)
+    return None if plain is None else (None, f"A value of the request cannot be taken: {plain['what']}.")
 
 
 def _shown(given: Any) -> str | None:
