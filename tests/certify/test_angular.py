@@ -265,3 +265,11 @@ def test_bad_cosines_are_refused() -> None:
     for bad in ((1.0,), (-0.1,), (math.nan,), (0.7, 0.5), (0.5, 0.5)):
         with pytest.raises(ValueError, match="cosine"):
             Terms(sigma=1.0, alpha=0.001, eps=(0.5,), cosines=bad)
+
+
+def test_without_a_selection_score_perfect_ones_are_expected() -> None:
+    """A single selection sample has no score: there is no earlier one to hold it against."""
+    scores = np.full(64, 0.98)
+    without = certify(Terms(sigma=0.5, alpha=0.001, eps=(0.1,), cosines=COSINES), [], scores)
+    perfect = certify(Terms(sigma=0.5, alpha=0.001, eps=(0.1,), cosines=COSINES), [1.0], scores)
+    assert without.angular == perfect.angular

@@ -60,3 +60,8 @@ def test_an_enforced_policy_is_met_by_the_angle(open_gate: OpenGate) -> None:
     response = gate.ask("What digit is shown?", images=[data_uri("seven.png")])
     assert response.status_code == 200, response.text
     assert response.json()["certificates"][0]["target"]["fcsb"] < 0.7
+
+
+def test_a_single_selection_sample_is_enough(quick_gate: Gate) -> None:
+    answer = quick_gate.ask("What digit is shown?", "seven.png", smoothing={"n_select": 1})
+    assert answer.status_code == 200, answer.text

@@ -90,7 +90,8 @@ class AngularTransform:
         """The transform and bets for `n_certify` samples.
 
         Args:
-            selection: scores S (n,) known before the first certification sample, at least one.
+            selection: scores S (n,) known before the first certification sample. If there are none, perfect
+                scores are expected. They prove nothing.
             n_certify: the planned number of certification samples. A bound read at another number is also
                 true.
             alpha: the share of this cosine in the error probability (`alpha.per_cosine`).
@@ -100,7 +101,9 @@ class AngularTransform:
         Raises:
             ValueError: a score that is not a number in [0, 1], n_certify < 1, or a cosine out of range.
         """
-        values = angular_scores(check_scores(selection), check_angular_cosine(cosine))
+        given = np.asarray(selection, dtype=np.float64)
+        scores = check_scores(given) if given.size else np.ones(1)
+        values = angular_scores(scores, check_angular_cosine(cosine))
         expected = Expected.of(values, n_certify, alpha)
         return cls(cosine, expected.transform(expected.reach(_goal(cosine)) if delta is None else delta))
 
