@@ -248,16 +248,3 @@ def test_features_have_their_outcome_in_a_header_too(quick_gate: Gate, vllm: Fak
     aimed = ask(quick_gate, smoothing={"target": {"cosine": 0.95, "eps": 0.5}, "n_certify": 256})
     assert aimed.headers["Smoothgate-Outcome"] == aimed.json()["certificates"][0]["outcome"] != "bounded"
     assert "Smoothgate-Outcome" not in quick_gate.http.post("/v1/chat", json={"message": "Hello"}).headers
-
-
-def test_no_term_of_a_request_moves_the_samples_that_are_counted(quick_gate: Gate, vllm: FakeVllm) -> None:
-    """Whatever chooses the answer, the same noisy copies of a picture are counted, in the same order."""
-
-    def counted(n_select: int) -> list[str]:
-        vllm.bodies.clear()
-        certificate_of(ask(quick_gate, smoothing=ANSWER | {"n_select": n_select}))
-        return [json.dumps(body["messages"]) for body in vllm.bodies]
-
-    few, many = counted(4), counted(12)
-    assert set(few[4:]) <= set(many[12:]) | set(few[:4])
-    assert len(set(few) & set(many)) >= 44
