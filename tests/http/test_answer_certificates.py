@@ -248,3 +248,24 @@ def test_features_have_their_outcome_in_a_header_too(quick_gate: Gate, vllm: Fak
     aimed = ask(quick_gate, smoothing={"target": {"cosine": 0.95, "eps": 0.5}, "n_certify": 256})
     assert aimed.headers["Smoothgate-Outcome"] == aimed.json()["certificates"][0]["outcome"] != "bounded"
     assert "Smoothgate-Outcome" not in quick_gate.http.post("/v1/chat", json={"message": "Hello"}).headers
+
+
+def test_when_the_time_is_up_the_votes_that_are_there_are_certified(
+    open_gate: OpenGate, vllm: FakeVllm
+) -> None:
+    gate = open_gate(request_timeout_seconds=5)
+    over = threading.Event()
+
+    def late(number: int) -> str:
+        if number >= 40:
+            over.wait(30)
+        return "7"
+
+    vllm.answers = late
+    try:
+        certificate = certificate_of(ask(gate))
+    finally:
+        over.set()
+    assert (certificate.stop_reason, certificate.outcome) == ("deadline", "abstained")
+    assert certificate.votes.hits == 40 - 16
+    assert certificate.statement.p_low == certificate.p_low > 0.5

@@ -55,3 +55,15 @@ def test_after_it_is_cancelled_nothing_is_handed_on() -> None:
     assert [first for first, _ in delivered] == [0]
     assert ticket.over
     assert ticket.departed
+
+
+def test_when_the_time_is_up_it_stops_and_does_not_fail() -> None:
+    """The vote counts what it has by then."""
+    ticket = relay(4, [])
+    errors: list[Exception] = []
+    ticket._failed = errors.append
+    ticket._deadline = 0.0
+    ticket.expire()
+    assert ticket.over
+    assert not ticket.departed
+    assert not errors

@@ -31,14 +31,13 @@ _PROMPT_FIELDS = (
     "chat_template_kwargs",
     "continue_final_message",
 )
+# Fields that may shape the prompt or the text of a chat alone: with one of them, nothing is asked in a list.
+_NOT_IN_LISTS = ("documents", "include_reasoning", "reasoning_effort", "thinking_token_budget")
 _CHAT_ONLY = (
     *_PROMPT_FIELDS,
-    "documents",
-    "include_reasoning",
     "max_completion_tokens",
     "messages",
     "parallel_tool_calls",
-    "reasoning_effort",
     "return_tokens_as_token_ids",
 )
 
@@ -94,7 +93,6 @@ class PromptLists:
         self._embeddings = embeddings
         self._image_token = image_token
         self._dtype = dtype
-        self._context: int | None = None
 
     async def template(self, body: Json, visual_tokens: int) -> PromptTemplate:
         """The prompt of a chat.
@@ -106,8 +104,12 @@ class PromptLists:
         Raises:
             MalformedRequest: the prompt leaves no room for an answer.
             EngineFailed: the prompt has another number of placeholders.
+            LookupError: the request has a field that only the chat route knows.
             SmoothgateError: as `EngineClient.tokens`.
         """
+        for name in _NOT_IN_LISTS:
+            if body.get(name) is not None:
+                raise LookupError(f"{name} is known to the chat route alone")
         asked = {name: body[name] for name in ("model", "messages", *_PROMPT_FIELDS) if name in body}
         tokens, context = await self._client.tokens(asked)
         places = torch.tensor(tokens) == self._image_token

@@ -1,6 +1,6 @@
 """What counts as the same answer: the canonical form of a text, and what vLLM is asked for.
 
-A closed set of choices, a field of a JSON answer, or the whole text (docs/certificates.md).
+A closed set of choices, a field of a JSON answer, or the whole text (docs/answers.md).
 """
 
 from __future__ import annotations
@@ -76,6 +76,9 @@ def answer_form(options: AnswerOptions, parameters: Json, messages: Any) -> Answ
             param="smoothing.answer.prefix",
         )
     given = _choices_of(parameters)
+    if given is not None:
+        own = "response_format" if _schema_of(parameters) is not None else "structured_outputs"
+        _require_different(given, own)
     choices = options.choices
     if options.field is not None:
         if choices is not None:
@@ -85,7 +88,7 @@ def answer_form(options: AnswerOptions, parameters: Json, messages: Any) -> Answ
         _require_field(options.field, parameters)
         return AnswerForm("field", pointer=options.field, prefix=options.prefix)
     if choices is not None:
-        _require_different(choices)
+        _require_different(choices, "smoothing.answer.choices")
         if given is not None and sorted(map(fold, given)) != sorted(map(fold, choices)):
             raise Unacceptable(
                 "smoothing.answer.choices are not those of structured_outputs or response_format.",
@@ -122,16 +125,14 @@ def _require_one_text(parameters: Json) -> None:
             )
 
 
-def _require_different(choices: Sequence[str]) -> None:
+def _require_different(choices: Sequence[str], param: str) -> None:
     folded = [fold(choice) for choice in choices]
     if "" in folded:
-        raise Unacceptable("A choice must not be empty.", param="smoothing.answer.choices")
+        raise Unacceptable("A choice must not be empty.", param=param)
     if len(set(folded)) < len(folded):
-        raise Unacceptable(
-            "Two choices are the same once case and white space are folded.", param="smoothing.answer.choices"
-        )
+        raise Unacceptable("Two choices are the same once case and white space are folded.", param=param)
     if len(folded) < 2:
-        raise Unacceptable("There must be at least two choices.", param="smoothing.answer.choices")
+        raise Unacceptable("There must be at least two choices.", param=param)
 
 
 def _role(message: Any) -> Any:

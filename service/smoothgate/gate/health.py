@@ -12,7 +12,7 @@ class Health:
     """Sums up what a balancer has to know.
 
     Args:
-        readiness: of encoder, sampler and vLLM.
+        readiness: of encoder, sampler and a vLLM of its own.
         decoder: of pictures.
         in_flight: knows whether the service is shutting down.
         canary: None: none is sent.

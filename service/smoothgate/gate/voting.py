@@ -238,6 +238,10 @@ class Voting:
                     return reason
             return None
 
+        def advance(event: Callable[[], StopReason | None]) -> tuple[StopReason | None, int]:
+            """Bounds take milliseconds. Nothing else touches the vote meanwhile."""
+            return event(), vote.wanted
+
         relayed: list[Relayed] = []
         reason: StopReason | None = None
         try:
@@ -256,9 +260,10 @@ class Voting:
                         earlier=relayed,
                     )
                 )
+            wanted = await off_loop(lambda: vote.wanted)
             while reason is None:
                 for one in relayed:
-                    one.allow(vote.wanted)
+                    one.allow(wanted)
                 while waiting and under_way < ask.parallel:
                     samples = [waiting.popleft() for _ in range(min(ask.most, len(waiting)))]
                     task = asyncio.create_task(generate(samples))
@@ -274,7 +279,7 @@ class Voting:
                         raise
                     reason = "deadline"
                 else:
-                    reason = event()
+                    reason, wanted = await off_loop(advance, event)
         finally:
             for one in relayed:
                 one.cancel()

@@ -42,7 +42,10 @@ def operation_router(health: Health, issuer: Issuer, *, with_metrics: bool) -> A
 
     @router.get(READY, responses={503: {"description": "A part is not up; see Retry-After"}})
     async def ready() -> JSONResponse:
-        """Engine, encoder and sampler are up, the latest canary came back as it should, and nothing ends."""
+        """All parts of this gate are up, the latest canary came back as it should, and nothing ends.
+
+        A vLLM that other gates share is no part of it.
+        """
         if problems := health.problems():
             return JSONResponse(
                 {"status": "not ready", "problems": problems},
