@@ -21,7 +21,7 @@ from smoothgate.gate.binding import question_of
 from smoothgate.gate.chat_images import ImageSlot
 from smoothgate.gate.gatekeeper import Gatekeeper
 from smoothgate.gate.image_smoothing import ImageSmoothing
-from smoothgate.gate.issuing import Issuer
+from smoothgate.gate.issuing import Issuer, answer_certificate
 from smoothgate.gate.request_timing import Stages
 from smoothgate.gate.vote_plan import VotePlan
 from smoothgate.gate.voting import Asker, Generation, Voting
@@ -147,7 +147,7 @@ class CertifiedAnswers:
         stages.engine = time.perf_counter() - began
         metrics.STAGE_SECONDS.labels("engine").observe(stages.engine)
         stages.certify = stages.now()
-        issued = await self._issuer.issue_answer(
+        certificate = answer_certificate(
             decision,
             ballot.form,
             smoother,
@@ -156,6 +156,7 @@ class CertifiedAnswers:
             language_model_digest=await off_loop(self._language_model_digest),
             question=await off_loop(question_of, asked, ballot.chat.slots, ballot.images),
         )
+        issued = await self._issuer.issue_answer(certificate, decision.generations)
         if plan.enforce and not decision.certified:
             raise PolicyNotMet(
                 f"The answer was to hold within a radius of {plan.terms.radius:g}, and that could not be "

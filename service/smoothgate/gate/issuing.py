@@ -96,40 +96,16 @@ class Issuer:
             Checkpoint(log=log_id, size=size, root=root.hex(), time=datetime.now(UTC))
         )
 
-    async def issue_answer(
-        self,
-        decision: Decision,
-        form: AnswerForm,
-        smoother: Smoother,
-        *,
-        plan: VotePlan,
-        request_id: str,
-        language_model_digest: str | None,
-        question: Question,
-    ) -> IssuedAnswerCertificate:
-        """The signed certificate of an answer.
+    async def issue_answer(self, certificate: AnswerCertificate, generations: int) -> IssuedAnswerCertificate:
+        """The certificate of an answer (`answer_certificate`), signed.
 
         Args:
-            decision: how the vote ended.
-            form: in which answers were compared.
-            smoother: drew the noisy copies.
-            plan: how the vote was held.
-            request_id: of the request.
-            language_model_digest: as certificates of features have it.
-            question: what was asked.
+            certificate: as it was made.
+            generations: that the answer took.
         """
-        certificate = answer_certificate(
-            decision,
-            form,
-            smoother,
-            plan=plan,
-            request_id=request_id,
-            language_model_digest=language_model_digest,
-            question=question,
-        )
         metrics.ANSWERS.labels(certificate.outcome).inc()
         metrics.ANSWER_RADIUS.observe(certificate.radius or 0.0)
-        metrics.GENERATIONS.observe(decision.generations)
+        metrics.GENERATIONS.observe(generations)
         jws = self._key.sign(certificate)
         await self._keep(jws, [], [])
         return IssuedAnswerCertificate(**dict(certificate), jws=jws)
@@ -160,7 +136,17 @@ def answer_certificate(
     language_model_digest: str | None,
     question: Question,
 ) -> AnswerCertificate:
-    """The certificate of an answer, as `Issuer.issue_answer` signs it."""
+    """The certificate of an answer, not signed yet.
+
+    Args:
+        decision: how the vote ended.
+        form: in which answers were compared.
+        smoother: drew the noisy copies.
+        plan: how the vote was held.
+        request_id: of the request.
+        language_model_digest: as certificates of features have it.
+        question: what was asked.
+    """
     statement, canonical = decision.statement, decision.candidates.answer
     radius = None if canonical is None else statement.radius
     return AnswerCertificate(
