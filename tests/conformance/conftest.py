@@ -8,6 +8,9 @@ from tests.whole_service import FEW, Gate, image_part
 
 MODEL = "smoothgate-demo"
 EXTRA = {"smoothing": FEW}
+#: Extra fields that have the answer itself certified, and the radius in which it is to hold.
+RADIUS = 0.5
+ANSWER = {"smoothing": {"certify": "answer", "sigma": 0.5, "target": {"eps": RADIUS}}}
 # The demo model, taught no JSON, would fill it with white space without end: these are the tokens for it.
 NO_SPACE = {"203": -100, "204": -100, "207": -100, "226": -100}
 

@@ -7,7 +7,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from tests.conformance.conftest import EXTRA, MODEL, NO_SPACE, user
+from tests.conformance.conftest import ANSWER, EXTRA, MODEL, NO_SPACE, RADIUS, user
 
 pytestmark = pytest.mark.engine
 
@@ -63,6 +63,21 @@ def test_structured(chat: Callable[..., Any]) -> None:
 
     structured = chat(logit_bias=NO_SPACE).with_structured_output(Answer, method="json_schema")
     assert structured.invoke(SEVEN) == Answer(digit=7)
+
+
+def test_a_certified_answer(chat: Callable[..., Any]) -> None:
+    """LangChain drops fields that it does not know. Headers it keeps if it is asked to."""
+    answer = chat(extra_body=ANSWER, include_response_headers=True).invoke(SEVEN)
+    assert answer.content == "The digit is 7."
+    headers = answer.response_metadata["headers"]
+    assert headers["smoothgate-outcome"] == "certified"
+    assert float(headers["smoothgate-radius"]) >= RADIUS
+
+
+def test_a_certified_answer_streamed(chat: Callable[..., Any]) -> None:
+    """The text alone: headers go out before a stream, and the outcome is known at its end."""
+    chunks = list(chat(extra_body=ANSWER).stream(SEVEN))
+    assert "".join(chunk.content for chunk in chunks) == "The digit is 7."
 
 
 @pytest.mark.parametrize(

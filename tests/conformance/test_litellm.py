@@ -8,8 +8,9 @@ import openai
 import pytest
 import pytest_asyncio
 
+from smoothgate.schemas import IssuedAnswerCertificate
 from smoothgate.schemas import IssuedCertificate as Certificate
-from tests.conformance.conftest import EXTRA, MODEL, user
+from tests.conformance.conftest import ANSWER, EXTRA, MODEL, RADIUS, user
 
 pytestmark = [
     pytest.mark.engine,
@@ -74,6 +75,24 @@ async def test_streamed(litellm: Any, options: dict[str, Any]) -> None:
     assert chunks[-1].usage.completion_tokens == 6
     chunks = [chunk async for chunk in await litellm.acompletion(**options, stream=True)]
     assert _text(chunks) == "The digit is 7."
+
+
+async def test_a_certified_answer(litellm: Any, options: dict[str, Any]) -> None:
+    """As a field and as headers; LiteLLM puts a prefix before the names of those."""
+    answer = litellm.completion(**options | {"extra_body": ANSWER})
+    assert answer.choices[0].message.content == "The digit is 7."
+    certificate = IssuedAnswerCertificate.model_validate(answer.answer_certificate)
+    assert certificate.outcome == "certified"
+    headers = answer._hidden_params["additional_headers"]
+    assert headers["llm_provider-smoothgate-outcome"] == "certified"
+    assert float(headers["llm_provider-smoothgate-radius"]) >= RADIUS
+
+
+async def test_a_certified_answer_streamed(litellm: Any, options: dict[str, Any]) -> None:
+    chunks = list(litellm.completion(**options | {"extra_body": ANSWER}, stream=True))
+    assert _text(chunks) == "The digit is 7."
+    (issued,) = [one for chunk in chunks if (one := getattr(chunk, "answer_certificate", None))]
+    assert IssuedAnswerCertificate.model_validate(issued).outcome == "certified"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.conftest import MODEL
+from tests.conformance.conftest import ANSWER, MODEL
 from tests.node import install, run
 from tests.whole_service import FEW, SAMPLES
 
@@ -19,4 +19,5 @@ def test_openai_node(base_url: str, pytestconfig: pytest.Config) -> None:
     folder = install(SOURCES / "package.json", pytestconfig.cache)
     shutil.copy(SOURCES / "client.mjs", folder)
     picture = SAMPLES / "seven.png"
-    run("node", "client.mjs", base_url, MODEL, picture, json.dumps(FEW), cwd=folder)
+    smoothing = [json.dumps(options) for options in (FEW, ANSWER["smoothing"])]
+    run("node", "client.mjs", base_url, MODEL, picture, *smoothing, cwd=folder)

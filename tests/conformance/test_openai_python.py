@@ -7,10 +7,11 @@ from typing import Any, Literal
 import openai
 import pytest
 import pytest_asyncio
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
+from smoothgate.schemas import IssuedAnswerCertificate
 from smoothgate.schemas import IssuedCertificate as Certificate
-from tests.conformance.conftest import EXTRA, MODEL, NO_SPACE, user
+from tests.conformance.conftest import ANSWER, EXTRA, MODEL, NO_SPACE, RADIUS, user
 from tests.sse_data import sse_data
 
 pytestmark = pytest.mark.engine
@@ -127,6 +128,39 @@ def test_vllms_refusals_keep_their_words(client: openai.OpenAI) -> None:
 
 
 SEVEN = user("What digit is shown?", "seven.png")
+
+
+def test_a_certified_answer(client: openai.OpenAI) -> None:
+    answer = _ask(client, SEVEN, extra_body=ANSWER)
+    assert answer.choices[0].message.content == "The digit is 7."
+    certificate = IssuedAnswerCertificate.model_validate(answer.answer_certificate)
+    assert certificate.outcome == "certified"
+    assert certificate.radius is not None
+    assert certificate.radius >= RADIUS
+
+
+def test_a_certified_answer_streamed(client: openai.OpenAI) -> None:
+    chunks = list(_ask(client, SEVEN, extra_body=ANSWER, stream=True))
+    text = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+    assert text == "The digit is 7."
+    (last,) = [chunk for chunk in chunks if getattr(chunk, "answer_certificate", None)]
+    assert last.choices[0].finish_reason == "stop"
+    certificate = IssuedAnswerCertificate.model_validate(last.answer_certificate)
+    assert certificate.outcome == "certified"
+
+
+def test_a_certified_answer_of_a_type(client: openai.OpenAI) -> None:
+    """The closed set of choices is that of the JSON schema which the SDK makes of the type."""
+
+    class Digit(RootModel[Literal["7", "8"]]):
+        pass
+
+    answer: Any = client.chat.completions.parse(
+        **_request(SEVEN, response_format=Digit, logit_bias=NO_SPACE, extra_body=ANSWER)
+    )
+    assert answer.choices[0].message.parsed == Digit("7")
+    certificate = IssuedAnswerCertificate.model_validate(answer.answer_certificate)
+    assert (certificate.answer.form, certificate.outcome) == ("choices", "certified")
 
 
 @pytest.mark.asyncio

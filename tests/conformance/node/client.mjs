@@ -1,10 +1,10 @@
 // OpenAI's SDK for Node against the service, with only `baseURL` changed.
-// Usage: node client.mjs BASE_URL MODEL PICTURE SMOOTHING
+// Usage: node client.mjs BASE_URL MODEL PICTURE SMOOTHING CERTIFYING_THE_ANSWER
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import OpenAI from "openai";
 
-const [baseURL, model, picture, smoothing] = process.argv.slice(2);
+const [baseURL, model, picture, smoothing, certifyingTheAnswer] = process.argv.slice(2);
 const client = new OpenAI({ baseURL, apiKey: "unused", maxRetries: 0 });
 const url = `data:image/png;base64,${readFileSync(picture, "base64")}`;
 const content = [
@@ -44,6 +44,22 @@ assert.equal(certificates, 1);
 
 const helped = await client.chat.completions.stream(request).finalChatCompletion();
 assert.equal(helped.choices[0].message.content, "The digit is 7.");
+
+const certified = { ...request, smoothing: JSON.parse(certifyingTheAnswer) };
+const { data: held, response } = await client.chat.completions.create(certified).withResponse();
+assert.equal(held.choices[0].message.content, "The digit is 7.");
+assert.equal(held.answer_certificate.outcome, "certified");
+assert.ok(held.answer_certificate.radius >= certified.smoothing.target.eps);
+assert.equal(response.headers.get("Smoothgate-Outcome"), "certified");
+
+streamed = "";
+const outcomes = [];
+for await (const chunk of await client.chat.completions.create({ ...certified, stream: true })) {
+  streamed += chunk.choices[0]?.delta.content ?? "";
+  if (chunk.answer_certificate) outcomes.push(chunk.answer_certificate.outcome);
+}
+assert.equal(streamed, "The digit is 7.");
+assert.deepEqual(outcomes, ["certified"]);
 
 const noPicture = [{ type: "image_url", image_url: { url: "data:image/png;base64,aGVsbG8=" } }];
 const failures = [
