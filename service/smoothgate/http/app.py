@@ -20,12 +20,13 @@ from smoothgate.http.log_routes import log_router
 from smoothgate.http.openai_routes import openai_router
 from smoothgate.http.openapi_schema import complete_schema
 from smoothgate.http.operation_routes import operation_router
+from smoothgate.http.outcome_headers import OUTCOME, RADIUS
 from smoothgate.http.request_middleware import ID_HEADER, Context
 from smoothgate.http.spelling_middleware import Spelling
 from smoothgate.settings import Settings
 
 #: Headers that pages of other sites may read.
-EXPOSED = (ID_HEADER, "Retry-After", "WWW-Authenticate")
+EXPOSED = (ID_HEADER, OUTCOME, RADIUS, "Retry-After", "WWW-Authenticate")
 
 DESCRIPTION = """
 A gate in front of vLLM: every picture is encoded by a randomised-smoothed vision encoder, and every answer

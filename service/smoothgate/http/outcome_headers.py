@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from smoothgate.gate.answering import Answer
 
+OUTCOME, RADIUS = "Smoothgate-Outcome", "Smoothgate-Radius"
 # From the weakest to the strongest.
 _OUTCOMES = ("vacuous", "abstained", "bounded", "certified")
 
@@ -22,5 +23,5 @@ def outcome_headers(answer: Answer) -> dict[str, str]:
         radius = None if None in radii else min(one for one in radii if one is not None)
     else:
         return {}
-    headers: dict[str, str] = {"Smoothgate-Outcome": outcome}
-    return headers if radius is None else headers | {"Smoothgate-Radius": f"{radius:.6g}"}
+    headers: dict[str, str] = {OUTCOME: outcome}
+    return headers if radius is None else headers | {RADIUS: f"{radius:.6g}"}
