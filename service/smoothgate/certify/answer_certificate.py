@@ -174,13 +174,20 @@ class AnswerCertificate(_Part):
 
 def voted_image(image: CertifiedImage, seed: int, radius: float | None) -> VotedImage:
     """A picture with what the joint radius means for it alone, rounded down."""
-    levels = None
-    if radius is not None:
-        values = 3 * image.canvas_height * image.canvas_width
-        levels = radius / math.sqrt(values) * 255 * (1 - 1e-12)
+    levels = None if radius is None else evenly_spread(radius, image.canvas_height, image.canvas_width)
     return VotedImage(
         image=image, seed=f"{seed:032x}", upload_radius=upload_radius(radius, image), levels=levels
     )
+
+
+def evenly_spread(radius: float, height: int, width: int) -> float:
+    """Levels of 255 in every colour of every pixel whose l2 norm is the radius, rounded down.
+
+    Args:
+        radius: l2, in pixels of [0, 1].
+        height, width: of the canvas.
+    """
+    return radius / math.sqrt(3 * height * width) * 255 * (1 - 1e-12)
 
 
 def sha256(text: str) -> str:

@@ -28,8 +28,11 @@ def bench_certify(
     plot: Annotated[Path | None, typer.Option(help="Also draw the bounds into this SVG.")] = None,
     json_file: Json = None,
 ) -> None:
-    """Measure how tight the bounds are on scores of a known distribution, compared with other methods."""
-    from smoothgate_lab.benchmarks import bounds_bench
+    """Measure how tight the bounds are on scores of a known distribution, compared with other methods.
+
+    Also prints what the radius of a certified answer costs, and what it means at several resolutions.
+    """
+    from smoothgate_lab.benchmarks import answer_radii, bounds_bench
 
     rows = bounds_bench.run(repeats, seed)
     table = Table(
@@ -40,7 +43,16 @@ def bench_certify(
         cells = (row[name] for name in ("quantity", "method", "n", "eps", "cosine", "value", "required"))
         table.add_row(*("" if c is None else f"{c:.3f}" if isinstance(c, float) else str(c) for c in cells))
     console.print(table)
-    write(json_file, {"repeats": repeats, "seed": seed, "rows": rows})
+    answers = answer_radii.run()
+    samples = Table("radius / sigma", "samples", title="Fresh samples of a certified answer, if all agree")
+    for row in answers["samples"]:
+        samples.add_row(f"{row['radius']:g}", f"{row['samples']:,}")
+    console.print(samples)
+    levels = Table("canvas", "l2 radius", "levels of 255", title="A radius that is spread evenly")
+    for row in answers["levels"]:
+        levels.add_row(f"{row['side']} x {row['side']}", f"{row['radius']:g}", f"{row['levels']:.2f}")
+    console.print(levels)
+    write(json_file, {"repeats": repeats, "seed": seed, "rows": rows, "answers": answers})
     if plot is not None:
         from smoothgate_lab.benchmarks.bounds_plot import plot_bench
 
