@@ -172,6 +172,12 @@ def test_compose_has_the_profiles_and_publishes_on_loopback_only() -> None:
         assert re.search(r":v?\d+\.\d+|^smoothgate:", service["image"]), name
 
 
+def test_vllm_in_compose_takes_embeddings_lists_of_prompts_and_no_pixel() -> None:
+    vllm = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]["vllm"]
+    needed = {"--enable-mm-embeds", "--enable-prompt-embeds", '--limit-mm-per-prompt={"image":0}'}
+    assert needed <= set(vllm["command"])
+
+
 def test_the_files_that_compose_mounts_and_builds_exist() -> None:
     compose = yaml.safe_load((DOCKER / "compose.yaml").read_text())
     for name, service in compose["services"].items():

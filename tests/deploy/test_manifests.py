@@ -269,7 +269,8 @@ def test_vllm_takes_embeddings_and_no_pixel_under_the_name_that_gates_ask_for(ov
         if name == "smoothgate":
             continue
         container = template["spec"]["containers"][0]
-        assert {"--enable-mm-embeds", '--limit-mm-per-prompt={"image":0}'} <= set(container["args"])
+        needed = {"--enable-mm-embeds", "--enable-prompt-embeds", '--limit-mm-per-prompt={"image":0}'}
+        assert needed <= set(container["args"])
         assert container["args"][0] == gate["SMOOTHGATE_MODEL"]
         assert f"--served-model-name={gate['SMOOTHGATE_SERVED_MODEL_NAME']}" in container["args"]
         environment = {each["name"]: each.get("value") for each in container["env"]}
