@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Literal
 
 from smoothgate.gate.served_model import DEMO_NAME
 
 Json = dict[str, Any]
 
 TEXT = "The digit is 7."
+#: The demo model's placeholder of one visual token, and its number.
+IMAGE, IMAGE_TOKEN = "<image>", 5
 USAGE = {"prompt_tokens": 40, "completion_tokens": 6, "total_tokens": 46}
 
 
@@ -34,6 +36,9 @@ class FakeVllm:
         takes: the kinds of media that it takes, `image` and `video`.
         asked: the kinds of media that it was sent, in order.
         answers: the answer to a noisy copy, by the number of its sample; None: `text`.
+        lists: how it takes lists of prompts: `no` (it has no route for them), `yes`, or `refused` (as without
+            `--enable-prompt-embeds`).
+        prompts: how many each list had, in order.
     """
 
     url: str = ""
@@ -47,6 +52,8 @@ class FakeVllm:
     takes: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
     answers: Callable[[int], str] | None = None
+    lists: Literal["no", "yes", "refused"] = "no"
+    prompts: list[int] = field(default_factory=list)
 
     def reset(self) -> None:
         """As at the start."""
@@ -55,6 +62,7 @@ class FakeVllm:
         self.bodies, self.asked = [], []
         self.takes = set()
         self.answers = None
+        self.lists, self.prompts = "no", []
         self.open.set()
 
 
@@ -114,6 +122,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.vllm.lists != "no" and self.path in ("/tokenize", "/v1/completions"):
+            self._list(body)
+            return
         if self.path != "/v1/chat/completions":
             self._send(404, b"{}")
             return
@@ -139,12 +150,36 @@ class _Handler(BaseHTTPRequestHandler):
             self.vllm.open.wait()
             self._send(200, json.dumps(self._completion(body)).encode())
 
+    def _list(self, body: Json) -> None:
+        """The prompt of a list, or its answers."""
+        if self.path == "/tokenize":
+            visual = json.dumps(body["messages"]).count(IMAGE)
+            tokens = [IMAGE_TOKEN] * visual + [0] * (USAGE["prompt_tokens"] - visual)
+            self._send(200, json.dumps({"tokens": tokens, "max_model_len": 1024}).encode())
+            return
+        number = len(body["prompt_embeds"])
+        self.vllm.prompts.append(number)
+        if self.vllm.lists == "refused":
+            message = "You must set `--enable-prompt-embeds` to input `prompt_embeds`"
+            self._send(400, json.dumps({"error": {"message": message, "code": 400}}).encode())
+        elif self.vllm.fault in _FAULTS:
+            self._send(*_FAULTS[self.vllm.fault])
+        else:
+            self.vllm.open.wait()
+            choices = [{"index": i, "text": self._text(i), "finish_reason": "stop"} for i in range(number)]
+            usage = {name: value * number for name, value in USAGE.items()}
+            self._send(200, json.dumps({**_head(body), "choices": choices, "usage": usage}).encode())
+
+    def _text(self, after: int = 0) -> str:
+        """The answer to the sample that a request names, or to one after it; else that to every request."""
+        # The gate numbers the samples of a vote.
+        _, numbered, number = self.headers["X-Request-Id"].rpartition("-")
+        if self.vllm.answers is None or not numbered:
+            return self.vllm.text
+        return self.vllm.answers(int(number) + after)
+
     def _completion(self, body: Json) -> Json:
-        text = self.vllm.text
-        if self.vllm.answers is not None:
-            # The gate numbers the samples of a vote.
-            text = self.vllm.answers(int(self.headers["X-Request-Id"].rpartition("-")[2]))
-        message = {"role": "assistant", "content": text}
+        message = {"role": "assistant", "content": self._text()}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         return {**_head(body), "object": "chat.completion", "choices": [choice], "usage": USAGE}
 

@@ -118,6 +118,16 @@ RADIUS = Histogram(
     "Certified l2 radius at the cosine threshold, in the encoder's input space.",
     buckets=RADIUS_BUCKETS,
 )
+GENERATIONS_IN_FLIGHT = Gauge(
+    "smoothgate_generations_in_flight", "Answers to noisy copies that vLLM is asked for now."
+)
+QUEUED_GENERATIONS = Gauge(
+    "smoothgate_queued_generations", "Answers to noisy copies that the votes under way may still need."
+)
+RESERVED_GENERATIONS = Gauge(
+    "smoothgate_reserved_generations",
+    "Answers to noisy copies of admitted requests whose images are still being decoded.",
+)
 VOTES = Counter("smoothgate_votes_total", "Answers to noisy copies that were counted as votes.")
 ANSWERS = Counter("smoothgate_answer_certificates_total", "Certificates of answers issued.", ["outcome"])
 ANSWER_RADIUS = Histogram(

@@ -221,7 +221,7 @@ class SamplingSettings(_Group):
         16, ge=1, description="Noise samples that choose the answer, where the answer is certified."
     )
     votes_in_flight: int = Field(
-        64,
+        128,
         ge=1,
         description="Most answers to noisy copies that vLLM is asked for at a time, of all requests.",
     )

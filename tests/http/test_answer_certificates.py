@@ -3,12 +3,14 @@
 import json
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from smoothgate.certify.answer_certificate import AnswerCertificate, sha256
-from tests.fake_vllm import TEXT, FakeVllm
+from smoothgate.gate import accounts
+from tests.fake_vllm import TEXT, USAGE, FakeVllm
 from tests.quick_gate import OpenGate
 from tests.waiting import wait_until
 from tests.whole_service import Gate, data_uri
@@ -19,9 +21,12 @@ ANSWER: dict[str, Any] = {"certify": "answer", "sigma": 0.5, "target": {"eps": 0
 LEAST = 60
 
 
-def ask(gate: Gate, question: str = QUESTION, picture: str = "seven.png", **fields: Any) -> Any:
-    body = {"message": question, "images": [data_uri(picture)], "smoothing": ANSWER} | fields
-    return gate.http.post("/v1/chat", json=body)
+def _body(picture: str = "seven.png", **fields: Any) -> dict[str, Any]:
+    return {"message": QUESTION, "images": [data_uri(picture)], "smoothing": ANSWER} | fields
+
+
+def ask(gate: Gate, picture: str = "seven.png", **fields: Any) -> Any:
+    return gate.http.post("/v1/chat", json=_body(picture, **fields))
 
 
 def certificate_of(answer: Any) -> AnswerCertificate:
@@ -190,13 +195,113 @@ def test_an_engine_that_fails_in_the_middle_fails_the_request(quick_gate: Gate, 
     assert ask(quick_gate).status_code == 200
 
 
+def test_many_samples_go_in_one_request_where_the_family_allows_it(quick_gate: Gate, vllm: FakeVllm) -> None:
+    vllm.lists = "yes"
+    vllm.answers = lambda number: "7" if number % 10 else "1"
+    in_lists = certificate_of(ask(quick_gate))
+    assert len(vllm.bodies) == 1
+    assert max(vllm.prompts) > 1
+    vllm.lists = "no"
+    assert certificate_of(ask(quick_gate)).votes == in_lists.votes
+
+
+def test_a_vllm_that_refuses_lists_is_asked_one_by_one(quick_gate: Gate, vllm: FakeVllm) -> None:
+    """A deployment that was started without `--enable-prompt-embeds`."""
+    vllm.lists = "refused"
+    assert certificate_of(ask(quick_gate)).outcome == "certified"
+    assert len(vllm.bodies) == LEAST
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_engine_that_fails_on_a_list_leaves_nothing_half_certified(
+    quick_gate: Gate, vllm: FakeVllm, streamed: bool
+) -> None:
+    def break_later(number: int) -> str:
+        if number >= 16:
+            vllm.fault = "failure"
+        return "7"
+
+    vllm.lists = "yes"
+    vllm.answers = break_later
+    issued = quick_gate.metric("smoothgate_answer_certificates_total")
+    failed = ask(quick_gate, stream=streamed, smoothing=ANSWER | {"n_certify": 256, "target": None})
+    assert "engine_failed" in failed.text
+    assert "answer_certificate" not in failed.text
+    assert quick_gate.metric("smoothgate_answer_certificates_total") == issued
+    assert quick_gate.metric("smoothgate_generations_in_flight") == 0
+
+
+def test_votes_share_a_limit_of_generations_whatever_the_size_of_their_requests(
+    open_gate: OpenGate, vllm: FakeVllm
+) -> None:
+    gate = open_gate(votes_in_flight=24)
+    vllm.lists = "yes"
+    vllm.open.clear()
+    answers: list[Any] = []
+    threads = [threading.Thread(target=lambda: answers.append(ask(gate))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(vllm.bodies) == 2, 30, lambda: "the votes did not begin")
+    vllm.open.set()
+    wait_until(lambda: vllm.prompts, 30, lambda: "no list came")
+    most = 0.0
+    while any(thread.is_alive() for thread in threads):
+        most = max(most, gate.metric("smoothgate_generations_in_flight"))
+    assert 0 < most <= 24
+    assert max(vllm.prompts) <= 24
+    assert [certificate_of(answer).outcome for answer in answers] == ["certified"] * 2
+
+
+def test_a_request_that_would_wait_too_long_for_generations_is_refused(
+    open_gate: OpenGate, vllm: FakeVllm
+) -> None:
+    """The sampler has room: it has drawn all it may, and vLLM is slow."""
+
+    def slow(number: int) -> str:
+        time.sleep(0.2)
+        return "7"
+
+    gate = open_gate(max_queued_seconds=20, votes_in_flight=1)
+    vllm.answers = slow
+    long = ANSWER | {"n_certify": 1000, "target": None}
+    before = gate.metric("smoothgate_votes_total")
+    with gate.http.stream("POST", "/v1/chat", json=_body(smoothing=long, stream=True)):
+        votes = "smoothgate_votes_total"
+        wait_until(lambda: gate.metric(votes) > before + 3, 30, lambda: "there are no votes")
+        assert gate.metric("smoothgate_queued_seconds") < 20
+        refused = ask(gate, picture="three.png")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
+        assert "generations" in refused.json()["error"]["message"]
+        assert ask(gate, smoothing={}).status_code == 200, "features need no generations of votes"
+    vllm.answers = None
+    wait_until(lambda: gate.metric("smoothgate_queued_generations") == 0, 30, lambda: "votes still wait")
+    assert gate.metric("smoothgate_reserved_generations") == 0
+    assert ask(gate, picture="three.png", smoothing=ANSWER | {"n_certify": 64}).status_code == 200
+
+
+def test_an_account_is_charged_for_all_samples_and_all_generations(
+    open_gate: OpenGate, vllm: FakeVllm, tmp_path: Path
+) -> None:
+    """The tokens of the answer that is sent are a sixtieth of them."""
+    account, key = accounts.new("alice", tokens_per_minute=40 * USAGE["total_tokens"], samples_per_minute=170)
+    accounts.save(tmp_path / "accounts.json", [account])
+    gate = open_gate(accounts=tmp_path / "accounts.json")
+    gate.http.headers["Authorization"] = f"Bearer {key}"
+    answer = ask(gate, smoothing=ANSWER | {"n_certify": 100})
+    assert answer.json()["usage"] == USAGE
+    refused = gate.http.post("/v1/chat", json={"message": "Hello"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "tokens_per_minute")
+    refused = gate.http.post("/v1/certify", json={"images": [data_uri("three.png")]})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "samples_per_minute")
+
+
 def test_a_client_that_leaves_ends_draws_and_generations(quick_gate: Gate, vllm: FakeVllm) -> None:
     before = quick_gate.metric("smoothgate_work_dropped_total")
     vllm.open.clear()
     with quick_gate.http.stream(
         "POST",
         "/v1/chat",
-        json={"message": QUESTION, "images": [data_uri("seven.png")], "smoothing": ANSWER, "stream": True},
+        json=_body(stream=True),
     ):
         wait_until(lambda: vllm.bodies, 30, lambda: "vLLM was not asked")
     dropped = "smoothgate_work_dropped_total"
@@ -216,17 +321,25 @@ def test_the_operator_may_certify_answers_by_default(open_gate: OpenGate, vllm: 
     assert text.status_code == 200
 
 
-def test_votes_and_features_share_the_sampler(quick_gate: Gate, vllm: FakeVllm) -> None:
-    answers: list[Any] = []
-    threads = [
-        threading.Thread(target=lambda: answers.append(ask(quick_gate))),
-        threading.Thread(target=lambda: answers.append(ask(quick_gate, smoothing={}))),
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(bool(answer.json()["answer_certificate"]) for answer in answers) == [False, True]
+@pytest.mark.parametrize("long_one", ["answer", "features"])
+def test_neither_votes_nor_features_starve_the_others(
+    open_gate: OpenGate, vllm: FakeVllm, long_one: str
+) -> None:
+    """A short request ends while a long one of the other kind runs, whose samples all wait already."""
+    gate = open_gate()
+    vllm.lists = "yes"
+    long, short = ANSWER | {"n_certify": 8000, "target": None}, {"n_select": 16, "n_certify": 44}
+    if long_one == "features":
+        long, short = {"n_certify": 8000}, ANSWER
+    drawn = gate.metric("smoothgate_samples_total")
+    with gate.http.stream("POST", "/v1/chat", json=_body(smoothing=long, stream=True)):
+        waits = "smoothgate_queued_samples"
+        wait_until(lambda: gate.metric(waits) > 6000, 30, lambda: "the long one does not wait")
+        answer = ask(gate, picture="three.png", smoothing=short)
+        assert gate.metric(waits) > 4000, "the long one was served first"
+        assert gate.metric("smoothgate_samples_total") > drawn + LEAST, "the long one stood still"
+    assert answer.json()["certificates" if long_one == "answer" else "answer_certificate"]
+    wait_until(lambda: gate.metric(waits) == 0, 30, lambda: "the long one was not dropped")
 
 
 def test_metrics_count_votes_and_outcomes(quick_gate: Gate, vllm: FakeVllm) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from smoothgate.engine import EngineClient
 from smoothgate.engine.answers import read_completion
 from smoothgate.engine.prompt_lists import PromptLists, PromptTemplate
-from smoothgate.errors import SmoothgateError
+from smoothgate.errors import RequestError, SmoothgateError
 from smoothgate.gate.answer_form import AnswerForm
 from smoothgate.gate.chat_images import ImageSlot, with_images_replaced
 from smoothgate.gate.visual_chat import visual_parts
@@ -63,7 +63,12 @@ class ChatAsker:
 
     async def __call__(self, samples: Sequence[Sample]) -> list[Generation]:
         """As `Asker`."""
-        return [await self._one(*sample) for sample in samples]
+        asked = [asyncio.create_task(self._one(*sample)) for sample in samples]
+        try:
+            return await asyncio.gather(*asked)
+        finally:
+            for one in asked:
+                one.cancel()
 
     async def _one(self, number: int, tokens: Sequence[Tensor]) -> Generation:
         parts = [
@@ -138,7 +143,15 @@ class ListAsker:
         if self._template is None:
             return await self._chat(samples)
         identifier = f"{self._chat.request_id}-{samples[0][0]}"
-        answers = await self._lists.complete(self._template, [tokens for _, tokens in samples], identifier)
+        try:
+            answers = await self._lists.complete(
+                self._template, [tokens for _, tokens in samples], identifier
+            )
+        except RequestError as error:
+            # It may be the list that vLLM refuses. If it is the request, the chat is refused too.
+            log.warning("a list of prompts is refused: asking one by one", reason=error.message)
+            self._template = None
+            return await self._chat(samples)
         return [self._chat.generation(answer) for answer in answers]
 
     async def _first(self, samples: Sequence[Sample]) -> list[Generation]:

@@ -30,6 +30,7 @@ from smoothgate.gate.certified_answers import CertifiedAnswers
 from smoothgate.gate.commitment_log import CommitmentLog
 from smoothgate.gate.engine_fields import EngineFields
 from smoothgate.gate.gatekeeper import Gatekeeper
+from smoothgate.gate.generations import Generations
 from smoothgate.gate.health import Health
 from smoothgate.gate.image_decoding import ImageDecoder
 from smoothgate.gate.image_fetcher import Fetcher
@@ -124,7 +125,8 @@ def build(
         max_text_characters=settings.max_text_characters,
         certified_answers=CertifiedAnswers(
             smoothing,
-            Voting(settings.votes_in_flight),
+            Voting(Generations(settings.votes_in_flight)),
+            Admission(settings.max_queued_seconds, work="generations", reserved=metrics.RESERVED_GENERATIONS),
             issuer,
             engine.client,
             gatekeeper,

@@ -15,6 +15,7 @@ from smoothgate.engine import EngineClient
 from smoothgate.engine.prompt_lists import PromptLists
 from smoothgate.errors import PolicyNotMet
 from smoothgate.gate.accounts import Account
+from smoothgate.gate.admission import Admission
 from smoothgate.gate.answer_form import AnswerForm, answer_form
 from smoothgate.gate.asking import ChatAsker, ListAsker
 from smoothgate.gate.binding import question_of
@@ -74,6 +75,7 @@ class CertifiedAnswers:
     Args:
         smoothing: admits and decodes images.
         voting: counts.
+        admission: room for generations at vLLM.
         issuer: signs.
         client: of vLLM.
         gatekeeper: the limits of an account.
@@ -85,6 +87,7 @@ class CertifiedAnswers:
         self,
         smoothing: ImageSmoothing,
         voting: Voting,
+        admission: Admission,
         issuer: Issuer,
         client: EngineClient,
         gatekeeper: Gatekeeper,
@@ -94,6 +97,7 @@ class CertifiedAnswers:
     ) -> None:
         self._smoothing = smoothing
         self._voting = voting
+        self._admission = admission
         self._issuer = issuer
         self._client = client
         self._gatekeeper = gatekeeper
@@ -123,7 +127,9 @@ class CertifiedAnswers:
             SmoothgateError: what is asked for contradicts itself or is not allowed, or there is no room.
         """
         form = answer_form(options.answer or AnswerOptions(), parameters, messages)
-        images, plan = await self._smoothing.voting(chat.smoother, chat.slots, options, account, stages)
+        plan = await self._smoothing.vote_plan(chat.slots, options)
+        with self._admission.reserved(self._voting.generations, plan.samples):
+            images = await self._smoothing.vote_images(chat.smoother, chat.slots, plan, account, stages)
         return Ballot(chat, images, plan, form)
 
     async def decide(

@@ -134,23 +134,24 @@ class ImageSmoothing:
                 )
             yield smoothed
 
-    async def voting(
-        self,
-        smoother: Smoother,
-        slots: Sequence[ImageSlot],
-        options: SmoothingOptions,
-        account: Account | None,
-        stages: Stages,
-    ) -> tuple[list[DecodedImage], VotePlan]:
-        """Admit and decode the images of a request whose answer is certified.
-
-        Raises: as `admitted`.
-        """
+    async def vote_plan(self, slots: Sequence[ImageSlot], options: SmoothingOptions) -> VotePlan:
+        """How the vote of a request is held; raises `Unacceptable` and `TooLarge` as `admitted`."""
         self._require_few(slots)
         plan = self._policy.vote_plan(options)
         await off_loop(plan.require_reachable)
+        return plan
+
+    async def vote_images(
+        self,
+        smoother: Smoother,
+        slots: Sequence[ImageSlot],
+        plan: VotePlan,
+        account: Account | None,
+        stages: Stages,
+    ) -> list[DecodedImage]:
+        """Admit and decode the images of a request whose answer is certified; raises as `admitted`."""
         async with self._decoded(smoother, slots, plan.samples, account, stages) as images:
-            return images, plan
+            return images
 
     def certifies_answer(self, options: SmoothingOptions) -> bool:
         """Whether a request has its answer certified; raises as `OperatorPolicy.certifies_answer`."""

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ from torch import Tensor
 from smoothgate import metrics
 from smoothgate.certify.stopping import StopReason
 from smoothgate.certify.votes import Candidates, VoteCount, VoteStatement, smallest_budget
+from smoothgate.gate.generations import Generations
 from smoothgate.gate.vote_plan import VotePlan
 from smoothgate.off_loop import off_loop
 from smoothgate.sampling.smoother import Relayed, Smoother
@@ -173,11 +175,11 @@ class Voting:
     """Holds votes. All votes share the engine.
 
     Args:
-        in_flight: most calls of the engine at a time.
+        generations: of all votes.
     """
 
-    def __init__(self, in_flight: int) -> None:
-        self._room = asyncio.Semaphore(in_flight)
+    def __init__(self, generations: Generations) -> None:
+        self.generations = generations
 
     async def decide(
         self, smoother: Smoother, images: Sequence[DecodedImage], plan: VotePlan, ask: Asker, *, ends: float
@@ -222,8 +224,9 @@ class Voting:
 
         async def generate(samples: list[Sample]) -> None:
             try:
-                async with self._room:
+                async with self.generations.under_way(len(samples)):
                     answers = await ask(await off_loop(served, samples))
+                done(len(answers))
             except Exception as error:
                 fails(error)
                 return
@@ -244,6 +247,8 @@ class Voting:
 
         relayed: list[Relayed] = []
         reason: StopReason | None = None
+        stack = ExitStack()
+        done = stack.enter_context(self.generations.planned(plan.samples))
         try:
             request = object()
             for at, image in enumerate(images):
@@ -265,7 +270,8 @@ class Voting:
                 for one in relayed:
                     one.allow(wanted)
                 while waiting and under_way < ask.parallel:
-                    samples = [waiting.popleft() for _ in range(min(ask.most, len(waiting)))]
+                    most = min(ask.most, self.generations.at_most, len(waiting))
+                    samples = [waiting.popleft() for _ in range(most)]
                     task = asyncio.create_task(generate(samples))
                     asking.add(task)
                     task.add_done_callback(asking.discard)
@@ -281,6 +287,7 @@ class Voting:
                 else:
                     reason, wanted = await off_loop(advance, event)
         finally:
+            stack.close()
             for one in relayed:
                 one.cancel()
             for task in asking:
