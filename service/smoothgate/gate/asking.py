@@ -11,7 +11,7 @@ from torch import Tensor
 
 from smoothgate.engine import EngineClient
 from smoothgate.engine.answers import read_completion
-from smoothgate.engine.prompt_lists import PromptLists, PromptTemplate
+from smoothgate.engine.prompt_lists import MOST_PROMPTS, PromptLists, PromptTemplate
 from smoothgate.errors import RequestError, SmoothgateError
 from smoothgate.gate.answer_form import AnswerForm
 from smoothgate.gate.chat_images import ImageSlot, with_images_replaced
@@ -130,9 +130,9 @@ class ListAsker:
 
     @property
     def parallel(self) -> int:
-        """As `Asker`: one list is computed while the next one is made."""
+        """As `Asker`: while some prompts are computed, as many are made."""
         if self._template is not None:
-            return 2
+            return 2 * MOST_PROMPTS // self._template.most
         return self._chat.parallel if self._checked else 1
 
     async def __call__(self, samples: Sequence[Sample]) -> list[Generation]:

@@ -2,7 +2,7 @@
 
 Samples are numbered. A vote counts once all votes of smaller numbers have been counted, so that what ends
 sampling cannot depend on which answers come fast. Noisy copies are drawn no further than a decision may need,
-and no further ahead of the answers than `AHEAD`: memory does not grow with the number of samples.
+and only a limited number ahead of the answers: memory does not grow with the number of samples.
 """
 
 from __future__ import annotations
@@ -29,8 +29,11 @@ from smoothgate.vision import DecodedImage
 
 Json = dict[str, Any]
 
-#: Samples that may be under way, from the draw of their noise to the count of their vote.
-AHEAD = 128
+#: Most samples that may be under way, from the draw of their noise to the count of their vote, and most bytes
+#: of their features. Two lists of prompts are at vLLM at a time, and as many samples are drawn meanwhile.
+AHEAD, AHEAD_BYTES = 256, 512 * 2**20
+# Samples that are under way before it is known how large their features are.
+_FIRST = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,7 @@ class _Vote:
         features: unit features by sample number, one for each image.
         answers: by sample number, of those that wait for smaller numbers.
         selection: answers of the selection split, in order.
+        ahead: samples that may be under way.
     """
 
     plan: VotePlan
@@ -117,9 +121,11 @@ class _Vote:
     candidates: Candidates[str | None] | None = None
     count: VoteCount | None = None
     counted: int = 0
+    ahead: int = _FIRST
 
     def complete(self, image: int, first: int, units: Tensor) -> list[tuple[int, list[Tensor]]]:
         """Take in features of an image; returns the samples of which all images are there now."""
+        self.ahead = max(_FIRST, min(AHEAD, AHEAD_BYTES // (self.images * units[0].nbytes)))
         ready = []
         for number, unit in enumerate(units, first):
             waiting = self.features.setdefault(number, [None] * self.images)
@@ -150,14 +156,14 @@ class _Vote:
 
     @property
     def wanted(self) -> int:
-        """Samples in all after which a decision may fall, no further than `AHEAD`."""
+        """Samples in all after which a decision may fall, no further than `ahead`."""
         plan = self.plan
         if self.count is None:
             least = smallest_budget(plan.terms, plan.n_select) if plan.terms.radius is not None else None
             end = plan.n_select + min(least or plan.budget, plan.budget)
         else:
             end = plan.n_select + self.count.tally.n + self._least_further(self.count)
-        return min(end, self.counted + AHEAD, plan.samples)
+        return min(end, self.counted + self.ahead, plan.samples)
 
     def _least_further(self, count: VoteCount) -> int:
         """The fewest further samples that may certify the radius; without a radius, all that are left."""
