@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import statistics
 import time
 from collections.abc import AsyncIterator, Callable
@@ -15,18 +14,14 @@ from typing import Any, cast
 
 import httpx
 import numpy as np
-import uvicorn
 from PIL import Image
 
 from smoothgate.demo import bundled
 from smoothgate.engine import EngineState, LocalEngine, VLLMOptions
 from smoothgate.errors import SmoothgateError
-from smoothgate.gate.build import build
 from smoothgate.gate.served_model import ServedModel
-from smoothgate.gate.service import Service
-from smoothgate.http.app import create_app
-from smoothgate.settings import Settings
 from smoothgate.vision.png import encode_png, png_data_uri
+from smoothgate_lab.benchmarks.served_demo import serving
 
 Json = dict[str, Any]
 
@@ -65,7 +60,7 @@ def run(repeats: int, step: Callable[[], None]) -> Json:
 
 async def _run(repeats: int, step: Callable[[], None]) -> Json:
     async with (
-        _service() as (service, gate),
+        serving() as (service, gate),
         _own_pictures(service.model) as pictures,
         _over(cast(LocalEngine, service.engine).socket) as engine,
     ):
@@ -75,28 +70,6 @@ async def _run(repeats: int, step: Callable[[], None]) -> Json:
             **await _picture(sides, repeats, step),
             "first_token": await _first_token(sides, repeats, step),
         }
-
-
-@asynccontextmanager
-async def _service() -> AsyncIterator[tuple[Service, httpx.AsyncClient]]:
-    settings = Settings(_env_file=None)
-    service = build(settings)
-    app = create_app(service, settings)
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    try:
-        async with httpx.AsyncClient(base_url=url, timeout=120) as gate:
-            while service.health.problems() or not server.started:
-                await asyncio.sleep(0.2)
-                if serving.done():
-                    await serving
-            yield service, gate
-    finally:
-        server.should_exit = True
-        await serving
 
 
 @asynccontextmanager
@@ -232,8 +205,12 @@ def _compared(seconds: dict[str, list[float]]) -> Json:
 
 
 def picture_uri(number: int) -> str:
-    """A data URI of the sample with its own grain, so that no two pictures are the same."""
+    """A data URI of `picture_file`."""
+    return png_data_uri(picture_file(number))
+
+
+def picture_file(number: int) -> bytes:
+    """A PNG of the sample with its own grain, so that no two pictures are the same."""
     pixels = np.asarray(Image.open(bundled("samples") / _SAMPLE).convert("RGB")).astype(np.int16)
     grain = np.random.default_rng(abs(number)).integers(-2, 3, pixels.shape)
-    picture = Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8))
-    return png_data_uri(encode_png(picture))
+    return encode_png(Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8)))

@@ -217,6 +217,47 @@ def bench_serving(
     write(json_file, figures)
 
 
+@app.command("answers")
+def bench_answers(
+    quick: Annotated[bool, typer.Option(help="Measure very little, to check that it works.")] = False,
+    json_file: Json = None,
+) -> None:
+    """Measure certified answers on the demo model: how fast, and what one costs. Starts the service and vLLM.
+
+    Sampler and vLLM get half of the cores each, together as alone. Needs Linux and two cores.
+    """
+    # torch reads it at its first import. Threads that wait by spinning would take the service's own cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from smoothgate import logs
+    from smoothgate.progress import progress
+    from smoothgate_lab.benchmarks.answers_bench import QUICK, SIGMA, Amount, run
+
+    logs.configure("console", "error")
+    amount = QUICK if quick else Amount()
+    with failures(), progress(console=console) as bar:
+        task = bar.add_task("rounds and pictures, after the start", total=amount.rounds + amount.pictures)
+        figures = run(amount, lambda: bar.advance(task))
+    rates = Table(
+        "",
+        "samples / s",
+        title=f"{amount.requests} requests of {amount.samples} samples, cores of each stage: "
+        f"{figures['cores']}",
+    )
+    labels = {"answered": "answered", "sampler": "the sampler alone", "engine": "vLLM alone"}
+    for name, label in labels.items():
+        rates.add_row(label, f"{figures['samples_per_second'][name]:.0f}")
+    rates.add_row("answered, to the slower stage", f"{figures['share']:.2f} times that")
+    console.print(rates)
+    costs = Table("certified at R = sigma", "samples", "seconds", "pictures certified", title="One picture")
+    cosine = figures["features"]["cosine"]
+    for name, label in (("answer", "the answer"), ("features", f"features, cosine {cosine:g}")):
+        row = figures[name]
+        costs.add_row(label, f"{row['samples']:g}", f"{row['seconds']:.3f}", f"{row['certified']:.0%}")
+    console.print(costs)
+    console.print(f"sigma = {SIGMA:g}; medians of {amount.rounds} rounds and {amount.pictures} pictures")
+    write(json_file, figures)
+
+
 @app.command("soak")
 def bench_soak(
     seconds: Annotated[float, typer.Option(min=5, help="Length of the run in seconds.")] = 900.0,
