@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from smoothgate.schemas import IssuedCertificate
+from smoothgate.schemas import IssuedAnswerCertificate, IssuedCertificate
 from tests.families.conftest import AGAINST_VLLM, Served
 from tests.families.pictures import Json, image_part, picture
 
@@ -128,6 +128,44 @@ def test_smoothed_and_certified(served: Served) -> None:
     assert certificate.space == served.adapter.space
     assert certificate.image.resize_norm is not None
     assert certificate.image.resize_norm > 0
+
+
+def test_an_answer_is_certified(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each noisy copy is asked about: in lists where the family allows it, else as a chat of its own."""
+    asked = {"chat": 0, "list": 0}
+    client = served.gate.service.engine.client
+    chat, completions = type(client).chat, type(client).completions
+
+    def one(self: Any, *args: Any) -> Any:
+        asked["chat"] += 1
+        return chat(self, *args)
+
+    def many(self: Any, content: Json, *args: Any) -> Any:
+        asked["list"] += len(content["prompt_embeds"])
+        return completions(self, content, *args)
+
+    monkeypatch.setattr(type(client), "chat", one)
+    monkeypatch.setattr(type(client), "completions", many)
+    smoothing = {"certify": "answer", "n_certify": 24, "answer": {"choices": ["a", "b"]}}
+    parts = [image_part(70, 100, 3), image_part(31, 97, 4), QUESTION]
+    content = {
+        "model": served.name,
+        "messages": [{"role": "user", "content": parts}],
+        "temperature": 0,
+        "max_tokens": 4,
+        "smoothing": smoothing,
+    }
+    response = served.gate.http.post("/v1/chat/completions", json=content)
+    assert response.status_code == 200, response.text
+    certificate = IssuedAnswerCertificate.model_validate(response.json()["answer_certificate"])
+    assert response.json()["choices"][0]["message"]["content"] == certificate.answer.canonical
+    assert certificate.answer.canonical in ("a", "b")
+    assert len(certificate.images) == 2
+    votes = certificate.votes
+    assert votes.hits + votes.runner_up + votes.rest == 24
+    assert sum(asked.values()) == 16 + 24
+    in_lists = served.adapter.list_token is not None
+    assert (asked["chat"] == 1) == in_lists, asked
 
 
 def test_mixed_sizes_at_once(served: Served) -> None:
