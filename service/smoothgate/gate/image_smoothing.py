@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from smoothgate import metrics
@@ -127,13 +127,14 @@ class ImageSmoothing:
         self._require_few(slots)
         plan = await self._planned(smoother, options, len(slots))
         async with AsyncExitStack() as stack:
-            async with self._decoded(smoother, slots, plan.samples, account, stages) as images:
+            async with self._decoded(smoother, slots, plan.samples, account, stages) as (images, _):
                 scope = "" if account is None else account.cache_salt
                 smoothed = await stack.enter_async_context(
                     sampling(smoother, images, plan, ends=self.ends(), scope=scope, log=self._log)
                 )
             yield smoothed
 
+    @asynccontextmanager
     async def voting(
         self,
         smoother: Smoother,
@@ -141,16 +142,20 @@ class ImageSmoothing:
         options: SmoothingOptions,
         account: Account | None,
         stages: Stages,
-    ) -> tuple[list[DecodedImage], VotePlan]:
+    ) -> AsyncIterator[tuple[list[DecodedImage], VotePlan, Callable[[], None]]]:
         """Admit and decode the images of a request whose answer is certified.
+
+        Yields:
+            The images, the plan, and what gives back their room, to be called once they are queued. The end
+            of the block gives it back too.
 
         Raises: as `admitted`.
         """
         self._require_few(slots)
         plan = self._policy.vote_plan(options)
         await off_loop(plan.require_reachable)
-        async with self._decoded(smoother, slots, plan.samples, account, stages) as images:
-            return images, plan
+        async with self._decoded(smoother, slots, plan.samples, account, stages) as (images, release):
+            yield images, plan, release
 
     def certifies_answer(self, options: SmoothingOptions) -> bool:
         """Whether a request has its answer certified; raises as `OperatorPolicy.certifies_answer`."""
@@ -168,8 +173,10 @@ class ImageSmoothing:
         samples: int,
         account: Account | None,
         stages: Stages,
-    ) -> AsyncIterator[list[DecodedImage]]:
-        """The decoded images of a request that draws so many samples of each; room is kept for them."""
+    ) -> AsyncIterator[tuple[list[DecodedImage], Callable[[], None]]]:
+        """The decoded images of a request that draws so many samples of each. Room is kept for them until the
+        block ends, or what comes with them is called.
+        """
         # Of images of typical size. Before they are decoded, nobody knows.
         expected = len(slots) * samples
         with self._admission.reserved(smoother.sampler, expected) as hold:
@@ -179,7 +186,7 @@ class ImageSmoothing:
             hold(work)
             self._gatekeeper.correct(account, work - expected)
             stages.decode = stages.now()
-            yield images
+            yield images, lambda: hold(0)
 
     async def unsmoothed(self, slots: Sequence[ImageSlot], stages: Stages) -> list[DecodedImage]:
         """The images of a request that switches smoothing off.

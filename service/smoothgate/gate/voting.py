@@ -180,7 +180,14 @@ class Voting:
         self._room = asyncio.Semaphore(in_flight)
 
     async def decide(
-        self, smoother: Smoother, images: Sequence[DecodedImage], plan: VotePlan, ask: Asker, *, ends: float
+        self,
+        smoother: Smoother,
+        images: Sequence[DecodedImage],
+        plan: VotePlan,
+        ask: Asker,
+        *,
+        queued: Callable[[], None],
+        ends: float,
     ) -> Decision:
         """Hold a vote on the images of one request. Whatever ends it ends its draws and its generations.
 
@@ -189,6 +196,7 @@ class Voting:
             images: at least one.
             plan: how.
             ask: for generations.
+            queued: called once all images are queued at the sampler.
             ends: `time.monotonic()` at which it ends with the votes that are there.
 
         Raises:
@@ -260,6 +268,7 @@ class Voting:
                         earlier=relayed,
                     )
                 )
+            queued()
             wanted = await off_loop(lambda: vote.wanted)
             while reason is None:
                 for one in relayed:
