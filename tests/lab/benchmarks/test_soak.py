@@ -3,6 +3,8 @@
 import base64
 import io
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,13 @@ def test_pictures_have_sizes_within_and_beyond_the_canvas_of_the_model_that_make
         assert Image.open(io.BytesIO(data)).size == size
     pixels = [width * height for width, height in soak._SIZES]
     assert min(pixels) < tiny_model.MOST_PIXELS < max(pixels)
+
+
+def test_the_program_of_make_soak_starts() -> None:
+    command = [sys.executable, "-m", "tests.soak", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Load the service fully" in done.stdout
 
 
 def test_what_is_hostile_is_refused_and_counted(quick_gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
