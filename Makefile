@@ -32,8 +32,9 @@ bench: $(VENV)/.$(ENGINE)-dev  ## Measure the sampler and the service against si
 	@$(BIN)/smoothgate bench sampler --plot runs/growth.svg
 	@$(BIN)/smoothgate bench serving
 
-soak: $(VENV)/.$(ENGINE)-dev  ## Load the service for 15 minutes: nothing is lost, nothing grows.
-	@$(BIN)/smoothgate bench soak
+soak: $(VENV)/.$(ENGINE)-dev  ## Load a service of free canvas sizes for 15 minutes: nothing is lost, nothing grows.
+	@mkdir -p runs
+	@$(BIN)/python -m tests.soak --json runs/soak.json
 
 fuzz: $(VENV)/.$(ENGINE)-dev  ## Send 20,000 mutated requests, check every answer: some 15 minutes.
 	@mkdir -p runs

@@ -7,15 +7,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-import torch
 from _pytest.mark import ParameterSet
 
 from smoothgate.engine import LocalEngine
-from smoothgate.psm.calibration import calibrate
 from smoothgate.settings import Settings
-from smoothgate.vision import DecodedImage, VisionAdapter, load
-from tests.families import checkpoints
-from tests.families.pictures import picture
+from smoothgate.vision import VisionAdapter
+from tests.families import checkpoints, tiny_model
 from tests.whole_service import Gate, opened
 
 #: Families whose image path in vLLM takes embeddings too; others are held against transformers' `generate`.
@@ -23,7 +20,6 @@ AGAINST_VLLM = ("llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_next", "ll
 #: Between them they hand tokens over in every way there is: embeddings, embeddings with a grid, DeepStack
 #: features, and embeddings of the prompt around tiles. The others are long tests.
 EVERY_HANDOVER = ("llava", "qwen2_5_vl", "qwen3_vl", "llava_next")
-SIGMA = 0.1
 
 
 @dataclass(frozen=True)
@@ -41,34 +37,14 @@ class Served:
         return self.gate.smoother.encoder.adapter
 
 
-def _calibrated(path: Path, folder: Path) -> None:
-    adapter = load(str(path), device="cpu", dtype=torch.float32)
-    size = (64, 96)
-    canvases = [adapter.canvas(DecodedImage(picture(*size, seed), "PNG", "")) for seed in range(16)]
-    with torch.no_grad():
-        tokens = adapter.tokens(torch.stack([each.x for each in canvases]), canvases[0].layout)
-    per_channel = adapter.token_grid is None
-    folder.mkdir()
-    calibrate([tokens], None, adapter.digest, per_channel=per_channel).save(folder)
-
-
 @contextmanager
 def _opened(name: str, folder: Path) -> Iterator[Served]:
-    path, psm = folder / "model", folder / "psm"
-    checkpoints.BUILDERS[name](path)
-    _calibrated(path, psm)
     settings = Settings(
         _env_file=None,
-        model=str(path),
-        psm=psm,
-        served_model_name=name,
         allow_smoothing_off=True,
-        engine_max_model_len=checkpoints.CONTEXT,
         engine_args=("--max-num-seqs", "8"),
-        sigma=SIGMA,
-        eps=(0.05,),
-        dtype="float32",
         canary_seconds=0,
+        **tiny_model.write(name, folder),
     )
     with opened(settings) as gate:
         gate.wait_ready(600)
@@ -76,7 +52,7 @@ def _opened(name: str, folder: Path) -> Iterator[Served]:
         assert isinstance(local, LocalEngine)
         transport = httpx.HTTPTransport(uds=str(local.socket))
         with httpx.Client(transport=transport, base_url="http://engine", timeout=120) as engine:
-            yield Served(name, path, gate, engine)
+            yield Served(name, folder / "model", gate, engine)
 
 
 def _each_family() -> list[ParameterSet]:

@@ -1,12 +1,13 @@
-"""A service of our own to send things to."""
+"""Services of our own to send things to: on the demo model, and on a model whose canvases have free sizes."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from smoothgate.settings import PREFIX
-from smoothgate_lab.evaluation.running_service import running
+from smoothgate_lab.evaluation.running_service import Running, running
+from tests.families import tiny_model
 
 # Small, so that what is accepted costs little and the cache is full after the warm-up.
 _SETTINGS = {
@@ -24,18 +25,31 @@ _SETTINGS = {
 
 
 @contextmanager
-def service(log: Path | None) -> Iterator[tuple[str, int]]:
-    """`smoothgate serve` on the demo model with a real vLLM: its URL and its process.
+def demo(log: Path) -> Iterator[Running]:
+    """`smoothgate serve` on the demo model with a real vLLM.
 
     Args:
-        log: where its log is kept; None where it is not.
+        log: where its log is kept.
 
     Raises:
         SmoothgateError: it did not start.
     """
-    settings = {PREFIX + name: value for name, value in _SETTINGS.items()}
+    with _started(log, {}) as service:
+        yield service
+
+
+@contextmanager
+def free_sizes(log: Path) -> Iterator[Running]:
+    """The same on a tiny random checkpoint whose canvases have free sizes; arguments and errors as there."""
     with (
         tempfile.TemporaryDirectory(prefix="smoothgate-fuzz-") as folder,
-        running(log or Path(folder, "log"), settings) as started,
+        _started(log, tiny_model.free_sizes(Path(folder))) as service,
     ):
-        yield started.url, started.pid
+        yield service
+
+
+@contextmanager
+def _started(log: Path, more: Mapping[str, str]) -> Iterator[Running]:
+    settings = {PREFIX + name: value for name, value in _SETTINGS.items()}
+    with running(log, {**settings, **more}) as service:
+        yield service

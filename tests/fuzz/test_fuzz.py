@@ -13,7 +13,8 @@ from PIL import Image
 from smoothgate.gate.build import build
 from smoothgate.http.app import create_app
 from smoothgate.settings import Settings
-from tests.fuzz import bodies, hostile, images, openapi, wire
+from tests.families import tiny_model
+from tests.fuzz import bodies, hostile, images, openapi, sizes, wire
 from tests.fuzz.checks import Checks
 from tests.fuzz.request import Json, Raw, Request
 from tests.fuzz.run import MOST_WAIT, run
@@ -119,6 +120,15 @@ def test_bodies_and_bytes_are_of_every_kind() -> None:
         assert any(part in body for body in sent), part
     kinds = {each.what for each in _some(wire.requests(Random(1), patient=True), 1000)}
     assert len(kinds) > 25
+
+
+def test_sizes_go_beyond_the_canvas_that_the_model_of_free_sizes_is_allowed() -> None:
+    """Each request holds pictures; so many of different sizes that batches of many shapes are under way."""
+    labels = [each.what for each in _some(sizes.requests(Random(1)), 100)]
+    seen = {tuple(map(int, one.split(" x "))) for label in labels for one in label.split(", ")}
+    assert len(seen) > 10
+    assert any(height * width > tiny_model.MOST_PIXELS for height, width in seen)
+    assert max(label.count(",") for label in labels) == Settings(_env_file=None).max_images
 
 
 def _answer(status: int = 400, body: bytes = b"", **headers: str) -> Answer:

@@ -15,6 +15,7 @@ from smoothgate.gate.answer_form import AnswerForm
 from smoothgate.gate.asking import ChatAsker, ListAsker
 from smoothgate.gate.chat_images import ImageSlot
 from smoothgate.gate.served_model import DEMO_NAME
+from smoothgate.gate.token_meter import TokenMeter
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling.draw import draw, generator_noise
 from smoothgate.vision import DecodedImage, decode
@@ -61,7 +62,8 @@ def asker(client: EngineClient, encoder: UnitEncoder, form: AnswerForm, spent: l
         "temperature": 0,
         "max_tokens": 24,
     }
-    return ChatAsker(client, form.apply(body), SLOTS, [image()], encoder.adapter, form, "test", spent.append)
+    tokens = TokenMeter(24, lambda used: spent.append(used or 0))
+    return ChatAsker(client, form.apply(body), SLOTS, [image()], encoder.adapter, form, "test", tokens)
 
 
 def listed(chat: ChatAsker, client: EngineClient, encoder: UnitEncoder) -> ListAsker:

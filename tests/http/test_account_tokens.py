@@ -1,5 +1,6 @@
 """What an account costs at vLLM: its tokens are counted, and its part of the prefix cache is its own."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from smoothgate.gate import accounts
 from tests.fake_vllm import USAGE, FakeVllm
 from tests.quick_gate import OpenGate
 from tests.waiting import wait_until
-from tests.whole_service import Gate
+from tests.whole_service import Gate, data_uri
 
 HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}]}
 
@@ -69,6 +70,38 @@ def test_a_client_that_leaves_before_its_answer_pays_for_the_longest_one(
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "tokens_per_minute")
     debt = (USAGE["total_tokens"] + most - 1000) * 60 / 1000
     assert debt - 10 < int(refused.headers["retry-after"]) <= 1.5 * debt + 1
+
+
+def test_a_client_that_leaves_a_vote_pays_for_the_generations_under_way(
+    gate: Gate, keys: dict[str, str], vllm: FakeVllm
+) -> None:
+    """Each as the largest that came: 20 of 60 came, and the others are asked for."""
+    over = threading.Event()
+
+    def late(number: int) -> str:
+        if number >= 20:
+            over.wait(60)
+        return "7"
+
+    vllm.answers = late
+    body = {
+        "message": "What digit is shown?",
+        "images": [data_uri("seven.png")],
+        "smoothing": {"certify": "answer", "sigma": 0.5, "target": {"eps": 0.5}},
+        "stream": True,
+    }
+    headers = {"Authorization": f"Bearer {keys['carol']}"}
+    try:
+        with gate.http.stream("POST", "/v1/chat", json=body, headers=headers):
+            wait_until(lambda: len(vllm.bodies) == 60, 60, lambda: f"{len(vllm.bodies)} of 60 were asked")
+        wait_until(lambda: gate.metric("smoothgate_requests_in_flight") == 0, 20, lambda: "still in flight")
+    finally:
+        over.set()
+    vllm.answers = None
+    refused = _ask(gate, keys["carol"])
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "tokens_per_minute")
+    debt = (60 * USAGE["total_tokens"] - 1000) * 60 / 1000
+    assert debt - 30 < int(refused.headers["retry-after"]) <= 1.5 * debt + 1
 
 
 def test_a_client_that_asks_for_its_usage_gets_it(gate: Gate, keys: dict[str, str]) -> None:

@@ -17,6 +17,8 @@ from smoothgate.errors import Overloaded
 from smoothgate.gate import accounts
 from smoothgate.gate.admission import Admission
 from smoothgate.sampling.sampler import Sampler
+from smoothgate.sampling.smoother import Smoother
+from tests.fake_vllm import FakeVllm
 from tests.quick_gate import OpenGate
 from tests.whole_service import Gate, data_uri
 
@@ -106,6 +108,44 @@ def test_a_request_needs_room_for_its_whole_work_once_its_size_is_known() -> Non
     with admission.reserved(sampler, 40) as hold:
         hold(4000)  # alone
     assert admission.seconds(sampler) == 0
+
+
+def test_a_vote_keeps_its_room_until_it_is_queued(
+    open_gate: OpenGate, vllm: FakeVllm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise two votes are admitted that together wait for too long."""
+    vote = {"certify": "answer", "sigma": 0.5, "n_select": 16, "n_certify": 200}
+    queueing, go_on, answers = threading.Event(), threading.Event(), threading.Event()
+    relay = Smoother.relay
+
+    async def relay_later(*args: Any, **fields: Any) -> Any:
+        queueing.set()
+        await asyncio.to_thread(go_on.wait, 60)
+        return await relay(*args, **fields)
+
+    def answer_later(number: int) -> str:
+        answers.wait(60)
+        return "7"
+
+    monkeypatch.setattr(Smoother, "relay", relay_later)
+    vllm.answers = answer_later
+    gate = open_gate(max_queued_seconds=0.001)
+    first: list[httpx.Response] = []
+    asking = threading.Thread(target=lambda: first.append(gate.ask("?", "seven.png", smoothing=vote)))
+    asking.start()
+    try:
+        assert queueing.wait(60)
+        assert gate.metric("smoothgate_reserved_work") == 216
+        refused = gate.ask("?", "seven.png", smoothing=vote)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
+        go_on.set()
+        _wait(lambda: gate.metric("smoothgate_reserved_work") == 0)
+        assert gate.metric("smoothgate_queued_work") > 0, "it is counted once, there"
+    finally:
+        go_on.set()
+        answers.set()
+        asking.join()
+    assert first[0].status_code == 200
 
 
 def test_a_large_picture_is_charged_by_its_size(

@@ -63,7 +63,7 @@ def test_an_answer_to_text_alone_is_vllms_own(quick_gate: Gate, stream: bool) ->
 def test_a_stream_begins_while_its_samples_are_drawn_and_is_never_silent_for_long(
     open_gate: OpenGate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """https://github.com/vllm-project/vllm/issues/47647"""
+    """Case stream_silence: https://github.com/vllm-project/vllm/issues/47647"""
     monkeypatch.setattr(sse, "SILENCE_SECONDS", 0.2)
     gate = open_gate()
     body = QUESTION | {"smoothing": {"n_select": 1500, "n_certify": 64}}

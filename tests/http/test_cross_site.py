@@ -31,7 +31,9 @@ def _code(response: Any) -> str:
 )
 @pytest.mark.parametrize("path", [PATH, "/v1/chat", "/v1/certify"])
 def test_only_json_is_read_as_json(quick_gate: Gate, vllm: FakeVllm, kind: str | None, path: str) -> None:
-    """A page may send the rest without asking first: https://github.com/vllm-project/vllm/pull/11171"""
+    """Case cross_site_simple_post. A page may send the rest without asking first:
+    https://github.com/vllm-project/vllm/pull/11171
+    """
     response = quick_gate.http.post(path, content=ASK, headers={} if kind is None else {"Content-Type": kind})
     if kind == "multipart/form-data" and path != PATH:
         assert (response.status_code, _code(response)) == (400, "invalid_form")
@@ -50,6 +52,7 @@ def test_json_is_read_under_each_of_its_names(quick_gate: Gate, kind: str) -> No
 @pytest.mark.parametrize("path", [PATH, "/v1/chat", "/v1/certify"])
 @pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=XX"])
 def test_a_compressed_body_is_refused_as_such(quick_gate: Gate, path: str, kind: str) -> None:
+    """Case compressed_body."""
     headers = {"Content-Type": kind, "Content-Encoding": "gzip"}
     response = quick_gate.http.post(path, content=gzip.compress(ASK), headers=headers)
     assert response.status_code == 415
@@ -60,6 +63,7 @@ def test_a_compressed_body_is_refused_as_such(quick_gate: Gate, path: str, kind:
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", PAGE, "http://127.0.0.1"])
 def test_a_page_of_another_site_is_refused_where_there_are_no_keys(quick_gate: Gate, origin: str) -> None:
+    """Case cross_site_simple_post."""
     response = quick_gate.http.post(PATH, content=ASK, headers=JSON | {"Origin": origin})
     assert (response.status_code, _code(response)) == (403, "foreign_origin")
     form = quick_gate.http.post("/v1/chat", files={"message": (None, "Hello")}, headers={"Origin": origin})
@@ -73,6 +77,7 @@ def test_the_page_of_the_service_itself_is_answered(quick_gate: Gate) -> None:
 
 @pytest.mark.parametrize("host", ["evil.example:8000", "evil.example", "127.0.0.1.evil.example", ""])
 def test_a_foreign_name_is_refused_where_there_are_no_keys(quick_gate: Gate, host: str) -> None:
+    """Case cross_site_simple_post."""
     for response in (
         quick_gate.http.post(PATH, content=ASK, headers=JSON | {"Host": host}),
         quick_gate.http.get("/v1/models", headers={"Host": host}),
@@ -105,7 +110,7 @@ def test_a_preflight_is_refused_by_default(quick_gate: Gate) -> None:
 
 
 def test_pages_that_the_operator_lists_may_ask(open_gate: OpenGate) -> None:
-    """https://github.com/ollama/ollama/issues/4001"""
+    """Case cors_preflight: https://github.com/ollama/ollama/issues/4001"""
     gate = open_gate(cors_origins=(PAGE,))
     preflight = gate.http.options(PATH, headers=PREFLIGHT | {"Origin": PAGE})
     assert preflight.is_success

@@ -39,7 +39,9 @@ CERTIFY = [_field(b"smoothing", TERMS), _field(b"image", THREE, FILE)]
 def test_a_form_without_its_closing_delimiter_is_refused(
     quick_gate: Gate, path: str, parts: list[bytes], end: bytes
 ) -> None:
-    """Starlette leaves out what is cut off: https://github.com/Kludex/python-multipart/issues/60"""
+    """Case multipart_unclosed. Starlette leaves out what is cut off:
+    https://github.com/Kludex/python-multipart/issues/60
+    """
     response = _post(quick_gate, path, b"\r\n".join([*parts, _field(b"image", SEVEN, FILE)]) + end)
     assert response.status_code == 400
     assert response.json()["error"]["code"] == "invalid_form"

@@ -1,7 +1,7 @@
 """vLLM as the engine: a child of the service or a deployment elsewhere, reached by one client."""
 
 from smoothgate.engine.base_engine import Engine
-from smoothgate.engine.engine_client import ChatStream, EngineClient
+from smoothgate.engine.engine_client import ChatStream, EngineClient, encoded
 from smoothgate.engine.local_engine import LocalEngine, Supervision
 from smoothgate.engine.media_check import MediaCheck
 from smoothgate.engine.no_engine import NoEngine
@@ -23,6 +23,7 @@ __all__ = [
     "RemoteEngine",
     "Supervision",
     "VLLMOptions",
+    "encoded",
     "image_parts",
     "neutralise",
     "neutralise_messages",

@@ -228,14 +228,7 @@ class EngineClient:
     async def _post(
         self, route: Route, body: Json, request_id: str | None, call: EngineCall
     ) -> httpx.Response:
-        try:
-            content = await off_loop(_encoded, body)
-        except (
-            ValueError
-        ) as error:  # Python reads NaN, infinity and half a surrogate pair, but JSON has none of them
-            raise MalformedRequest(
-                "The request holds a number or a character that JSON cannot represent."
-            ) from error
+        content = await off_loop(encoded, body)
         headers = {"Content-Type": "application/json", **call.headers()}
         if request_id is not None:
             headers["X-Request-Id"] = request_id
@@ -367,10 +360,23 @@ def _parsed(data: bytes) -> Json:
     return value
 
 
-def _encoded(body: Json) -> bytes:
-    """JSON, string by string: Python's lock is free between two, and one may hold 10 MiB of visual tokens."""
+def encoded(value: Any, field: str | None = None) -> bytes:
+    """JSON, string by string: Python's lock is free between two, and one may hold 10 MiB of visual tokens.
+
+    Args:
+        value: the body of a request, or a part of it.
+        field: which part, for the error.
+
+    Raises:
+        MalformedRequest: Python reads infinite numbers and half a surrogate pair, but JSON has none of them.
+    """
     encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
-    return b"".join(piece.encode() for piece in encoder.iterencode(body))
+    try:
+        return b"".join(piece.encode() for piece in encoder.iterencode(value))
+    except ValueError as error:
+        raise MalformedRequest(
+            f"{field or 'The request'} holds a number or a character that JSON cannot represent.", param=field
+        ) from error
 
 
 def _refuse_unfinished(answer: Json) -> None:

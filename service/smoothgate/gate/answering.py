@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ from smoothgate.gate.accounts import Account
 from smoothgate.gate.binding import answer_of, question_of
 from smoothgate.gate.certified_answers import Ballot, CertifiedAnswers, CleanedChat
 from smoothgate.gate.chat_images import ImageSlot, with_images_replaced
-from smoothgate.gate.engine_fields import EngineFields
+from smoothgate.gate.engine_fields import EngineFields, longest_answer
 from smoothgate.gate.gatekeeper import Gatekeeper
 from smoothgate.gate.image_smoothing import ImageSmoothing
 from smoothgate.gate.issuing import Issuer, certificates_of
@@ -233,7 +233,8 @@ class Answering:
             async with deadline(self._timeout_seconds):
                 chat = await self._read(turn)
                 if self._certifies_answer(turn, chat):
-                    return await self._certified(turn, await self._ballot(turn, chat, stages), stages)
+                    async with self._ballot(turn, chat, stages) as ballot:
+                        return await self._certified(turn, ballot, stages)
                 async with self._admitted(turn, chat, stages) as admitted:
                     body = await self._prepared(turn, admitted, stages)
                     sent = time.perf_counter()
@@ -241,7 +242,7 @@ class Answering:
                         answer = await self._client.chat(body, turn.request_id)
                     except asyncio.CancelledError:
                         # vLLM does not say how far it came.
-                        self._gatekeeper.spend_tokens(turn.account, _longest(body))
+                        self._gatekeeper.spend_tokens(turn.account, longest_answer(body))
                         raise
                     _engine_done(stages, sent)
                     completion = read_completion(answer)
@@ -265,7 +266,7 @@ class Answering:
                 async with deadline(self._timeout_seconds):
                     chat = await self._read(turn)
                     if self._certifies_answer(turn, chat):
-                        ballot = await self._ballot(turn, chat, stages)
+                        ballot = await stack.enter_async_context(self._ballot(turn, chat, stages))
                     else:
                         admitted = await stack.enter_async_context(self._admitted(turn, chat, stages))
                 if ballot is not None:
@@ -373,8 +374,8 @@ class Answering:
             body["cache_salt"] = turn.account.cache_salt
         return CleanedChat(smoother, body, slots)
 
-    async def _ballot(self, turn: Turn, chat: CleanedChat, stages: Stages) -> Ballot:
-        return await self._certified_answers.ballot(
+    def _ballot(self, turn: Turn, chat: CleanedChat, stages: Stages) -> AbstractAsyncContextManager[Ballot]:
+        return self._certified_answers.ballot(
             chat, turn.smoothing, turn.parameters, turn.messages, turn.account, stages
         )
 
@@ -502,13 +503,6 @@ def _asks_for_usage(body: Json) -> bool:
         body["stream_options"] = (options or {}) | {"include_usage": True}
         return False
     return True
-
-
-def _longest(body: Json) -> int | None:
-    """How many tokens the answer to a request may have; None: it sets no limit."""
-    most = body.get("max_completion_tokens") or body.get("max_tokens")
-    choices = body.get("n") or 1
-    return most * choices if isinstance(most, int) and isinstance(choices, int) else None
 
 
 def _tokens(usage: Json | None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -15,6 +15,7 @@ from smoothgate.engine.prompt_lists import MOST_PROMPTS, PromptLists, PromptTemp
 from smoothgate.errors import RequestError, SmoothgateError
 from smoothgate.gate.answer_form import AnswerForm
 from smoothgate.gate.chat_images import ImageSlot, with_images_replaced
+from smoothgate.gate.token_meter import TokenMeter
 from smoothgate.gate.visual_chat import visual_parts
 from smoothgate.gate.voting import Generation, Sample
 from smoothgate.vision import DecodedImage, VisionAdapter
@@ -35,7 +36,7 @@ class ChatAsker:
         adapter: of the model.
         form: reads the answers.
         request_id: sent along, with the number of the sample.
-        spend: called with the tokens of each answer.
+        tokens: counts those of each generation.
     """
 
     most = 1
@@ -50,7 +51,7 @@ class ChatAsker:
         adapter: VisionAdapter,
         form: AnswerForm,
         request_id: str,
-        spend: Callable[[int], None],
+        tokens: TokenMeter,
     ) -> None:
         self._client = client
         self._body = body
@@ -58,7 +59,7 @@ class ChatAsker:
         self._images = images
         self._adapter = adapter
         self._form = form
-        self._spend = spend
+        self.tokens = tokens
         self.request_id = request_id
 
     async def __call__(self, samples: Sequence[Sample]) -> list[Generation]:
@@ -76,14 +77,16 @@ class ChatAsker:
             for one, image in zip(tokens, self._images, strict=True)
         ]
         body = self._body | {"messages": with_images_replaced(self._body["messages"], self._slots, parts)}
-        return self.generation(await self._client.chat(body, f"{self.request_id}-{number}"))
+        with self.tokens.under_way(1):
+            completion = await self._client.chat(body, f"{self.request_id}-{number}")
+        return self.generation(completion)
 
     def generation(self, completion: Json) -> Generation:
         """What a completion says. Its tokens are counted."""
         read = read_completion(completion)
         usage = read.usage or {}
         total = usage.get("total_tokens")
-        self._spend(total if isinstance(total, int) else 0)
+        self.tokens.came(total if isinstance(total, int) else 0)
         return Generation(completion, read.text, self._form.canonical(read.text))
 
     def with_placeholders(self) -> tuple[Json, int]:
@@ -143,10 +146,10 @@ class ListAsker:
         if self._template is None:
             return await self._chat(samples)
         identifier = f"{self._chat.request_id}-{samples[0][0]}"
+        prompts = [tokens for _, tokens in samples]
         try:
-            answers = await self._lists.complete(
-                self._template, [tokens for _, tokens in samples], identifier
-            )
+            with self._chat.tokens.under_way(len(samples)):
+                answers = await self._lists.complete(self._template, prompts, identifier)
         except RequestError as error:
             # It may be the list that vLLM refuses. If it is the request, the chat is refused too.
             log.warning("a list of prompts is refused: asking one by one", reason=error.message)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import structlog
@@ -20,10 +21,12 @@ from smoothgate.gate.answer_form import AnswerForm, answer_form
 from smoothgate.gate.asking import ChatAsker, ListAsker
 from smoothgate.gate.binding import question_of
 from smoothgate.gate.chat_images import ImageSlot
+from smoothgate.gate.engine_fields import longest_answer
 from smoothgate.gate.gatekeeper import Gatekeeper
 from smoothgate.gate.image_smoothing import ImageSmoothing
 from smoothgate.gate.issuing import Issuer, answer_certificate
 from smoothgate.gate.request_timing import Stages
+from smoothgate.gate.token_meter import TokenMeter
 from smoothgate.gate.vote_plan import VotePlan
 from smoothgate.gate.voting import Asker, Generation, Voting
 from smoothgate.off_loop import off_loop
@@ -61,12 +64,14 @@ class Ballot:
         images: in the order of its places.
         plan: how the vote is held.
         form: in which answers are compared.
+        queued: to be called once the images are queued: it gives back the room that was kept for them.
     """
 
     chat: CleanedChat
     images: Sequence[DecodedImage]
     plan: VotePlan
     form: AnswerForm
+    queued: Callable[[], None]
 
 
 class CertifiedAnswers:
@@ -104,6 +109,7 @@ class CertifiedAnswers:
         self._checkpoint = checkpoint
         self._language_model_digest = language_model_digest
 
+    @asynccontextmanager
     async def ballot(
         self,
         chat: CleanedChat,
@@ -112,8 +118,9 @@ class CertifiedAnswers:
         messages: Any,
         account: Account | None,
         stages: Stages,
-    ) -> Ballot:
-        """A turn whose answer is to be certified, once its images are decoded.
+    ) -> AsyncIterator[Ballot]:
+        """A turn whose answer is to be certified, once its images are decoded. Room at the sampler is kept
+        for them until they are queued, or the block ends.
 
         Args:
             chat: the turn.
@@ -127,10 +134,17 @@ class CertifiedAnswers:
             SmoothgateError: what is asked for contradicts itself or is not allowed, or there is no room.
         """
         form = answer_form(options.answer or AnswerOptions(), parameters, messages)
-        plan = await self._smoothing.vote_plan(chat.slots, options)
-        with self._admission.reserved(self._voting.generations, plan.samples):
-            images = await self._smoothing.vote_images(chat.smoother, chat.slots, plan, account, stages)
-        return Ballot(chat, images, plan, form)
+        slots = chat.slots
+        plan = await self._smoothing.vote_plan(slots, options)
+        with self._admission.reserved(self._voting.generations, plan.samples) as hold:
+            async with self._smoothing.vote_images(chat.smoother, slots, plan, account, stages) as decoded:
+                images, release = decoded
+
+                def queued() -> None:
+                    release()
+                    hold(0)
+
+                yield Ballot(chat, images, plan, form, queued)
 
     async def decide(
         self, ballot: Ballot, request_id: str, account: Account | None, stages: Stages
@@ -148,8 +162,12 @@ class CertifiedAnswers:
             for name, value in ballot.form.apply(ballot.chat.body).items()
             if name not in ("stream", "stream_options")
         }
-        ask = await self._asker(ballot, asked, request_id, account)
-        decision = await self._voting.decide(smoother, ballot.images, plan, ask, ends=self._smoothing.ends())
+        tokens = TokenMeter(longest_answer(asked), partial(self._gatekeeper.spend_tokens, account))
+        ask = await self._asker(ballot, asked, request_id, tokens)
+        with tokens.settled():
+            decision = await self._voting.decide(
+                smoother, ballot.images, plan, ask, queued=ballot.queued, ends=self._smoothing.ends()
+            )
         stages.engine = time.perf_counter() - began
         metrics.STAGE_SECONDS.labels("engine").observe(stages.engine)
         stages.certify = stages.now()
@@ -171,7 +189,7 @@ class CertifiedAnswers:
             )
         return decision.served, issued
 
-    async def _asker(self, ballot: Ballot, asked: Json, request_id: str, account: Account | None) -> Asker:
+    async def _asker(self, ballot: Ballot, asked: Json, request_id: str, tokens: TokenMeter) -> Asker:
         adapter = ballot.chat.smoother.encoder.adapter
         chat = ChatAsker(
             self._client,
@@ -181,7 +199,7 @@ class CertifiedAnswers:
             adapter,
             ballot.form,
             request_id,
-            lambda tokens: self._gatekeeper.spend_tokens(account, tokens),
+            tokens,
         )
         embeddings = None if adapter.list_token is None else await off_loop(self._text_embeddings)
         if adapter.list_token is None or embeddings is None:

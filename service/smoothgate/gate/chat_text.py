@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from smoothgate.engine import neutralise, neutralise_messages
+from smoothgate.engine import encoded, neutralise, neutralise_messages
 from smoothgate.errors import TooLarge
 from smoothgate.gate.chat_images import ImageSlot, attached_images, find_images, with_images_replaced
 
@@ -33,7 +33,7 @@ def cleaned(
         max_characters: of all texts together.
 
     Raises:
-        MalformedRequest, Unacceptable: as `find_images`.
+        MalformedRequest, Unacceptable: as `find_images`, or a value that JSON cannot represent.
         TooLarge: code `text_too_large`.
     """
     slots = find_images(messages, field)
@@ -47,6 +47,9 @@ def cleaned(
             param=field,
             code="text_too_large",
         )
+    # What could not be sent in the end is refused now: a stream with pictures begins long before that.
+    for name, value in {field: messages, **parameters}.items():
+        encoded(value, name)
     return neutralise_messages(messages, placeholders), slots, neutralise(parameters, placeholders)
 
 

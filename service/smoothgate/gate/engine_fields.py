@@ -152,6 +152,13 @@ class EngineFields:
         return name in self._sent or name in LEFT_OUT or (name == "modalities" and value == ["text"])
 
 
+def longest_answer(parameters: Json) -> int | None:
+    """How many tokens the answer to a request may have, over all its choices; None: it sets no limit."""
+    most = parameters.get("max_completion_tokens") or parameters.get("max_tokens")
+    choices = parameters.get("n") or 1
+    return most * choices if isinstance(most, int) and isinstance(choices, int) else None
+
+
 def _limit(parameters: Json, name: str, most: int, *, least: int | None = None) -> None:
     """Refuse a number above its limit. What is no number is vLLM's to refuse: it reads numbers as we do."""
     try:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 
 from smoothgate import metrics
 from smoothgate.errors import TooLarge, Unacceptable
@@ -127,7 +127,7 @@ class ImageSmoothing:
         self._require_few(slots)
         plan = await self._planned(smoother, options, len(slots))
         async with AsyncExitStack() as stack:
-            async with self._decoded(smoother, slots, plan.samples, account, stages) as images:
+            async with self._decoded(smoother, slots, plan.samples, account, stages) as (images, _):
                 scope = "" if account is None else account.cache_salt
                 smoothed = await stack.enter_async_context(
                     sampling(smoother, images, plan, ends=self.ends(), scope=scope, log=self._log)
@@ -141,17 +141,21 @@ class ImageSmoothing:
         await off_loop(plan.require_reachable)
         return plan
 
-    async def vote_images(
+    def vote_images(
         self,
         smoother: Smoother,
         slots: Sequence[ImageSlot],
         plan: VotePlan,
         account: Account | None,
         stages: Stages,
-    ) -> list[DecodedImage]:
-        """Admit and decode the images of a request whose answer is certified; raises as `admitted`."""
-        async with self._decoded(smoother, slots, plan.samples, account, stages) as images:
-            return images
+    ) -> AbstractAsyncContextManager[tuple[list[DecodedImage], Callable[[], None]]]:
+        """Admit and decode the images of a request whose answer is certified; raises as `admitted`.
+
+        Yields:
+            The images, and what gives back their room, to be called once they are queued. The end of the
+            block gives it back too.
+        """
+        return self._decoded(smoother, slots, plan.samples, account, stages)
 
     def certifies_answer(self, options: SmoothingOptions) -> bool:
         """Whether a request has its answer certified; raises as `OperatorPolicy.certifies_answer`."""
@@ -169,8 +173,10 @@ class ImageSmoothing:
         samples: int,
         account: Account | None,
         stages: Stages,
-    ) -> AsyncIterator[list[DecodedImage]]:
-        """The decoded images of a request that draws so many samples of each; room is kept for them."""
+    ) -> AsyncIterator[tuple[list[DecodedImage], Callable[[], None]]]:
+        """The decoded images of a request that draws so many samples of each. Room is kept for them until the
+        block ends, or what comes with them is called.
+        """
         # Of images of typical size. Before they are decoded, nobody knows.
         expected = len(slots) * samples
         with self._admission.reserved(smoother.sampler, expected) as hold:
@@ -180,7 +186,7 @@ class ImageSmoothing:
             hold(work)
             self._gatekeeper.correct(account, work - expected)
             stages.decode = stages.now()
-            yield images
+            yield images, lambda: hold(0)
 
     async def unsmoothed(self, slots: Sequence[ImageSlot], stages: Stages) -> list[DecodedImage]:
         """The images of a request that switches smoothing off.

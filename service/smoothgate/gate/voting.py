@@ -188,7 +188,14 @@ class Voting:
         self.generations = generations
 
     async def decide(
-        self, smoother: Smoother, images: Sequence[DecodedImage], plan: VotePlan, ask: Asker, *, ends: float
+        self,
+        smoother: Smoother,
+        images: Sequence[DecodedImage],
+        plan: VotePlan,
+        ask: Asker,
+        *,
+        queued: Callable[[], None],
+        ends: float,
     ) -> Decision:
         """Hold a vote on the images of one request. Whatever ends it ends its draws and its generations.
 
@@ -197,6 +204,7 @@ class Voting:
             images: at least one.
             plan: how.
             ask: for generations.
+            queued: called once all images are queued at the sampler.
             ends: `time.monotonic()` at which it ends with the votes that are there.
 
         Raises:
@@ -254,7 +262,6 @@ class Voting:
         relayed: list[Relayed] = []
         reason: StopReason | None = None
         stack = ExitStack()
-        done = stack.enter_context(self.generations.planned(plan.samples))
         try:
             request = object()
             for at, image in enumerate(images):
@@ -271,6 +278,8 @@ class Voting:
                         earlier=relayed,
                     )
                 )
+            done = stack.enter_context(self.generations.planned(plan.samples))
+            queued()
             wanted = await off_loop(lambda: vote.wanted)
             while reason is None:
                 for one in relayed:

@@ -217,7 +217,7 @@ class _Stages:
             adapter,
             AnswerForm("text"),
             "bench",
-            lambda tokens: None,
+            TokenMeter(None, lambda tokens: None),
         )
         lists = PromptLists(client, self._embeddings.rows, adapter.list_token[0], adapter.dtype)
         asker = ListAsker(chat, lists)

@@ -204,13 +204,16 @@ def _compared(seconds: dict[str, list[float]]) -> Json:
     return medians | {"ratio": medians["smoothgate"] / medians["vllm"]}
 
 
-def picture_uri(number: int) -> str:
+def picture_uri(number: int, size: tuple[int, int] | None = None) -> str:
     """A data URI of `picture_file`."""
-    return png_data_uri(picture_file(number))
+    return png_data_uri(picture_file(number, size))
 
 
-def picture_file(number: int) -> bytes:
-    """A PNG of the sample with its own grain, so that no two pictures are the same."""
-    pixels = np.asarray(Image.open(bundled("samples") / _SAMPLE).convert("RGB")).astype(np.int16)
+def picture_file(number: int, size: tuple[int, int] | None = None) -> bytes:
+    """A PNG of the sample with its own grain, so that no two pictures are the same; `size` is width and
+    height, of the sample itself where there is none.
+    """
+    sample = Image.open(bundled("samples") / _SAMPLE).convert("RGB")
+    pixels = np.asarray(sample.resize(size or sample.size)).astype(np.int16)
     grain = np.random.default_rng(abs(number)).integers(-2, 3, pixels.shape)
     return encode_png(Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8)))

@@ -23,6 +23,8 @@ Json = dict[str, Any]
 QUESTION = "What digit is shown?"
 # Small requests, so that a short run has enough of them for a 99th percentile.
 _SMOOTHING = {"n_select": 32, "n_certify": 96}
+# Width and height of the pictures; the last is larger than most canvases.
+_SIZES = ((48, 48), (64, 64), (97, 31), (40, 120), (320, 240), (1280, 960))
 _MIX = {"picture": 0.6, "stream": 0.2, "text": 0.15, "hostile": 0.05}
 # Nearly as many values as a body may hold, in a field that no request has.
 _HOSTILE = {"messages": [{"role": "user", "content": "Hello"}], "a": [[]] * 45_000}
@@ -118,7 +120,7 @@ async def _client(http: httpx.AsyncClient, seen: _Seen, ends: float, seed: int) 
     while time.monotonic() < ends:
         number += 1
         (kind,) = rng.choices(list(_MIX), list(_MIX.values()))
-        uri = await asyncio.to_thread(picture_uri, number)
+        uri = await asyncio.to_thread(picture_uri, number, rng.choice(_SIZES))
         began = time.perf_counter()
         try:
             status = await _ask(http, kind, uri)

@@ -1,11 +1,18 @@
 """The soak, for seconds: that it counts what it should, not how the service fares."""
 
+import base64
+import io
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from smoothgate_lab.benchmarks import soak
+from smoothgate_lab.benchmarks.serving_bench import picture_uri
+from tests.families import tiny_model
 from tests.whole_service import Gate
 
 
@@ -29,6 +36,21 @@ def test_a_short_soak_loses_nothing_and_reads_memory(
         assert row["ratio"] == pytest.approx(row["p99"] / row["p50"])
     assert 2**28 < figures["memory"]["start"] < 2**35
     assert seen == sorted(seen)
+
+
+def test_pictures_have_sizes_within_and_beyond_the_canvas_of_the_model_that_make_soak_serves() -> None:
+    for size in soak._SIZES:
+        data = base64.b64decode(picture_uri(1, size).partition(",")[2])
+        assert Image.open(io.BytesIO(data)).size == size
+    pixels = [width * height for width, height in soak._SIZES]
+    assert min(pixels) < tiny_model.MOST_PIXELS < max(pixels)
+
+
+def test_the_program_of_make_soak_starts() -> None:
+    command = [sys.executable, "-m", "tests.soak", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Load the service fully" in done.stdout
 
 
 def test_what_is_hostile_is_refused_and_counted(quick_gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,13 @@
+"""`python -m tests.soak`: `smoothgate bench soak` on a model whose canvases have free sizes."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from smoothgate.cli import app
+from tests.families import tiny_model
+
+with tempfile.TemporaryDirectory(prefix="smoothgate-soak-") as folder:
+    os.environ |= tiny_model.free_sizes(Path(folder))
+    app(["bench", "soak", *sys.argv[1:]])
