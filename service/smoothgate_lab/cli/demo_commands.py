@@ -196,6 +196,45 @@ def demo_answer_changes(
         print("\n\n".join(changes_table(lines, name) for name in defence))
 
 
+@app.command("votes", cls=Lists)
+def demo_votes(
+    output: Annotated[
+        Path, typer.Option(help="Folder of samples and results. A run resumes where it stopped.")
+    ] = Path("runs/votes"),
+    sigma: Sigmas = _SIGMAS,
+    scenes: Annotated[int, typer.Option(min=1, max=500, help="Held-out scenes for each sigma.")] = 500,
+    n: Annotated[
+        int, typer.Option(min=512, help="Certification samples per scene; whole blocks of 512 are drawn.")
+    ] = 2048,
+    seed: Annotated[int, typer.Option(help="Seed of scenes and noise.")] = 24,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Report the present samples without further ones.")
+    ] = False,
+    json_file: Json = None,
+) -> None:
+    """Measure certified accuracy of answers: how often the right answer holds within a radius."""
+    from rich.markdown import Markdown
+
+    from smoothgate.progress import progress
+    from smoothgate_lab.evaluation import vote_report
+    from smoothgate_lab.evaluation.vote_samples import BLOCK, VoteSamples
+
+    with failures():
+        samples = VoteSamples(output, seed)
+        if not report_only:
+            blocks = scenes * -(-n // BLOCK)
+            with progress(console=console) as bar:
+                tasks = {each: bar.add_task(f"sigma {each:g}", total=blocks) for each in sigma}
+                samples.run(sigma, scenes, n, lambda each, count: bar.advance(tasks[each], count))
+        figures = vote_report.figures(samples.blocks())
+    tables = vote_report.markdown(figures)
+    (output / "votes.md").write_text(tables)
+    (output / "votes.svg").write_text(vote_report.plot(figures))
+    console.print(Markdown(tables))
+    console.print(f"Wrote {output / 'votes.md'} and {output / 'votes.svg'}")
+    write(json_file, figures)
+
+
 @app.command("samples")
 def demo_samples(
     output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("runs/demo/samples"),
