@@ -1,5 +1,7 @@
 """Certified accuracy of answers: that samples resume exactly, and that the figures follow from them."""
 
+import gzip
+import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from smoothgate_lab.evaluation.vote_samples import (
     vote,
 )
 
+RESULTS = Path(__file__).parents[3] / "docs" / "results"
 SEED = 24
 
 
@@ -135,3 +138,16 @@ def test_without_samples_the_command_says_so(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["demo", "votes", "--output", str(tmp_path), "--report-only"])
     assert result.exit_code == 1
     assert "no samples" in result.output
+
+
+def test_the_published_table_is_of_what_is_bundled(tmp_path: Path) -> None:
+    """Whoever changes the bundled model or PSM has to measure it anew."""
+    (tmp_path / "votes.jsonl").write_bytes(gzip.decompress((RESULTS / "votes.jsonl.gz").read_bytes()))
+    json_file = tmp_path / "votes.json"
+    command = ["demo", "votes", "--output", str(tmp_path), "--report-only", "--json", str(json_file)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "votes.md").read_text() == (RESULTS / "votes.md").read_text()
+    rows = json.loads(json_file.read_text())["rows"]
+    assert {row["sigma"] for row in rows} >= {0.5}
+    assert "<svg" in (tmp_path / "votes.svg").read_text()
