@@ -10,7 +10,7 @@ export MALLOC_ARENA_MAX ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lock serve test test-all bench soak fuzz results results-quick screenshots lint format clean
+.PHONY: help lock serve test test-all bench soak fuzz results results-quick votes screenshots lint format clean
 
 help:  ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,10 @@ results: $(VENV)/.$(ENGINE)-dev  ## Attack every defence in docs/plans (hours; r
 
 results-quick: $(VENV)/.$(ENGINE)-dev  ## The same on a small scale, in minutes.
 	@$(BIN)/smoothgate evaluate docs/plans/results-quick.toml --output runs/results-quick
+
+votes: $(VENV)/.$(ENGINE)-dev  ## Measure certified answers, and try to refute them (hours; resumes).
+	@$(BIN)/smoothgate demo votes --output runs/votes --json runs/votes.json
+	@$(BIN)/smoothgate demo attack-votes --output runs/votes --json runs/attacked-votes.json
 
 screenshots: $(VENV)/.$(ENGINE)-dev  ## Take the README's pictures of the playground again (needs chromium).
 	@$(BIN)/python -m tests.playground.screenshots docs/img

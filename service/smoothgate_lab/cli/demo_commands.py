@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,7 @@ from smoothgate.cli.common import (
 from smoothgate.errors import MalformedRequest
 
 _SIGMAS = [0.25, 0.5, 0.75, 1.0]
+_FACTORS = [0.5, 0.75, 1.0, 1.5, 2.0, 3.0]
 
 app = typer.Typer(no_args_is_help=True, help="The bundled demo model.")
 
@@ -194,6 +196,96 @@ def demo_answer_changes(
     with failures():
         lines = read_lines(results)
         print("\n\n".join(changes_table(lines, name) for name in defence))
+
+
+@app.command("votes", cls=Lists)
+def demo_votes(
+    output: Annotated[
+        Path, typer.Option(help="Folder of samples and results. A run resumes where it stopped.")
+    ] = Path("runs/votes"),
+    sigma: Sigmas = _SIGMAS,
+    scenes: Annotated[int, typer.Option(min=1, max=500, help="Held-out scenes for each sigma.")] = 500,
+    n: Annotated[
+        int, typer.Option(min=512, help="Certification samples per scene; whole blocks of 512 are drawn.")
+    ] = 2048,
+    seed: Annotated[int, typer.Option(help="Seed of scenes and noise.")] = 24,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Report the present samples without further ones.")
+    ] = False,
+    json_file: Json = None,
+) -> None:
+    """Measure certified accuracy of answers: how often the right answer holds within a radius."""
+    from rich.markdown import Markdown
+
+    from smoothgate.progress import progress
+    from smoothgate_lab.evaluation import vote_report
+    from smoothgate_lab.evaluation.vote_samples import BLOCK, VoteSamples
+
+    with failures():
+        samples = VoteSamples(output, seed)
+        if not report_only:
+            blocks = scenes * -(-n // BLOCK)
+            with progress(console=console) as bar:
+                tasks = {each: bar.add_task(f"sigma {each:g}", total=blocks) for each in sigma}
+                samples.run(sigma, scenes, n, lambda each, count: bar.advance(tasks[each], count))
+        figures = vote_report.figures(samples.blocks())
+    tables = vote_report.markdown(figures)
+    (output / "votes.md").write_text(tables)
+    (output / "votes.svg").write_text(vote_report.plot(figures))
+    console.print(Markdown(tables))
+    console.print(f"Wrote {output / 'votes.md'} and {output / 'votes.svg'}")
+    write(json_file, figures)
+
+
+@app.command("attack-votes", cls=Lists)
+def demo_attack_votes(
+    output: Annotated[
+        Path, typer.Option(help="Folder of `demo votes`: has samples, gets attacks. A run resumes.")
+    ] = Path("runs/votes"),
+    scenes: Annotated[
+        int,
+        typer.Option(min=1, max=500, help="Held-out scenes: attacked where the digit is certified."),
+    ] = 64,
+    sigma: Annotated[float, typer.Option(min=0.01, help="Noise level.")] = 0.5,
+    factor: Annotated[
+        list[float], typer.Option(min=0.01, help="Radii of the attacks, in certified radii of the picture.")
+    ] = _FACTORS,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each attack.")] = 20,
+    draws: Annotated[int, typer.Option(min=1, help="Noisy copies for each step.")] = 8,
+    fresh: Annotated[int, typer.Option(min=1, help="Fresh samples at each attacked picture.")] = 2048,
+    seed: Annotated[int, typer.Option(help="Seed of scenes, starts and noise.")] = 24,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Report the present attacks without further ones.")
+    ] = False,
+    json_file: Json = None,
+) -> None:
+    """Try to refute certificates of answers by attacks inside their radius; print what gives in outside."""
+    from rich.markdown import Markdown
+
+    from smoothgate.progress import progress
+    from smoothgate_lab.evaluation import vote_attacks
+    from smoothgate_lab.evaluation.vote_attacks import AttackTerms, VoteAttacks
+    from smoothgate_lab.evaluation.vote_samples import BLOCK, VoteSamples
+
+    with failures():
+        samples = VoteSamples(output, seed)
+        attacks = VoteAttacks(samples, output, AttackTerms(sigma, steps, draws, fresh, seed))
+        if not report_only:
+            with progress(console=console) as bar:
+                drawing = bar.add_task("samples", total=scenes)
+                samples.run([sigma], scenes, BLOCK, lambda _, count: bar.advance(drawing, count))
+                pictures = attacks.pictures(scenes)
+                attacking = bar.add_task("attacks", total=len(pictures) * len(factor))
+                attacks.run(pictures, factor, lambda: bar.advance(attacking))
+        rows = vote_attacks.figures(attacks.lines())
+    table = vote_attacks.markdown(rows, attacks.terms)
+    (output / "attacked-votes.md").write_text(table)
+    (output / "attacked-votes.svg").write_text(vote_attacks.plot(rows))
+    console.print(Markdown(table))
+    console.print(f"Wrote {output / 'attacked-votes.md'} and {output / 'attacked-votes.svg'}")
+    write(json_file, {"terms": asdict(attacks.terms), "rows": rows})
+    if any(row["refuted"] for row in rows):
+        raise typer.Exit(1)
 
 
 @app.command("samples")

@@ -120,7 +120,7 @@ class Answerer:
             tokens: (B, T, D) visual tokens of the pictures. The result is differentiable in them.
         """
         text = self.processor.apply_chat_template(
-            _user(1, question), add_generation_prompt=True, tokenize=False
+            asked(1, question), add_generation_prompt=True, tokenize=False
         )
         tokenizer = self.processor.tokenizer
         prompt = tokenizer(text.replace("<image>", "<image>" * TOKENS), return_tensors="pt").input_ids
@@ -161,13 +161,14 @@ def smoothed_tokens(encoder: UnitEncoder, sigma: float, n: int, seed: int) -> En
     return encode
 
 
-def _user(images: int, text: str) -> list[Message]:
+def asked(images: int, text: str) -> list[Message]:
+    """A chat of one message: pictures, then a text."""
     return [{"role": "user", "content": [{"type": "image"}] * images + [{"type": "text", "text": text}]}]
 
 
 def answers(answerer: Answerer, question: str, tokens: Tensor) -> list[str]:
     """The answers to one question about each picture, from visual tokens (N, T, D)."""
-    chats = [(_user(1, question), [each]) for each in tokens]
+    chats = [(asked(1, question), [each]) for each in tokens]
     return [a for first in range(0, len(chats), _BATCH) for a in answerer(chats[first : first + _BATCH])]
 
 
@@ -218,25 +219,25 @@ def run(
 
         for question in ONE_PICTURE:
             for scene in first:
-                yield question.name, _user(1, phrase(question)), [scene.picture], question.answer(scene.facts)
+                yield question.name, asked(1, phrase(question)), [scene.picture], question.answer(scene.facts)
         for question in TWO_PICTURES:
             for a, b in zip(first, second, strict=True):
                 yield (
                     question.name,
-                    _user(2, phrase(question)),
+                    asked(2, phrase(question)),
                     [a.picture, b.picture],
                     question.answer(a.facts, b.facts),
                 )
         for scene in first:
             q1, q2 = rng.sample(ONE_PICTURE, 2)
             chat = [
-                *_user(1, phrase(q1)),
+                *asked(1, phrase(q1)),
                 {"role": "assistant", "content": q1.answer(scene.facts)},
                 {"role": "user", "content": rng.choice(q2.follow_ups)},
             ]
             yield "follow-up", chat, [scene.picture], q2.answer(scene.facts)
         for picture, label in plain:
-            yield "plain picture", _user(1, ONE_PICTURE[0].phrasings[0]), [picture], f"The digit is {label}."
+            yield "plain picture", asked(1, ONE_PICTURE[0].phrasings[0]), [picture], f"The digit is {label}."
 
     seen = [scene.picture for scene in first] + [picture for picture, _ in plain]
     encoded = [

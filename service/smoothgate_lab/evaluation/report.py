@@ -63,7 +63,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     clean = [row for row in rows if row["attack"] == "clean"]
     questions = list(clean[0]["accuracy"]) if clean else []
     parts.append(
-        _table(
+        markdown_table(
             "Clean",
             ["defence", "n", *questions],
             [
@@ -77,7 +77,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         radii = list(certified[0]["fcsb"])
         heads = ["defence", "n", *(f"FCSB {r}" for r in radii)]
         parts.append(
-            _table(
+            markdown_table(
                 "Certified, clean pictures",
                 heads,
                 [
@@ -102,7 +102,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
             "l2",
         ]
         parts.append(
-            _table(
+            markdown_table(
                 f"{name} ({question}), {setting}",
                 heads,
                 [
@@ -145,7 +145,8 @@ def _with_interval(value: float, interval: Sequence[float]) -> str:
     return f"{value:.1%} ({interval[0]:.1%} to {interval[1]:.1%})"
 
 
-def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown under a title."""
     lines = [f"### {title}", "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
@@ -180,7 +181,7 @@ def plots(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
         left.set(title="right answers", xlabel=unit, ylim=(-0.03, 1.03))
         right.set(title="attacker's answers", xlabel=unit, ylim=(-0.03, 1.03))
         right.legend(fontsize="small")
-        found[f"{attack}, {question}, {setting}, {norm}"] = _svg(figure)
+        found[f"{attack}, {question}, {setting}, {norm}"] = figure_svg(figure)
     certified = [row for row in clean.values() if "fcsb" in row]
     if certified:
         figure = Figure(figsize=(4.5, 3.6), layout="constrained")
@@ -191,7 +192,7 @@ def plots(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
             panel.plot(at, list(row["fcsb"].values()), "o-", label=row["defence"])
         panel.set(title="certified cosine, mean", xlabel="l2", ylim=(-0.03, 1.03))
         panel.legend(fontsize="small")
-        found["certified cosine"] = _svg(figure)
+        found["certified cosine"] = figure_svg(figure)
     return found
 
 
@@ -205,7 +206,8 @@ def _with_bars(
     panel.errorbar(at, values, [below, above], fmt="o-", capsize=3, elinewidth=1, label=label)
 
 
-def _svg(figure: Any) -> str:
+def figure_svg(figure: Any) -> str:
+    """A figure of matplotlib as SVG."""
     file = io.BytesIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue().decode()

@@ -40,6 +40,7 @@ from smoothgate_lab.evaluation.attacks.pgd import Loss, pgd
 from smoothgate_lab.evaluation.attacks.square import square
 from smoothgate_lab.evaluation.clean_certificates import CleanPictures
 from smoothgate_lab.evaluation.evaluation_plan import Cell, Defence, EvaluationPlan
+from smoothgate_lab.evaluation.json_lines import appending, whole_lines
 from smoothgate_lab.evaluation.psm_evaluation import restricted
 from smoothgate_lab.evaluation.running_service import RemoteModel
 from smoothgate_lab.evaluation.threads import one_core_each
@@ -143,10 +144,7 @@ class Evaluation:
         """
         done = {(line["key"], line["index"]) for line in self.lines()}
         file = self.folder / "results.jsonl"
-        if file.exists():
-            text = file.read_text()
-            file.write_text(text[: text.rfind("\n") + 1])
-        with self._threads() as pool, file.open("a") as out:
+        with self._threads() as pool, appending(file) as add:
             work = []
             for cell in self.plan.cells():
                 for numbers in self._batches(cell):
@@ -155,9 +153,7 @@ class Evaluation:
             for cell, numbers, future in work:
                 for line in future.result() if future else []:
                     if (cell.key, line.index) not in done:
-                        facts = {"key": cell.key, "made_of": self.made_of(cell)} | asdict(line)
-                        out.write(json.dumps(facts) + "\n")
-                out.flush()
+                        add({"key": cell.key, "made_of": self.made_of(cell)} | asdict(line))
                 step(cell, len(numbers))
 
     def _threads(self) -> AbstractContextManager[ThreadPoolExecutor]:
@@ -177,12 +173,8 @@ class Evaluation:
 
     def lines(self) -> list[dict[str, Any]]:
         """The lines that are written for this plan, without an incomplete last line."""
-        file = self.folder / "results.jsonl"
-        if not file.exists():
-            return []
-        whole = file.read_text().split("\n")[:-1]
+        found = whole_lines(self.folder / "results.jsonl")
         cells = {cell.key: self.made_of(cell) for cell in self.plan.cells()}
-        found = [json.loads(text) for text in whole]
         order = {key: place for place, key in enumerate(cells)}
         mine = [line for line in found if cells.get(line["key"]) == line["made_of"]]
         return sorted(mine, key=lambda line: (order[line["key"]], line["index"]))

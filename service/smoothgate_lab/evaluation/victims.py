@@ -66,6 +66,11 @@ class SmoothedVictim:
         features = F.normalize(units.mean(1), dim=1)
         return Seen(features, self._encoder.served(features))
 
+    def see_each(self, x: Tensor, gen: torch.Generator) -> Seen:
+        """The noisy copies one by one, those of a picture together: B * draws rows. So a vote sees them."""
+        units = self._units(x, self.draws, gen)
+        return Seen(units, self._encoder.served(units))
+
     def _units(self, x: Tensor, draws: int, gen: torch.Generator) -> Tensor:
         """Unit features (B * draws, T * D) of noisy copies, those of a picture together."""
         copies = x.repeat_interleave(draws, 0)

@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from smoothgate_lab.demo.demo_evaluation import Answerer
 from smoothgate_lab.evaluation.attacks.pgd import Loss
-from smoothgate_lab.evaluation.victims import Victim
+from smoothgate_lab.evaluation.victims import SmoothedVictim, Victim
 
 # M-Attack (Li et al. 2025, arXiv 2503.10635), section 3: local crops of the source. On the demo's small
 # canvas the paper's areas of 0.5 to 0.9 make a weaker attack.
@@ -43,6 +43,21 @@ def away_from_answer(
     """Untargeted: the negative cross-entropy of the right answers."""
     towards = towards_answer(victim, answerer, question, right, gen)
     return lambda x: -towards(x)
+
+
+def away_from_vote(
+    victim: SmoothedVictim, answerer: Answerer, question: str, given: list[str], gen: torch.Generator
+) -> Loss:
+    """SmoothAdv (Salman et al. 2019, equation 6): the log of the mean probability, over noisy copies, that a
+    copy by itself is answered as given. A constant is left out.
+    """
+    wanted = [answer for answer in given for _ in range(victim.draws)]
+
+    def loss(x: Tensor) -> Tensor:
+        wrong = answerer.cross_entropy(question, wanted, victim.see_each(x, gen).tokens)
+        return torch.logsumexp(-wrong.view(len(x), victim.draws), 1)
+
+    return loss
 
 
 def towards_feature(victim: Victim, target: Tensor, gen: torch.Generator) -> Loss:
