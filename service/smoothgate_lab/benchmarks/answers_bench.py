@@ -25,6 +25,7 @@ from smoothgate.gate.answer_form import AnswerForm
 from smoothgate.gate.asking import ChatAsker, ListAsker
 from smoothgate.gate.chat_images import ImageSlot
 from smoothgate.gate.service import Service
+from smoothgate.gate.token_meter import TokenMeter
 from smoothgate.off_loop import off_loop
 from smoothgate.vision import DecodedImage, decode
 from smoothgate.vision.text_embeddings import TextEmbeddings
