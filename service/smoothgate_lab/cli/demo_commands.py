@@ -61,7 +61,8 @@ def demo_evaluate(
     """Measure exact-match accuracy of the demo model on held-out digits, undefended or smoothed."""
     from smoothgate.demo import bundled
     from smoothgate.psm.unit_encoder import UnitEncoder
-    from smoothgate_lab.demo.demo_evaluation import Answerer, run, smoothed_tokens
+    from smoothgate_lab.chat_models.answerer import Answerer, smoothed_tokens
+    from smoothgate_lab.demo.demo_evaluation import run
 
     encode = None
     if sigma:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from smoothgate.cli.common import console, failures
+from smoothgate.cli.common import failures
 
 app = typer.Typer(no_args_is_help=True, help="The photographs model (CIFAR-10).")
 

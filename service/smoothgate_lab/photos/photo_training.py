@@ -13,6 +13,8 @@ from smoothgate_lab.photos.photo_teacher import WIDTH, PhotoTeacher, teacher_los
 from smoothgate_lab.photos.photographs import Photographs
 from smoothgate_lab.training_loop import HeldOut, Schedule, claim, seeded, train
 
+TEACHER = Schedule(steps=4000, muon_lr=0.04, adam_lr=2e-3, decay=0.8)
+
 #: Of each class, the training pictures that are held out: they are measured on during training.
 HELD_OUT = 100
 
@@ -30,7 +32,7 @@ class Recipe:
     """
 
     teacher_width: int = WIDTH
-    teacher: Schedule = Schedule(steps=4000, muon_lr=0.04, adam_lr=2e-3, decay=0.8)
+    teacher: Schedule = TEACHER
     batch: int = 256
     measure_every: int = 200
     save_every: int = 50

@@ -15,6 +15,7 @@ import hashlib
 import io
 import tarfile
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -116,7 +117,7 @@ def _from_copies(file: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint
         jpeg, offsets, labels = stored["jpeg"], stored["offsets"], stored["labels"]
     pictures = [
         np.asarray(Image.open(io.BytesIO(jpeg[start:end].tobytes())).convert("RGB"))
-        for start, end in zip(offsets[:-1], offsets[1:], strict=True)
+        for start, end in pairwise(offsets)
     ]
     return np.stack(pictures).transpose(0, 3, 1, 2).copy(), labels
 
