@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.progress import track
+from rich.table import Table
 from torch import Tensor
 
 from smoothgate_lab.chat_models.answerer import CHATS, Answerer
@@ -56,3 +57,11 @@ def exact_match(answerer: Answerer, cases: Sequence[Case]) -> dict[str, Any]:
         "asked": dict(asked),
         "errors": errors,
     }
+
+
+def accuracy_table(figures: dict[str, Any], title: str) -> Table:
+    """What `exact_match` returned, without the errors, for a console."""
+    table = Table("question", "asked", "right", title=title)
+    for kind, accuracy in figures["accuracy"].items():
+        table.add_row(kind, str(figures["asked"][kind]), f"{accuracy:.1%}")
+    return table

@@ -13,7 +13,6 @@ from torch.nn import functional as F  # noqa: N812
 from smoothgate_lab.photos.photo_augmentation import cut_out, shifted
 from smoothgate_lab.photos.photographs import CLASSES, Photographs
 
-WIDTH = 48
 MAP_SIDE = 4
 
 
@@ -40,7 +39,7 @@ class PhotoTeacher(nn.Module):
         width: number of channels of the first layer.
     """
 
-    def __init__(self, width: int = WIDTH) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.net = nn.Sequential(
             _block(3, width),
