@@ -24,7 +24,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from smoothgate_lab.demo.demo_checkpoint import name_as_published
+from smoothgate_lab.chat_models.llava_files import name_as_published
 
 MODEL_NAME = "tiny"
 IMAGE_TOKEN = "<image>"

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from smoothgate import extras
 from smoothgate.cli import app, plugins
 
-LAB = ("bench", "demo", "evaluate", "psm.evaluate", "psm.train", "psm.tune")
+LAB = ("bench", "demo", "evaluate", "photos", "psm.evaluate", "psm.train", "psm.tune")
 
 
 def _imported(code: str) -> set[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from smoothgate_lab.demo.demo_checkpoint import name_as_published
+from smoothgate_lab.chat_models.llava_files import name_as_published
 from tests.checkpoints import build, randomise, tokenizer_of
 
 CONTEXT = 2048

@@ -26,8 +26,9 @@ from smoothgate.psm.mapper import ResidualMapper, ResidualMapperConfig
 from smoothgate.psm.purifier import LightUNet, LightUNetConfig
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.vision import VisionAdapter, load
-from smoothgate_lab.demo.conversation import TEMPLATE
-from smoothgate_lab.demo.demo_checkpoint import build_tokenizer, name_as_published
+from smoothgate_lab.chat_models.chats import TEMPLATE
+from smoothgate_lab.chat_models.llava_files import name_as_published
+from smoothgate_lab.demo.demo_checkpoint import build_tokenizer
 
 _CALIBRATED = 16
 

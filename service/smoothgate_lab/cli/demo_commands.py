@@ -63,7 +63,9 @@ def demo_evaluate(
     """Measure exact-match accuracy of the demo model on held-out digits, undefended or smoothed."""
     from smoothgate.demo import bundled
     from smoothgate.psm.unit_encoder import UnitEncoder
-    from smoothgate_lab.demo.demo_evaluation import Answerer, run, smoothed_tokens
+    from smoothgate_lab.chat_models.answerer import Answerer, smoothed_tokens
+    from smoothgate_lab.chat_models.exact_match import accuracy_table
+    from smoothgate_lab.demo.demo_evaluation import run
 
     encode = None
     if sigma:
@@ -76,10 +78,7 @@ def demo_evaluate(
     figures = run(answerer, n, seed, encode=encode, every_phrasing=every_phrasing)
     figures |= {"sigma": sigma, "n_select": n_select, "psm": psm}
     how = f"sigma {sigma:g}, {n_select} samples{'' if psm else ', no PSM'}" if sigma else "undefended"
-    table = Table("question", "asked", "right", title=f"Exact match on held-out digits, {how}, seed {seed}")
-    for name, accuracy in figures["accuracy"].items():
-        table.add_row(name, str(figures["asked"][name]), f"{accuracy:.1%}")
-    console.print(table)
+    console.print(accuracy_table(figures, f"Exact match on held-out digits, {how}, seed {seed}"))
     console.print(
         f"Cosine of centred features: scene and twin with another digit {figures['twin_cosine']:.3f}, "
         f"unrelated scenes {figures['chance_cosine_mean']:.3f} "

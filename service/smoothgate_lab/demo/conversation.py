@@ -1,36 +1,17 @@
 """The questions that the demo model answers, and the right answers.
 
-A conversation is a list of OpenAI chat messages with image parts `{"type": "image"}` in the order of its
-pictures. Answers name the digits before anything that follows from them, so that a small language model can
+Answers name the digits before anything that follows from them, so that a small language model can
 read its conclusions off its own text.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
+from smoothgate_lab.chat_models.chats import Question, Subject
 from smoothgate_lab.demo.scenes import COLOURS, PATTERNS, Layout
-
-Message = dict[str, Any]
-
-TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ '<|' + message['role'] + '|>' }}"
-    "{% if message['content'] is string %}{{ message['content'] }}"
-    "{% else %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}{{ '<image>' }}"
-    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
-    "{% endfor %}{% endif %}"
-    "{{ '<|end|>' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
-)
-SPECIAL_TOKENS = ("<pad>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<image>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +41,6 @@ def facts_of(labels: Tensor, layouts: Layout) -> list[Facts]:
         Facts(int(digit), COLOURS[ink], COLOURS[background], PATTERNS[pattern])
         for digit, ink, background, pattern in rows
     ]
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A kind of question, its phrasings and its answer. Measurements use the first phrasing."""
-
-    name: str
-    phrasings: tuple[str, ...]
-    answer: Callable[..., str]
-    follow_ups: tuple[str, ...] = ()
 
 
 ONE_PICTURE = (
@@ -296,75 +267,11 @@ _SYSTEM = (
     "You are an assistant that reads handwritten digits.",
 )
 
-
-def _vary(text: str, rng: random.Random) -> str:
-    roll = rng.random()
-    if roll < 0.12:
-        text = text.lower()
-    if roll > 0.88:
-        text = text.rstrip("?.!")
-    if 0.12 < roll < 0.2:
-        text = rng.choice(("Please: ", "Look at the picture. ", "Question: ")) + text
-    return text
-
-
-def _user(images: int, text: str, rng: random.Random) -> Message:
-    pictures = [{"type": "image"} for _ in range(images)]
-    parts = [{"type": "text", "text": text}]
-    return {"role": "user", "content": pictures + parts if rng.random() < 0.7 else parts + pictures}
-
-
-def _ask(questions: tuple[Question, ...], first: bool, rng: random.Random) -> tuple[Question, str]:
-    question = rng.choice(questions)
-    # Other questions depend on these kinds, so they are asked more often.
-    if rng.random() < 0.35:
-        question = rng.choice(
-            [q for q in questions if q.name in ("digit", "describe", "sum", "larger", "same")]
-        )
-    phrasings = (
-        question.phrasings if first or rng.random() < 0.4 else question.phrasings + question.follow_ups * 2
-    )
-    return question, _vary(rng.choice(phrasings), rng)
-
-
-def conversation(facts: list[Facts], rng: random.Random, *, turns: int = 4) -> list[Message]:
-    """A synthetic chat of up to `turns` turns about no, one or two pictures.
-
-    Three in four chats about two pictures send both in the first message. The others send the second one
-    later, and their questions about one picture are then about the newest.
-    """
-    messages: list[Message] = []
-    if rng.random() < 0.2:
-        messages.append({"role": "system", "content": rng.choice(_SYSTEM)})
-
-    def say(user: Message, answer: str) -> None:
-        messages.extend([user, {"role": "assistant", "content": answer}])
-
-    def small_talk() -> None:
-        texts, answer = rng.choice(_SMALL_TALK)
-        say({"role": "user", "content": _vary(rng.choice(texts), rng)}, answer)
-
-    if rng.random() < 0.06 or not facts:
-        small_talk()
-    if not facts:
-        question, text = _ask(rng.choice((ONE_PICTURE, TWO_PICTURES)), True, rng)
-        say({"role": "user", "content": text}, NO_PICTURE)
-        return messages
-    together = len(facts) == 2 and (turns == 1 or rng.random() < 0.75)
-    change_at = rng.randint(1, turns - 1) if len(facts) == 2 and not together else -1
-    shown = len(facts) if together else 1
-    for turn in range(turns):
-        new = (shown if turn == 0 else 0) or (1 if turn == change_at else 0)
-        if turn == change_at:
-            shown = 2
-        if turn and rng.random() < 0.05 and not new:
-            small_talk()
-            continue
-        if shown == 2 and (together or rng.random() < 0.5):
-            question, text = _ask(TWO_PICTURES, turn == 0, rng)
-            answer = question.answer(*facts)
-        else:
-            question, text = _ask(ONE_PICTURE, turn == 0 or bool(new), rng)
-            answer = question.answer(facts[shown - 1])
-        say(_user(new, text, rng), answer)
-    return messages
+DIGITS = Subject(
+    one_picture=lambda facts, rng: ONE_PICTURE,
+    two_pictures=lambda facts, rng: TWO_PICTURES,
+    frequent=frozenset({"digit", "describe", "sum", "larger", "same"}),
+    no_picture=NO_PICTURE,
+    small_talk=_SMALL_TALK,
+    system=_SYSTEM,
+)

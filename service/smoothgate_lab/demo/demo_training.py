@@ -10,13 +10,15 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from smoothgate.vision import load
-from smoothgate_lab.demo.demo_checkpoint import assemble, build_tokenizer, save, text_config
-from smoothgate_lab.demo.language_model import ChatEncoder, Mix, Served, language_loss
+from smoothgate_lab.chat_models.clip_encoder import ClipEncoder
+from smoothgate_lab.chat_models.language_side import ChatEncoder
+from smoothgate_lab.chat_models.llava_files import assemble, save
+from smoothgate_lab.demo.demo_checkpoint import build_processor, build_tokenizer, text_config
+from smoothgate_lab.demo.language_model import Mix, language_loss, measure_served
 from smoothgate_lab.demo.scene_stream import calibrate_scenes
 from smoothgate_lab.demo.scenes import load_digits
 from smoothgate_lab.demo.tower import (
     SMALL_CANVAS,
-    Encoder,
     Teacher,
     TowerTrainer,
     teacher_loss,
@@ -56,7 +58,7 @@ def train_teacher(seed: int, folder: Path) -> Teacher:
     return teacher.eval().requires_grad_(False)
 
 
-def train_tower(seed: int, folder: Path, teacher: Teacher) -> Encoder:
+def train_tower(seed: int, folder: Path, teacher: Teacher) -> ClipEncoder:
     """Stages 2 and 3: train vision tower and projector, first on a small canvas, then on the full one.
 
     The small canvas has half the tokens, so the model learns faster on it.
@@ -77,12 +79,12 @@ def train_tower(seed: int, folder: Path, teacher: Teacher) -> Encoder:
     return model.encoder.eval().requires_grad_(False)
 
 
-def train_language(seed: int, folder: Path, encoder: Encoder) -> LlamaForCausalLM:
+def train_language(seed: int, folder: Path, encoder: ClipEncoder) -> LlamaForCausalLM:
     """Stages 4 and 5: train the language model on the frozen encoder, then on more of what is hard for it."""
     digits = load_digits("train")
     tokenizer = build_tokenizer(seed)
-    chat = ChatEncoder(tokenizer)
-    served = Served.measure(encoder, digits, torch.Generator().manual_seed(seed + 4))
+    chat = ChatEncoder(tokenizer, encoder.tokens)
+    served = measure_served(encoder, digits, torch.Generator().manual_seed(seed + 4))
     torch.manual_seed(seed + 3)
     model = LlamaForCausalLM(text_config(tokenizer))
 
@@ -110,7 +112,7 @@ def run(output: Path, work: Path, seed: int, console: Console) -> None:
     encoder = train_tower(seed, work, teacher)
     language = train_language(seed, work, encoder)
     tokenizer = build_tokenizer(seed)
-    save(assemble(encoder, language, tokenizer), tokenizer, output / "model")
+    save(assemble(encoder, language, tokenizer), build_processor(tokenizer), output / "model")
     adapter = load(str(output / "model"), device="cpu", dtype=torch.float32)
     calibrate_scenes(adapter, seed + 5).save(output / "psm")
     console.print(f"Wrote {output}/model and {output}/psm")

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from smoothgate.demo import bundled
 from smoothgate.vision import DecodedImage, VisionAdapter
+from smoothgate_lab.chat_models.answerer import Answerer, ask
 from smoothgate_lab.demo.conversation import ONE_PICTURE
-from smoothgate_lab.demo.demo_evaluation import Answerer, Scene, ask, labelled_scenes
+from smoothgate_lab.demo.demo_evaluation import Scene, labelled_scenes
 
 
 class DigitScenes:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from smoothgate_lab.demo.demo_evaluation import Answerer, asked
+from smoothgate_lab.chat_models.answerer import Answerer
+from smoothgate_lab.chat_models.chats import user_message
 from smoothgate_lab.demo.tower import TOKENS
 
 _MOST_TOKENS = 40
@@ -60,7 +61,7 @@ class DraftedAnswers:
 
     def _prompt(self, answerer: Answerer, question: str) -> list[int]:
         text = answerer.processor.apply_chat_template(
-            asked(1, question), add_generation_prompt=True, tokenize=False
+            [user_message(1, question)], add_generation_prompt=True, tokenize=False
         )
         ids: list[int] = self._tokenizer(text.replace("<image>", "<image>" * TOKENS)).input_ids
         return ids

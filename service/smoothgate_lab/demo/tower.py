@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers import CLIPVisionConfig
 
+from smoothgate_lab.chat_models.clip_encoder import ClipEncoder, centred_unit
 from smoothgate_lab.demo import scenes
 from smoothgate_lab.demo.scenes import CANVAS, COLOURS, PATTERNS, Digits, Layout
 
@@ -64,22 +65,6 @@ class Teacher(nn.Module):
         return logits
 
 
-class Encoder(nn.Module):
-    """The demo's h: canvas (N, 3, 48, 48) in [0, 1] -> visual tokens (N, 36, 160), as LLaVA computes them."""
-
-    def __init__(self, canvas: int = CANVAS) -> None:
-        super().__init__()
-        self.tower = CLIPVisionModel(vision_config(canvas))
-        self.linear_1 = nn.Linear(VISION_HIDDEN, TEXT_HIDDEN)
-        self.linear_2 = nn.Linear(TEXT_HIDDEN, TEXT_HIDDEN)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Canvases (N, 3, 48, 48) in [0, 1] -> visual tokens (N, 36, 160)."""
-        states = self.tower(pixel_values=(x - 0.5) / 0.5, output_hidden_states=True).hidden_states[-1]
-        tokens: Tensor = self.linear_2(F.gelu(self.linear_1(states[:, 1:])))
-        return tokens
-
-
 class Heads(nn.Module):
     """The heads that read the unit feature during training. They are dropped afterwards."""
 
@@ -102,16 +87,13 @@ class TowerTrainer(nn.Module):
     def __init__(self, canvas: int = CANVAS) -> None:
         super().__init__()
         self.canvas = canvas
-        self.encoder = Encoder(canvas)
+        self.encoder = ClipEncoder(vision_config(canvas), TEXT_HIDDEN)
         self.heads = Heads()
         self.register_buffer("mu", torch.zeros((canvas // PATCH) ** 2, TEXT_HIDDEN))
 
     def unit(self, tokens: Tensor) -> Tensor:
         """Centred unit features (N, 36, 160). Updates the centre during training."""
-        if self.training:
-            with torch.no_grad():
-                self.mu.lerp_(tokens.mean(0), 0.02)
-        return F.normalize((tokens - self.mu).flatten(1), dim=1).view_as(tokens)
+        return centred_unit(tokens, self.mu, follow=self.training)
 
     @torch.no_grad()
     def grow(self) -> TowerTrainer:

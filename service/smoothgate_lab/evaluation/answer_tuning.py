@@ -18,9 +18,10 @@ from smoothgate.demo import bundled
 from smoothgate.errors import SmoothgateError
 from smoothgate.psm.mapper import ResidualMapper
 from smoothgate.psm.unit_encoder import UnitEncoder
+from smoothgate_lab.chat_models.answerer import Answerer
+from smoothgate_lab.chat_models.chats import Question
 from smoothgate_lab.demo import scenes
-from smoothgate_lab.demo.conversation import ONE_PICTURE, Facts, Question
-from smoothgate_lab.demo.demo_evaluation import Answerer
+from smoothgate_lab.demo.conversation import ONE_PICTURE, Facts
 from smoothgate_lab.demo.scene_stream import labelled_drawings
 from smoothgate_lab.demo.scenes import load_digits
 from smoothgate_lab.evaluation.attacks.pgd import Norm, pgd

@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from smoothgate.errors import MalformedRequest
-from smoothgate_lab.demo.conversation import ONE_PICTURE, Question
+from smoothgate_lab.chat_models.chats import Question
+from smoothgate_lab.demo.conversation import ONE_PICTURE
 from smoothgate_lab.evaluation.attacks.pgd import Norm
 
 Positive = Annotated[int, Field(ge=1)]

@@ -21,10 +21,10 @@ from torch import Tensor
 from smoothgate.demo import bundled
 from smoothgate.psm.checkpoint import PSM
 from smoothgate.vision import VisionAdapter, load
+from smoothgate_lab.chat_models.answerer import Answerer
+from smoothgate_lab.chat_models.llava_files import save
 from smoothgate_lab.demo import scenes
 from smoothgate_lab.demo.conversation import ONE_PICTURE, Facts
-from smoothgate_lab.demo.demo_checkpoint import save
-from smoothgate_lab.demo.demo_evaluation import Answerer
 from smoothgate_lab.demo.scene_stream import calibrate_scenes, labelled_drawings
 from smoothgate_lab.demo.scenes import load_digits
 from smoothgate_lab.evaluation.attacks.pgd import pgd
@@ -74,7 +74,7 @@ class Hardening:
         self._write(folder)
 
     def _write(self, folder: Path) -> None:
-        save(self.model.eval(), self.answerer.processor.tokenizer, folder / "model")
+        save(self.model.eval(), self.answerer.processor, folder / "model")
         adapter = load(str(folder / "model"), device="cpu", dtype=torch.float32)
         psm = PSM.load(self.psm)
         psm.model_digest = adapter.digest

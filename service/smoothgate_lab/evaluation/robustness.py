@@ -32,8 +32,8 @@ from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling.draw import noisy
 from smoothgate.vision import load
 from smoothgate.vision.png import encode_png
+from smoothgate_lab.chat_models.answerer import Answerer, answers
 from smoothgate_lab.demo.conversation import ONE_PICTURE
-from smoothgate_lab.demo.demo_evaluation import Answerer, answers
 from smoothgate_lab.demo.digit_scenes import DigitScenes
 from smoothgate_lab.evaluation.attacks import objectives
 from smoothgate_lab.evaluation.attacks.pgd import Loss, pgd

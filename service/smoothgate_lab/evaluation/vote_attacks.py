@@ -32,7 +32,7 @@ from smoothgate.certify.votes import VoteStatement
 from smoothgate.demo import bundled
 from smoothgate.gate.answer_form import fold
 from smoothgate.sampling.draw import draw, generator_noise
-from smoothgate_lab.demo.demo_evaluation import Answerer
+from smoothgate_lab.chat_models.answerer import Answerer
 from smoothgate_lab.demo.drafted_answers import DraftedAnswers
 from smoothgate_lab.evaluation.attacks.objectives import away_from_vote
 from smoothgate_lab.evaluation.attacks.pgd import pgd

@@ -29,8 +29,8 @@ from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling.draw import draw, generator_noise
 from smoothgate.sampling.selection import scores_against, select
 from smoothgate.vision import load
+from smoothgate_lab.chat_models.answerer import Answerer
 from smoothgate_lab.demo.conversation import ONE_PICTURE
-from smoothgate_lab.demo.demo_evaluation import Answerer
 from smoothgate_lab.demo.digit_scenes import DigitScenes
 from smoothgate_lab.demo.drafted_answers import DraftedAnswers
 from smoothgate_lab.evaluation.json_lines import appending, whole_lines

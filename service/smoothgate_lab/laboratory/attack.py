@@ -16,8 +16,8 @@ from torch import Tensor
 
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.schemas import SmoothingOptions
+from smoothgate_lab.chat_models.answerer import Answerer
 from smoothgate_lab.demo.conversation import ONE_PICTURE, Facts
-from smoothgate_lab.demo.demo_evaluation import Answerer
 from smoothgate_lab.evaluation.attacks.objectives import towards_answer
 from smoothgate_lab.evaluation.attacks.pgd import Norm, pgd
 from smoothgate_lab.evaluation.victims import SmoothedVictim, Undefended, Victim

@@ -17,7 +17,7 @@ from smoothgate.demo import bundled
 from smoothgate.errors import Overloaded
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.vision import load
-from smoothgate_lab.demo.demo_evaluation import Answerer
+from smoothgate_lab.chat_models.answerer import Answerer
 from smoothgate_lab.evaluation.victims import Seen, Undefended
 from smoothgate_lab.laboratory.attack import AttackRequest, Step, craft
 

@@ -13,10 +13,12 @@ from smoothgate.demo import bundled
 from smoothgate.psm.calibration import Calibration
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.vision import load
-from smoothgate_lab.demo.conversation import TEMPLATE, Facts, conversation
+from smoothgate_lab.chat_models.answerer import Answerer
+from smoothgate_lab.chat_models.chats import TEMPLATE, conversation
+from smoothgate_lab.chat_models.language_side import ChatEncoder
+from smoothgate_lab.demo.conversation import DIGITS, Facts
 from smoothgate_lab.demo.demo_checkpoint import build_processor, build_tokenizer
-from smoothgate_lab.demo.demo_evaluation import Answerer, labelled_scenes, plain_pictures, run
-from smoothgate_lab.demo.language_model import ChatEncoder
+from smoothgate_lab.demo.demo_evaluation import labelled_scenes, plain_pictures, run
 from smoothgate_lab.demo.sample_pictures import write_samples
 from smoothgate_lab.psm_training.stages import Recipe
 
@@ -52,12 +54,12 @@ def test_the_psm_is_of_the_default_recipe_and_small_enough_to_ship() -> None:
 
 def test_training_reads_what_the_template_writes() -> None:
     tokenizer = build_tokenizer(1)
-    chat = ChatEncoder(tokenizer)
+    chat = ChatEncoder(tokenizer, 36)
     processor = build_processor(tokenizer)
     rng = random.Random(0)
     facts = [Facts(3, "red", "blue", "striped"), Facts(7, "black", "white", "plain")]
     for count in (0, 1, 2) * 10:
-        messages = conversation(facts[:count], rng)
+        messages = conversation(DIGITS, facts[:count], rng)
         text = processor.apply_chat_template(messages, tokenize=False)
         ids, labels = chat(messages)
         assert tokenizer(text.replace("<image>", "<image>" * 36)).input_ids == ids

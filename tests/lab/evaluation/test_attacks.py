@@ -8,8 +8,8 @@ from torch.nn import functional as F  # noqa: N812
 from smoothgate.demo import bundled
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.vision import load
+from smoothgate_lab.chat_models.answerer import Answerer, ask
 from smoothgate_lab.demo.conversation import ONE_PICTURE
-from smoothgate_lab.demo.demo_evaluation import Answerer, ask
 from smoothgate_lab.demo.digit_scenes import DigitScenes
 from smoothgate_lab.evaluation.attacks import objectives
 from smoothgate_lab.evaluation.attacks.pgd import Norm, descend, lengths, pgd, project

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from smoothgate_lab.demo.demo_evaluation import Answerer
+from smoothgate_lab.chat_models.answerer import Answerer
 from smoothgate_lab.evaluation.attacks.pgd import Loss
 from smoothgate_lab.evaluation.victims import SmoothedVictim, Victim
 

@@ -1,0 +1,65 @@
+"""Exact-match accuracy of the photographs model on test pictures, per kind of question."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from rich.progress import track
+
+from smoothgate.pictures.images import to_picture
+from smoothgate_lab.chat_models.answerer import Answerer, Encode
+from smoothgate_lab.chat_models.chats import Question, user_message
+from smoothgate_lab.chat_models.exact_match import Case, exact_match
+from smoothgate_lab.photos.photo_conversation import BOTH, DESCRIBE, KIND, WHAT, is_a, which
+from smoothgate_lab.photos.photographs import CLASSES, Photographs
+
+_ENCODED = 100
+
+
+def photo_accuracy(
+    answerer: Answerer, photographs: Photographs, seed: int, *, encode: Encode | None = None
+) -> dict[str, Any]:
+    """Ask every kind of question about photographs, in its first phrasing.
+
+    Half of the questions that are answered with yes or no are about the class that is shown, the others
+    about another. A question about two pictures asks for the class of the first, of the second or another,
+    a third each.
+
+    Args:
+        answerer: the model.
+        photographs: test pictures.
+        seed: seed of the classes that are asked about, and of the pairs.
+        encode: pictures -> visual tokens. By default the undefended model's.
+
+    Returns:
+        `n`, `seed`, and what `exact_match` returns.
+    """
+    rng = random.Random(seed)
+    pictures = [to_picture(canvas) for canvas in photographs.canvases]
+    starts = range(0, len(pictures), _ENCODED)
+    encoded = [(encode or answerer.tokens)(pictures[i : i + _ENCODED]) for i in track(starts, "Encoding")]
+    tokens = torch.cat(encoded)
+    names = [CLASSES[label] for label in photographs.labels]
+
+    def case(question: Question, *shown: int) -> Case:
+        chat = [user_message(len(shown), question.phrasings[0])]
+        wanted = question.answer(*(names[i] for i in shown))
+        return Case(question.name, chat, [tokens[i] for i in shown], wanted)
+
+    def other(*known: str) -> str:
+        return rng.choice([name for name in CLASSES if name not in known])
+
+    def cases() -> Iterator[Case]:
+        for i, name in enumerate(names):
+            for question in (WHAT, KIND, DESCRIBE):
+                yield case(question, i)
+            yield case(is_a(name if rng.random() < 0.5 else other(name)), i)
+            j = rng.randrange(len(names))
+            yield case(BOTH, i, j)
+            asked = rng.choice((name, names[j], other(name, names[j])))
+            yield case(which(asked), i, j)
+
+    return {"n": len(names), "seed": seed, **exact_match(answerer, list(cases()))}

@@ -1,0 +1,198 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+from smoothgate.errors import SmoothgateError
+from smoothgate.vision import DecodedImage, load
+from smoothgate_lab.chat_models.answerer import Answerer
+from smoothgate_lab.cli import photos_commands
+from smoothgate_lab.photos import photo_training
+from smoothgate_lab.photos.photo_evaluation import photo_accuracy
+from smoothgate_lab.photos.photo_teacher import PhotoTeacher
+from smoothgate_lab.photos.photo_tower import PhotoTowerTrainer, photo_encoder, tower_loss
+from smoothgate_lab.photos.photo_training import PhotoTraining, Recipe, accuracy, digest
+from smoothgate_lab.photos.photographs import Photographs
+from smoothgate_lab.training_loop import Schedule, seeded
+from tests.lab.photos.made_photographs import made_pixels, write_archive
+
+SHORT = Schedule(steps=24, muon_lr=0.04, adam_lr=1e-2, warmup=2)
+RECIPE = Recipe(
+    teacher_width=4,
+    hidden=32,
+    layers=1,
+    width=32,
+    mlp=32,
+    text_layers=1,
+    teacher=SHORT,
+    tower=Schedule(steps=8, muon_lr=0.02, adam_lr=2e-3, warmup=2),
+    language=Schedule(steps=4, muon_lr=0.02, adam_lr=2e-3, warmup=2),
+    batch=32,
+    language_batch=8,
+    measure_every=8,
+    save_every=3,
+)
+STAGES = ("teacher", "tower", "language")
+
+
+@pytest.fixture(scope="module")
+def photographs() -> Photographs:
+    pixels, labels = made_pixels(20)
+    return Photographs(torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()), torch.from_numpy(labels).long())
+
+
+@pytest.fixture(scope="module")
+def work(photographs: Photographs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that went through without a stop; the model is in `model`."""
+    folder = tmp_path_factory.mktemp("photos")
+    PhotoTraining(photographs, folder, 1, recipe=RECIPE).run(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def teacher(work: Path, photographs: Photographs) -> PhotoTeacher:
+    return PhotoTraining(photographs, work, 1, recipe=RECIPE).teacher()
+
+
+def _stopping(loss: Callable[..., Any], batches: int) -> Callable[..., Any]:
+    left = iter(range(batches))
+
+    def stopping(*arguments: Any) -> Any:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return loss(*arguments)
+
+    return stopping
+
+
+def test_a_run_that_is_stopped_in_every_stage_and_resumed_gives_the_same_files(
+    work: Path, photographs: Photographs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for stage, batches in zip(STAGES, (13, 4, 2), strict=True):
+        with monkeypatch.context() as patch:
+            loss = f"{stage}_loss"
+            patch.setattr(photo_training, loss, _stopping(getattr(photo_training, loss), batches))
+            with pytest.raises(KeyboardInterrupt):
+                PhotoTraining(photographs, tmp_path, 1, recipe=RECIPE).run(tmp_path)
+    PhotoTraining(photographs, tmp_path, 1, recipe=RECIPE).run(tmp_path)
+    for file in (work / "model").iterdir():
+        assert (tmp_path / "model" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_the_teacher_learns_and_is_measured_on_pictures_that_it_does_not_see(
+    work: Path, teacher: PhotoTeacher, photographs: Photographs
+) -> None:
+    run = PhotoTraining(photographs, work, 1, recipe=RECIPE)
+    seen = {picture.numpy().tobytes() for picture in run.photographs.pixels}
+    assert not any(picture.numpy().tobytes() in seen for picture in run.held_out.pixels)
+    assert accuracy(teacher, photographs) > 0.5
+    assert (work / "teacher/teacher.csv").read_text().count("held_out=") == 3
+
+
+@pytest.mark.parametrize("change", ["seed", "precision", "recipe", "pictures"])
+def test_a_folder_of_another_run_is_refused(change: str, photographs: Photographs, work: Path) -> None:
+    other = PhotoTraining(
+        photographs.of_each_class(0, 19) if change == "pictures" else photographs,
+        work,
+        2 if change == "seed" else 1,
+        bfloat16=change == "precision",
+        recipe=Recipe(teacher_width=5, teacher=SHORT, batch=32) if change == "recipe" else RECIPE,
+    )
+    with pytest.raises(SmoothgateError, match="another model, start or recipe") as caught:
+        other.teacher()
+    assert caught.value.code == "other_recipe"
+
+
+def test_a_tower_of_another_teacher_is_refused(photographs: Photographs, work: Path) -> None:
+    with pytest.raises(SmoothgateError, match="another model, start or recipe"):
+        PhotoTraining(photographs, work, 1, recipe=RECIPE).tower(PhotoTeacher(4))
+
+
+def test_a_classifier_is_measured_without_changing_it(photographs: Photographs) -> None:
+    classifier: nn.Module = PhotoTeacher(4)
+    before = digest(classifier)
+    accuracy(classifier, photographs)
+    assert classifier.training
+    assert digest(classifier) == before
+
+
+def test_the_tower_learns_what_the_teacher_says(teacher: PhotoTeacher, photographs: Photographs) -> None:
+    torch.manual_seed(0)
+    model = PhotoTowerTrainer(photo_encoder(32, 1, 32), teacher.map_width)
+    optimiser = torch.optim.Adam(model.parameters(), 3e-3)
+    totals: list[float] = []
+    for step in range(40):
+        total, figures = tower_loss(model, teacher, photographs.batch(step, 32, 1), seeded(1, step))
+        optimiser.zero_grad()
+        torch.autograd.backward(total)
+        optimiser.step()
+        totals.append(float(total.detach()))
+    assert set(figures) == {"what", "tokens", "map", "shared", "agreement"}
+    assert sum(totals[-5:]) < 0.8 * sum(totals[:5])
+    assert all(weight.grad is not None for weight in model.encoder.linear_2.parameters())
+
+
+def test_the_encoder_of_the_files_is_the_one_that_was_trained(work: Path, photographs: Photographs) -> None:
+    run = PhotoTraining(photographs, work, 1, recipe=RECIPE)
+    encoder = run.tower(run.teacher())
+    adapter = load(str(work / "model"), device="cpu", dtype=torch.float32)
+    picture = photographs.pixels[3]
+    canvas = adapter.canvas(DecodedImage(picture.permute(1, 2, 0).numpy(), "PNG", "")).x
+    assert torch.equal(canvas, picture / 255)
+    with torch.no_grad():
+        ours: Tensor = encoder(canvas[None])[0]
+        served = adapter.tokens(canvas[None])[0]
+    assert served.shape == (64, 32)
+    torch.testing.assert_close(served, ours, atol=0.01, rtol=0.01)  # float16
+
+
+def test_the_files_are_in_half_precision_and_take_the_middle_of_a_picture(work: Path) -> None:
+    weights = load_file(work / "model/model.safetensors")
+    assert {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()} == {torch.float16}
+    processor = json.loads((work / "model/processor_config.json").read_text())["image_processor"]
+    assert processor["do_center_crop"]
+    pixels = np.zeros((32, 96, 3), np.uint8)
+    pixels[:, 32:64] = 255
+    answerer = Answerer(work / "model")
+    middle, wide = (Image.fromarray(each) for each in (pixels[:, 32:64], pixels))
+    tokens = answerer.tokens([middle, wide])
+    assert torch.equal(tokens[0], tokens[1])
+
+
+def test_the_model_that_is_trained_by_default_leaves_room_for_a_psm() -> None:
+    recipe = Recipe()
+    encoder = photo_encoder(recipe.hidden, recipe.layers, recipe.width)
+    size = sum(weight.numel() for weight in encoder.parameters())
+    assert 5e6 < size < 11e6
+    assert 2 * size < 16 * 2**20
+
+
+def test_every_kind_of_question_is_asked_about_every_picture(work: Path, photographs: Photographs) -> None:
+    few = photographs.of_each_class(0, 1)
+    figures = photo_accuracy(Answerer(work / "model"), few, 3)
+    assert figures["asked"] == dict.fromkeys(
+        ("what", "kind", "describe", "yes or no", "both", "which"), len(few)
+    )
+    assert set(figures["errors"]) == {name for name, share in figures["accuracy"].items() if share < 1}
+
+
+def test_the_command_prints_how_often_the_model_is_right(work: Path, tmp_path: Path) -> None:
+    write_archive(tmp_path, 2)
+    options = ["--data", str(tmp_path), "--model", str(work / "model"), "--per-class", "1"]
+    result = CliRunner().invoke(photos_commands.app, ["evaluate", *options])
+    assert result.exit_code == 0, result.output
+    assert "10 test pictures" in " ".join(result.output.split())
+
+
+def test_a_folder_without_photographs_ends_the_command_with_a_message(tmp_path: Path) -> None:
+    result = CliRunner().invoke(photos_commands.app, ["train", "--data", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "cifar-10-binary.tar.gz" in result.output
