@@ -45,7 +45,8 @@ def recoloured(x: Tensor, gen: torch.Generator, most: float = 0.4) -> Tensor:
     mean = x.mean((1, 2, 3), keepdim=True)
     x = mean + contrast * (x - mean)
     grey = x.mean(1, keepdim=True)
-    return (grey + saturation * (x - grey)).clamp(0, 1)
+    varied: Tensor = grey + saturation * (x - grey)
+    return varied.clamp(0, 1)
 
 
 def turned(x: Tensor, gen: torch.Generator, angle: float = 0.25, scale: float = 0.2) -> Tensor:

@@ -51,7 +51,8 @@ class PhotoTeacher(nn.Module):
         )
         self.map_width = 8 * width
         self.head = nn.Linear(self.map_width, len(CLASSES))
-        self.to(memory_format=torch.channels_last)  # twice as fast on a CPU
+        # Twice as fast on a CPU. The types of torch know no overload of `to` with a memory format alone.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def feature_map(self, x: Tensor) -> Tensor:
         """Canvases (N, 3, 32, 32) -> the last feature map (N, 8 * width, 4, 4)."""

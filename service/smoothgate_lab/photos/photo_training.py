@@ -220,7 +220,10 @@ def accuracy(classifier: nn.Module, photographs: Photographs, batch: int = 250) 
     """Share of photographs that a classifier, canvases (N, 3, 32, 32) -> logits (N, 10), gets right."""
     was_training = classifier.training
     classifier.eval()
-    chunks = zip(photographs.pixels.split(batch), photographs.labels.split(batch), strict=True)
+    chunks = [
+        (photographs.pixels[at : at + batch], photographs.labels[at : at + batch])
+        for at in range(0, len(photographs), batch)
+    ]
     right = sum(int((classifier(p / 255).argmax(1) == labels).sum()) for p, labels in chunks)
     classifier.train(was_training)
     return right / len(photographs)
