@@ -26,7 +26,9 @@ from smoothgate.vision.families import FAMILIES, UNSUPPORTED
 from smoothgate.vision.processor_adapter import ProcessorAdapter
 from smoothgate_lab.evaluation.psm_evaluation import FolderSubjects, Sampling, run
 from smoothgate_lab.psm_training.folder_pictures import FolderPictures
+from smoothgate_lab.psm_training.frozen_language_model import FrozenLanguageModel, picture_size
 from smoothgate_lab.psm_training.stages import Recipe, Trainer
+from smoothgate_lab.psm_training.vote_tuning import VoteRecipe, VoteTuning
 from tests.families.checkpoints import BUILDERS
 from tests.families.pictures import picture
 
@@ -132,6 +134,32 @@ def test_a_batch_is_as_good_as_a_loop_and_has_gradients(adapter: ProcessorAdapte
     assert gradient.flatten(1).any(1).all()
 
 
+def test_the_frozen_language_model_says_what_the_whole_model_does(
+    checkpoint: Path, adapter: ProcessorAdapter
+) -> None:
+    """Of the next tokens of an answer, from a picture that fills its canvas."""
+    frozen = FrozenLanguageModel(str(checkpoint), adapter, answer_tokens=4)
+    for height, width in SIZES[:3]:
+        x = adapter.canvas_native(decoded(*adapter.filling_size(height, width)))[None]
+        # A canvas stands for the first picture that has such tiles.
+        size = picture_size(adapter, x.shape[1:], adapter.tokens(x).shape[1])
+        image = decoded(*size)
+        x = adapter.canvas_native(image)[None]
+        tokens = adapter.tokens(x, adapter.layout(*size))
+        answers = frozen.answer("What is shown?", tuple(x.shape[1:]), tokens)
+        chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is shown?"}]}]
+        text = adapter.processor.apply_chat_template(chat, add_generation_prompt=True)
+        inputs = adapter.processor(
+            images=[Image.fromarray(image.pixels)],
+            text=[text],
+            return_tensors="pt",
+            add_special_tokens=False,
+        )
+        with torch.no_grad():
+            greedy = frozen.model.generate(**inputs, max_new_tokens=4, do_sample=False)
+        assert greedy[0, inputs["input_ids"].shape[1] :].tolist() == answers.tokens[0].tolist()
+
+
 def test_a_full_canvas_needs_no_layout(adapter: VisionAdapter) -> None:
     for size in SIZES:
         full = adapter.canvas(decoded(*adapter.filling_size(*size)))
@@ -186,7 +214,7 @@ def test_calibration_and_psm_take_any_canvas(adapter: ProcessorAdapter) -> None:
 
 
 def test_a_psm_is_trained_and_scored_on_pictures_of_any_size(
-    adapter: ProcessorAdapter, tmp_path: Path
+    checkpoint: Path, adapter: ProcessorAdapter, tmp_path: Path
 ) -> None:
     """Through every stage, on files; far too little to learn anything."""
     for number in range(10):
@@ -210,9 +238,11 @@ def test_a_psm_is_trained_and_scored_on_pictures_of_any_size(
 
     torch.manual_seed(0)
     purifier = LightUNet(LightUNetConfig(width=16, core_width=24, heads=2, noise_width=16))
-    encoder = UnitEncoder(
-        adapter, calibration, trainer("tuned").train_adversarially(trainer("first").run(purifier))
+    psm = trainer("tuned").train_adversarially(trainer("first").run(purifier))
+    votes = VoteTuning(
+        FrozenLanguageModel(str(checkpoint), adapter, answer_tokens=2), VoteRecipe(steps=1, attacked=True)
     )
+    encoder = UnitEncoder(adapter, calibration, trainer("votes").train_for_votes(psm, votes))
     sampling = Sampling(sigmas=(0.25,), eps=(0.1,), n_select=4, n_certify=8, alpha=0.01, seed=0)
     (row,) = run(encoder, ("both",), FolderSubjects(adapter, tmp_path, 4), sampling)["rows"]
     assert -1 <= row["fcsb"]["0.1"] <= row["score"] <= 1

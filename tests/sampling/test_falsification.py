@@ -32,7 +32,7 @@ FRESH, FIRST = 4096, 512
 FAR = 0.2
 # Samples of the worst-case encoder, which is cheap.
 MANY = 40_000
-PICTURES, PARTS = 50, 10
+PICTURES, PARTS = 50, 5
 
 
 @dataclass(frozen=True)

@@ -133,9 +133,16 @@ def demo_tune(
     ] = None,
     output: Annotated[Path, typer.Option(help="Folder that gets the tuned PSM.")] = Path("runs/demo-tuned"),
     steps: Annotated[int, typer.Option(min=1, help="Updates of the weights.")] = 3000,
+    votes: Annotated[
+        bool,
+        typer.Option(
+            help="Tune each single noisy sample on right answers, without attacks. To compare with "
+            "`smoothgate psm tune --votes`, which knows no right answers."
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of pictures, noise and attacks.")] = 1,
 ) -> None:
-    """Fine-tune purifier and mapper on attacked answers (our extension)."""
+    """Fine-tune purifier and mapper on answers, attacked or for votes (our extension)."""
     from smoothgate.demo import bundled
     from smoothgate_lab.demo.scene_stream import scene_pictures
     from smoothgate_lab.evaluation.answer_tuning import AnswerTuning
@@ -144,7 +151,7 @@ def demo_tune(
     with failures():
         encoder = load_encoder(None, psm or bundled("psm"))
         calibration = encoder.calibration
-        tuning = AnswerTuning(encoder, seed)
+        tuning = AnswerTuning(encoder, seed, votes=votes)
         tuning.run(output / "work", Schedule(steps=steps, muon_lr=5e-4, adam_lr=1e-4, decay=0.6))
         encoder.psm.save(output)
         sigmas = [float(sigma) for sigma in calibration.figures.scores]

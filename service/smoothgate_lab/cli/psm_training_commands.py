@@ -159,25 +159,64 @@ def tune(
         Path, typer.Option(help="Folder to write. SMOOTHGATE_PSM tells the service about it.")
     ] = Path("runs/tuned"),
     steps: Annotated[int, typer.Option(min=1, help="Updates of the weights.")] = 600,
+    sigma: Annotated[
+        list[float] | None,
+        typer.Option(
+            min=0.01,
+            help="Noise levels of half of the samples, by default those that the PSM is calibrated at. The "
+            "others get any level up to 1.",
+        ),
+    ] = None,
+    votes: Annotated[
+        bool,
+        typer.Option(
+            help="Tune for certified answers: each single sample is to answer as the picture without noise "
+            "does. It loads the whole model. Pictures are attacked only with --attacked."
+        ),
+    ] = False,
+    question: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --votes: questions to ask, by default some about any picture. One that is named twice "
+            "is asked twice as often."
+        ),
+    ] = None,
+    distribution: Annotated[
+        float,
+        typer.Option(min=0, help="With --votes: weight of the distance from the answer without noise."),
+    ] = 1.0,
+    agreement: Annotated[
+        float,
+        typer.Option(min=0, help="With --votes: weight of the consistency loss of Jeong & Shin (2020)."),
+    ] = 0.0,
+    attacked: Annotated[bool, typer.Option(help="With --votes: attack pictures on these losses.")] = False,
     batch: Annotated[int, typer.Option(min=2, help="Noisy canvases per batch, two of each picture.")] = 64,
     accumulate: Annotated[int, typer.Option(min=1, help="Batches per update.")] = 1,
     save_every: Annotated[int, typer.Option(min=1, help="Updates between two checkpoints.")] = 250,
     seed: Annotated[int, typer.Option(help="Seed of pictures, noise and attacks.")] = 1,
     device: Device = "cpu",
 ) -> None:
-    """Fine-tune a trained PSM on attacked pictures (our extension)."""
+    """Fine-tune a trained PSM, on attacked pictures or for votes (our extensions)."""
+    from smoothgate.demo import bundled
     from smoothgate_lab.demo.scene_stream import twin_pictures
+    from smoothgate_lab.psm_training.frozen_language_model import FrozenLanguageModel
     from smoothgate_lab.psm_training.stages import Recipe, Trainer
+    from smoothgate_lab.psm_training.vote_tuning import QUESTIONS, VoteRecipe, VoteTuning
 
     with failures():
+        if not votes and (question or attacked or agreement or distribution != 1):
+            raise MalformedRequest("--question, --distribution, --agreement and --attacked need --votes.")
         encoder = load_encoder(model, psm, device)
         calibration = encoder.calibration
-        if images is None:
+        if images is None and not votes:
             _require_demo(model)
             training, held_out = twin_pictures(seed + 10), twin_pictures(seed + 11, augment=False)
         else:
             training, held_out = _training_pictures(encoder.adapter, model, images, seed)
-        sigmas = [float(sigma) for sigma in calibration.figures.scores]
+        calibrated = [float(level) for level in calibration.figures.scores]
+        sigmas = sigma or calibrated
+        if not sigmas:
+            raise MalformedRequest("This PSM is calibrated at no noise level: name some with --sigma.")
         recipe = Recipe(
             sigmas=tuple(sigmas),
             sigma_max=max(1.0, *sigmas),
@@ -188,16 +227,28 @@ def tune(
             mapper_steps=0,
             joint_steps=0,
             served_steps=0,
-            adversarial_steps=steps,
+            adversarial_steps=0 if votes else steps,
             seed=seed,
         )
         work = output / "work"
         trainer = Trainer(
             encoder.adapter, calibration, training, held_out, recipe, work, save_every=save_every
         )
-        tuned = trainer.train_adversarially(encoder.psm)
+        if votes:
+            vote_recipe = VoteRecipe(
+                steps=steps,
+                questions=tuple(question or QUESTIONS),
+                lambda_distribution=distribution,
+                lambda_agreement=agreement,
+                attacked=attacked,
+            )
+            language_model = FrozenLanguageModel(model or str(bundled("model")), encoder.adapter)
+            tuned = trainer.train_for_votes(encoder.psm, VoteTuning(language_model, vote_recipe))
+        else:
+            tuned = trainer.train_adversarially(encoder.psm)
         tuned.save(output)
-        measure_smoothed(encoder.adapter, output, calibration, held_out(0, CALIBRATED), sigmas, seed)
+        levels = sorted({*calibrated, *sigmas})
+        measure_smoothed(encoder.adapter, output, calibration, held_out(0, CALIBRATED), levels, seed)
     _say_skipped(training, held_out)
     console.print(f"Wrote {output}; its digest is {tuned.digest}")
 

@@ -1,7 +1,8 @@
 """Adversarial fine-tuning of the demo's purifier and mapper on answers. It is our extension.
 
 It trains the PSM as TeCoA trains a tower (`hardening`), through the frozen tower and language model. Each
-picture gets two noises, and the language model sees their mean, as in serving. The losses that train a
+picture gets two noises, and the language model sees their mean, as in serving, or each by itself, as in a
+vote. The losses that train a
 PSM are added to the answer's cross-entropy, so that certificates keep their scores.
 """
 
@@ -26,7 +27,7 @@ from smoothgate_lab.demo.scene_stream import labelled_drawings
 from smoothgate_lab.demo.scenes import load_digits
 from smoothgate_lab.evaluation.attacks.pgd import Norm, pgd
 from smoothgate_lab.psm_training import losses
-from smoothgate_lab.psm_training.feature_attacks import L2, L_INF, LEAST_SIGMA, SHARE_CLEAN, SHARE_L_INF
+from smoothgate_lab.psm_training.attacks_through_noise import L2, L_INF, LEAST_SIGMA, SHARE_CLEAN, SHARE_L_INF
 from smoothgate_lab.psm_training.noise_pairs import noise_pairs
 from smoothgate_lab.psm_training.stages import MUON, Recipe, joint_loss
 from smoothgate_lab.training_loop import Schedule, claim, seeded, train
@@ -46,11 +47,14 @@ class AnswerTuning:
     Args:
         encoder: the demo model's, with the PSM to tune.
         seed: seed of pictures, noise and attacks.
+        votes: whether each noise is answered by itself and no picture is attacked. It is what
+            `vote_tuning` is compared with, which knows no right answers.
     """
 
-    def __init__(self, encoder: UnitEncoder, seed: int) -> None:
+    def __init__(self, encoder: UnitEncoder, seed: int, *, votes: bool = False) -> None:
         self.encoder = encoder
         self.seed = seed
+        self.votes = votes
         self.answerer = Answerer(bundled("model"))
         self.answerer.model.requires_grad_(False)
         self._digits = load_digits("train")
@@ -67,6 +71,8 @@ class AnswerTuning:
         if psm.is_identity:
             raise SmoothgateError("This PSM has no weights that could be tuned.", code="nothing_to_train")
         facts = {"from": psm.digest, "seed": self.seed, **asdict(schedule)}
+        if self.votes:
+            facts["votes"] = True
         claim(folder, facts)
         psm.train().requires_grad_(True)
         train(
@@ -92,6 +98,7 @@ class AnswerTuning:
         right = [question.answer(each) for each in facts]
         sigma = self._levels(gen)
         attacked = (torch.rand(len(x), generator=gen) > SHARE_CLEAN) & (sigma >= LEAST_SIGMA)
+        attacked &= not self.votes
         shown = x.clone()
         if attacked.any():
             shown[attacked] = self._attack(x, sigma, attacked, question, right, gen)
@@ -103,8 +110,12 @@ class AnswerTuning:
             clean = encoder.unit(once).repeat(2, 1)
         purified = encoder.purified(z, levels)
         units = encoder.unit(encoder.psm.mapper(encoder.adapter.tokens(purified).float(), levels))
-        wrong = self.answerer.cross_entropy(question.phrasings[0], right, self._served(units))
-        answers = torch.where(attacked, _ATTACKED, _UNATTACKED) * wrong.clamp(max=_HOPELESS)
+        if self.votes:
+            wrong = self.answerer.cross_entropy(question.phrasings[0], right * 2, encoder.served(units))
+            answers = wrong.clamp(max=_HOPELESS)
+        else:
+            wrong = self.answerer.cross_entropy(question.phrasings[0], right, self._served(units))
+            answers = torch.where(attacked, _ATTACKED, _UNATTACKED) * wrong.clamp(max=_HOPELESS)
 
         r = self._recipe
         canvases = x.repeat(2, 1, 1, 1)

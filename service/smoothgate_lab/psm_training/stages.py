@@ -1,4 +1,4 @@
-"""The training of a PSM: the paper's two stages, purifier and mapper, and three of our own.
+"""The training of a PSM: the paper's two stages, purifier and mapper, and four of our own.
 
 The model's own weights are frozen. Every batch depends only on its number and the run's seed, so a
 resumed run gives the same weights as an uninterrupted one.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +21,10 @@ from smoothgate.psm.mapper import ResidualMapper, ResidualMapperConfig
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.vision import VisionAdapter
 from smoothgate_lab.psm_training import losses
+from smoothgate_lab.psm_training.attacks_through_noise import attack
 from smoothgate_lab.psm_training.feature_attacks import perturb
 from smoothgate_lab.psm_training.noise_pairs import noise_pairs
+from smoothgate_lab.psm_training.vote_tuning import AskedPictures, VoteTuning
 from smoothgate_lab.training_loop import HeldOut, Schedule, claim, seeded, train
 
 #: (number of a batch, pictures in it) -> canvases (n, 3, H, W) in [0, 1]. It depends only on its arguments.
@@ -173,7 +176,7 @@ class Trainer:
         self.save_every = save_every
 
     def run(self, purifier: nn.Module, *, mapper: bool = True) -> PSM:
-        """All stages but that of `train_adversarially`.
+        """All stages but those of `train_adversarially` and `train_for_votes`.
 
         Args:
             purifier: with initial or published weights. One without weights does not change.
@@ -203,16 +206,44 @@ class Trainer:
         Raises:
             SmoothgateError: code `other_recipe`, as for `run`; `nothing_to_train`: the PSM has no weights.
         """
-        if not self._has_weights(psm):
-            raise SmoothgateError("This PSM has no weights that could be tuned.", code="nothing_to_train")
-        start = psm.digest
+        start = self._start(psm)
         self._claim_folder({"start": start})
         adversarial = self._schedule(self.recipe.adversarial_steps, 0.25, 0.25, 0.7)
         self._train_for_serving(psm, "adversarial", adversarial, 5, attacked=True)
         psm.training_facts = {"recipe": asdict(self.recipe), "tuned_from": start}
         return psm.eval().requires_grad_(False)
 
-    def _claim_folder(self, start: dict[str, str]) -> None:
+    def train_for_votes(self, psm: PSM, votes: VoteTuning) -> PSM:
+        """Fine-tuning of a trained PSM for votes, in place.
+
+        The losses are those of stage 4 without `losses.detail`, and those of `vote_tuning`.
+
+        Raises:
+            SmoothgateError: as for `train_adversarially`.
+        """
+        start = self._start(psm)
+        facts = asdict(votes.recipe)
+        self._claim_folder({"start": start, "votes": facts})
+        self._train_jointly(
+            psm,
+            "votes",
+            self._schedule(votes.recipe.steps, 0.05, 0.05, 0.6),
+            losses.served_fidelity,
+            losses.served_steadiness,
+            8,
+            attacked=votes.recipe.attacked,
+            votes=votes,
+        )
+        psm.training_facts |= {"tuned_for_votes": {"from": start, **facts, "recipe": asdict(self.recipe)}}
+        return psm.eval().requires_grad_(False)
+
+    def _start(self, psm: PSM) -> str:
+        """The digest of a PSM that is tuned."""
+        if not self._has_weights(psm):
+            raise SmoothgateError("This PSM has no weights that could be tuned.", code="nothing_to_train")
+        return psm.digest
+
+    def _claim_folder(self, start: dict[str, Any]) -> None:
         claim(self.folder, {"model": self.adapter.digest, **start, **asdict(self.recipe)})
 
     @staticmethod
@@ -295,6 +326,7 @@ class Trainer:
         lambda_detail: float = 0.0,
         *,
         attacked: bool = False,
+        votes: VoteTuning | None = None,
     ) -> None:
         r = self.recipe
         psm.train().requires_grad_(True)
@@ -305,9 +337,10 @@ class Trainer:
             with torch.no_grad():
                 once = self._tokens(noisy.pictures)
                 clean = encoder.unit(once).repeat(2, 1)
+            asked = None if votes is None else votes.ask(encoder, noisy.pictures, once, noisy.gen)
             z = noisy.z
             if attacked:
-                z = z + self._perturbations(encoder, noisy, clean[: len(once)]).repeat(2, 1, 1, 1)
+                z = z + self._perturbations(encoder, noisy, clean[: len(once)], asked).repeat(2, 1, 1, 1)
             with self._autocast():
                 purified = encoder.purified(z, noisy.sigma)
                 units = encoder.unit(psm.mapper(self._tokens(purified), noisy.sigma))
@@ -319,15 +352,27 @@ class Trainer:
                 total = total + r.lambda_rb * lambda_detail * detail
             if isinstance(psm.mapper, ResidualMapper):
                 total = total + r.lambda_rb * r.lambda_id * losses.identity(kept, once, psm.mapper.std)
+            if asked is not None:
+                with self._autocast():
+                    wrong, figures = asked.loss(units)
+                total, parts = total + wrong, parts | figures
             return total, parts
 
         self._stage(name, psm, full, schedule, r.seed + seed)
 
-    def _perturbations(self, encoder: UnitEncoder, noisy: _Noisy, clean: Tensor) -> Tensor:
-        """Perturbations (n, 3, H, W), one per picture for both of its noises."""
+    def _perturbations(
+        self, encoder: UnitEncoder, noisy: _Noisy, clean: Tensor, asked: AskedPictures | None
+    ) -> Tensor:
+        """Perturbations (n, 3, H, W), one per picture for both of its noises.
+
+        They are on answers where there are some, else on features.
+        """
         levels = noisy.sigma[: len(clean)]
         with torch.enable_grad(), self._autocast():
-            found = perturb(encoder.units, noisy.pictures, levels, clean, noisy.gen)
+            if asked is not None:
+                found = attack(asked.gain, noisy.pictures, levels, noisy.gen)
+            else:
+                found = perturb(encoder.units, noisy.pictures, levels, clean, noisy.gen)
         return found - noisy.pictures
 
     @torch.no_grad()

@@ -49,6 +49,24 @@ def test_purifier_and_mapper_learn_and_the_model_does_not(tmp_path: Path) -> Non
         mine.run(tmp_path, Schedule(steps=3, muon_lr=0.002, adam_lr=4e-4, warmup=1))
 
 
+def test_for_votes_each_sample_answers_by_itself_and_no_picture_is_attacked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    mine = tuning()
+    mine.votes = True
+    asked: list[int] = []
+    cross_entropy = mine.answerer.cross_entropy
+
+    def counted(question: str, wanted: list[str], tokens: torch.Tensor) -> torch.Tensor:
+        asked.append(len(tokens))
+        return cross_entropy(question, wanted, tokens)
+
+    monkeypatch.setattr(mine.answerer, "cross_entropy", counted)
+    mine.run(tmp_path, Schedule(steps=1, muon_lr=0.002, adam_lr=4e-4, warmup=1))
+    assert asked == [32], "two noises of sixteen pictures, once"
+    assert mine.encoder.psm.training_facts["tuned_on_answers"]["votes"]
+
+
 def test_a_psm_without_weights_is_refused(tmp_path: Path) -> None:
     adapter = load(str(bundled("model")), device="cpu", dtype=torch.float32)
     bare = AnswerTuning(UnitEncoder(adapter, Calibration.load(bundled("psm"))), seed=1)

@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from smoothgate.vision import Layout
-from smoothgate_lab.psm_training import feature_attacks
+from smoothgate_lab.psm_training import attacks_through_noise, feature_attacks
 from smoothgate_lab.psm_training.feature_attacks import perturb
 
 MIX = torch.randn(3 * 8 * 8, 16, generator=torch.Generator().manual_seed(0))
@@ -27,7 +27,7 @@ def attacked(sigma: float) -> tuple[Tensor, Tensor, Tensor]:
 def test_perturbations_stay_within_their_radii_and_some_pictures_stay_clean(
     share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feature_attacks, "SHARE_L_INF", share)
+    monkeypatch.setattr(attacks_through_noise, "SHARE_L_INF", share)
     _, _, delta = attacked(0.5)
     largest, length = delta.abs().flatten(1).amax(1), delta.flatten(1).norm(dim=1)
     assert 0.2 < float((length == 0).float().mean()) < 0.4
