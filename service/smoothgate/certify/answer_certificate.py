@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from smoothgate.certify.certificate import (
     CertifiedImage,
     CertifiedModel,
+    Commitment,
     Digest,
     Distance,
     Probability,
@@ -160,6 +161,8 @@ class AnswerCertificate(_Part):
     """The radius that was asked for; null if none was."""
     outcome: Outcome
     """`certified`: the answer holds within `radius`, which is not below `target`. `abstained`: not so."""
+    commitment: Commitment | None = None
+    """The commitment to request and seeds; null where the service keeps no log."""
     assumptions: tuple[str, ...] = ASSUMPTIONS
     """What the statement assumes, and what it does not say."""
 

@@ -132,6 +132,7 @@ def build(
             gatekeeper,
             checkpoint=model.checkpoint,
             language_model_digest=digest,
+            log=commitments,
         ),
         language_model_digest=digest,
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,7 +23,6 @@ from smoothgate.certify.commitment import certificate_entry, commitment_entry, c
 from smoothgate.certify.merkle import Nodes, completed, consistency_path, inclusion_path, leaf_hash, root
 from smoothgate.errors import NotReady, SmoothgateError
 from smoothgate.off_loop import off_loop
-from smoothgate.sampling.smoother import Smoothed
 
 T = TypeVar("T")
 
@@ -96,22 +95,28 @@ class CommitmentLog:
                 connection.close()
         self._reader = self._writer = None
 
-    async def commit(self, images: Sequence[Smoothed], secret_digest: str) -> None:
-        """Commit to the requests and seeds of images, none of which is being sampled yet.
+    async def commit(
+        self, requests: Sequence[tuple[Mapping[str, object], str | Sequence[str]]], secret_digest: str
+    ) -> list[Commitment]:
+        """Commit to requests of which nothing is being sampled yet.
+
+        Args:
+            requests: request and seed of each, as `commitment_of` takes them.
+            secret_digest: of the secret that the seeds follow from.
 
         Raises:
             NotReady: code `log_unavailable`: the log cannot be written to.
         """
-        nonces = [secrets.token_hex(16) for _ in images]
+        nonces = [secrets.token_hex(16) for _ in requests]
         entries = [
-            commitment_entry(secret_digest, commitment_of(nonce, image.request, f"{image.seed:032x}"))
-            for nonce, image in zip(nonces, images, strict=True)
+            commitment_entry(secret_digest, commitment_of(nonce, request, seed))
+            for nonce, (request, seed) in zip(nonces, requests, strict=True)
         ]
         first = await off_loop(self._append, entries)
-        for number, (nonce, image) in enumerate(zip(nonces, images, strict=True), first):
-            image.commitment = Commitment(
-                log=self._id, number=number, nonce=nonce, secret_digest=secret_digest
-            )
+        return [
+            Commitment(log=self._id, number=number, nonce=nonce, secret_digest=secret_digest)
+            for number, nonce in enumerate(nonces, first)
+        ]
 
     async def record(self, signed: Sequence[tuple[Commitment, str]]) -> None:
         """Take in certificates (JWS), with their commitments; raises as `commit`."""
