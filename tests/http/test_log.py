@@ -3,6 +3,7 @@
 import json
 import shutil
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from smoothgate.certify.commitment import certificate_entry, committed_entry
 from smoothgate.certify.merkle import extends
 from smoothgate.certify.signing import verify, verify_checkpoint
 from smoothgate.cli import app
-from smoothgate.gate import accounts
+from smoothgate.errors import NotReady
+from smoothgate.gate import accounts, commitment_log
 from smoothgate.gate.commitment_log import CommitmentLog
 from smoothgate.log_verification import check_log
 from smoothgate.sampling.sampler import Sampler
 from smoothgate.verification import Check
 from tests.quick_gate import OpenGate
+from tests.waiting import wait_until
 from tests.whole_service import Gate, data_uri
 
 
@@ -375,6 +378,45 @@ def test_a_log_that_fails_after_sampling_keeps_the_certificate_back(
     refused = gate.http.post("/v1/certify", json={"images": [data_uri("seven.png")]})
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "log_unavailable")
     assert "certificates" not in refused.json()
+
+
+@pytest.mark.parametrize("fault", ["read only", "full"])
+def test_a_log_that_cannot_be_written_is_in_health_and_metrics_until_it_can(
+    open_gate: OpenGate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr(commitment_log, "_WATCH_SECONDS", 0.05)
+    gate = open_gate(store=tmp_path)
+    assert gate.metric("smoothgate_log_up") == 1
+    log = gate.service.commitments
+    assert log is not None
+    assert log._writer is not None
+    if fault == "read only":  # as a disk that was mounted again
+        log._writer.execute("PRAGMA query_only = ON")
+    else:
+        log._writer.execute("PRAGMA max_page_count = 1")
+        for length in (3000, 3):
+            with suppress(NotReady):
+                while True:
+                    log._append([b"x" * length])
+    problems: list[Any] = []
+
+    def unwell() -> bool:
+        answer = gate.http.get("/health/ready")
+        problems.append(answer.json())
+        return answer.status_code == 503
+
+    wait_until(unwell, 30, lambda: "the service is ready")
+    assert problems[-1]["problems"] == {"log": "cannot be written"}
+    assert gate.metric("smoothgate_log_up") == gate.metric("smoothgate_ready") == 0
+    assert gate.http.get("/health/live").status_code == 200
+    assert gate.ask("Hello").status_code == 200
+    refused = gate.http.post("/v1/certify", json={"images": [data_uri("seven.png")]})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "log_unavailable")
+    log._writer.execute("PRAGMA query_only = OFF")
+    log._writer.execute("PRAGMA max_page_count = 1000000")
+    gate.wait_ready(30)
+    assert gate.metric("smoothgate_log_up") == 1
+    _certify(gate, "seven.png")
 
 
 REFUSED: list[tuple[dict[str, Any], int, str, str]] = [
