@@ -167,12 +167,17 @@ class AnswerCertificate(_Part):
     """What the statement assumes, and what it does not say."""
 
     @property
-    def statement(self) -> VoteStatement:
-        """The statement that follows from the votes; ValueError if the numbers contradict each other."""
+    def count(self) -> VoteCount:
+        """The count of all votes, made again; ValueError if the numbers contradict each other."""
         terms = VoteTerms(self.noise.sigma, self.alpha, self.target)
         count = VoteCount(terms, self.selection.tally, self.noise.budget)
         count.update(self.votes.tally)
-        return count.statement()
+        return count
+
+    @property
+    def statement(self) -> VoteStatement:
+        """The statement that follows from the votes; ValueError as `count`."""
+        return self.count.statement()
 
 
 def voted_image(image: CertifiedImage, seed: int, radius: float | None) -> VotedImage:

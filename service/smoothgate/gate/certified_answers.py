@@ -150,11 +150,7 @@ class CertifiedAnswers:
         """
         began = time.perf_counter()
         smoother, plan = ballot.chat.smoother, ballot.plan
-        asked = {
-            name: value
-            for name, value in ballot.form.apply(ballot.chat.body).items()
-            if name not in ("stream", "stream_options")
-        }
+        asked = ballot.form.apply(ballot.chat.body)
         question = await off_loop(question_of, asked, ballot.chat.slots, ballot.images)
         ask = await self._asker(ballot, asked, request_id, account)
         decision = await self._voting.decide(
