@@ -34,7 +34,7 @@ MAX_SAMPLES = 1 << 17
 
 # What is certified from below: less than what comes out here is true as well.
 _LOWER_BOUNDS = re.compile(
-    r"score_lower|target\.(fcsb|angular)|(bounds|curve)\.\d+\.(fcsb|mean|layer_cake)|angular\.\d+\.radius|"
+    r"score_lower|target\.(fcsb|angular)|(bounds|curve)\.\d+\.(fcsb|mean|layer_cake)|angular\.\d+\.(radius|upload)|"
     r"radius\.(value|mean|layer_cake|angular|upload)"
 )
 # What follows from other fields, and is checked against them (`smoothgate.certify.consistency`).
