@@ -23,7 +23,11 @@ class Check:
 
 
 def check_answer(
-    certificate: AnswerCertificate, images: Sequence[bytes], texts: Sequence[str] | None
+    certificate: AnswerCertificate,
+    images: Sequence[bytes],
+    texts: Sequence[str] | None,
+    *,
+    asked_again: bool = False,
 ) -> Iterator[Check]:
     """Recompute all that follows from the votes, and compare answer and pictures.
 
@@ -31,6 +35,7 @@ def check_answer(
         certificate: its signature is known to be good.
         images: the uploaded files, all or none.
         texts: of the answer, or None.
+        asked_again: whether the votes are checked elsewhere, and need not be named as what is on trust.
 
     Raises:
         ValueError: numbers that contradict each other so far that nothing follows from them.
@@ -44,13 +49,16 @@ def check_answer(
         digests = [hashlib.sha256(image).hexdigest() for image in images]
         same = digests == [one.image.sha256 for one in certificate.images]
         yield Check("images", same, "those certified" if same else f"others: {', '.join(digests)}")
-    yield Check(
-        "on trust", True, "the votes themselves, question, seeds and time: they are not asked again here"
-    )
+    if not asked_again:
+        trusted = (
+            "the votes themselves, question, model, seeds, request_id and time: nothing is asked again here"
+        )
+        yield Check("on trust", True, trusted)
 
 
 def _contradictions(certificate: AnswerCertificate) -> Iterator[str]:
-    statement, answer = certificate.statement, certificate.answer
+    count, answer = certificate.count, certificate.answer
+    statement = count.statement()
     if certificate.p_low > statement.p_low + _ROUNDING:
         yield f"p_low is {certificate.p_low:.6f}, the votes give {statement.p_low:.6f}"
     if certificate.p_up < statement.p_up - _ROUNDING:
@@ -65,6 +73,11 @@ def _contradictions(certificate: AnswerCertificate) -> Iterator[str]:
     holds = answer.canonical is not None and statement.certified
     if certificate.outcome != ("certified" if holds else "abstained"):
         yield f"outcome is {certificate.outcome}, the votes say {'certified' if holds else 'abstained'}"
+    reason = "unreachable" if answer.canonical is None else count.reason or "deadline"
+    if certificate.stop_reason != reason:
+        yield f"stop_reason is {certificate.stop_reason}, the votes say {reason}"
+    if (answer.form == "field") != (answer.pointer is not None):
+        yield "form and pointer do not go together"
     if answer.canonical_sha256 != (None if answer.canonical is None else sha256(answer.canonical)):
         yield "canonical_sha256 is not that of the canonical answer"
     if certificate.assumptions != type(certificate).model_fields["assumptions"].default:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from smoothgate.certify.certificate import Certificate
+from smoothgate.certify.answer_certificate import AnswerCertificate
+from smoothgate.certify.certificate import Certificate, Commitment
 from smoothgate.certify.commitment import Checkpoint, certificate_entry, committed_entry
 from smoothgate.certify.merkle import includes, leaf_hash
 from smoothgate.certify.signing import CertificateRejected, verify, verify_checkpoint
@@ -33,7 +34,7 @@ def check_log(jws: str, key_set: Mapping[str, Any], fetch: Fetch) -> Iterator[Ch
     except CertificateRejected as error:
         yield Check("log", False, f"{error.code}: {error}")
         return
-    if not isinstance(certificate, Certificate) or certificate.commitment is None:
+    if not isinstance(certificate, Certificate | AnswerCertificate) or certificate.commitment is None:
         yield Check("log", False, "the certificate names no commitment")
         return
     head = fetch("checkpoint", {})
@@ -54,16 +55,14 @@ def check_log(jws: str, key_set: Mapping[str, Any], fetch: Fetch) -> Iterator[Ch
         f"signed, {checkpoint.size} entries" if same else f"of another log: {checkpoint.log}",
     )
     if same:
-        yield from _check_entries(jws, certificate, checkpoint, fetch)
+        entry = committed_entry(certificate, certificate.commitment)
+        yield from _check_entries(jws, entry, certificate.commitment, checkpoint, fetch)
 
 
 def _check_entries(
-    jws: str, certificate: Certificate, checkpoint: Checkpoint, fetch: Fetch
+    jws: str, committed: bytes, commitment: Commitment, checkpoint: Checkpoint, fetch: Fetch
 ) -> Iterator[Check]:
-    commitment = certificate.commitment
-    assert commitment is not None  # noqa: S101
-    expected = leaf_hash(committed_entry(certificate, commitment))
-    found = _proved(expected, {"number": str(commitment.number)}, checkpoint, fetch)
+    found = _proved(leaf_hash(committed), {"number": str(commitment.number)}, checkpoint, fetch)
     yield Check(
         "commitment",
         found == commitment.number,

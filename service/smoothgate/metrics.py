@@ -144,6 +144,10 @@ STORE_FAILURES = Counter(
     "smoothgate_store_failures_total", "Certificates that could not be kept in the store."
 )
 LOG_ENTRIES = Gauge("smoothgate_log_entries", "Entries of the log of commitments.")
+LOG_UP = Gauge(
+    "smoothgate_log_up",
+    "0 from a write to the log of commitments that fails until one succeeds; else 1. NaN without a log.",
+)
 LOG_FAILURES = Counter(
     "smoothgate_log_failures_total", "Requests whose entries could not be written to the log of commitments."
 )

@@ -34,7 +34,7 @@ MAX_SAMPLES = 1 << 17
 
 # What is certified from below: less than what comes out here is true as well.
 _LOWER_BOUNDS = re.compile(
-    r"score_lower|target\.(fcsb|angular)|(bounds|curve)\.\d+\.(fcsb|mean|layer_cake)|angular\.\d+\.radius|"
+    r"score_lower|target\.(fcsb|angular)|(bounds|curve)\.\d+\.(fcsb|mean|layer_cake)|angular\.\d+\.(radius|upload)|"
     r"radius\.(value|mean|layer_cake|angular|upload)"
 )
 # What follows from other fields, and is checked against them (`smoothgate.certify.consistency`).
@@ -108,6 +108,7 @@ def check(
     images: Sequence[bytes] = (),
     texts: Sequence[str] | None = None,
     max_samples: int = MAX_SAMPLES,
+    asked_again: bool = False,
 ) -> Iterator[Check]:
     """Check one certificate. With the image and the model, also draw the noise of features again and make
     their certificate again.
@@ -122,6 +123,7 @@ def check(
         images: all uploaded files of the request, where the certificate is of an answer.
         texts: of the answer's choices, or None.
         max_samples: most noise samples that are drawn.
+        asked_again: whether the votes of an answer are checked elsewhere (`smoothgate.vote_replay`).
 
     Raises:
         SmoothgateError: `load_encoder` cannot load it.
@@ -146,7 +148,7 @@ def check(
             "answer", same, "the one signed, not certified" if same else "another one than was signed"
         )
     if isinstance(certificate, AnswerCertificate):
-        yield from _named(check_answer(certificate, images, texts))
+        yield from _named(check_answer(certificate, images, texts, asked_again=asked_again))
         return
     yield from _named(_check_consistency(certificate))
     if image is not None:

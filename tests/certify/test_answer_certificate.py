@@ -89,6 +89,8 @@ def test_a_true_certificate_passes(votes: Tally) -> None:
         {"radius": 0.9},
         {"outcome": "abstained"},
         {"assumptions": ("None.",)},
+        {"stop_reason": "budget"},
+        {"stop_reason": "unreachable"},
         {"votes": Votes(hits=20, runner_up=0, rest=0)},
         {"selection": Votes(hits=2, runner_up=7, rest=7)},
         {"alpha": 0.0001},

@@ -13,7 +13,9 @@ def stack(demo_vllm: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """Two gates in front of one vLLM, ready."""
     folder = tmp_path_factory.mktemp("stack")
     vllm = Vllm(folder, demo_vllm)
-    one, two = (Gate(folder, {"ENGINE_URL": vllm.url}) for _ in range(2))
+    one, two = (
+        Gate(folder, {"ENGINE_URL": vllm.url, "STORE": str(folder / name)}) for name in ("one", "two")
+    )
     with started(vllm, one, two):
         yield Stack(vllm, (one, two))
 

@@ -7,10 +7,11 @@ import io
 import os
 import shutil
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -19,6 +20,7 @@ import pytest
 from PIL import Image
 
 from smoothgate.demo import bundled
+from smoothgate.gate.commitment_log import FILE
 from smoothgate.psm.calibration import Calibration
 from smoothgate_lab.benchmarks.serving_bench import picture_uri
 from tests import processes
@@ -44,12 +46,14 @@ HUNG_ENGINE = {"SmoothgateEngineDown", "SmoothgateFailures", "SmoothgateTargetDo
 # The terms on which `_nothing` states nothing.
 NOTHING: dict[str, object] = {"sigma": 0.25, "n_certify": 512, "eps": [0.4]}
 HUNG_GATES = {"SmoothgateAbsent", "SmoothgateTargetDown"}
+# While another process holds the log of a gate, that gate cannot write it.
+HELD_LOG = {"SmoothgateLogDown"}
 HELD_UP = {"SmoothgateEventLoopLag", "SmoothgateDecodersDie"}
 
 
 def test_every_alert_is_made_to_fire() -> None:
     alerts = {rule["alert"] for group in RULES["groups"] for rule in group["rules"] if "alert" in rule}
-    faults = (CRASHES, BAD_PSM, NOT_READY, FLOOD, BAD_PICTURES, HUNG_ENGINE, HUNG_GATES, HELD_UP)
+    faults = (CRASHES, BAD_PSM, NOT_READY, FLOOD, BAD_PICTURES, HUNG_ENGINE, HUNG_GATES, HELD_LOG, HELD_UP)
     assert alerts == set().union(*faults)
 
 
@@ -202,6 +206,16 @@ def test_gates_that_hang(stack: Stack, prometheus: Prometheus) -> None:
     with stopped(*(gate.pid for gate in stack.gates)):
         prometheus.wait_firing(HUNG_GATES)
     prometheus.wait_clear(HUNG_GATES)
+
+
+def test_a_log_that_another_process_holds(stack: Stack, prometheus: Prometheus) -> None:
+    prometheus.wait_clear(HELD_LOG)
+    store = Path(stack.gates[0].settings["STORE"])
+    with closing(sqlite3.connect(store / FILE, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        prometheus.wait_firing(HELD_LOG)
+        other.execute("ROLLBACK")
+    prometheus.wait_clear(HELD_LOG)
 
 
 def test_a_gate_without_cpu_and_decoders_that_are_killed(stack: Stack, prometheus: Prometheus) -> None:

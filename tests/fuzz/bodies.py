@@ -157,7 +157,7 @@ def _valid(rng: Random) -> tuple[str, Json]:
     if rng.random() < 0.3:
         smoothing |= {
             "mode": "certified", "sigma": 0.5, "alpha": 0.001, "eps": [0.25], "cosine_threshold": 0.5,
-            "target": {"cosine": 0.4, "eps": 0.1}, "policy": "report",
+            "target": {"cosine": 0.6, "eps": 0.1}, "policy": "report",
         }  # fmt: skip
     path = rng.choice(("/v1/certify", "/v1/chat", "/v1/chat/completions", "/v1/chat/completions"))
     if path == "/v1/certify":

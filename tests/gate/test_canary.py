@@ -30,7 +30,7 @@ def _canary(service: Service, tolerance: float = 0.1) -> Canary:
 
 
 def _problems(service: Service, canary: Canary) -> dict[str, str]:
-    return Health(service.readiness, service.decoder, service.in_flight, canary).problems()
+    return Health(service.readiness, service.decoder, service.in_flight, canary, None).problems()
 
 
 def _canaries(outcome: str) -> float:

@@ -129,6 +129,39 @@ def test_a_log_that_is_full_says_so_and_goes_on_when_there_is_room(log: Commitme
     log.close()
 
 
+def test_a_log_without_room_is_known_before_an_entry_needs_it(log: CommitmentLog) -> None:
+    log._probe()
+    assert log._writer is not None
+    pages = log._writer.execute("PRAGMA page_count").fetchone()[0]
+    log._writer.execute(f"PRAGMA max_page_count = {pages}")
+    log._probe()  # what it has written before and deleted is room
+    log._append(_entries(60))
+    assert log.problems() == {}
+    with pytest.raises(NotReady):
+        log._probe()
+    assert log.problems() == {"log": "cannot be written"}
+    assert log._append([b"next"]) == 60, "the probe fails first"
+    log._writer.execute("PRAGMA max_page_count = 1000000")
+    log._probe()
+    assert log.problems() == {}
+    log.close()
+
+
+@pytest.mark.parametrize("fault", ["deleted", "exchanged"])
+def test_a_log_whose_file_is_gone_takes_nothing(log: CommitmentLog, tmp_path: Path, fault: str) -> None:
+    log._append([b"one"])
+    file = tmp_path / "store" / FILE
+    file.unlink()
+    if fault == "exchanged":
+        CommitmentLog(tmp_path / "store").open()
+    with pytest.raises(NotReady):
+        log._append([b"two"])
+    with pytest.raises(NotReady):
+        log._probe()
+    assert log.problems()
+    log.close()
+
+
 def test_a_closed_log_takes_nothing(log: CommitmentLog) -> None:
     log.close()
     with pytest.raises(NotReady):

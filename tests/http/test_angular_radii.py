@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import math
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from smoothgate.certify.alpha import COSINES
+from smoothgate.certify.certificate import Certificate
+from smoothgate.certify.consistency import contradictions
 from tests.quick_gate import OpenGate
-from tests.whole_service import Gate, data_uri
+from tests.whole_service import SAMPLES, Gate, data_uri
 
 # A cosine that the bound does not reach at this distance with so few samples, and that the angle reaches.
 BY_ANGLE: dict[str, Any] = {"n_certify": 256, "target": {"cosine": 0.7, "eps": 0.5}}
@@ -37,6 +42,39 @@ def test_a_client_names_cosines(quick_gate: Gate) -> None:
     assert certificate["radius"]["angular"] == certificate["angular"][1]["radius"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "factor"), [("RGB", 1.0), ("L", math.sqrt(3)), ("P", None), ("RGBA", None)], ids=str
+)
+def test_each_radius_is_stated_in_upload_space_where_there_is_a_factor(
+    quick_gate: Gate, kind: str, factor: float | None
+) -> None:
+    file = io.BytesIO()
+    picture = Image.open(SAMPLES / "seven.png").resize((96, 96)).convert(kind)
+    if kind == "RGBA":
+        picture.putalpha(128)
+    picture.save(file, "PNG")
+    response = quick_gate.http.post("/v1/certify", files={"image": file.getvalue()})
+    certificate = response.json()["certificates"][0]
+    norm = certificate["image"]["resize_norm"]
+    radii = [each for each in certificate["angular"] if each["radius"] is not None]
+    assert radii
+    for each in certificate["angular"]:
+        if factor is None or each["radius"] is None:
+            assert each["upload"] is None
+        else:
+            assert each["upload"] == pytest.approx(each["radius"] / (norm * factor))
+    if factor is not None:
+        assert certificate["radius"]["upload"] == radii[0]["upload"]
+    del certificate["jws"]
+    assert not list(contradictions(Certificate.model_validate(certificate)))
+    certificate["angular"][0]["upload"] = 1000.0
+    found = dict(contradictions(Certificate.model_validate(certificate)))
+    assert set(found) == {"angular[0].upload"}
+    for each in certificate["angular"]:  # as earlier releases made them
+        del each["upload"]
+    assert not list(contradictions(Certificate.model_validate(certificate)))
+
+
 @pytest.mark.parametrize("cosines", [[], [1.0], [-0.1], ["x"], [0.5] * 33])
 def test_bad_cosines_are_refused(quick_gate: Gate, cosines: list[Any]) -> None:
     body = {"images": [data_uri("seven.png")], "smoothing": {"cosines": cosines}}
@@ -52,7 +90,8 @@ def test_a_target_that_only_the_angle_reaches_is_met_early(quick_gate: Gate) -> 
     assert certificate["noise"]["n_certify"] < 256
     assert target["fcsb"] < 0.7
     assert target["angular"] >= 0.5
-    assert certificate["angular"] == [{"cosine": 0.7, "radius": target["angular"]}]
+    (only,) = certificate["angular"]
+    assert (only["cosine"], only["radius"]) == (0.7, target["angular"])
 
 
 def test_an_enforced_policy_is_met_by_the_angle(open_gate: OpenGate) -> None:

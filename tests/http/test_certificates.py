@@ -1,5 +1,6 @@
 """What is handed out can be checked, and a policy decides before the language model is asked."""
 
+import asyncio
 import base64
 import json
 from pathlib import Path
@@ -11,11 +12,14 @@ from typer.testing import CliRunner
 from smoothgate.certify.signing import PublicKey, SigningKey, verify
 from smoothgate.cli import app
 from smoothgate.errors import SmoothgateError
+from smoothgate.gate.build import build
 from smoothgate.gate.issuing import Issuer
+from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.schemas import IssuedCertificate
+from smoothgate.settings import Settings
 from smoothgate.verification import answered, check, read
 from tests.fake_vllm import TEXT, FakeVllm
-from tests.quick_gate import ENOUGH, TARGET, OpenGate, odd_picture
+from tests.quick_gate import ENOUGH, SETTINGS, TARGET, OpenGate, odd_picture, quick_smoother
 from tests.whole_service import SAMPLES, Gate, data_uri, image_part
 
 # A sample picture meets it; the odd picture does not.
@@ -125,10 +129,36 @@ def test_an_enforced_policy_that_is_met_is_answered(open_gate: OpenGate) -> None
 def test_a_client_cannot_ask_for_less_than_the_policy(
     open_gate: OpenGate, smoothing: dict[str, Any], param: str
 ) -> None:
-    gate = open_gate(policy="enforce", policy_cosine=0.3, policy_eps=0.05)
+    gate = open_gate(policy="enforce", policy_cosine=0.5, policy_eps=0.05)
     response = gate.ask("What digit is shown?", "seven.png", smoothing=smoothing)
     assert response.status_code == 422
     assert response.json()["error"]["param"] == param
+
+
+def test_a_target_that_chance_meets_is_refused_by_its_name(quick_gate: Gate, vllm: FakeVllm) -> None:
+    drawn = quick_gate.metric("smoothgate_samples_total")
+    for sigma, cosine in ((0.5, 0.3), (1.0, 0.6)):
+        aimed = {"sigma": sigma, "n_certify": 1024, "target": {"cosine": cosine, "eps": 0.05}}
+        refused = quick_gate.ask("What digit is shown?", "seven.png", smoothing=aimed)
+        error = refused.json()["error"]
+        assert (refused.status_code, error["code"], error["param"]) == (
+            422,
+            "target_below_chance",
+            "smoothing.target.cosine",
+        )
+        chance = quick_gate.smoother.chance_cosine(sigma)
+        assert f"{chance:.4g}" in error["message"]
+    assert quick_gate.metric("smoothgate_samples_total") == drawn
+    assert vllm.bodies == []
+
+
+def test_a_policy_that_chance_meets_ends_the_start(demo_encoder: UnitEncoder, vllm: FakeVllm) -> None:
+    aimed = {"policy": "enforce", "policy_cosine": 0.3, "policy_eps": 0.05, "engine_url": vllm.url}
+    settings = Settings(_env_file=None, **SETTINGS | aimed)
+    service = build(settings, load_smoother=quick_smoother(demo_encoder, settings))
+    with pytest.raises(SmoothgateError) as refused:
+        asyncio.run(service.start())
+    assert refused.value.code == "target_below_chance"
 
 
 def test_a_client_can_ask_for_more(quick_gate: Gate) -> None:

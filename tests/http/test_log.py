@@ -3,6 +3,7 @@
 import json
 import shutil
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,20 @@ import pytest
 from typer.testing import CliRunner
 
 from smoothgate import metrics
+from smoothgate.certify.answer_certificate import AnswerCertificate
 from smoothgate.certify.certificate import Certificate
 from smoothgate.certify.commitment import certificate_entry, committed_entry
 from smoothgate.certify.merkle import extends
 from smoothgate.certify.signing import verify, verify_checkpoint
 from smoothgate.cli import app
-from smoothgate.gate import accounts
+from smoothgate.errors import NotReady
+from smoothgate.gate import accounts, commitment_log
 from smoothgate.gate.commitment_log import CommitmentLog
 from smoothgate.log_verification import check_log
 from smoothgate.sampling.sampler import Sampler
 from smoothgate.verification import Check
 from tests.quick_gate import OpenGate
+from tests.waiting import wait_until
 from tests.whole_service import Gate, data_uri
 
 
@@ -103,6 +107,120 @@ def test_a_stream_and_a_cached_result_are_in_the_log_too(open_gate: OpenGate, tm
     assert again["cached"]
     assert again["commitment"]["number"] == 4
     assert all(check.passed for check in _checks(gate, again["jws"]).values())
+
+
+ANSWER = {"certify": "answer", "sigma": 0.5, "target": {"eps": 0.5}}
+
+
+def _certified_answer(gate: Gate, **smoothing: Any) -> Any:
+    body = {
+        "message": "What digit is shown?",
+        "images": [data_uri("seven.png"), data_uri("three.png")],
+        "smoothing": ANSWER | smoothing,
+    }
+    return gate.http.post("/v1/chat", json=body)
+
+
+def test_an_answer_is_committed_to_before_its_first_sample_and_logged_after_it(
+    open_gate: OpenGate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = open_gate(store=tmp_path)
+    submit, seen = Sampler.submit, []
+
+    def submitting(self: Sampler, ticket: Any) -> None:
+        seen.append(metrics.LOG_ENTRIES._value.get())
+        submit(self, ticket)
+
+    monkeypatch.setattr(Sampler, "submit", submitting)
+    answer = tmp_path / "answer.json"
+    answer.write_text(_certified_answer(gate).text)
+    assert seen == [1, 1], "one commitment for both pictures"
+    assert json.loads(answer.read_text())["answer_certificate"]["commitment"]["number"] == 0
+    assert _checkpoint(gate).size == 2
+    arguments = ["verify", str(answer), "--keys", f"{gate.url}/.well-known/jwks.json"]
+    result = CliRunner().invoke(app, [*arguments, "--log", f"{gate.url}/v1/log"])
+    assert result.exit_code == 0, result.output
+    assert "before any noise was drawn" in result.output
+
+
+ANSWER_CHANGES: dict[str, dict[str, Any]] = {
+    "picture": {"images": [{"image": {"sha256": "0" * 64}}]},
+    "seed": {"images": [{"seed": "1" * 32}]},
+    "model": {"model": {"digest": "0" * 64}},
+    "question": {"question": {"messages_sha256": "0" * 64}},
+    "decoding": {"question": {"decoding_sha256": "0" * 64}},
+    "form": {"answer": {"form": "choices"}},
+    "pointer": {"answer": {"pointer": "/label"}},
+    "sigma": {"noise": {"sigma": 0.25}},
+    "n_select": {"selection": {"rest": 1}},
+    "budget": {"noise": {"budget": 65}},
+    "alpha": {"alpha": 0.002},
+    "target": {"target": 0.6},
+    "nonce": {"commitment": {"nonce": "0" * 32}},
+    "secret": {"commitment": {"secret_digest": "0" * 64}},
+    "number": {"commitment": {"number": 1}},
+}
+
+
+def test_a_certificate_of_another_answer_is_not_what_was_committed_to(
+    open_gate: OpenGate, tmp_path: Path
+) -> None:
+    gate = open_gate(store=tmp_path)
+    issued = _certified_answer(gate).json()["answer_certificate"]
+    log = gate.service.commitments
+    assert log is not None
+    for name, changes in ANSWER_CHANGES.items():
+        content = {key: value for key, value in issued.items() if key != "jws"}
+        content = _changed(content, changes)
+        forged = gate.service.issuer._key.sign(AnswerCertificate.model_validate_json(json.dumps(content)))
+        log._append([certificate_entry(content["commitment"]["number"], forged)])
+        found = _checks(gate, forged)
+        assert not found["commitment"].passed, name
+        assert found["certificate"].passed, name
+    assert all(check.passed for check in _checks(gate, issued["jws"]).values())
+
+
+def _changed(value: Any, changes: Any) -> Any:
+    if isinstance(changes, dict):
+        return value | {key: _changed(value[key], change) for key, change in changes.items()}
+    if isinstance(changes, list):
+        return [_changed(value[0], changes[0]), *value[1:]]
+    return changes
+
+
+def test_without_a_log_no_answer_is_certified(open_gate: OpenGate, tmp_path: Path) -> None:
+    gate = open_gate(store=tmp_path)
+    drawn = gate.metric("smoothgate_samples_total")
+    log = gate.service.commitments
+    assert log is not None
+    assert log._writer is not None
+    log._writer.execute("PRAGMA query_only = ON")
+    refused = _certified_answer(gate)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "log_unavailable")
+    assert gate.metric("smoothgate_samples_total") == drawn
+    assert "answer_certificate" not in refused.json()
+
+
+def test_a_log_that_fails_after_the_vote_keeps_answer_and_certificate_back(
+    open_gate: OpenGate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = open_gate(store=tmp_path)
+    append = CommitmentLog._append
+
+    def only_commitments(self: CommitmentLog, contents: list[bytes]) -> int:
+        if b'"certificate"' in contents[0]:
+            assert self._writer is not None
+            self._writer.execute("PRAGMA query_only = ON")
+        return append(self, contents)
+
+    monkeypatch.setattr(CommitmentLog, "_append", only_commitments)
+    for policy in ("report", "enforce"):
+        assert gate.service.commitments is not None
+        assert gate.service.commitments._writer is not None
+        gate.service.commitments._writer.execute("PRAGMA query_only = OFF")
+        refused = _certified_answer(gate, policy=policy)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "log_unavailable")
+        assert "answer_certificate" not in refused.json()
 
 
 CHANGES: dict[str, dict[str, Any]] = {
@@ -260,6 +378,45 @@ def test_a_log_that_fails_after_sampling_keeps_the_certificate_back(
     refused = gate.http.post("/v1/certify", json={"images": [data_uri("seven.png")]})
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "log_unavailable")
     assert "certificates" not in refused.json()
+
+
+@pytest.mark.parametrize("fault", ["read only", "full"])
+def test_a_log_that_cannot_be_written_is_in_health_and_metrics_until_it_can(
+    open_gate: OpenGate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr(commitment_log, "_WATCH_SECONDS", 0.05)
+    gate = open_gate(store=tmp_path)
+    assert gate.metric("smoothgate_log_up") == 1
+    log = gate.service.commitments
+    assert log is not None
+    assert log._writer is not None
+    if fault == "read only":  # as a disk that was mounted again
+        log._writer.execute("PRAGMA query_only = ON")
+    else:
+        log._writer.execute("PRAGMA max_page_count = 1")
+        for length in (3000, 3):
+            with suppress(NotReady):
+                while True:
+                    log._append([b"x" * length])
+    problems: list[Any] = []
+
+    def unwell() -> bool:
+        answer = gate.http.get("/health/ready")
+        problems.append(answer.json())
+        return answer.status_code == 503
+
+    wait_until(unwell, 30, lambda: "the service is ready")
+    assert problems[-1]["problems"] == {"log": "cannot be written"}
+    assert gate.metric("smoothgate_log_up") == gate.metric("smoothgate_ready") == 0
+    assert gate.http.get("/health/live").status_code == 200
+    assert gate.ask("Hello").status_code == 200
+    refused = gate.http.post("/v1/certify", json={"images": [data_uri("seven.png")]})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "log_unavailable")
+    log._writer.execute("PRAGMA query_only = OFF")
+    log._writer.execute("PRAGMA max_page_count = 1000000")
+    gate.wait_ready(30)
+    assert gate.metric("smoothgate_log_up") == 1
+    _certify(gate, "seven.png")
 
 
 REFUSED: list[tuple[dict[str, Any], int, str, str]] = [

@@ -57,6 +57,7 @@ ELSEWHERE = {
     "smoothgate_queued_generations": "test_answer_certificates",
     "smoothgate_reserved_generations": "test_answer_certificates",
     "smoothgate_log_entries": "test_log",
+    "smoothgate_log_up": "test_log",
     "smoothgate_log_failures": "test_log",
     "smoothgate_engine_up": "test_operation",
     "smoothgate_engine_restarts": "test_operation",

@@ -32,7 +32,7 @@ OTHER_TERMS: list[dict[str, Any]] = [
     {"n_certify": 65},
     {"n_certify": 128},
     {"cosine_threshold": 0.6},
-    {"target": {"cosine": 0.1, "eps": 0.01}},
+    {"target": {"cosine": 0.55, "eps": 0.01}},
 ]
 
 

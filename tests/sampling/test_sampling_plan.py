@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from smoothgate.certify.statement import BudgetTooSmall, Target, require_reachable
@@ -32,3 +34,13 @@ def test_a_budget_that_is_too_small_is_unacceptable_for_the_reason_of_the_mathem
         with pytest.raises(BudgetTooSmall) as reason:
             require_reachable(small.terms(1, 0.1), 2)
         assert caught.value.message == str(reason.value)
+
+
+@pytest.mark.parametrize(("cosine", "chance"), [(0.5, 0.5), (0.3, 0.476), (-0.2, -0.5)])
+def test_a_target_that_unrelated_images_meet_is_refused(cosine: float, chance: float) -> None:
+    plan = replace(PLAN, target=Target(cosine, 0.1), n_certify=4096)
+    with pytest.raises(Unacceptable, match=f"unrelated images reach {max(chance, 0):g}") as refused:
+        plan.require_reachable(1, chance)
+    assert (refused.value.code, refused.value.param) == ("target_below_chance", "smoothing.target.cosine")
+    # Where chance was not measured, the certificate says so.
+    plan.require_reachable(1, None)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from smoothgate.certify.certificate import (
     CertifiedImage,
     CertifiedModel,
+    Commitment,
     Digest,
     Distance,
     Probability,
@@ -160,16 +161,23 @@ class AnswerCertificate(_Part):
     """The radius that was asked for; null if none was."""
     outcome: Outcome
     """`certified`: the answer holds within `radius`, which is not below `target`. `abstained`: not so."""
+    commitment: Commitment | None = None
+    """The commitment to request and seeds; null where the service keeps no log."""
     assumptions: tuple[str, ...] = ASSUMPTIONS
     """What the statement assumes, and what it does not say."""
 
     @property
-    def statement(self) -> VoteStatement:
-        """The statement that follows from the votes; ValueError if the numbers contradict each other."""
+    def count(self) -> VoteCount:
+        """The count of all votes, made again; ValueError if the numbers contradict each other."""
         terms = VoteTerms(self.noise.sigma, self.alpha, self.target)
         count = VoteCount(terms, self.selection.tally, self.noise.budget)
         count.update(self.votes.tally)
-        return count.statement()
+        return count
+
+    @property
+    def statement(self) -> VoteStatement:
+        """The statement that follows from the votes; ValueError as `count`."""
+        return self.count.statement()
 
 
 def voted_image(image: CertifiedImage, seed: int, radius: float | None) -> VotedImage:

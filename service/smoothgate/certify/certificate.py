@@ -244,11 +244,14 @@ class AngularRadiusAt(_Part):
     """The cosine of g(x') and t is at least this for every x' within the radius."""
     radius: Distance | None
     """l2 in the encoder's input space; null if not even the image sent is certified."""
+    upload: Distance | None = None
+    """The same in `image.upload_space`, as `radius.upload` is; null where there is no radius, or no factor
+    between the spaces. Earlier releases do not state it."""
 
     @classmethod
-    def of(cls, radius: AngularRadius) -> AngularRadiusAt:
+    def of(cls, radius: AngularRadius, image: CertifiedImage) -> AngularRadiusAt:
         """From the numbers."""
-        return cls(cosine=radius.cosine, radius=radius.radius)
+        return cls(cosine=radius.cosine, radius=radius.radius, upload=upload_radius(radius.radius, image))
 
 
 class Certificate(_Part):
@@ -411,7 +414,7 @@ class Certificate(_Part):
                 angular=statement.radius_angular,
                 upload=upload_radius(statement.radius, image),
             ),
-            angular=tuple(AngularRadiusAt.of(radius) for radius in statement.angular),
+            angular=tuple(AngularRadiusAt.of(radius, image) for radius in statement.angular),
             served=statement.served,
             target=target,
             outcome=statement.outcome,

@@ -1,7 +1,8 @@
 """What the log of commitments holds, and what is signed of it.
 
-Before the first noise of an image is drawn, the log takes a commitment to the request and to the seed. When
-the certificate is signed, the log takes its digest. Both entries follow from the certificate, so that whoever
+Before the first noise is drawn, the log takes a commitment to the request and to the seed: one for each
+image whose features are certified, and one for all images of an answer that is certified. When the
+certificate is signed, the log takes its digest. Both entries follow from the certificate, so that whoever
 has it can look for them. A random nonce in the certificate keeps all others from guessing what an entry is
 about.
 """
@@ -10,12 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from smoothgate.certify.certificate import Certificate, Commitment, Digest
+from smoothgate.certify.answer_certificate import AnswerCertificate
+from smoothgate.certify.certificate import Certificate, Commitment, Digest, Question
 
 _LABEL = b"smoothgate commitment v1\0"
 
@@ -35,13 +37,13 @@ class Checkpoint(BaseModel):
     """When the checkpoint was signed."""
 
 
-def commitment_of(nonce: str, request: Mapping[str, object], seed: str) -> str:
+def commitment_of(nonce: str, request: Mapping[str, object], seed: str | Sequence[str]) -> str:
     """SHA-256 over nonce, request and seed, hexadecimal.
 
     Args:
         nonce: hexadecimal.
-        request: as `request_of` gives it.
-        seed: as the certificate has it.
+        request: as `request_of` or `answer_request_of` gives it.
+        seed: as the certificate has it; of an answer, the seed of each image.
     """
     content = json.dumps([nonce, request, seed], sort_keys=True, allow_nan=False)
     return hashlib.sha256(_LABEL + content.encode()).hexdigest()
@@ -103,6 +105,62 @@ def request(
     }
 
 
+def answer_request_of(certificate: AnswerCertificate) -> dict[str, object]:
+    """What the certificate of an answer says of its request: pictures, model, question and all terms."""
+    return answer_request(
+        images=[one.image.sha256 for one in certificate.images],
+        model=certificate.model.digest,
+        question=certificate.question,
+        form=certificate.answer.form,
+        pointer=certificate.answer.pointer,
+        sigma=certificate.noise.sigma,
+        n_select=certificate.selection.tally.n,
+        budget=certificate.noise.budget,
+        alpha=certificate.alpha,
+        target=certificate.target,
+    )
+
+
+def answer_request(
+    *,
+    images: Sequence[str],
+    model: str,
+    question: Question,
+    form: str,
+    pointer: str | None,
+    sigma: float,
+    n_select: int,
+    budget: int,
+    alpha: float,
+    target: float | None,
+) -> dict[str, object]:
+    """The part of a request for a certified answer that is committed to, as JSON.
+
+    Args:
+        images: SHA-256 of each uploaded file, hexadecimal, in order.
+        model: digest of the encoder.
+        question: what the language model is asked.
+        form, pointer: what is compared.
+        sigma, budget: of the noise.
+        n_select: samples that choose the answer.
+        alpha: of the statement.
+        target: the radius that is asked for, or None.
+    """
+    return {
+        "kind": "answer",
+        "images": images,
+        "model": model,
+        "question": question.model_dump(),
+        "form": form,
+        "pointer": pointer,
+        "sigma": sigma,
+        "n_select": n_select,
+        "budget": budget,
+        "alpha": alpha,
+        "target": target,
+    }
+
+
 def commitment_entry(secret_digest: str, commitment: str) -> bytes:
     """The entry of a log that is made before the first noise is drawn."""
     return _entry(type="commitment", secret=secret_digest, commitment=commitment)
@@ -114,10 +172,15 @@ def certificate_entry(commitment_number: int, jws: str) -> bytes:
     return _entry(type="certificate", commitment=commitment_number, certificate=digest)
 
 
-def committed_entry(certificate: Certificate, commitment: Commitment) -> bytes:
+def committed_entry(certificate: Certificate | AnswerCertificate, commitment: Commitment) -> bytes:
     """The entry that must stand in the log under the number that a certificate names."""
-    opened = commitment_of(commitment.nonce, request_of(certificate), certificate.noise.seed)
-    return commitment_entry(commitment.secret_digest, opened)
+    request: dict[str, object]
+    seed: str | list[str]
+    if isinstance(certificate, AnswerCertificate):
+        request, seed = answer_request_of(certificate), [one.seed for one in certificate.images]
+    else:
+        request, seed = request_of(certificate), certificate.noise.seed
+    return commitment_entry(commitment.secret_digest, commitment_of(commitment.nonce, request, seed))
 
 
 def _entry(**fields: str | int) -> bytes:

@@ -85,6 +85,11 @@ def _contradicted_radius(certificate: AnyCertificate) -> Iterator[tuple[str, str
         upload = upload_radius_v1(radius.value, certificate.image.resize_norm)
     else:
         upload = upload_radius(radius.value, certificate.image)
+        for number, each in enumerate(certificate.angular):
+            here = upload_radius(each.radius, certificate.image)
+            # Certificates of earlier releases do not state it.
+            if "upload" in each.model_fields_set and each.upload != here:
+                yield f"angular[{number}].upload", f"{each.upload}, but radius and resize_norm give {here}"
     if radius.upload != upload:
         yield "radius.upload", f"{radius.upload}, but value and resize_norm give {upload}"
     if radius.value is None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table
@@ -16,6 +16,10 @@ from rich.table import Table
 from smoothgate.cli.common import console, errors, failures, load_encoder
 from smoothgate.errors import MalformedRequest
 from smoothgate.extras import require
+
+if TYPE_CHECKING:
+    from smoothgate.psm.unit_encoder import UnitEncoder
+    from smoothgate.verification import Check
 
 keys = typer.Typer(no_args_is_help=True, help="The key that signs certificates, and the secret of the noise.")
 
@@ -75,6 +79,24 @@ def verify(
         str | None,
         typer.Option(help="Log of commitments to look into: the URL of /v1/log of the service that signed."),
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(help="A vLLM that serves the same model, to ask the votes of an answer again: its URL."),
+    ] = None,
+    engine_key: Annotated[
+        str | None, typer.Option(envvar="SMOOTHGATE_ENGINE_API_KEY", help="Bearer key of that vLLM.")
+    ] = None,
+    question: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="The request of the answer: the JSON that was sent to the service.",
+        ),
+    ] = None,
+    share: Annotated[
+        float, typer.Option(min=0.001, max=1, help="Share of the counted votes that --engine asks again.")
+    ] = 1.0,
     signature_only: Annotated[bool, typer.Option(help="Do not load the model or replay the noise.")] = False,
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"],
@@ -88,6 +110,7 @@ def verify(
 
     With --image, also replay the noise, make the whole certificate again, and compare every field. With
     --log, also check that the log holds the commitment to request and seed, and after it the certificate.
+    With --engine and --question, also ask the votes of a certified answer again.
     """
     from smoothgate.log_verification import check_log
     from smoothgate.verification import answered, check, read
@@ -101,6 +124,10 @@ def verify(
             raise MalformedRequest(f"{len(pictures)} pictures for {len(found)} certificates.")
         if pictures and not signature_only and not of_answer:
             require("serve", "Drawing the noise again")
+        if engine is not None and (not of_answer or question is None or not pictures or signature_only):
+            raise MalformedRequest(
+                "--engine needs a certified answer, its pictures (--image) and --question."
+            )
         key_set = _key_set(key_source)
         # By the limit on canvas pixels. Most answers name one or none.
         encoder = None if signature_only else cache(partial(load_encoder, model, psm, "cpu", dtype=dtype))
@@ -118,7 +145,15 @@ def verify(
                 images=every,
                 texts=answered(given),
                 max_samples=max_samples,
+                asked_again=engine is not None,
             )
+            if engine is not None and question is not None and encoder is not None:
+                checks = chain(
+                    checks,
+                    _votes_again(
+                        jws, key_set, every, question, encoder, engine, engine_key, model, share, max_samples
+                    ),
+                )
             if log is not None:
                 checks = chain(checks, check_log(jws, key_set, partial(_log_answer, log)))
             for each in checks:
@@ -127,6 +162,41 @@ def verify(
             console.print(table)
     if failed:
         raise typer.Exit(1)
+
+
+def _votes_again(
+    jws: str,
+    key_set: dict[str, Any],
+    pictures: list[bytes],
+    question: Path,
+    load: Callable[[int | None], UnitEncoder],
+    engine: str,
+    engine_key: str | None,
+    model: str | None,
+    share: float,
+    max_samples: int,
+) -> Iterator[Check]:
+    require("serve", "Asking votes again")
+    from smoothgate.demo import bundled
+    from smoothgate.engine import EngineClient
+    from smoothgate.vote_replay import check_votes
+
+    try:
+        request = json.loads(question.read_text())
+    except ValueError as error:
+        raise MalformedRequest(f"{question} is not JSON.") from error
+    client = EngineClient(engine.rstrip("/").removesuffix("/v1"), api_key=engine_key)
+    yield from check_votes(
+        jws,
+        key_set,
+        pictures,
+        request,
+        load,
+        client,
+        checkpoint=model or str(bundled("model")),
+        share=share,
+        max_samples=max_samples,
+    )
 
 
 def _log_answer(url: str, path: str, query: Mapping[str, str]) -> Any:

@@ -47,8 +47,8 @@ class AnswerForm:
         return folded
 
     def apply(self, body: Json) -> Json:
-        """vLLM's request for one answer of this form."""
-        asked = dict(body)
+        """vLLM's request for one whole answer of this form."""
+        asked = {name: value for name, value in body.items() if name not in ("stream", "stream_options")}
         if self.kind == "choices" and "response_format" not in asked:
             asked["structured_outputs"] = {"choice": list(self.choices)}
         if self.prefix:

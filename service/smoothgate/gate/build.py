@@ -83,7 +83,7 @@ def build(
     policy = _policy(settings)
     gatekeeper = Gatekeeper(settings.accounts)
     in_flight = InFlight(settings.max_requests)
-    commitments = None if settings.store is None else CommitmentLog(settings.store)
+    commitments = _commitments(settings)
     issuer = Issuer(settings.signing_key_file, settings.retired_keys, _store(settings), commitments)
     engine = engine or _engine(settings, model)
     smoother = (
@@ -132,6 +132,7 @@ def build(
             gatekeeper,
             checkpoint=model.checkpoint,
             language_model_digest=digest,
+            log=commitments,
         ),
         language_model_digest=digest,
     )
@@ -141,7 +142,7 @@ def build(
         smoother=smoother,
         readiness=readiness,
         canary=canary,
-        health=Health(readiness, decoder, in_flight, canary),
+        health=Health(readiness, decoder, in_flight, canary, commitments),
         gatekeeper=gatekeeper,
         in_flight=in_flight,
         policy=policy,
@@ -188,6 +189,13 @@ def _store(s: Settings) -> CertificateStore | None:
     if s.store is None:
         return None
     return CertificateStore(s.store, max_bytes=s.store_max_bytes, files=s.store_files)
+
+
+def _commitments(s: Settings) -> CommitmentLog | None:
+    if s.store is None:
+        metrics.LOG_UP.set(math.nan)
+        return None
+    return CommitmentLog(s.store)
 
 
 def _engine(s: Settings, model: ServedModel) -> Engine:

@@ -12,6 +12,8 @@ from typing import Any
 import structlog
 
 from smoothgate import metrics
+from smoothgate.certify.certificate import Commitment, Question
+from smoothgate.certify.commitment import answer_request
 from smoothgate.engine import EngineClient
 from smoothgate.engine.prompt_lists import PromptLists
 from smoothgate.errors import PolicyNotMet
@@ -21,6 +23,7 @@ from smoothgate.gate.answer_form import AnswerForm, answer_form
 from smoothgate.gate.asking import ChatAsker, ListAsker
 from smoothgate.gate.binding import question_of
 from smoothgate.gate.chat_images import ImageSlot
+from smoothgate.gate.commitment_log import CommitmentLog
 from smoothgate.gate.engine_fields import longest_answer
 from smoothgate.gate.gatekeeper import Gatekeeper
 from smoothgate.gate.image_smoothing import ImageSmoothing
@@ -30,7 +33,7 @@ from smoothgate.gate.token_meter import TokenMeter
 from smoothgate.gate.vote_plan import VotePlan
 from smoothgate.gate.voting import Asker, Generation, Voting
 from smoothgate.off_loop import off_loop
-from smoothgate.sampling.smoother import Smoother
+from smoothgate.sampling.smoother import Relayed, Smoother
 from smoothgate.schemas import AnswerOptions, IssuedAnswerCertificate, SmoothingOptions
 from smoothgate.vision import DecodedImage
 from smoothgate.vision.text_embeddings import TextEmbeddings
@@ -86,6 +89,7 @@ class CertifiedAnswers:
         gatekeeper: the limits of an account.
         checkpoint: of the model, for its text embeddings.
         language_model_digest: for certificates; may take long the first time.
+        log: takes commitments before the first noise is drawn; None: there are none.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class CertifiedAnswers:
         *,
         checkpoint: str,
         language_model_digest: Callable[[], str | None],
+        log: CommitmentLog | None,
     ) -> None:
         self._smoothing = smoothing
         self._voting = voting
@@ -108,6 +113,7 @@ class CertifiedAnswers:
         self._gatekeeper = gatekeeper
         self._checkpoint = checkpoint
         self._language_model_digest = language_model_digest
+        self._log = log
 
     @asynccontextmanager
     async def ballot(
@@ -153,6 +159,7 @@ class CertifiedAnswers:
 
         Raises:
             PolicyNotMet: the plan enforces a radius in which the answer does not hold.
+            NotReady: the sampler does not run, or the log cannot be written to.
             SmoothgateError: sampling or the engine failed.
         """
         began = time.perf_counter()
@@ -162,11 +169,18 @@ class CertifiedAnswers:
             for name, value in ballot.form.apply(ballot.chat.body).items()
             if name not in ("stream", "stream_options")
         }
+        question = await off_loop(question_of, asked, ballot.chat.slots, ballot.images)
         tokens = TokenMeter(longest_answer(asked), partial(self._gatekeeper.spend_tokens, account))
         ask = await self._asker(ballot, asked, request_id, tokens)
         with tokens.settled():
             decision = await self._voting.decide(
-                smoother, ballot.images, plan, ask, queued=ballot.queued, ends=self._smoothing.ends()
+                smoother,
+                ballot.images,
+                plan,
+                ask,
+                commit=partial(self._commit, ballot, question),
+                queued=ballot.queued,
+                ends=self._smoothing.ends(),
             )
         stages.engine = time.perf_counter() - began
         metrics.STAGE_SECONDS.labels("engine").observe(stages.engine)
@@ -178,7 +192,7 @@ class CertifiedAnswers:
             plan=plan,
             request_id=request_id,
             language_model_digest=await off_loop(self._language_model_digest),
-            question=await off_loop(question_of, asked, ballot.chat.slots, ballot.images),
+            question=question,
         )
         issued = await self._issuer.issue_answer(certificate, decision.generations)
         if plan.enforce and not decision.certified:
@@ -188,6 +202,28 @@ class CertifiedAnswers:
                 {"answer_certificate": issued.model_dump(mode="json")},
             )
         return decision.served, issued
+
+    async def _commit(
+        self, ballot: Ballot, question: Question, images: Sequence[Relayed]
+    ) -> Commitment | None:
+        if self._log is None:
+            return None
+        smoother, plan = ballot.chat.smoother, ballot.plan
+        request = answer_request(
+            images=[one.certified.sha256 for one in images],
+            model=smoother.model.digest,
+            question=question,
+            form=ballot.form.kind,
+            pointer=ballot.form.pointer,
+            sigma=plan.terms.sigma,
+            n_select=plan.n_select,
+            budget=plan.budget,
+            alpha=plan.terms.alpha,
+            target=plan.terms.radius,
+        )
+        seeds = [f"{one.seed:032x}" for one in images]
+        (commitment,) = await self._log.commit([(request, seeds)], smoother.seeds.secret_digest)
+        return commitment
 
     async def _asker(self, ballot: Ballot, asked: Json, request_id: str, tokens: TokenMeter) -> Asker:
         adapter = ballot.chat.smoother.encoder.adapter

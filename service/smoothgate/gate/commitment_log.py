@@ -4,14 +4,20 @@ It shows that request and seed of a certificate were fixed before any noise was 
 changed or deleted, and a checkpoint that was handed out stays true. One transaction per request is written
 before sampling, and one after it. Each is on the disk before the request goes on (`synchronous = FULL`), and
 after a crash it is there as a whole or not at all. An entry costs at most about log2(size) hashes.
+
+While nothing can be written, nothing is certified. `CommitmentLog.watch` writes and deletes a few pages every
+few seconds. So a full disk is known before a request meets it, and so is its end.
 """
 
 from __future__ import annotations
 
+import asyncio
+import os
 import secrets
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,7 +29,6 @@ from smoothgate.certify.commitment import certificate_entry, commitment_entry, c
 from smoothgate.certify.merkle import Nodes, completed, consistency_path, inclusion_path, leaf_hash, root
 from smoothgate.errors import NotReady, SmoothgateError
 from smoothgate.off_loop import off_loop
-from smoothgate.sampling.smoother import Smoothed
 
 T = TypeVar("T")
 
@@ -31,6 +36,9 @@ FILE = "commitments.sqlite"
 
 _RETRY_SECONDS = 5.0
 _LOCKED_SECONDS = 5.0
+_WATCH_SECONDS = 5.0
+# More than the entries of a request take, so that what is full fails here first.
+_PROBE_BYTES = 1 << 16
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS log (id TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS entries (number INTEGER PRIMARY KEY, hash BLOB NOT NULL, content TEXT NOT NULL);
@@ -38,6 +46,7 @@ CREATE INDEX IF NOT EXISTS by_hash ON entries (hash);
 CREATE TABLE IF NOT EXISTS nodes (
     level INTEGER, number INTEGER, hash BLOB NOT NULL, PRIMARY KEY (level, number)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS probe (number INTEGER PRIMARY KEY, content BLOB NOT NULL);
 """
 
 log = structlog.get_logger("log")
@@ -57,6 +66,12 @@ class CommitmentLog:
         self._reader: sqlite3.Connection | None = None
         self._writing, self._reading = threading.Lock(), threading.Lock()
         self._id = ""
+        self._inode: tuple[int, int] | None = None
+        self._writable = False
+
+    def problems(self) -> dict[str, str]:
+        """`log`: cannot be written, from a write that fails until `watch` has written again."""
+        return {} if self._writable else {"log": "cannot be written"}
 
     def open(self) -> None:
         """Open the file, or begin a new log.
@@ -74,6 +89,9 @@ class CommitmentLog:
                 if self._writer.execute("SELECT id FROM log").fetchone() is None:
                     self._writer.execute("INSERT INTO log VALUES (?)", (secrets.token_hex(16),))
             (self._id,) = self._writer.execute("SELECT id FROM log").fetchone()
+            self._inode = self._identity()
+            self._writable = True
+            metrics.LOG_UP.set(1)
             metrics.LOG_ENTRIES.set(_size(self._writer))
         except (OSError, sqlite3.Error) as error:
             self.close()
@@ -96,22 +114,35 @@ class CommitmentLog:
                 connection.close()
         self._reader = self._writer = None
 
-    async def commit(self, images: Sequence[Smoothed], secret_digest: str) -> None:
-        """Commit to the requests and seeds of images, none of which is being sampled yet.
+    async def watch(self) -> None:
+        """Find out again and again whether something can be written. Returns only when it is cancelled."""
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            with suppress(NotReady):
+                await off_loop(self._probe)
+
+    async def commit(
+        self, requests: Sequence[tuple[Mapping[str, object], str | Sequence[str]]], secret_digest: str
+    ) -> list[Commitment]:
+        """Commit to requests of which nothing is being sampled yet.
+
+        Args:
+            requests: request and seed of each, as `commitment_of` takes them.
+            secret_digest: of the secret that the seeds follow from.
 
         Raises:
             NotReady: code `log_unavailable`: the log cannot be written to.
         """
-        nonces = [secrets.token_hex(16) for _ in images]
+        nonces = [secrets.token_hex(16) for _ in requests]
         entries = [
-            commitment_entry(secret_digest, commitment_of(nonce, image.request, f"{image.seed:032x}"))
-            for nonce, image in zip(nonces, images, strict=True)
+            commitment_entry(secret_digest, commitment_of(nonce, request, seed))
+            for nonce, (request, seed) in zip(nonces, requests, strict=True)
         ]
         first = await off_loop(self._append, entries)
-        for number, (nonce, image) in enumerate(zip(nonces, images, strict=True), first):
-            image.commitment = Commitment(
-                log=self._id, number=number, nonce=nonce, secret_digest=secret_digest
-            )
+        return [
+            Commitment(log=self._id, number=number, nonce=nonce, secret_digest=secret_digest)
+            for number, nonce in enumerate(nonces, first)
+        ]
 
     async def record(self, signed: Sequence[tuple[Commitment, str]]) -> None:
         """Take in certificates (JWS), with their commitments; raises as `commit`."""
@@ -158,25 +189,55 @@ class CommitmentLog:
 
     def _append(self, contents: Sequence[bytes]) -> int:
         """Add entries. Returns the number of the first."""
+
+        def append(writer: sqlite3.Connection) -> int:
+            first, node = _size(writer), _nodes(writer)
+            for number, content in enumerate(contents, first):
+                leaf = leaf_hash(content)
+                made = completed(number, leaf, node)
+                writer.execute("INSERT INTO entries VALUES (?, ?, ?)", (number, leaf, content.decode()))
+                writer.executemany("INSERT INTO nodes VALUES (?, ?, ?)", made)
+            return first
+
+        try:
+            first = self._write(append)
+        except NotReady:
+            metrics.LOG_FAILURES.inc()
+            raise
+        metrics.LOG_ENTRIES.set(first + len(contents))
+        return first
+
+    def _probe(self) -> None:
+        """Write and delete a few pages; raises as `commit`."""
+        self._write(
+            lambda w: w.execute("INSERT OR REPLACE INTO probe VALUES (0, zeroblob(?))", (_PROBE_BYTES,))
+        )
+        self._write(lambda w: w.execute("DELETE FROM probe"))
+        if not self._writable:
+            log.info("the log of commitments can be written again")
+            self._writable = True
+            metrics.LOG_UP.set(1)
+
+    def _write(self, change: Callable[[sqlite3.Connection], T]) -> T:
+        """Make a change in a transaction of its own; raises as `commit`."""
         with self._writing:
             try:
                 if self._writer is None:
                     raise sqlite3.OperationalError("it is closed")
+                if self._identity() != self._inode:
+                    raise FileNotFoundError("another file has taken its place")
                 with self._writer as writer:
                     writer.execute("BEGIN IMMEDIATE")
-                    first, node = _size(writer), _nodes(writer)
-                    for number, content in enumerate(contents, first):
-                        leaf = leaf_hash(content)
-                        made = completed(number, leaf, node)
-                        writer.execute(
-                            "INSERT INTO entries VALUES (?, ?, ?)", (number, leaf, content.decode())
-                        )
-                        writer.executemany("INSERT INTO nodes VALUES (?, ?, ?)", made)
-            except sqlite3.Error as error:
-                metrics.LOG_FAILURES.inc()
+                    return change(writer)
+            except (OSError, sqlite3.Error) as error:
+                self._writable = False
+                metrics.LOG_UP.set(0)
                 raise _unavailable(error) from error
-        metrics.LOG_ENTRIES.set(first + len(contents))
-        return first
+
+    def _identity(self) -> tuple[int, int]:
+        """Which file stands under the name. SQLite would go on writing to one that was deleted."""
+        status = os.stat(self._file)
+        return status.st_dev, status.st_ino
 
     def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         with self._reading:
@@ -188,7 +249,7 @@ class CommitmentLog:
                 raise _unavailable(error) from error
 
 
-def _unavailable(error: sqlite3.Error) -> NotReady:
+def _unavailable(error: Exception) -> NotReady:
     log.error("the log of commitments cannot be used", reason=str(error))
     return NotReady(
         "The log of commitments cannot be used, and nothing is certified without it.",

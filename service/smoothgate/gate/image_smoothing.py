@@ -66,7 +66,10 @@ async def sampling(
                 )
             )
         if log is not None:
-            await log.commit(prepared, smoother.seeds.secret_digest)
+            requests = [(one.request, f"{one.seed:032x}") for one in prepared]
+            commitments = await log.commit(requests, smoother.seeds.secret_digest)
+            for smoothed, commitment in zip(prepared, commitments, strict=True):
+                smoothed.commitment = commitment
         for smoothed in prepared:
             smoothed.begin()
         yield prepared

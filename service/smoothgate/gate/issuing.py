@@ -102,12 +102,17 @@ class Issuer:
         Args:
             certificate: as it was made.
             generations: that the answer took.
+
+        Raises:
+            NotReady: the log cannot be written.
         """
         metrics.ANSWERS.labels(certificate.outcome).inc()
         metrics.ANSWER_RADIUS.observe(certificate.radius or 0.0)
         metrics.GENERATIONS.observe(generations)
         jws = self._key.sign(certificate)
         await self._keep(jws, [], [])
+        if self._commitments is not None and certificate.commitment is not None:
+            await self._commitments.record([(certificate.commitment, jws)])
         return IssuedAnswerCertificate(**dict(certificate), jws=jws)
 
     async def _issue(self, image: Smoothed, certificate: Certificate) -> IssuedCertificate:
@@ -172,6 +177,7 @@ def answer_certificate(
         radius=radius,
         target=plan.terms.radius,
         outcome="certified" if decision.certified else "abstained",
+        commitment=decision.commitment,
     )
 
 

@@ -75,6 +75,7 @@ class Service:
                 if self.commitments is not None:
                     await off_loop(self.commitments.open)
                     opened.push_async_callback(off_loop, self.commitments.close)
+                    opened.push_async_callback(_cancelled, asyncio.create_task(self.commitments.watch()))
                 await self.engine.start()
                 opened.push_async_callback(self.engine.stop)
                 opened.push_async_callback(self.smoother.stop)

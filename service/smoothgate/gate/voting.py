@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from smoothgate import metrics
+from smoothgate.certify.certificate import Commitment
 from smoothgate.certify.stopping import StopReason
 from smoothgate.certify.votes import Candidates, VoteCount, VoteStatement, smallest_budget
 from smoothgate.gate.generations import Generations
@@ -82,6 +83,7 @@ class Decision:
 
     Attributes:
         images: that were sampled.
+        commitment: to the request, where a log has taken one.
         candidates: of the selection split.
         served: the first selection sample that gave the candidates' answer.
         statement: what is established.
@@ -90,6 +92,7 @@ class Decision:
     """
 
     images: Sequence[Relayed]
+    commitment: Commitment | None
     candidates: Candidates[str | None]
     served: Generation
     statement: VoteStatement
@@ -194,6 +197,7 @@ class Voting:
         plan: VotePlan,
         ask: Asker,
         *,
+        commit: Callable[[Sequence[Relayed]], Awaitable[Commitment | None]],
         queued: Callable[[], None],
         ends: float,
     ) -> Decision:
@@ -204,11 +208,13 @@ class Voting:
             images: at least one.
             plan: how.
             ask: for generations.
+            commit: called once seeds are known and before anything is drawn; takes them into the log.
             queued: called once all images are queued at the sampler.
             ends: `time.monotonic()` at which it ends with the votes that are there.
 
         Raises:
-            SmoothgateError: sampling or a generation failed, or the time was up before the selection was in.
+            SmoothgateError: sampling, a generation or `commit` failed.
+            TimeoutError: the time was up before the selection was in.
         """
         vote = _Vote(plan, len(images))
         arrived: asyncio.Queue[Callable[[], StopReason | None]] = asyncio.Queue()
@@ -278,6 +284,9 @@ class Voting:
                         earlier=relayed,
                     )
                 )
+            commitment = await commit(relayed)
+            for one in relayed:
+                one.begin()
             done = stack.enter_context(self.generations.planned(plan.samples))
             queued()
             wanted = await off_loop(lambda: vote.wanted)
@@ -310,4 +319,6 @@ class Voting:
         assert vote.candidates is not None  # noqa: S101
         assert vote.count is not None  # noqa: S101
         answer = next(one for one in vote.selection if one.canonical == vote.candidates.answer)
-        return Decision(relayed, vote.candidates, answer, vote.count.statement(), reason, generations)
+        return Decision(
+            relayed, commitment, vote.candidates, answer, vote.count.statement(), reason, generations
+        )

@@ -49,7 +49,7 @@ def chat_router(answering: Answering, model_name: str) -> APIRouter:
         """
         body, files = await read(request, ChatRequest)
         identifier = request_id(request)
-        turn = _turn(body, files, account_of(request), identifier)
+        turn = turn_of(body, files, account_of(request), identifier)
         if body.stream:
             events = answering.stream(turn)
             await accepted(request, events)
@@ -73,7 +73,10 @@ def _response(answer: Answer, identifier: str, model_name: str) -> JSONResponse:
     return JSONResponse(whole.model_dump(mode="json"), headers=outcome_headers(answer))
 
 
-def _turn(body: ChatRequest, files: Sequence[str | bytes], account: Account | None, identifier: str) -> Turn:
+def turn_of(
+    body: ChatRequest, files: Sequence[str | bytes], account: Account | None, identifier: str
+) -> Turn:
+    """What a body asks for. Files of a form come after the pictures of the body."""
     parameters: Json = body.model_dump(include={"max_tokens", "temperature"}, exclude_none=True)
     if body.stream:
         parameters["stream_options"] = {"include_usage": True}

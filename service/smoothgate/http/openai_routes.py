@@ -71,7 +71,7 @@ def openai_router(answering: Answering, model_name: str, created: int) -> APIRou
         if not isinstance(body, dict):
             raise MalformedRequest("The body must be a JSON object.")
         streamed = _is_streamed(body)
-        turn = _turn(body, account_of(request), request_id(request))
+        turn = turn_of(body, account_of(request), request_id(request))
         if streamed:
             events = answering.stream(turn)
             first = await accepted(request, events)
@@ -93,7 +93,8 @@ def _is_streamed(body: Json) -> bool:
         raise error_responses.of_validation(error.errors(), prefix="stream") from error
 
 
-def _turn(body: Json, account: Account | None, identifier: str) -> Turn:
+def turn_of(body: Json, account: Account | None, identifier: str) -> Turn:
+    """What a body asks for; MalformedRequest where `smoothing` is not what it should be."""
     parameters = {key: value for key, value in body.items() if key not in ("messages", "model", "smoothing")}
     return Turn(
         route=ROUTE,

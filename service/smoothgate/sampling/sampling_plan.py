@@ -57,11 +57,22 @@ class Plan:
         )
 
     def require_reachable(self, images: int, chance_cosine: float | None) -> None:
-        """Refuse a budget that cannot certify anything, even with perfect scores.
+        """Refuse a target that unrelated images meet, and a budget that cannot certify anything, even with
+        perfect scores.
 
         Raises:
-            Unacceptable: code `budget_too_small`. The message names the smallest number that could.
+            Unacceptable: code `target_below_chance`: the message names the cosine of unrelated images. Code
+                `budget_too_small`: the message names the smallest number that could.
         """
+        if self.target is not None and chance_cosine is not None:
+            floor = max(chance_cosine, 0.0)
+            if self.target.cosine <= floor:
+                raise Unacceptable(
+                    f"A cosine of {self.target.cosine:.4g} says nothing at sigma = {self.sigma:.4g}: "
+                    f"unrelated images reach {floor:.4g}. A target must be above that.",
+                    param="smoothing.target.cosine",
+                    code="target_below_chance",
+                )
         refusal = _refusal(self.terms(images, chance_cosine), self.n_certify)
         if refusal is not None:
             raise Unacceptable(refusal, param="smoothing.n_certify", code="budget_too_small")

@@ -148,13 +148,11 @@ class Smoother:
         request: Hashable = None,
         earlier: Sequence[Relayed] = (),
     ) -> Relayed:
-        """Queue an image whose noisy unit features are handed on, as `RelayTicket` says.
+        """An image whose noisy unit features are handed on, as `RelayTicket` says, with its seed. It is not
+        queued before `Relayed.begin`.
 
         Args:
             earlier: images of the request before this one. Equal ones get other noise.
-
-        Raises:
-            NotReady: the sampler is not running.
         """
         canvas = await off_loop(self.encoder.adapter.canvas, image)
         digest = await off_loop(canvas_digest, canvas.x, canvas.layout)
@@ -171,7 +169,6 @@ class Smoother:
             deadline=deadline,
             request=request,
         )
-        self.sampler.submit(ticket)
         return Relayed(self, image, canvas, digest, ticket)
 
     def _task(self, image: DecodedImage, terms: Terms, plan: Plan) -> tuple[Canvas, SamplingTask, bytes]:
@@ -226,7 +223,7 @@ class Smoother:
 
 
 class Relayed:
-    """An image whose noisy features are handed on.
+    """An image whose noisy features are handed on, or will be.
 
     Attributes:
         certified: the image as certificates describe it.
@@ -247,6 +244,14 @@ class Relayed:
         self.seed = ticket.seed
         self._smoother = smoother
         self._ticket = ticket
+
+    def begin(self) -> None:
+        """Queue it.
+
+        Raises:
+            NotReady: the sampler is not running.
+        """
+        self._smoother.sampler.submit(self._ticket)
 
     def allow(self, samples: int) -> None:
         """Let so many samples be drawn in all."""

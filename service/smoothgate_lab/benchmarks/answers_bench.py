@@ -187,6 +187,7 @@ class _Stages:
             deadline=float("inf"),
             request=object(),
         )
+        relayed.begin()
         relayed.allow(samples)
         features: list[Tensor] = []
         while len(features) < samples:

@@ -1,4 +1,4 @@
-"""The plot of `smoothgate bench certify --plot`: cosine bounds by distance and method."""
+"""The plot of `smoothgate bench certify --plot`: what is certified of the cosine, by distance and method."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ _LABELS = {
 
 
 def plot_bench(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """Draw the `fcsb` rows of `bench.run`, a panel per number of samples (needs matplotlib, extra `lab`)."""
+    """Draw the `fcsb` rows of `bench.run` as curves and served `radius` rows as points, a panel per number
+    of samples (needs matplotlib, extra `lab`).
+    """
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
@@ -34,8 +36,16 @@ def plot_bench(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
             )
             style = "--" if method.endswith("limit") else "-"
             panel.plot(*zip(*points, strict=True), style, label=label)
+        angular = [
+            (row["value"], row["cosine"])
+            for row in rows
+            if (row["quantity"], row["method"], row["n"]) == ("radius", "served", n) and row["value"] > 0
+        ]
+        panel.plot(
+            *zip(*angular, strict=True), "o", color="black", markersize=4, label="served, by the angle"
+        )
         panel.axhline(0, color="grey", linewidth=0.5)
         panel.set(title=f"n = {n}", xlabel="eps / sigma", ylim=(-0.3, 1))
-    panels[0].set_ylabel("certified cosine (FCSB)")
+    panels[0].set_ylabel("certified cosine")
     panels[-1].legend(fontsize=7)
     figure.savefig(file, metadata={"Date": None})

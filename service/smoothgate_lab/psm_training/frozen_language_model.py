@@ -167,7 +167,7 @@ class FrozenLanguageModel:
             if embeddings.shape[1] < places.shape[1]:
                 return args, named  # a further token of the answer, after the prompt
             # Some families add features to inner layers. They follow along D (`QwenAdapter`).
-            first, *inner = tokens.to(embeddings.dtype).split(embeddings.shape[-1], -1)
+            first, *inner = torch.split(tokens.to(embeddings.dtype), embeddings.shape[-1], -1)
             named["inputs_embeds"] = embeddings.masked_scatter(places[..., None], first)
             if inner:
                 named["visual_pos_masks"] = places
