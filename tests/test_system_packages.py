@@ -10,7 +10,7 @@ SCRIPT = Path(__file__).parent.parent / ".ci/system"
 TOOLS = ("bash", "cat", "cp", "env", "grep", "mkdir", "mktemp", "rm", "touch")
 # apt-get notes what it is asked for. Packages are known, and an installed one brings its program.
 SCRIPTS = {
-    "ldconfig": '[ ! -e "$MACHINE/libnuma1" ] || echo libnuma.so.1',
+    "ldconfig": 'for name in numa atomic; do [ ! -e "$MACHINE/lib${name}1" ] || echo lib$name.so.1; done',
     "id": 'echo "$UID_HERE"',
     "sudo": 'shift; [ -e "$MACHINE/sudo-allowed" ] && "$@"',
     "apt-cache": '[ "$2" != chromium ] || [ ! -e "$MACHINE/no-chromium" ]',
@@ -18,7 +18,7 @@ SCRIPTS = {
 echo "$@" >> "$MACHINE/apt.log"
 case "$*" in
     *install*) for word in "$@"; do case $word in
-        libnuma1) touch "$MACHINE/libnuma1" ;;
+        libnuma1 | libatomic1) touch "$MACHINE/$word" ;;
         git | npm | chromium) cp "$MACHINE/bin/id" "$MACHINE/bin/$word" ;;
         nodejs) cp "$MACHINE/bin/id" "$MACHINE/bin/node" ;;
     esac; done ;;
@@ -95,7 +95,7 @@ def test_root_gets_what_the_tests_need_and_prometheus_without_its_server(machine
     ran = machine.run("test", uid=0)
     assert (ran.returncode, ran.stderr.count("\n")) == (0, 1)
     assert (
-        "install --no-install-recommends libnuma1 git nodejs npm chromium fonts-dejavu-core\n"
+        "install --no-install-recommends libnuma1 git nodejs npm chromium fonts-dejavu-core libatomic1\n"
         in machine.asked
     )
     assert {path.name for path in (machine.folder / "venv/bin").iterdir()} == {"prometheus", "promtool"}
@@ -105,7 +105,7 @@ def test_without_rights_what_tests_need_is_named_and_they_go_on(machine: Machine
     (machine.folder / "libnuma1").touch()
     ran = machine.run("test", uid=1000)
     assert (ran.returncode, ran.stderr.count("\n")) == (0, 1)
-    assert "git nodejs npm chromium fonts-dejavu-core prometheus" in ran.stderr
+    assert "git nodejs npm chromium fonts-dejavu-core libatomic1 prometheus" in ran.stderr
 
 
 def test_a_package_that_the_distribution_has_not_is_named_and_the_others_are_installed(
@@ -114,7 +114,10 @@ def test_a_package_that_the_distribution_has_not_is_named_and_the_others_are_ins
     (machine.folder / "no-chromium").touch()
     ran = machine.run("test", uid=0)
     assert ran.returncode == 0
-    assert "install --no-install-recommends libnuma1 git nodejs npm fonts-dejavu-core\n" in machine.asked
+    assert (
+        "install --no-install-recommends libnuma1 git nodejs npm fonts-dejavu-core libatomic1\n"
+        in machine.asked
+    )
     assert ran.stderr.splitlines()[-1].endswith(": chromium fonts-dejavu-core")
 
 

@@ -343,6 +343,8 @@ def _turned_away_and_sent_elsewhere(draining: Gate, blind: Envoy) -> None:
     """While it drains it answers 503; an Envoy that has not heard of it asks the other, body and all."""
     wait_until(lambda: _refuses(draining), 60, lambda: "it did not drain")
     before = blind.statistic("cluster.gate.upstream_rq_retry_success")
+    answers = [httpx.get(f"{blind.url}/v1/models").status_code for _ in range(100)]
+    assert answers == [200] * 100
     picture = _large_picture()
     for _ in range(6):
         answer = httpx.post(f"{blind.url}/v1/certify", json={"images": [picture]}, timeout=120)

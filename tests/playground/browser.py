@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ctypes.util import find_library
 from typing import Any
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.programs import program
+from tests.programs import left_out, program
 
 #: Long enough for two loaded cores, in milliseconds.
 PATIENCE = 120_000
@@ -20,6 +21,8 @@ def chromium() -> Iterator[Browser]:
 
     It must be closed before anything in this thread runs an event loop of its own.
     """
+    if find_library("atomic") is None:
+        left_out("libatomic.so.1, which Playwright needs, is missing: install the Debian package libatomic1")
     path = program("chromium", "chromium-browser", "google-chrome", package="the Debian package chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])

@@ -1,6 +1,7 @@
 """Our visual tokens against vLLM's own image path: same checkpoint, same process, same picture.
 
-The tower is SigLIP. tests/families does the same through the service with the towers of all families.
+The tower is SigLIP. tests/families does the same through the service with the towers of all families, which
+is why this one is long: it starts a vLLM of its own.
 """
 
 import base64
@@ -16,7 +17,7 @@ from PIL import Image
 
 from smoothgate.vision import VisionAdapter, decode, load
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.timeout(600)]
 
 SIZES = [(32, 32), (31, 57), (64, 64), (200, 133), (11, 80), (480, 640)]
 

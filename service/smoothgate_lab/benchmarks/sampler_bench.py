@@ -38,7 +38,7 @@ EPS = 0.25
 ALPHA = 0.001
 #: Numbers of samples of 16 simultaneous requests.
 MIXED = (64,) * 4 + (128,) * 3 + (256,) * 3 + (512,) * 2 + (1024,) * 2 + (2048,) * 2
-SMALL, LARGE = 64, 4096
+SMALL = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ class Size:
     mixed: tuple[int, ...] = MIXED
     singles: int = 200
     latencies: int = 15
+    large: int = 4096
     scenes: int = 200
     budget: int = 1024
     growth: tuple[int, ...] = (64, 256, 1024, 4096)
@@ -62,6 +63,7 @@ QUICK = Size(
     mixed=(64, 128),
     singles=8,
     latencies=2,
+    large=512,
     scenes=2,
     budget=256,
     growth=(64, 128),
@@ -129,7 +131,7 @@ class Bench:
         }
 
     def latency(self, step: Callable[[], None]) -> dict[str, float]:
-        """Seconds of a request of 64 samples, alone and while a request of 4,096 samples runs."""
+        """Seconds of a request of 64 samples, alone and while a large request runs."""
         sampler = self.sampler()
         alone, beside = [], []
         try:
@@ -137,7 +139,7 @@ class Bench:
                 # The rest of the round before must not count as waiting.
                 time.sleep(3 * self.tuning.batch_size * self.tuning.workers / sampler.work_per_second)
                 alone.append(self._wait(sampler, [self.ticket(index, SMALL)]))
-                large = self.ticket(index + 1, LARGE)
+                large = self.ticket(index + 1, self.size.large)
                 sampler.submit(large)
                 large.direction.result()
                 beside.append(self._wait(sampler, [self.ticket(index, SMALL)]))
@@ -274,14 +276,14 @@ def canvas_growth(
     return rows
 
 
-def memory() -> dict[str, float]:
-    """Peak resident bytes of new processes that draw n = 64 and n = 4,096 samples."""
+def memory(large: int) -> dict[str, float]:
+    """Peak resident bytes of new processes that draw n = 64 and n = `large` samples."""
     peaks = {}
-    for n in (SMALL, LARGE):
+    for n in (SMALL, large):
         command = [sys.executable, "-m", "smoothgate_lab.benchmarks.memory", str(n)]
         printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
         peaks[n] = float(printed.split()[-1])
-    return {"small": peaks[SMALL], "large": peaks[LARGE], "ratio": peaks[LARGE] / peaks[SMALL]}
+    return {"small": peaks[SMALL], "large": peaks[large], "ratio": peaks[large] / peaks[SMALL]}
 
 
 def run(encoder: UnitEncoder, size: Size, console: Console) -> dict[str, Any]:
@@ -309,7 +311,7 @@ def run(encoder: UnitEncoder, size: Size, console: Console) -> dict[str, Any]:
         )
         early_stop = bench.early_stop(part("early stop", size.scenes))
         step = part("memory", 1)
-        peaks = memory()
+        peaks = memory(size.large)
         step()
     return {
         "tuned": asdict(bench.tuning),

@@ -92,9 +92,10 @@ def bench_sampler(
     """Compare the sampler with the bare forward and plainer methods, on the demo model."""
     from smoothgate_lab.benchmarks.sampler_bench import QUICK, Size, run
 
+    size = QUICK if quick else Size()
     with failures():
         encoder = load_encoder(None, None)
-        figures = run(encoder, QUICK if quick else Size(), console)
+        figures = run(encoder, size, console)
     rates = Table("method", "samples / s", "sampler is", title="16 requests of 64 to 2,048 samples")
     for method, rate in figures["throughput"]["samples_per_second"].items():
         rates.add_row(method, f"{rate:.0f}", f"{figures['throughput']['sampler_to'][method]:.2f} times that")
@@ -103,12 +104,13 @@ def bench_sampler(
     latency, memory, early = figures["latency"], figures["memory"], figures["early_stop"]
     rest.add_row("n = 64, alone", f"{latency['alone'] * 1000:.0f} ms")
     rest.add_row(
-        "n = 64, while n = 4,096 runs",
+        f"n = 64, while n = {size.large:,} runs",
         f"{latency['beside'] * 1000:.0f} ms, {latency['ratio']:.2f} times that",
     )
     rest.add_row("peak memory, n = 64", f"{memory['small'] / 2**20:.0f} MiB")
     rest.add_row(
-        "peak memory, n = 4,096", f"{memory['large'] / 2**20:.0f} MiB, {memory['ratio']:.3f} times that"
+        f"peak memory, n = {size.large:,}",
+        f"{memory['large'] / 2**20:.0f} MiB, {memory['ratio']:.3f} times that",
     )
     rest.add_row("samples drawn when stopping early", f"{early['share_drawn']:.1%} of the budget")
     rest.add_row("verdicts as with the whole budget", f"{early['verdicts_equal']:.1%}")

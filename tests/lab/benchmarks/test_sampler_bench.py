@@ -7,9 +7,12 @@ import pytest
 from typer.testing import CliRunner
 
 from smoothgate.cli import app
+from smoothgate.sampling.autotune import Tuning
+from smoothgate_lab.benchmarks import sampler_bench
 
 
-def test_the_command_measures_and_draws(tmp_path: Path) -> None:
+def test_the_command_measures_and_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampler_bench, "autotune", lambda *_: Tuning(1, 1, 32, 100.0))
     files = ["--json", str(tmp_path / "out.json"), "--plot", str(tmp_path / "out.svg")]
     result = CliRunner().invoke(app, ["bench", "sampler", "--quick", *files])
     assert result.exit_code == 0, result.output

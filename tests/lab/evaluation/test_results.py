@@ -20,7 +20,10 @@ PLANS = DOCS / "plans"
 
 @pytest.mark.engine
 @pytest.mark.timeout(600)
-def test_the_quick_plan_runs_through_and_asks_the_service(tmp_path: Path) -> None:
+def test_the_quick_plan_runs_through_and_asks_the_service(
+    demo_vllm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMOOTHGATE_ENGINE_URL", demo_vllm)
     output, figures = tmp_path / "out", tmp_path / "out.json"
     plan = PLANS / "results-quick.toml"
     command = ["evaluate", str(plan), "--output", str(output), "--json", str(figures)]

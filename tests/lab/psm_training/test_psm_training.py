@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -14,7 +13,9 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from typer.testing import CliRunner
 
+from smoothgate.cli import app
 from smoothgate.errors import SmoothgateError
 from smoothgate.psm.calibration import Calibration, calibrate
 from smoothgate.psm.checkpoint import PSM, Identity
@@ -192,11 +193,10 @@ def test_the_split_shares_no_picture(folder: Path) -> None:
         split_pictures(training[:19])
 
 
-def _command(checkpoint: Path, folder: Path, output: Path) -> list[str]:
+def _arguments(checkpoint: Path, folder: Path, output: Path) -> list[str]:
     steps = ["--denoise-steps", "8", "--purifier-steps", "12", "--mapper-steps", "6", "--joint-steps", "4"]
     steps += ["--served-steps", "4"]
     return [
-        *SMOOTHGATE,
         *["psm", "train", "--model", str(checkpoint), "--images", str(folder), "--output", str(output)],
         *["--sigma", "0.25", "0.5", "--batch", "8", "--save-every", "5", *steps],
     ]
@@ -206,39 +206,35 @@ def _digests(folder: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
 
 
+@pytest.mark.timeout(900)
 def test_a_killed_run_is_resumed_to_the_same_weights_and_the_model_stays_as_it_was(
     checkpoint: Path, folder: Path, tmp_path: Path
 ) -> None:
     """The command itself, killed with SIGKILL in its second stage."""
     (folder / "05.png").write_bytes(b"not a picture")
     before = _digests(checkpoint)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    whole = subprocess.run(
-        _command(checkpoint, folder, tmp_path / "whole"), env=environment, capture_output=True, text=True
-    )
-    assert whole.returncode == 0, whole.stderr
+    torch.set_num_threads(1)
+    whole = CliRunner().invoke(app, _arguments(checkpoint, folder, tmp_path / "whole"))
+    assert whole.exit_code == 0, whole.output
     assert "05.png" in whole.stderr
     assert "1 pictures skipped" in whole.stderr
 
-    broken = subprocess.Popen(
-        _command(checkpoint, folder, tmp_path / "broken"),
-        env=environment,
+    reached = tmp_path / "broken/work/purifier.ckpt"
+    with subprocess.Popen(
+        [*SMOOTHGATE, *_arguments(checkpoint, folder, tmp_path / "broken")],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-    )
-    reached = tmp_path / "broken/work/purifier.ckpt"
-    deadline = time.monotonic() + 120
-    while not reached.exists():
-        assert broken.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    broken.send_signal(signal.SIGKILL)
-    broken.wait()
+    ) as broken:
+        try:
+            while not reached.exists():
+                assert broken.poll() is None
+                time.sleep(0.005)
+        finally:
+            broken.kill()
     assert not (tmp_path / "broken/psm.json").exists()
-    resumed = subprocess.run(
-        _command(checkpoint, folder, tmp_path / "broken"), env=environment, capture_output=True, text=True
-    )
-    assert resumed.returncode == 0, resumed.stderr
+    resumed = CliRunner().invoke(app, _arguments(checkpoint, folder, tmp_path / "broken"))
+    assert resumed.exit_code == 0, resumed.output
     assert PSM.load(tmp_path / "broken").digest == PSM.load(tmp_path / "whole").digest
     assert _digests(checkpoint) == before
     figures = Calibration.load(tmp_path / "whole").figures
