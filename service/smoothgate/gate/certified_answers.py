@@ -25,7 +25,7 @@ from smoothgate.gate.image_smoothing import ImageSmoothing
 from smoothgate.gate.issuing import Issuer, answer_certificate
 from smoothgate.gate.request_timing import Stages
 from smoothgate.gate.vote_plan import VotePlan
-from smoothgate.gate.voting import Asker, Generation, Voting
+from smoothgate.gate.voting import Asker, Generation, Report, Voting, unreported
 from smoothgate.off_loop import off_loop
 from smoothgate.sampling.smoother import Smoother
 from smoothgate.schemas import AnswerOptions, IssuedAnswerCertificate, SmoothingOptions
@@ -133,9 +133,14 @@ class CertifiedAnswers:
         return Ballot(chat, images, plan, form)
 
     async def decide(
-        self, ballot: Ballot, request_id: str, account: Account | None, stages: Stages
+        self,
+        ballot: Ballot,
+        request_id: str,
+        account: Account | None,
+        stages: Stages,
+        report: Report = unreported,
     ) -> tuple[Generation, IssuedAnswerCertificate]:
-        """What most noisy copies answer, with its certificate.
+        """What most noisy copies answer, with its certificate. `report` takes the progress of the vote.
 
         Raises:
             PolicyNotMet: the plan enforces a radius in which the answer does not hold.
@@ -149,7 +154,9 @@ class CertifiedAnswers:
             if name not in ("stream", "stream_options")
         }
         ask = await self._asker(ballot, asked, request_id, account)
-        decision = await self._voting.decide(smoother, ballot.images, plan, ask, ends=self._smoothing.ends())
+        decision = await self._voting.decide(
+            smoother, ballot.images, plan, ask, ends=self._smoothing.ends(), report=report
+        )
         stages.engine = time.perf_counter() - began
         metrics.STAGE_SECONDS.labels("engine").observe(stages.engine)
         stages.certify = stages.now()
