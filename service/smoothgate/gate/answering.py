@@ -399,19 +399,26 @@ class Answering:
         """A vote under way, with its progress: None when it has ended. It ends with the block."""
         progress: asyncio.Queue[Progress | None] = asyncio.Queue()
         told = -_PROGRESS_SECONDS
+        held: Progress | None = None
 
         def report(latest: Progress) -> None:
-            nonlocal told
+            nonlocal told, held
+            held = latest
             if (now := time.monotonic()) - told >= _PROGRESS_SECONDS:
-                told = now
+                told, held = now, None
                 progress.put_nowait(latest)
+
+        def ended(_: object) -> None:
+            if held is not None:
+                progress.put_nowait(held)
+            progress.put_nowait(None)
 
         async def decided() -> Answer:
             async with deadline(self._timeout_seconds, spent=stages.now()):
                 return await self._certified(turn, ballot, stages, report)
 
         deciding = asyncio.create_task(decided(), name=CERTIFYING)
-        deciding.add_done_callback(lambda _: progress.put_nowait(None))
+        deciding.add_done_callback(ended)
         try:
             yield progress, deciding
         finally:
