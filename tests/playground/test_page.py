@@ -63,6 +63,7 @@ def test_white_noise_does_not_look_proved(gate: Gate, browser: Browser) -> None:
         noise = FilePayload(name="noise.png", mimeType="image/png", buffer=file.getvalue())
         page.set_input_files("#file", noise)
         page.wait_for_selector("#with-body .empty")
+        page.select_option("#target", "0.25")
         ask(page, "What digit is shown?")
         assert "unlike those that the model was trained on" in page.locator(".caution").inner_text()
         assert page.locator("#outcome").get_attribute("class") == "badge unknown"
