@@ -12,6 +12,7 @@ from smoothgate.certify.answer_certificate import AnswerCertificate, sha256
 from smoothgate.gate import accounts
 from tests.fake_vllm import TEXT, USAGE, FakeVllm
 from tests.quick_gate import OpenGate
+from tests.sse_data import sse_data
 from tests.waiting import wait_until
 from tests.whole_service import Gate, data_uri
 
@@ -155,6 +156,28 @@ def test_a_stream_brings_the_certificate_and_the_whole_answer(quick_gate: Gate, 
         "certified"
     ]
     assert chunks[-1]["usage"]["total_tokens"] > 0
+
+
+def test_a_stream_says_how_far_the_vote_has_come(quick_gate: Gate, vllm: FakeVllm) -> None:
+    def mixed(number: int) -> str:
+        time.sleep(0.05)
+        return "9" if number % 10 == 9 else "7"
+
+    vllm.answers = mixed
+    streamed = ask(quick_gate, stream=True, smoothing=ANSWER | {"n_certify": 256, "target": {"eps": 0.25}})
+    events = [json.loads(data) for data in sse_data(streamed.text.split("\n")) if data != "[DONE]"]
+    told = [event["votes"] for event in events if "votes" in event]
+    assert events[: len(told)] == [event for event in events if "votes" in event], "before the answer"
+    counted = [one["counted"] for one in told]
+    assert len(counted) > 1
+    assert counted == sorted(counted)
+    assert {one["budget"] for one in told} == {256}
+    (certificate,) = [event["answer_certificate"] for event in events if "answer_certificate" in event]
+    votes = certificate["votes"]
+    assert counted[-1] == votes["hits"] + votes["runner_up"] + votes["rest"]
+    for one in told:
+        assert [answer for answer, _ in one["answers"]] in ([], ["7"], ["7", "9"])
+        assert sum(number for _, number in one["answers"]) == one["counted"]
 
 
 @pytest.mark.parametrize(

@@ -74,24 +74,31 @@ def draw(page: Page, *points: tuple[float, float]) -> None:
 
 
 def ask(page: Page, question: str) -> str:
-    """The whole answer to a question."""
-    before = page.locator(".theirs").count()
+    """The certified answer to a question about the picture that is there."""
+    page.wait_for_selector("#stop", state="hidden")
     page.fill("#question", question)
     page.click("#send")
+    return answered(page)
+
+
+def answered(page: Page) -> str:
+    """The certified answer, once the page is not busy any more."""
     page.wait_for_selector("#stop", state="hidden")
-    answer = page.locator(".theirs").nth(before)
-    return answer.locator("span").inner_text()
+    page.wait_for_selector("#with-body .answer")
+    return page.locator("#with-body .answer").inner_text()
 
 
-def fewer(page: Page) -> None:
-    """The smallest budget: enough for a certificate, quick enough for a test."""
-    page.evaluate("document.querySelector('#budget').selectedIndex = 1")
+def opened_details(page: Page) -> None:
+    """Everything that is folded, unfolded, with the certificate of the features."""
+    page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
+    page.wait_for_selector(".samples-seen .bar")
 
 
-def attack(page: Page, target: int) -> None:
-    """The attack as the page offers it, to its end."""
-    page.select_option("#attack-target", str(target))
-    page.click("#attack-start")
+def attack(page: Page, place: str) -> str:
+    """A ready-made attack to its end, and what the page says about it."""
+    page.click(f"#preset-{place}")
+    page.wait_for_selector("#attack-stop:not([hidden])")
     page.wait_for_selector("#attack-stop", state="hidden")
     said = page.locator("#attack-result").inner_text()
-    assert page.locator("#defended .judgement").count(), said
+    assert page.locator("#attack-verdict").count(), said
+    return page.locator("#attack-verdict").inner_text()

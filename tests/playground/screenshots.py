@@ -8,10 +8,9 @@ import tempfile
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Page
 
 from smoothgate_lab.evaluation.running_service import running
-from tests.playground.browser import ask, attack, choose, chromium, opened
+from tests.playground.browser import answered, ask, attack, choose, chromium, opened
 
 _PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 
@@ -25,22 +24,17 @@ def main(folder: Path) -> None:
         chromium() as browser,
     ):
         with opened(browser, service.url, viewport={"width": 1400, "height": 1060}) as page:
-            _ask_about(page, "seven")
+            answered(page)
             _save(page.screenshot(), folder / "playground.png")
-            attack(page, 3)
+            attack(page, "inside")
             page.mouse.move(0, 0)
             _save(page.locator("#laboratory").screenshot(), folder / "playground-attack.png")
         with opened(browser, service.url, color_scheme="dark", reduced_motion="reduce", **_PHONE) as page:
-            _ask_about(page, "three")
-            page.evaluate("document.querySelector('#certificate').scrollIntoView()")
+            choose(page, "three")
+            ask(page, "What digit is shown?")
+            page.evaluate("document.activeElement.blur()")
+            page.evaluate("document.querySelector('#without').scrollIntoView()")
             _save(page.screenshot(), folder / "playground-phone.png")
-
-
-def _ask_about(page: Page, sample: str) -> None:
-    choose(page, sample)
-    ask(page, "What digit is shown?")
-    page.wait_for_selector(".samples-seen .bar")
-    page.evaluate("document.activeElement.blur()")
 
 
 def _save(shot: bytes, file: Path) -> None:

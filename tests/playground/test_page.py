@@ -1,18 +1,21 @@
 """The page on the real service, as people use it: with a mouse, by keyboard, on a phone, in the dark."""
 
+import io
 import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page
+from PIL import Image
+from playwright.sync_api import Browser, FilePayload, Page
 
 from smoothgate.settings import Settings
 from smoothgate_lab.evaluation.running_service import free_port
 from tests.node import install
-from tests.playground.browser import ask, attack, choose, draw, fewer, opened
+from tests.playground.browser import answered, ask, attack, choose, draw, opened, opened_details
 from tests.relay import relaying
 from tests.whole_service import Gate
 from tests.whole_service import opened as running_service
@@ -20,36 +23,59 @@ from tests.whole_service import opened as running_service
 pytestmark = pytest.mark.engine
 
 
-def _proof(page: Page) -> int:
-    """How many points the curve of the bound has."""
-    page.wait_for_selector("#certificate .line.layers")
-    points = page.locator("#certificate .line.layers").get_attribute("points")
-    assert points is not None
-    return len(points.split())
-
-
-def test_a_drawn_digit_is_read_and_certified_and_asked_about_again(gate: Gate, browser: Browser) -> None:
+def test_a_sample_and_its_certified_answer_are_there_at_the_start(gate: Gate, browser: Browser) -> None:
     with opened(browser, gate.url) as page:
-        fewer(page)
+        assert answered(page) == "The digit is 7."
+        assert page.locator("#without-body .answer").inner_text() == "The digit is 7."
+        assert page.locator("#radius").inner_text() == "No change of up to 0.50 turns this answer."
+        assert page.locator("#outcome").inner_text() == "certified"
+        units = page.locator("#with-body").inner_text()
+        assert "48 × 48. That is 1.54 of 255 levels everywhere" in units
+        assert "192 × 192 pixels that you sent" in units
+        assert page.locator("#with-body .votes .bar").count() == 1
+        assert page.locator("#with-body .line.layers").count() == 1, "the curve behind the radius"
+        assert page.locator("#columns .good").count() == 0, "no colour that says the answer is right"
+
+
+def test_a_drawn_digit_is_certified_and_nothing_of_another_picture_stays(
+    gate: Gate, browser: Browser
+) -> None:
+    with opened(browser, gate.url) as page:
+        answered(page)
         draw(page, (0.25, 0.25), (0.72, 0.25), (0.42, 0.85))
+        assert page.locator("#radius").count() == 0
+        assert page.locator("#outcome").is_hidden()
         assert ask(page, "What digit is shown?") == "The digit is 7."
-        assert _proof(page) > 10
-        assert page.locator("#outcome").inner_text() in ("bounded", "abstained")
-        page.wait_for_selector(".samples-seen .bar")
-        assert "the samples of this certificate" in page.locator(".samples-seen").inner_text()
-        assert page.locator(".samples-seen img").count() == 3
+        assert page.locator("#with-body .caution").count() == 0
+        page.click("text=More choices")
+        page.select_option("#form", "choices")
+        page.fill("#choices", "The background is blue., The background is green.")
         assert ask(page, "What color is the background?") == "The background is blue."
+        assert page.locator("#outcome").inner_text() == "certified"
+
+
+def test_white_noise_does_not_look_proved(gate: Gate, browser: Browser) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    with opened(browser, gate.url) as page:
+        answered(page)
+        noise = FilePayload(name="noise.png", mimeType="image/png", buffer=file.getvalue())
+        page.set_input_files("#file", noise)
+        page.wait_for_selector("#with-body .empty")
+        page.select_option("#target", "0.25")
+        ask(page, "What digit is shown?")
+        assert "unlike those that the model was trained on" in page.locator(".caution").inner_text()
+        assert page.locator("#outcome").get_attribute("class") == "badge unknown"
 
 
 def verified(page: Page) -> dict[str, Any]:
-    """The certificate of an answer, as the page shows it, after a check that it passed."""
-    fewer(page)
-    choose(page, "seven")
-    ask(page, "What digit is shown?")
-    page.click("#verify")
-    page.wait_for_selector("#verified.good")
-    page.click("text=The certificate itself")
-    certificate: dict[str, Any] = json.loads(page.input_value("#raw"))
+    """The certificate of the first answer, as the page shows it, after a check that it passed."""
+    answered(page)
+    page.click("text=The signed certificate of the answer")
+    page.click("#answer-verify")
+    page.wait_for_selector("#answer-verified.good")
+    certificate: dict[str, Any] = json.loads(page.input_value("#answer-json"))
     return certificate
 
 
@@ -65,63 +91,58 @@ def test_a_signature_is_checked_and_a_changed_certificate_refused(gate: Gate, br
         told = verified(page)
 
         def refusal(changed: dict[str, Any]) -> str:
-            page.fill("#raw", json.dumps(changed))
-            page.click("#verify")
-            page.wait_for_selector("#verified.bad")
-            return page.locator("#verified").inner_text()
+            page.fill("#answer-json", json.dumps(changed))
+            page.click("#answer-verify")
+            page.wait_for_selector("#answer-verified.bad")
+            return page.locator("#answer-verified").inner_text()
 
-        radius = told["radius"] | {"value": told["radius"]["value"] + 1}
-        assert "radius.value was changed" in refusal(told | {"radius": radius})
+        assert "radius was changed" in refusal(told | {"radius": told["radius"] + 1})
         assert "does not fit" in refusal(forged(told))
-        page.fill("#raw", json.dumps(told))
-        page.click("#verify")
-        page.wait_for_selector("#verified.good")
+        page.fill("#answer-json", json.dumps(told))
+        page.click("#answer-verify")
+        page.wait_for_selector("#answer-verified.good")
 
 
 def test_where_the_browser_knows_no_ed25519_the_page_checks_by_itself(gate: Gate, browser: Browser) -> None:
     with opened(browser, gate.url) as page:
         page.evaluate("Object.defineProperty(window, 'crypto', { value: {} })")
         told = verified(page)
-        page.fill("#raw", json.dumps(forged(told)))
-        page.click("#verify")
-        page.wait_for_selector("#verified.bad")
+        page.fill("#answer-json", json.dumps(forged(told)))
+        page.click("#answer-verify")
+        page.wait_for_selector("#answer-verified.bad")
 
 
-def test_an_attack_changes_the_bare_model_s_answer_and_not_the_defended_one(
+def test_an_attack_inside_the_radius_turns_the_answer_without_smoothgate_alone(
     gate: Gate, browser: Browser
 ) -> None:
     with opened(browser, gate.url) as page:
-        fewer(page)
-        choose(page, "seven")
-        attack(page, 3)
-        for side, answer in (("undefended", "The digit is 3."), ("defended", "The digit is 7.")):
-            said = page.locator(f"#{side} dd").all_inner_texts()
-            assert said[:2] == ["The digit is 7.", answer]
-        cosines = [
-            float(page.locator(f"#{side} dd").nth(2).inner_text()) for side in ("undefended", "defended")
-        ]
-        assert cosines[0] < cosines[1] - 0.3
+        said = attack(page, "inside")
+        assert "is inside the radius of 1.25" in said
+        for side, answer in (("undefended", "The digit is 2."), ("defended", "The digit is 7.")):
+            found = page.locator(f"#{side} dd").all_inner_texts()
+            assert found[:2] == ["The digit is 7.", answer]
+        size, radius = (float(page.locator("#defended dd").nth(place).inner_text()) for place in (2, 4))
+        assert size < radius
         assert page.locator("#attack-result .views img").count() == 3
+        choose(page, "three")
+        assert page.locator("#attack-result *").count() == 0, "nothing of another picture stays"
 
 
 def test_an_attack_can_be_stopped(gate: Gate, browser: Browser) -> None:
     with opened(browser, gate.url) as page:
-        choose(page, "seven")
+        answered(page)
+        page.click("text=An attack of your own")
         page.select_option("#attack-method", "adaptive")
         page.click("#attack-start")
         page.wait_for_selector("#attack-step:text('step')")
         page.click("#attack-stop")
-        page.wait_for_selector("#attack-start")
+        page.wait_for_selector("#attack-stop", state="hidden")
         assert page.locator("#attack-step").inner_text() == "stopped"
-        fewer(page)
-        page.select_option("#attack-method", "undefended")
-        page.wait_for_timeout(3000)
-        attack(page, 3)
 
 
 def test_everything_is_reached_by_keyboard(gate: Gate, browser: Browser) -> None:
     with opened(browser, gate.url) as page:
-        fewer(page)
+        answered(page)
 
         def tab_to(selector: str) -> None:
             for _ in range(60):
@@ -139,22 +160,24 @@ def test_everything_is_reached_by_keyboard(gate: Gate, browser: Browser) -> None
         page.keyboard.press("Enter")
         page.wait_for_selector("#board-hint", state="hidden")
         tab_to("#question")
+        page.keyboard.press("Control+A")
         page.keyboard.type("What digit is shown?")
         page.keyboard.press("Enter")
-        page.wait_for_selector("#verify")
-        assert page.locator(".theirs span").inner_text() == "The digit is 7."
-        tab_to("#verify")
+        assert answered(page) == "The digit is 7."
+        tab_to("details:has(#answer-verify) summary")
         page.keyboard.press("Enter")
-        page.wait_for_selector("#verified.good")
+        tab_to("#answer-verify")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#answer-verified.good")
 
 
 def test_it_fits_a_phone(gate: Gate, browser: Browser) -> None:
     phone = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
     with opened(browser, gate.url, **phone) as page:
-        fewer(page)
+        answered(page)
         choose(page, "three")
         assert ask(page, "What digit is shown?") == "The digit is 3."
-        page.wait_for_selector(".samples-seen .bar")
+        opened_details(page)
         assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
@@ -166,13 +189,14 @@ def test_axe_finds_nothing_serious_in_light_and_dark(
     grounds = {}
     for scheme in ("light", "dark"):
         with opened(browser, gate.url, color_scheme=scheme, bypass_csp=True) as page:
-            fewer(page)
-            choose(page, "seven")
-            ask(page, "What digit is shown?")
-            page.wait_for_selector(".samples-seen .bar")
+            answered(page)
             if scheme == "dark":
-                attack(page, 3)
-            page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
+                page.click("text=More choices")
+                page.select_option("#budget", "256")
+                assert "times as large as the radius of 1.25" in attack(page, "beyond")
+                ask(page, "What digit is shown?")
+            opened_details(page)
+            assert "the samples of this certificate" in page.locator(".samples-seen").inner_text()
             page.evaluate(axe)
             found = page.evaluate("axe.run()")
             grounds[scheme] = page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -194,16 +218,15 @@ def test_a_dead_engine_is_said_clearly_and_the_page_goes_on_by_itself(
             gate = pool.submit(stack.enter_context, running_service(settings)).result()
         gate.wait_ready()
         page = stack.enter_context(opened(browser, gate.url))
-        fewer(page)
+        answered(page)
         relay.kill()
         page.wait_for_selector("#banner:not([hidden])")
         assert "vLLM does not answer" in page.locator("#banner").inner_text()
-        choose(page, "seven")
-        page.fill("#question", "What digit is shown?")
         page.click("#send")
-        page.wait_for_selector(".message.bad")
+        page.wait_for_selector("#with-body .refusal")
         page.wait_for_selector("#strip-engine.bad")
         relay.wait()
         stack.enter_context(relaying(port, vllm))
         page.wait_for_selector("#banner", state="hidden")
+        page.wait_for_selector(".refusal", state="detached")
         assert ask(page, "What digit is shown?") == "The digit is 7."

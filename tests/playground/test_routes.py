@@ -12,8 +12,10 @@ from playwright.sync_api import Browser
 
 from smoothgate.gate import accounts
 from smoothgate.playground.page import POLICY
-from tests.playground.browser import chromium
-from tests.quick_gate import OpenGate
+from smoothgate.vision.png import png_data_uri
+from tests.fake_vllm import FakeVllm
+from tests.playground.browser import answered, chromium, opened
+from tests.quick_gate import OpenGate, odd_picture
 from tests.sse_data import sse_data
 from tests.whole_service import Gate, data_uri
 
@@ -61,21 +63,75 @@ def test_what_is_behind_a_certificate_is_its_own_samples(open_gate: OpenGate) ->
 def test_an_attack_stays_within_its_ball_and_is_computed_anew(quick_gate: Gate) -> None:
     found = [{e["stage"]: e for e in _events(quick_gate, eps=8 / 255)} for _ in range(2)]
     for events in found:
-        assert set(events) == {"crafting", "crafted", "undefended", "defended"}
+        assert set(events) == {"crafting", "crafted"}
         assert 7 / 255 < events["crafted"]["linf"] <= 8 / 255 + 1e-6
-        assert len(events["defended"]["certificates"]) == 2
     assert found[0]["crafted"]["attacked"] != found[1]["crafted"]["attacked"]
 
 
 @pytest.mark.parametrize(
     "fields",
-    [{"eps": 0.9}, {"target": 10}, {"norm": "l1"}, {"smoothing": {"mode": "off"}}, {"image": "data:,x"}],
+    [{"eps": 0.9}, {"target": 10}, {"norm": "l1"}, {"sigma": 9.0}, {"smoothing": {}}, {"image": "data:,x"}],
 )
 def test_an_attack_that_is_not_offered_is_refused(quick_gate: Gate, fields: dict[str, Any]) -> None:
     body = ATTACK | {"image": data_uri("seven.png")} | fields
     refused = quick_gate.http.post("/v1/playground/attack", json=body)
     assert refused.status_code in (400, 422)
     assert set(refused.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_the_model_without_smoothgate_answers(quick_gate: Gate, vllm: FakeVllm) -> None:
+    route = "/v1/playground/undefended"
+    body = {"image": data_uri("seven.png"), "message": "What digit is shown?"}
+    assert quick_gate.http.post(route, json=body).json() == {"answer": vllm.text}
+    assert len(vllm.bodies) == 1
+    wrongs: list[dict[str, Any]] = [{"image": "data:,x"}, {"message": ""}, {"smoothing": {}}]
+    for wrong in wrongs:
+        refused = quick_gate.http.post(route, json=body | wrong)
+        assert refused.status_code in (400, 422)
+        assert set(refused.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_samples_are_known_and_an_odd_picture_is_not(quick_gate: Gate) -> None:
+    def known(image: str) -> Any:
+        return quick_gate.http.post("/v1/playground/likeness", json={"image": image}).json()
+
+    for name in ("seven", "three", "two", "plain-five"):
+        assert known(data_uri(f"{name}.png")) == {"known": True}
+    assert known(png_data_uri(odd_picture())) == {"known": False}
+    refused = quick_gate.http.post("/v1/playground/likeness", json={"image": "data:,x"})
+    assert refused.status_code == 400
+
+
+def test_the_vote_is_shown_while_it_is_held_and_an_abstention_plainly(
+    quick_gate: Gate, vllm: FakeVllm, browser: Browser
+) -> None:
+    def split(number: int) -> str:
+        time.sleep(0.05)
+        return f"The digit is {number % 3}."
+
+    vllm.answers = split
+    with opened(browser, quick_gate.url) as page:
+        page.wait_for_selector("#with-body .votes:has-text('noisy copies have answered')")
+        assert answered(page) == "The digit is 0."
+        assert page.locator("#outcome").inner_text() == "abstained"
+        assert page.locator("#radius").inner_text().startswith("Nothing is proved")
+        assert page.locator("#with-body .votes .bar").count() == 3
+        assert page.locator("#columns .good").count() == 0
+
+
+@pytest.fixture
+def enforcing(open_gate: OpenGate) -> str:
+    """The address of a service that refuses answers that are not certified."""
+    return open_gate(certify="answer", policy="enforce", policy_radius=0.5).url
+
+
+def test_a_refusal_by_policy_is_shown_plainly(enforcing: str, vllm: FakeVllm, browser: Browser) -> None:
+    vllm.answers = lambda number: f"The digit is {number % 2}."
+    with opened(browser, enforcing) as page:
+        page.wait_for_selector("#with-body .refusal")
+        assert "could not be certified" in page.locator("#with-body .refusal").inner_text()
+        assert page.locator("#outcome").inner_text() == "refused"
+        assert page.locator("#target option").first.inner_text() == "0.50", "what the policy allows"
 
 
 def test_one_attack_runs_at_a_time_and_ends_when_nobody_watches(quick_gate: Gate) -> None:
@@ -136,6 +192,8 @@ def test_only_what_holds_no_secret_is_open(closed: str, key: str) -> None:
         for path in ("/v1/playground", "/playground/nothing.js", "/metrics"):
             assert http.get(path).status_code == 401, path
         assert http.post("/v1/playground/look", json={}).status_code == 401
+        assert http.post("/v1/playground/likeness", json={}).status_code == 401
+        assert http.post("/v1/playground/undefended", json={}).status_code == 401
         assert http.post("/v1/playground/attack", json={}).status_code == 401
         there = http.get("/v1/playground", headers={"Authorization": f"Bearer {key}"})
         assert there.json()["laboratory"] is None

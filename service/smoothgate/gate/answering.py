@@ -31,6 +31,7 @@ from smoothgate.gate.issuing import Issuer, certificates_of
 from smoothgate.gate.readiness import Readiness
 from smoothgate.gate.request_timing import Stages, deadline, measured
 from smoothgate.gate.visual_chat import visual_parts
+from smoothgate.gate.voting import Progress, Report, unreported
 from smoothgate.off_loop import off_loop
 from smoothgate.sampling.smoother import Smoothed, Smoother
 from smoothgate.schemas import IssuedAnswerCertificate, IssuedCertificate, SmoothingOptions
@@ -40,6 +41,9 @@ Json = dict[str, Any]
 
 # From the last token of a long stream to its certificates: they are known by then, and are bound and signed.
 _SIGNING_SECONDS = 10.0
+
+# Between two events that say how far a vote has come.
+_PROGRESS_SECONDS = 0.1
 
 #: Name of the tasks that make certificates while vLLM answers.
 CERTIFYING = "certifying"
@@ -139,6 +143,13 @@ class Certificates:
 
 
 @dataclass(frozen=True, slots=True)
+class Voted:
+    """How far the vote on an answer has come, at most every `_PROGRESS_SECONDS`."""
+
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
 class AnswerCertified:
     """The certificate of the whole answer, which has come in one piece."""
 
@@ -153,7 +164,7 @@ class Finished:
     stages: Stages
 
 
-Event = Accepted | Piece | Certificates | AnswerCertified | Finished
+Event = Accepted | Piece | Certificates | Voted | AnswerCertified | Finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +263,8 @@ class Answering:
 
     async def stream(self, turn: Turn) -> AsyncGenerator[Event]:
         """The answer to a turn as it comes: `Accepted`, then each `Piece`, then `Certificates`, then
-        `Finished`. Closing the generator ends all work on the turn.
+        `Finished`. Of an answer that is certified: `Voted` while its votes come, each `Piece`, then
+        `AnswerCertified`, then `Finished`. Closing the generator ends all work on the turn.
 
         Raises:
             SmoothgateError: of any kind; before `Accepted`, nothing has been sent to the client yet. With
@@ -271,8 +283,10 @@ class Answering:
                         admitted = await stack.enter_async_context(self._admitted(turn, chat, stages))
                 if ballot is not None:
                     yield Accepted(certified=True)
-                    async with deadline(self._timeout_seconds, spent=stages.now()):
-                        answer = await self._certified(turn, ballot, stages)
+                    async with self._deciding(turn, ballot, stages) as (progress, deciding):
+                        while (latest := await progress.get()) is not None:
+                            yield Voted(latest)
+                        answer = await deciding
                     for piece in _pieces(answer, _asks_for_usage(ballot.chat.body)):
                         yield piece
                     assert answer.answer_certificate is not None  # noqa: S101
@@ -379,8 +393,45 @@ class Answering:
             chat, turn.smoothing, turn.parameters, turn.messages, turn.account, stages
         )
 
-    async def _certified(self, turn: Turn, ballot: Ballot, stages: Stages) -> Answer:
-        served, issued = await self._certified_answers.decide(ballot, turn.request_id, turn.account, stages)
+    @asynccontextmanager
+    async def _deciding(
+        self, turn: Turn, ballot: Ballot, stages: Stages
+    ) -> AsyncIterator[tuple[asyncio.Queue[Progress | None], asyncio.Task[Answer]]]:
+        """A vote under way, with its progress: None when it has ended. It ends with the block."""
+        progress: asyncio.Queue[Progress | None] = asyncio.Queue()
+        told = -_PROGRESS_SECONDS
+        held: Progress | None = None
+
+        def report(latest: Progress) -> None:
+            nonlocal told, held
+            held = latest
+            if (now := time.monotonic()) - told >= _PROGRESS_SECONDS:
+                told, held = now, None
+                progress.put_nowait(latest)
+
+        def ended(_: object) -> None:
+            if held is not None:
+                progress.put_nowait(held)
+            progress.put_nowait(None)
+
+        async def decided() -> Answer:
+            async with deadline(self._timeout_seconds, spent=stages.now()):
+                return await self._certified(turn, ballot, stages, report)
+
+        deciding = asyncio.create_task(decided(), name=CERTIFYING)
+        deciding.add_done_callback(ended)
+        try:
+            yield progress, deciding
+        finally:
+            deciding.cancel()
+            await asyncio.wait([deciding])
+
+    async def _certified(
+        self, turn: Turn, ballot: Ballot, stages: Stages, report: Report = unreported
+    ) -> Answer:
+        served, issued = await self._certified_answers.decide(
+            ballot, turn.request_id, turn.account, stages, report
+        )
         usage = read_completion(served.completion).usage or {}
         return Answer(served.completion, served.text, None, usage, stages, issued)
 

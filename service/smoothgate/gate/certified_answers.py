@@ -31,7 +31,7 @@ from smoothgate.gate.issuing import Issuer, answer_certificate
 from smoothgate.gate.request_timing import Stages
 from smoothgate.gate.token_meter import TokenMeter
 from smoothgate.gate.vote_plan import VotePlan
-from smoothgate.gate.voting import Asker, Generation, Voting
+from smoothgate.gate.voting import Asker, Generation, Report, Voting, unreported
 from smoothgate.off_loop import off_loop
 from smoothgate.sampling.smoother import Relayed, Smoother
 from smoothgate.schemas import AnswerOptions, IssuedAnswerCertificate, SmoothingOptions
@@ -153,9 +153,14 @@ class CertifiedAnswers:
                 yield Ballot(chat, images, plan, form, queued)
 
     async def decide(
-        self, ballot: Ballot, request_id: str, account: Account | None, stages: Stages
+        self,
+        ballot: Ballot,
+        request_id: str,
+        account: Account | None,
+        stages: Stages,
+        report: Report = unreported,
     ) -> tuple[Generation, IssuedAnswerCertificate]:
-        """What most noisy copies answer, with its certificate.
+        """What most noisy copies answer, with its certificate. `report` takes the progress of the vote.
 
         Raises:
             PolicyNotMet: the plan enforces a radius in which the answer does not hold.
@@ -181,6 +186,7 @@ class CertifiedAnswers:
                 commit=partial(self._commit, ballot, question),
                 queued=ballot.queued,
                 ends=self._smoothing.ends(),
+                report=report,
             )
         stages.engine = time.perf_counter() - began
         metrics.STAGE_SECONDS.labels("engine").observe(stages.engine)

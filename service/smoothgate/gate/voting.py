@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -35,6 +35,8 @@ Json = dict[str, Any]
 AHEAD, AHEAD_BYTES = 256, 512 * 2**20
 # Samples that are under way before it is known how large their features are.
 _FIRST = 16
+#: Answers that a progress names.
+SHOWN = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,30 @@ class Asker(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a vote has come.
+
+    Attributes:
+        counted: certification samples that are counted.
+        budget: most certification samples.
+        answers: the most frequent canonical answers of the counted samples with their numbers, at most
+            `SHOWN`, the most frequent one first.
+    """
+
+    counted: int
+    budget: int
+    answers: list[tuple[str | None, int]]
+
+
+#: Takes the progress of a vote, on the event loop. It must not raise.
+Report = Callable[[Progress], None]
+
+
+def unreported(_: Progress) -> None:
+    """The report of a vote that nobody watches."""
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """How a vote ended.
 
@@ -114,6 +140,7 @@ class _Vote:
         answers: by sample number, of those that wait for smaller numbers.
         selection: answers of the selection split, in order.
         ahead: samples that may be under way.
+        fresh: canonical answers of the samples that are counted after it.
     """
 
     plan: VotePlan
@@ -125,6 +152,7 @@ class _Vote:
     count: VoteCount | None = None
     counted: int = 0
     ahead: int = _FIRST
+    fresh: Counter[str | None] = field(default_factory=Counter)
 
     def complete(self, image: int, first: int, units: Tensor) -> list[tuple[int, list[Tensor]]]:
         """Take in features of an image; returns the samples of which all images are there now."""
@@ -148,6 +176,7 @@ class _Vote:
 
     def _next(self, answer: Generation) -> StopReason | None:
         if self.count is not None and self.candidates is not None:
+            self.fresh[answer.canonical] += 1
             return self.count.update(self.candidates.tally([answer.canonical]))
         self.selection.append(answer)
         if len(self.selection) < self.plan.n_select:
@@ -156,6 +185,11 @@ class _Vote:
         self.count = VoteCount(self.plan.terms, self.candidates.votes, self.plan.budget)
         # No number of samples certifies an answer that is not of the form asked for.
         return None if self.candidates.answer is not None else "unreachable"
+
+    @property
+    def progress(self) -> Progress:
+        """How far it has come."""
+        return Progress(self.fresh.total(), self.plan.budget, self.fresh.most_common(SHOWN))
 
     @property
     def wanted(self) -> int:
@@ -200,6 +234,7 @@ class Voting:
         commit: Callable[[Sequence[Relayed]], Awaitable[Commitment | None]],
         queued: Callable[[], None],
         ends: float,
+        report: Report = unreported,
     ) -> Decision:
         """Hold a vote on the images of one request. Whatever ends it ends its draws and its generations.
 
@@ -211,6 +246,7 @@ class Voting:
             commit: called once seeds are known and before anything is drawn; takes them into the log.
             queued: called once all images are queued at the sampler.
             ends: `time.monotonic()` at which it ends with the votes that are there.
+            report: takes the progress when votes have been counted.
 
         Raises:
             SmoothgateError: sampling, a generation or `commit` failed.
@@ -309,7 +345,10 @@ class Voting:
                         raise
                     reason = "deadline"
                 else:
+                    before = vote.counted
                     reason, wanted = await off_loop(advance, event)
+                    if vote.counted > before:
+                        report(vote.progress)
         finally:
             stack.close()
             for one in relayed:

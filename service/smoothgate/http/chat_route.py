@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -18,6 +19,7 @@ from smoothgate.gate.answering import (
     Finished,
     Piece,
     Turn,
+    Voted,
 )
 from smoothgate.gate.request_timing import Stages
 from smoothgate.http import openapi_examples, sse
@@ -105,8 +107,9 @@ def _timings(stages: Stages) -> Timings:
 
 
 async def _frames(events: AsyncGenerator[Event], identifier: str, model_name: str) -> AsyncGenerator[str]:
-    """`{"id", "model", "delta"}` for each piece of the answer, `{"id", "certificates"}` or `{"id",
-    "answer_certificate"}` once, and last `{"id", "usage", "timings"}`.
+    """`{"id", "votes"}` while an answer that is certified is voted on, `{"id", "model", "delta"}` for each
+    piece of the answer, `{"id", "certificates"}` or `{"id", "answer_certificate"}` once, and last `{"id",
+    "usage", "timings"}`.
     """
     async for event in events:
         match event:
@@ -114,6 +117,8 @@ async def _frames(events: AsyncGenerator[Event], identifier: str, model_name: st
                 yield sse.event({"id": identifier, "model": model_name, "delta": text})
             case Certificates(issued):
                 yield sse.event({"id": identifier, "certificates": as_json(issued)})
+            case Voted(progress):
+                yield sse.event({"id": identifier, "votes": asdict(progress)})
             case AnswerCertified(issued):
                 certificate = issued.model_dump(mode="json")
                 yield sse.event({"id": identifier, "answer_certificate": certificate})

@@ -41,9 +41,6 @@ def _facts(s: Settings, model_name: str, laboratory: LaboratoryPlugin | None) ->
         "n_select": s.n_select,
         "n_certify": s.n_certify,
         "max_samples": s.max_samples,
-        "max_images": s.max_images,
         "max_image_bytes": s.max_image_bytes,
-        "alpha": s.alpha,
-        "cosine_threshold": s.cosine_threshold,
-        "policy": {"mode": s.policy, "cosine": s.policy_cosine, "eps": s.policy_eps},
+        "policy_radius": s.policy_radius,
     }

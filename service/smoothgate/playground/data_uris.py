@@ -8,11 +8,6 @@ from smoothgate.pictures.images import to_picture
 from smoothgate.vision.png import encode_png, png_data_uri
 
 
-def png(x: Tensor) -> bytes:
-    """A canvas (3, H, W) as a PNG file, clipped to [0, 1] and rounded to 8 bits."""
-    return encode_png(to_picture(x.clamp(0, 1)))
-
-
 def data_uri(x: Tensor) -> str:
-    """A canvas (3, H, W) as `png` encodes it, as a data URI."""
-    return png_data_uri(png(x))
+    """A canvas (3, H, W) as a PNG data URI, clipped to [0, 1] and rounded to 8 bits."""
+    return png_data_uri(encode_png(to_picture(x.clamp(0, 1))))

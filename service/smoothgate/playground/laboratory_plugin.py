@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
@@ -20,18 +20,20 @@ class LaboratoryPlugin:
     """What the entry point `laboratory` makes.
 
     Attributes:
-        router: makes its route, without a prefix, for a service.
-        question: what both models are asked about the attacked picture.
-        largest: largest radius of an attack by norm, pixels in [0, 1].
+        router: makes its routes, without a prefix, for a service.
+        question: what is asked about the attacked picture.
+        largest: largest size of an attack by norm, pixels in [0, 1].
+        presets: attacks that are offered ready-made, as JSON.
     """
 
     router: Callable[[Service], APIRouter]
     question: str
     largest: Mapping[str, float]
+    presets: Sequence[Mapping[str, Any]]
 
     def facts(self) -> dict[str, Any]:
         """What the page must know of it, as JSON."""
-        return {"question": self.question, "largest": dict(self.largest)}
+        return {"question": self.question, "largest": dict(self.largest), "presets": list(self.presets)}
 
 
 def load_laboratory() -> LaboratoryPlugin:

@@ -11,6 +11,7 @@ from smoothgate.playground import page
 from smoothgate.playground.about import about_router
 from smoothgate.playground.inspection import inspection_router
 from smoothgate.playground.laboratory_plugin import LaboratoryPlugin, load_laboratory
+from smoothgate.playground.likeness_route import likeness_router
 from smoothgate.settings import Settings
 
 
@@ -28,6 +29,8 @@ def create_app(service: Service, settings: Settings) -> FastAPI:
         about_router(settings, service.model.name, laboratory),
         inspection_router(service.answering, service.readiness),
     ]
+    if settings.model is None:
+        routers.append(likeness_router(service))
     if laboratory is not None:
         routers.append(laboratory.router(service))
     return api.create_app(service, settings, routers, page.PUBLIC)

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from smoothgate.psm.unit_encoder import UnitEncoder
-from smoothgate.schemas import SmoothingOptions
 from smoothgate_lab.chat_models.answerer import Answerer
 from smoothgate_lab.demo.conversation import ONE_PICTURE, Facts
 from smoothgate_lab.evaluation.attacks.objectives import towards_answer
@@ -42,14 +41,9 @@ class AttackRequest(BaseModel):
     method: Literal["undefended", "adaptive"] = Field(
         "undefended", description="What the attacker differentiates: the bare or the defended model."
     )
-    smoothing: SmoothingOptions = Field(default_factory=SmoothingOptions)
-
-    @field_validator("smoothing")
-    @classmethod
-    def _defended(cls, value: SmoothingOptions) -> SmoothingOptions:
-        if value.mode == "off":
-            raise ValueError("the defended side is smoothed")
-        return value
+    sigma: float | None = Field(
+        None, gt=0, description="Noise that an adaptive attacker expects; left out: the operator's."
+    )
 
     @model_validator(mode="after")
     def _bounded(self) -> AttackRequest:

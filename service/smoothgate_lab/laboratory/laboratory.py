@@ -18,7 +18,6 @@ from smoothgate.errors import Overloaded
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.vision import load
 from smoothgate_lab.chat_models.answerer import Answerer
-from smoothgate_lab.evaluation.victims import Seen, Undefended
 from smoothgate_lab.laboratory.attack import AttackRequest, Step, craft
 
 _RETRY_SECONDS = 10
@@ -97,16 +96,6 @@ class Laboratory:
             stopped.set()
             with suppress(_Stopped):
                 await work
-
-    async def undefended(self, x: Tensor) -> Seen:
-        """What the language model sees of a picture (3, H, W) without a defence. Call it after `attack`."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._see, x)
-
-    @torch.inference_mode()
-    def _see(self, x: Tensor) -> Seen:
-        assert self._subject is not None  # noqa: S101
-        seen = Undefended(self._subject.encoder).see(x[None], torch.Generator())
-        return Seen(seen.features[0], seen.tokens[0])
 
     def _craft(
         self, psm: Path, x: Tensor, asked: AttackRequest, sigma: float, report: Callable[[Step], None]

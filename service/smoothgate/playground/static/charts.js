@@ -1,4 +1,4 @@
-// Charts in SVG: the bound as a function of distance, and the scores of the samples.
+// Charts in SVG: votes and what they prove with distance, the bound on features, and the scores of the samples.
 
 import { draw } from "./dom.js";
 
@@ -72,6 +72,76 @@ export function boundChart(certificate) {
       draw("circle", { cx: x(radius), cy: height, r: 4.5, class: "radius" }),
     );
   }
+  return chart;
+}
+
+const ROW = 30;
+
+/** The votes as bars, one for each answer; what is not among the named answers has one of its own. */
+export function voteBars(votes) {
+  const named = votes.answers.map(([canonical, number]) => [canonical ?? "not of the form asked for", number]);
+  const rest = votes.counted - named.reduce((sum, [, number]) => sum + number, 0);
+  const rows = rest > 0 ? [...named, ["other answers", rest]] : named;
+  const chart = draw("svg", { viewBox: `0 0 ${WIDTH} ${Math.max(rows.length, 1) * ROW}`, class: "chart", role: "img",
+    "aria-label": `Votes: ${rows.map(([words, number]) => `${words} ${number}`).join(", ") || "none yet"}` });
+  const text = (content, attributes) => {
+    const element = draw("text", attributes);
+    element.textContent = content;
+    return element;
+  };
+  rows.forEach(([words, number], row) => {
+    const share = number / votes.counted;
+    const shown = words.length > 48 ? `${words.slice(0, 47)}…` : words;
+    chart.append(
+      text(shown, { x: 0, y: row * ROW + 11, class: "tick" }),
+      text(String(number), { x: WIDTH, y: row * ROW + 11, class: "tick", "text-anchor": "end" }),
+      draw("rect", { x: 0, y: row * ROW + 15, width: WIDTH, height: 9, class: "trough" }),
+      draw("rect", { x: 0, y: row * ROW + 15, width: Math.max(share * WIDTH, 1.5), height: 9, class: row ? "bar other" : "bar" }),
+    );
+  });
+  return chart;
+}
+
+/** The standard normal distribution function (Abramowitz & Stegun 26.2.17, error below 1e-7). */
+function normal(x) {
+  if (x < 0) return 1 - normal(-x);
+  const t = 1 / (1 + 0.2316419 * x);
+  const sum = t * (0.319381530 + t * (-0.356563782 + t * (1.781477937 + t * (-1.821255978 + t * 1.330274429))));
+  return 1 - sum * Math.exp(-x * x / 2) / Math.sqrt(2 * Math.PI);
+}
+
+function inverseNormal(p) {
+  let [low, high] = [-9, 9];
+  for (let step = 0; step < 60; step++) {
+    const middle = (low + high) / 2;
+    if (normal(middle) < p) low = middle;
+    else high = middle;
+  }
+  return (low + high) / 2;
+}
+
+/** Bounds on the shares of noisy copies that give the answer and any other one, with distance. They meet at the radius. */
+export function voteChart(certificate) {
+  const { radius, target, p_low: low, p_up: up, noise: { sigma } } = certificate;
+  const last = 1.25 * Math.max(radius, target ?? 0);
+  const { chart, x, y, text } = frame(
+    `The proved share of this answer falls with distance, and meets that of other answers at ${radius.toFixed(2)}.`,
+    [0, last], [0, 1], ticks(0, last), [0, 0.25, 0.5, 0.75, 1],
+    "how far a picture may be away (l2)", "share of noisy copies");
+  const line = (name, share) => {
+    const points = Array.from({ length: 61 }, (_, i) => i * last / 60);
+    chart.append(draw("polyline", { points: points.map((at) => `${x(at).toFixed(1)},${y(share(at)).toFixed(1)}`).join(" "), class: `line ${name}` }));
+  };
+  line("layers", (at) => normal(inverseNormal(low) - at / sigma));
+  line("paper", (at) => normal(inverseNormal(up) + at / sigma));
+  const height = y(normal(inverseNormal(low) - radius / sigma));
+  chart.append(
+    draw("line", { x1: x(radius), x2: x(radius), y1: height, y2: HEIGHT - BOTTOM, class: "radius" }),
+    draw("circle", { cx: x(radius), cy: height, r: 4.5, class: "radius" }),
+    text("this answer, at least", { x: x(0) + 6, y: y(normal(inverseNormal(low))) - 7, class: "note" }),
+    text("any other, at most", { x: x(0) + 6, y: y(normal(inverseNormal(up))) + 16, class: "note" }),
+    text("radius", { x: x(radius) + 6, y: HEIGHT - BOTTOM - 6, class: "note" }),
+  );
   return chart;
 }
 

@@ -1,33 +1,35 @@
-// The laboratory: shows an attack while it runs, and the answers of both models.
+// The laboratory: shows an attack while it runs, and the answers to the attacked picture without Smoothgate and with it.
 
 import { Refused, events } from "./api.js";
+import { floor } from "./answer.js";
+import { certified, undefended } from "./asking.js";
 import { $, make, number } from "./dom.js";
 import * as picture from "./picture.js";
 import * as smoothing from "./smoothing.js";
 
 const STEP = { linf: 1 / 255, l2: 0.1 };
-const USUAL = { linf: 16 / 255, l2: 2 };
+const USUAL = { linf: 16 / 255, l2: 1.2 };
+const PLACES = {
+  inside: "An attack that the proof covers",
+  beyond: "An attack far beyond the proof",
+};
 let largest = {};
+let question = "";
 let running = null;
 
 export function start(laboratory) {
   $("laboratory").hidden = false;
-  largest = laboratory.largest;
+  [largest, question] = [laboratory.largest, laboratory.question];
   for (let digit = 0; digit < 10; digit++) $("attack-target").append(new Option(digit, digit));
   $("attack-target").value = 3;
-  const eps = $("attack-eps");
-  const show = () => {
-    const isInf = $("attack-norm").value === "linf";
-    $("attack-eps-value").textContent = isInf ? `${Math.round(eps.value * 255)} / 255` : Number(eps.value).toFixed(1);
-  };
-  const scale = () => {
-    const norm = $("attack-norm").value;
-    [eps.min, eps.max, eps.step, eps.value] = [STEP[norm], largest[norm], STEP[norm], USUAL[norm]];
-    show();
-  };
-  eps.addEventListener("input", show);
+  $("attack-eps").addEventListener("input", show);
   $("attack-norm").addEventListener("change", scale);
   scale();
+  for (const preset of laboratory.presets) {
+    const button = make("button", { type: "button", id: `preset-${preset.place}`, className: "primary" }, PLACES[preset.place]);
+    button.addEventListener("click", () => take(preset));
+    $("presets").append(button);
+  }
   $("attack").addEventListener("submit", (event) => {
     event.preventDefault();
     attack();
@@ -35,45 +37,91 @@ export function start(laboratory) {
   $("attack-stop").addEventListener("click", () => running?.abort());
 }
 
+/** Forget an attack on another picture. */
+export function clear() {
+  running?.abort();
+  running = null;
+  busy(false);
+  $("attack-progress").hidden = true;
+  $("attack-result").replaceChildren();
+}
+
+function show() {
+  const eps = Number($("attack-eps").value);
+  $("attack-eps-value").textContent = $("attack-norm").value === "linf" ? `${Math.round(eps * 255)} of 255 levels` : eps.toFixed(1);
+}
+
+function scale() {
+  const norm = $("attack-norm").value;
+  const eps = $("attack-eps");
+  [eps.min, eps.max, eps.step, eps.value] = [STEP[norm], largest[norm], STEP[norm], USUAL[norm]];
+  show();
+}
+
+async function take(preset) {
+  await picture.sample(preset.sample);
+  smoothing.set(preset.sigma, preset.radius);
+  $("attack-target").value = preset.target;
+  $("attack-norm").value = preset.norm;
+  scale();
+  $("attack-eps").value = preset.eps;
+  $("attack-method").value = "undefended";
+  show();
+  await attack();
+}
+
 async function attack() {
   const result = $("attack-result");
   const image = picture.current();
   if (!image) {
-    result.replaceChildren(make("p", { className: "bad" }, "Draw or choose a picture first."));
+    result.replaceChildren(make("p", { className: "refusal" }, "Draw or choose a picture first."));
     return;
   }
-  if (running) return;
-  running = new AbortController();
+  clear();
+  const mine = running = new AbortController();
   busy(true);
-  result.replaceChildren();
-  const target = Number($("attack-target").value);
+  progress(0, "the attacker loads the model …");
+  const norm = $("attack-norm").value;
+  const asked = smoothing.options();
   const body = {
-    image, target, norm: $("attack-norm").value, eps: Math.min(Number($("attack-eps").value), largest[$("attack-norm").value]),
-    method: $("attack-method").value, smoothing: smoothing.options(),
+    image, norm, target: Number($("attack-target").value), eps: Math.min(Number($("attack-eps").value), largest[norm]),
+    method: $("attack-method").value, sigma: asked.sigma,
   };
-  const found = {};
   try {
-    for await (const event of events("/v1/playground/attack", body, running.signal)) {
-      if (event.stage === "crafting") {
+    let crafted = null;
+    for await (const event of events("/v1/playground/attack", body, mine.signal)) {
+      if (event.stage === "crafted") crafted = event;
+      else {
         progress(event.step / event.steps, `step ${event.step} of ${event.steps}: ${likely(event.loss)}`);
         if (event.picture) result.replaceChildren(views([["So far", event.picture]]));
-      } else {
-        found[event.stage] = event;
-        if (event.stage === "crafted") progress(1, "crafted; asking both models …");
-        result.replaceChildren(pictures(found.crafted), ...answers(found, target));
       }
     }
+    result.replaceChildren(pictures(crafted));
+    progress(1, "both models are asked about both pictures …");
+    const before = await both(crafted.clean, asked, mine.signal);
+    const after = await both(crafted.attacked, asked, mine.signal);
+    if (running !== mine) return;
+    result.replaceChildren(pictures(crafted), ...judged(crafted, before, after));
     $("attack-progress").hidden = true;
   } catch (error) {
+    if (running !== mine) return;
     if (error.name === "AbortError") $("attack-step").textContent = "stopped";
     else if (error instanceof Refused) {
       $("attack-progress").hidden = true;
-      result.append(make("p", { className: "bad" }, error.message));
+      result.append(make("p", { className: "refusal" }, error.message));
     } else throw error;
   } finally {
-    running = null;
-    busy(false);
+    if (running === mine) {
+      running = null;
+      busy(false);
+    }
   }
+}
+
+/** Both answers to a picture: without Smoothgate, and certified. */
+async function both(image, asked, signal) {
+  const [bare, found] = await Promise.all([undefended(question, image, signal), certified(question, image, asked, signal)]);
+  return { bare, ...found };
 }
 
 /** Show the loss as a probability. It is the negative logarithm of one. */
@@ -86,9 +134,9 @@ function progress(share, words) {
 }
 
 function busy(on) {
-  $("attack-start").hidden = on;
+  $("attack-start").disabled = on;
+  for (const button of $("presets").children) button.disabled = on;
   $("attack-stop").hidden = !on;
-  if (on) progress(0, "the attacker loads the model …");
 }
 
 function views(shown) {
@@ -97,45 +145,43 @@ function views(shown) {
 }
 
 function pictures(crafted) {
-  const shown = [
+  return views([
     ["Your picture", crafted.clean],
     ["Attacked", crafted.attacked],
     [`Difference, ${crafted.times.toFixed(0)} times enlarged`, crafted.difference],
-  ];
-  return make("div", {},
-    views(shown),
-    make("p", { className: "hint" }, `Moved by ${Math.round(crafted.linf * 255)} / 255 at most (l∞), by ${crafted.l2.toFixed(2)} as a whole (l2).`));
+  ]);
 }
 
-function answers(found, target) {
-  if (!found.undefended) return [];
-  const columns = [["Bare model", "undefended"], ["Through Smoothgate", "defended"]];
-  const cards = columns.map(([title, stage]) => {
-    const event = found[stage];
-    if (!event) return make("div", { className: "verdict", id: stage }, make("h3", {}, title), make("p", { className: "hint" }, "smoothing and certifying …"));
-    const [kind, words] = judged(event, target);
-    const rows = [["before", event.clean], ["attacked", event.attacked], ["cosine of the features", number(event.cosine)]];
-    if (stage === "defended") rows.push(["proved before", event.bound > 0 ? `at least ${number(event.bound)}` : "nothing"]);
-    return make("div", { className: `verdict ${kind}`, id: stage },
-      make("h3", {}, title),
-      make("p", { className: "judgement" }, words),
-      make("dl", {}, ...rows.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value)))));
-  });
-  const rest = found.defended ? [make("p", { className: "hint" }, proved(found.crafted, found.defended))] : [];
-  return [make("div", { className: "verdicts" }, ...cards), ...rest];
+function judged(crafted, before, after) {
+  const radius = before.certificate.radius;
+  const size = [["size of the attack (l2)", ceiling(crafted.l2)], ["largest step of a pixel", `${Math.round(crafted.linf * 255)} of 255 levels`]];
+  return [
+    make("div", { className: "verdicts" },
+      card("undefended", "Without Smoothgate", before.bare, after.bare, [...size, ["proved radius (l2)", "none"]]),
+      card("defended", "With Smoothgate", before.text, after.text, [...size, ["proved radius (l2)", radius === null ? "none" : floor(radius)]])),
+    make("p", { className: "lead", id: "attack-verdict" }, proved(crafted.l2, before.certificate, after.certificate)),
+  ];
+}
+
+/** Two digits, rounded up: an attack is never understated. */
+const ceiling = (size) => number(Math.ceil(size * 100) / 100);
+
+function card(id, title, clean, attacked, rows) {
+  const isSame = clean === attacked;
+  return make("div", { className: `verdict ${isSame ? "good" : "bad"}`, id },
+    make("h3", {}, title),
+    make("p", { className: "judgement" }, isSame ? "The same answer." : "Another answer."),
+    make("dl", {}, ...[["your picture", clean], ["attacked picture", attacked], ...rows].map(([name, value]) =>
+      make("div", {}, make("dt", {}, name), make("dd", {}, value)))));
 }
 
 /** Say what was proved and what was only measured. */
-function proved(crafted, defended) {
-  const { value, cosine_threshold } = defended.certificates[0].radius;
-  if (value === null) return "Nothing is proved for this picture: what you see was measured, once.";
-  if (crafted.l2 <= value) return `The change, ${number(crafted.l2)} in l2, is within the certified radius of ${number(value)}: that the cosine stays above ${cosine_threshold} was proved before the attack began.`;
-  return `The change, ${number(crafted.l2)} in l2, is ${number(crafted.l2 / value, 1)} times the certified radius of ${number(value)}. So far out the proof says less than a cosine of ${cosine_threshold}, or nothing: what you see was measured, once. For an attack that the proof covers, choose l2 and ${number(Math.floor(value * 10) / 10, 1)}.`;
-}
-
-function judged(event, target) {
-  if (event.attacked === event.clean) return ["good", "The answer holds."];
-  return /\d/.exec(event.attacked)?.[0] === String(target)
-    ? ["bad", "The attacker's answer."]
-    : ["bad", "The answer changed, though not to what the attacker wants."];
+function proved(size, { radius, alpha }, after) {
+  const confidence = Number((100 * (1 - alpha)).toFixed(3));
+  const measured = after.outcome === "certified"
+    ? "The answer to the attacked picture is certified as well, with a radius around that picture."
+    : "The radius that was asked for is not proved around the attacked picture itself.";
+  if (radius === null) return `Nothing is proved for your picture: what you see was measured, once. ${measured}`;
+  if (size < radius) return `The attack, ${ceiling(size)}, is inside the radius of ${floor(radius)}: that it cannot turn the answer that most noisy copies give was proved of your picture alone, with ${confidence} % confidence. ${measured}`;
+  return `The attack, ${ceiling(size)}, is ${number(size / radius, 1)} times as large as the radius of ${floor(radius)}. So far out nothing is proved: what you see was measured, once. ${measured}`;
 }

@@ -1,22 +1,30 @@
 // Asks the service what it offers, and starts the parts of the page.
 
 import { Refused, get } from "./api.js";
-import * as chat from "./chat.js";
+import * as asking from "./asking.js";
 import { $ } from "./dom.js";
 import * as laboratory from "./laboratory.js";
 import * as picture from "./picture.js";
 import * as smoothing from "./smoothing.js";
 import * as status from "./status.js";
 
+const FIRST_SAMPLE = "seven";
+
 async function start() {
   const about = await get("/v1/playground");
   $("model").textContent = about.model;
-  picture.start(about, chat.offer);
+  $("version").textContent = about.version;
+  picture.start(about, () => { asking.clear(); laboratory.clear(); });
   smoothing.start(about);
-  chat.start(about);
+  asking.start(about);
   if (about.laboratory) laboratory.start(about.laboratory);
-  status.start(about);
+  status.start(about, asking.forgive);
   document.body.dataset.started = "true";
+  // Where keys count requests, nothing is asked unless the user asks.
+  if (about.samples.includes(FIRST_SAMPLE) && !about.keys) {
+    await picture.sample(FIRST_SAMPLE);
+    await asking.ask(about.questions[0]);
+  }
 }
 
 start().catch((error) => {

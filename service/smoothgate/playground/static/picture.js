@@ -27,10 +27,9 @@ export function start(about, onChange) {
     select.append(...Object.keys(COLOURS).map((name) => new Option(name, name, false, name === chosen)));
   }
   for (const name of about.samples) {
-    const source = `/playground/samples/${name}.png`;
     const button = make("button", { type: "button", title: name, "aria-label": `Sample: ${name}` },
-      make("img", { src: source, alt: "", width: 48, height: 48 }));
-    button.addEventListener("click", async () => open(await (await fetch(source)).blob()));
+      make("img", { src: sourceOf(name), alt: "", width: 48, height: 48 }));
+    button.addEventListener("click", () => sample(name));
     $("samples").append(button);
   }
   $("paper").addEventListener("change", clear);
@@ -54,6 +53,13 @@ export function start(about, onChange) {
   listen();
   listenToKeys();
   clear();
+}
+
+const sourceOf = (name) => `/playground/samples/${name}.png`;
+
+/** Take a bundled sample as the picture. */
+export async function sample(name) {
+  await open(await (await fetch(sourceOf(name))).blob());
 }
 
 function clear() {

@@ -8,8 +8,11 @@ const ENGINE_DOWN = "vLLM does not answer: pictures are certified, questions are
 let before = null;
 let problem = null;
 let engineDown = false;
+let recovered = () => {};
 
-export function start(about) {
+/** @param onRecovery called when a problem that was shown has gone. */
+export function start(about, onRecovery) {
+  recovered = onRecovery;
   const look = async () => {
     if (!document.hidden) {
       await Promise.allSettled([health(), about.metrics ? metrics(about) : Promise.resolve()]);
@@ -38,6 +41,7 @@ async function health() {
 /** The service is ready without a shared vLLM, but the page asks it questions. */
 function announce() {
   const text = problem ?? (engineDown ? ENGINE_DOWN : null);
+  if (text === null && !$("banner").hidden) recovered();
   $("banner").hidden = text === null;
   if (text !== null) $("banner").textContent = text;
 }

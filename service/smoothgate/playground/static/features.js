@@ -1,9 +1,9 @@
-// Shows a certificate as charts, in words and as signed JSON.
+// Shows the certificate of a picture's features: asked for only when it is opened.
 
-import { Refused, get, post } from "./api.js";
+import { Refused, post } from "./api.js";
 import { LEGEND, boundChart, scoreChart } from "./charts.js";
-import { $, make, number } from "./dom.js";
-import { verify } from "./verify.js";
+import { signedDocument } from "./document.js";
+import { make, number } from "./dom.js";
 
 const MEANING = {
   certified: "The features keep the cosine that was asked for, within the distance that was asked for.",
@@ -16,55 +16,35 @@ const VACUOUS = {
   "not above chance": "The bound is not above what unrelated pictures have.",
 };
 
-let shown = 0;
-
-/**
- * Show the certificates of a conversation, with the newest picture first.
- *
- * @param pictures data URIs in the order of the certificates.
- * @param smoothing the `smoothing` field of the request.
- */
-export function show(certificates, pictures, smoothing) {
-  const body = $("certificate-body");
-  $("certificate-empty").hidden = true;
-  body.hidden = false;
-  body.replaceChildren();
-  const place = make("div");
-  if (certificates.length > 1) {
-    const select = make("select", { id: "which" });
-    certificates.forEach((_, i) => select.append(new Option(`picture ${i + 1} of ${certificates.length}`, i)));
-    select.value = certificates.length - 1;
-    select.addEventListener("change", () => one(place, Number(select.value), certificates, pictures, smoothing));
-    body.append(make("label", { className: "which" }, "Of ", select));
-  }
-  body.append(place);
-  one(place, certificates.length - 1, certificates, pictures, smoothing);
+/** A folded part that certifies the features of a picture when it is opened. */
+export function foldedFeatures(image, sigma) {
+  const body = make("div", {}, make("p", { className: "hint" }, "The features are certified …"));
+  const folded = make("details", { className: "settings", id: "features" },
+    make("summary", {}, "The certificate of the picture's features"), body);
+  folded.addEventListener("toggle", async () => {
+    try {
+      body.replaceChildren(...await shown(image, { sigma }));
+    } catch (error) {
+      if (!(error instanceof Refused)) throw error;
+      body.replaceChildren(make("p", { className: "refusal" }, error.message));
+    }
+  }, { once: true });
+  return folded;
 }
 
-function one(place, index, certificates, pictures, smoothing) {
-  const certificate = certificates[index];
-  const badge = $("outcome");
-  badge.hidden = false;
-  badge.textContent = certificate.outcome;
-  badge.className = `badge ${certificate.outcome}`;
-  const samples = make("div", { className: "samples-seen" }, make("p", { className: "hint" }, "Reading the samples behind it …"));
-  place.replaceChildren(
-    make("p", { className: "lead" }, sentence(certificate)),
-    make("p", { className: "hint" }, [MEANING[certificate.outcome], VACUOUS[certificate.vacuous_because]].filter(Boolean).join(" ")),
+async function shown(image, smoothing) {
+  const { certificates: [certificate] } = await post("/v1/certify", { images: [image], smoothing: { certify: "features", ...smoothing } });
+  const { pictures: [seen] } = await post("/v1/playground/look", { images: [image], smoothing: { certify: "features", ...smoothing } });
+  return [
+    make("p", {}, sentence(certificate)),
+    make("p", { className: "hint" }, [`Outcome: ${certificate.outcome}.`, MEANING[certificate.outcome], VACUOUS[certificate.vacuous_because],
+      certificate.cached ? "The same picture was certified on the same terms before: this is that result again." : null].filter(Boolean).join(" ")),
     make("figure", {}, boundChart(certificate), legend(), table(certificate)),
     facts(certificate),
-    coverage(certificate, pictures[index]),
-    samples,
-    document_(certificate),
-  );
-  const turn = ++shown;
-  look(certificate, index, pictures, smoothing).then(
-    (nodes) => { if (turn === shown) samples.replaceChildren(...nodes); },
-    (error) => {
-      if (!(error instanceof Refused)) throw error;
-      if (turn === shown) samples.replaceChildren(make("p", { className: "hint" }, `The samples cannot be shown: ${error.message}`));
-    },
-  );
+    coverage(certificate, image),
+    make("div", { className: "samples-seen" }, ...samples(certificate, seen)),
+    signedDocument(certificate, "features"),
+  ];
 }
 
 /** The cosine that is certified at the eps of a bound, by the bound or by the angle. */
@@ -98,7 +78,7 @@ function table(c) {
 function facts(c) {
   const items = [
     ["Certified radius", `${number(c.radius.value)} for a cosine of ${c.radius.cosine_threshold}`],
-    ["Noise", `sigma ${c.noise.sigma}, ${c.noise.n_select} copies for the answer, ${c.noise.n_certify} for the proof`],
+    ["Noise", `sigma ${c.noise.sigma}, ${c.noise.n_select} noisy copies chose the direction, ${c.noise.n_certify} others were counted`],
     ["Score", `${number(c.score_estimate, 4)}, proved ${number(c.score_lower, 4)}`],
     ["Unrelated pictures", c.chance === null ? "not measured with this noise" : `cosine ${number(c.chance.mean)}, 95 % below ${number(c.chance.p95)}`],
   ];
@@ -143,9 +123,7 @@ function coverage(c, picture) {
         + `${everywhere.toFixed(1)} of 255 levels, or anything else of that l2 size.`)));
 }
 
-async function look(certificate, index, pictures, smoothing) {
-  const { pictures: found } = await post("/v1/playground/look", { images: pictures, smoothing });
-  const seen = found[index];
+function samples(certificate, seen) {
   const views = [["as the encoder gets it", seen.canvas], [`with noise, sigma ${certificate.noise.sigma}`, seen.noisy], ["purified", seen.purified]];
   return [
     make("h3", {}, "One of the noisy copies"),
@@ -157,42 +135,4 @@ async function look(certificate, index, pictures, smoothing) {
       : "A score of 1: exactly the served direction; 0.5: unrelated. Drawn again, with other noise than the certificate's."),
     scoreChart(seen.scores, certificate.score_lower),
   ];
-}
-
-function document_(certificate) {
-  const text = make("textarea", { id: "raw", value: JSON.stringify(certificate, null, 2), rows: 14, spellcheck: false, "aria-label": "Certificate as JSON" });
-  const result = make("p", { id: "verified", className: "verified", role: "status" });
-  const button = (id, words, act) => {
-    const made = make("button", { type: "button", id }, words);
-    made.addEventListener("click", act);
-    return made;
-  };
-  const check = async () => {
-    result.className = "verified";
-    result.textContent = "Checking …";
-    try {
-      const key = await verify(JSON.parse(text.value), await get("/.well-known/jwks.json"));
-      result.classList.add("good");
-      result.textContent = `✓ Signed by this service, and unchanged (key ${key}).`;
-    } catch (error) {
-      result.classList.add("bad");
-      result.textContent = `✗ Refused. ${error instanceof SyntaxError ? "This is no JSON." : error.message}`;
-    }
-  };
-  const copy = async () => {
-    await navigator.clipboard.writeText(text.value).then(
-      () => { result.textContent = "Copied."; },
-      () => { text.select(); result.textContent = "Press Ctrl+C: this page may not copy by itself."; },
-    );
-  };
-  const download = () => {
-    const link = make("a", { href: URL.createObjectURL(new Blob([text.value], { type: "application/json" })), download: "certificate.json" });
-    link.click();
-    URL.revokeObjectURL(link.href);
-  };
-  return make("div", { className: "document" },
-    make("div", { className: "row" }, button("verify", "Verify signature", check), button("copy", "Copy", copy), button("download", "Download", download)),
-    result,
-    make("details", {}, make("summary", {}, "The certificate itself"),
-      make("p", { className: "hint" }, "Change a figure and verify again: it is refused."), text));
 }
