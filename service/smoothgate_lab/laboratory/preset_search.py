@@ -13,7 +13,7 @@ from PIL import Image
 from smoothgate.demo import bundled
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.vision import DecodedImage, load
-from smoothgate_lab.demo.demo_evaluation import Answerer, answers
+from smoothgate_lab.chat_models.answerer import Answerer, answers
 from smoothgate_lab.evaluation.attacks.objectives import towards_answer
 from smoothgate_lab.evaluation.attacks.pgd import pgd
 from smoothgate_lab.evaluation.victims import Undefended
