@@ -276,16 +276,16 @@ async def test_cancelling_an_answer_ends_its_sampling(
 async def test_a_request_that_takes_too_long_ends_with_its_sampling(
     start_service: StartService, streamed: bool, outcomes: Outcomes
 ) -> None:
-    """Selection alone takes longer than the limit."""
+    """Selection alone takes longer than the limit. Decoding does not, even where a decoder has to start."""
     dropped = _sample("work_dropped_total")
-    service = await start_service(request_timeout_seconds=0.4)
+    service = await start_service(request_timeout_seconds=3)
     turn = _turn(smoothing=SmoothingOptions(n_select=8000, n_certify=100))
     with pytest.raises(RequestTimedOut):
         await _begin(service, turn, streamed)
     await _nothing_is_sampled(service, dropped)
     ((outcome, (count, seconds)),) = outcomes().items()
     assert (outcome, count) == ("request_timeout", 1)
-    assert seconds >= 0.4
+    assert seconds >= 3
 
 
 async def test_a_policy_that_is_missed_asks_no_engine_and_ends_all_sampling(

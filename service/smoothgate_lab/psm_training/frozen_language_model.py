@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
 from smoothgate.errors import SmoothgateError
@@ -130,11 +131,12 @@ class FrozenLanguageModel:
         self, question: str, shape: tuple[int, ...], answers: Tensor, tokens: Tensor
     ) -> Tensor:
         inputs = self._repeated(question, shape, tokens)
-        inputs["input_ids"] = torch.cat([inputs["input_ids"], answers], 1)
+        prompt = inputs["input_ids"]
+        inputs["input_ids"] = torch.cat([prompt, answers], 1)
         if "mm_token_type_ids" in inputs:
             text = torch.zeros_like(answers)
             inputs["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], text], 1)
-        with self._given(inputs["input_ids"], tokens):
+        with self._given(prompt, tokens):
             logits: Tensor = self.model(**inputs, use_cache=False, logits_to_keep=answers.shape[1] + 1).logits
         return logits[:, :-1].float().log_softmax(-1)
 
@@ -159,13 +161,18 @@ class FrozenLanguageModel:
 
     @contextmanager
     def _given(self, ids: Tensor, tokens: Tensor) -> Iterator[None]:
-        """Within it, the places of images in prompts (B, L) hold these visual tokens (B, T, D)."""
-        places = ids == self.model.config.image_token_id
+        """Within it, the places of images in prompts (B, L) hold these visual tokens (B, T, D).
+
+        An answer behind the prompt may hold the token of an image too, which is then a token like others.
+        """
+        in_prompt = ids == self.model.config.image_token_id
 
         def put(module: object, args: object, named: dict[str, Any]) -> tuple[object, dict[str, Any]]:
             embeddings = named["inputs_embeds"]
-            if embeddings.shape[1] < places.shape[1]:
+            further = embeddings.shape[1] - in_prompt.shape[1]
+            if further < 0:
                 return args, named  # a further token of the answer, after the prompt
+            places = F.pad(in_prompt, (0, further))
             # Some families add features to inner layers. They follow along D (`QwenAdapter`).
             first, *inner = torch.split(tokens.to(embeddings.dtype), embeddings.shape[-1], -1)
             named["inputs_embeds"] = embeddings.masked_scatter(places[..., None], first)

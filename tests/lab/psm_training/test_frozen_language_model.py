@@ -1,6 +1,7 @@
 """The language model reads given visual tokens as a picture's own. See also the tests of families."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,16 @@ def test_gradients_reach_the_visual_tokens_and_no_weight(
     (gradient,) = torch.autograd.grad(spoken[..., 0].sum(), seen)
     assert gradient.any(-1).all()
     assert not any(p.requires_grad for p in language_model.model.parameters())
+
+
+def test_an_answer_may_hold_the_token_of_an_image(
+    adapter: VisionAdapter, language_model: FrozenLanguageModel
+) -> None:
+    answers = language_model.answer(QUESTION, SHAPE, tokens(adapter))
+    image = torch.full_like(answers.tokens, language_model.model.config.image_token_id)
+    spoken = language_model.log_probabilities(replace(answers, tokens=image), tokens(adapter))
+    torch.testing.assert_close(spoken[:, 0], answers.log_probabilities[:, 0])
+    assert spoken.isfinite().all()
 
 
 def test_rows_are_independent(adapter: VisionAdapter, language_model: FrozenLanguageModel) -> None:

@@ -15,13 +15,15 @@ from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner
 
-from smoothgate.cli import app
+from smoothgate.cli import app, common
 from smoothgate.errors import SmoothgateError
 from smoothgate.psm.calibration import Calibration, calibrate
 from smoothgate.psm.checkpoint import PSM, Identity
 from smoothgate.psm.picture_files import list_pictures
 from smoothgate.psm.purifier import LightUNet, LightUNetConfig
+from smoothgate.sampling.chance import FEWEST
 from smoothgate.vision import VisionAdapter, load
+from smoothgate_lab.cli import psm_training_commands
 from smoothgate_lab.psm_training.folder_pictures import FolderPictures, split_pictures
 from smoothgate_lab.psm_training.stages import Recipe, Trainer
 from smoothgate_lab.training_loop import seeded
@@ -208,9 +210,11 @@ def _digests(folder: Path) -> dict[str, str]:
 
 @pytest.mark.timeout(900)
 def test_a_killed_run_is_resumed_to_the_same_weights_and_the_model_stays_as_it_was(
-    checkpoint: Path, folder: Path, tmp_path: Path
+    checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The command itself, killed with SIGKILL in its second stage."""
+    monkeypatch.setattr(psm_training_commands, "CALIBRATED", FEWEST)
+    monkeypatch.setattr(common, "_SCORED", 2)
     (folder / "05.png").write_bytes(b"not a picture")
     before = _digests(checkpoint)
     torch.set_num_threads(1)

@@ -11,12 +11,14 @@ from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner
 
-from smoothgate.cli import app
+from smoothgate.cli import app, common
 from smoothgate.errors import SmoothgateError
 from smoothgate.psm.calibration import Calibration, calibrate
 from smoothgate.psm.checkpoint import PSM
 from smoothgate.psm.unit_encoder import UnitEncoder
+from smoothgate.sampling.chance import FEWEST
 from smoothgate.vision import VisionAdapter, load
+from smoothgate_lab.cli import psm_training_commands
 from smoothgate_lab.psm_training.attacks_through_noise import attack
 from smoothgate_lab.psm_training.frozen_language_model import FrozenLanguageModel
 from smoothgate_lab.psm_training.noise_pairs import noise_pairs
@@ -164,8 +166,14 @@ def command(*options: str) -> tuple[int, str]:
 
 
 def test_the_command_tunes_on_files_of_pictures(
-    adapter: VisionAdapter, calibration: Calibration, checkpoint: Path, tmp_path: Path
+    adapter: VisionAdapter,
+    calibration: Calibration,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(psm_training_commands, "CALIBRATED", FEWEST)
+    monkeypatch.setattr(common, "_SCORED", 2)
     start, folder = tmp_path / "start", tmp_path / "pictures"
     psms.build(adapter.digest).save(start)
     calibration.save(start)
