@@ -6,6 +6,9 @@ import os
 # a vLLM that takes every core would keep its own API server from answering.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "1")
+# What commands print is not coloured and has the width that COLUMNS says, in a dumb terminal too.
+os.environ["TTY_COMPATIBLE"] = "0"
+os.environ.pop("FORCE_COLOR", None)
 
 from collections.abc import Iterator
 from contextlib import ExitStack

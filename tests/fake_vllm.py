@@ -1,6 +1,7 @@
 """Stands in for vLLM in this process: for tests that need *an* answer, or a fault that vLLM rarely has."""
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,9 @@ TEXT = "The digit is 7."
 IMAGE, IMAGE_TOKEN = "<image>", 5
 USAGE = {"prompt_tokens": 40, "completion_tokens": 6, "total_tokens": 46}
 
+# The gate's own id of a request, and the number of a sample.
+_OF_VOTE = re.compile("([0-9a-f]{32})-[0-9]+")
+
 
 @dataclass
 class FakeVllm:
@@ -30,7 +34,8 @@ class FakeVllm:
             `unwell` fails its health check, `slow` answers after `slow_seconds`, and `hangs up` closes the
             connection.
         open: while it is cleared, answers wait; streams after their first piece.
-        bodies: of the chats that it was asked, in order; pictures and video that it refused left out.
+        bodies: of the chats that it was asked, in order; pictures and video that it refused left out, and
+            those of requests that began before the last reset (a vote that is over leaves some on their way).
         model: the name that it serves.
         version: which vLLM it says it is; None: it does not say.
         takes: the kinds of media that it takes, `image` and `video`.
@@ -54,16 +59,27 @@ class FakeVllm:
     answers: Callable[[int], str] | None = None
     lists: Literal["no", "yes", "refused"] = "no"
     prompts: list[int] = field(default_factory=list)
+    _begun: set[str] = field(default_factory=set)
+    _earlier: set[str] = field(default_factory=set)
 
     def reset(self) -> None:
         """As at the start."""
         self.text, self.fault = TEXT, ""
         self.model, self.version = DEMO_NAME, "0.32.0"
         self.bodies, self.asked = [], []
+        self._earlier |= self._begun
         self.takes = set()
         self.answers = None
         self.lists, self.prompts = "no", []
         self.open.set()
+
+    def is_new(self, identifier: str) -> bool:
+        """Whether what is asked under this id is not part of a vote that began before the last reset."""
+        vote = _OF_VOTE.fullmatch(identifier)
+        if vote is None:
+            return True
+        self._begun.add(vote[1])
+        return vote[1] not in self._earlier
 
 
 _FAULTS = {
@@ -134,7 +150,8 @@ class _Handler(BaseHTTPRequestHandler):
             message = f"At most 0 {refused[0]}(s) may be provided in one prompt."
             self._send(400, json.dumps({"error": {"message": message, "code": 400}}).encode())
             return
-        self.vllm.bodies.append(body)
+        if self.vllm.is_new(self.headers.get("X-Request-Id", "")):
+            self.vllm.bodies.append(body)
         fault = self.vllm.fault
         if fault == "slow":
             time.sleep(self.vllm.slow_seconds)
@@ -158,7 +175,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, json.dumps({"tokens": tokens, "max_model_len": 1024}).encode())
             return
         number = len(body["prompt_embeds"])
-        self.vllm.prompts.append(number)
+        if self.vllm.is_new(self.headers.get("X-Request-Id", "")):
+            self.vllm.prompts.append(number)
         if self.vllm.lists == "refused":
             message = "You must set `--enable-prompt-embeds` to input `prompt_embeds`"
             self._send(400, json.dumps({"error": {"message": message, "code": 400}}).encode())

@@ -257,8 +257,13 @@ def test_an_engine_that_fails_on_a_list_leaves_nothing_half_certified(
 def test_votes_share_a_limit_of_generations_whatever_the_size_of_their_requests(
     open_gate: OpenGate, vllm: FakeVllm
 ) -> None:
+    def slow(number: int) -> str:
+        time.sleep(0.01)
+        return "7"
+
     gate = open_gate(votes_in_flight=24)
     vllm.lists = "yes"
+    vllm.answers = slow
     vllm.open.clear()
     answers: list[Any] = []
     threads = [threading.Thread(target=lambda: answers.append(ask(gate))) for _ in range(2)]
