@@ -9,8 +9,9 @@ os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "1")
 # What commands print is not coloured, and has the width that a test names. Workers inherit xdist's 80 columns,
 # which a console that is made under them keeps.
 os.environ["TTY_COMPATIBLE"] = "0"
-for name in ("FORCE_COLOR", "COLUMNS", "LINES"):
-    os.environ.pop(name, None)
+os.environ.pop("FORCE_COLOR", None)
+os.environ.pop("COLUMNS", None)
+os.environ.pop("LINES", None)
 
 from collections.abc import Iterator
 from contextlib import ExitStack
