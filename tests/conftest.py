@@ -6,8 +6,8 @@ import os
 # a vLLM that takes every core would keep its own API server from answering.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "1")
-# What commands print is not coloured, and has the width that a test names. Workers inherit xdist's 80 columns,
-# which a console that is made under them keeps.
+# What commands print is not coloured, and has the width that a test names. Workers inherit xdist's 80
+# columns, which a console that is made under them keeps.
 os.environ["TTY_COMPATIBLE"] = "0"
 os.environ.pop("FORCE_COLOR", None)
 os.environ.pop("COLUMNS", None)

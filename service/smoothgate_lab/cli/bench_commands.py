@@ -212,8 +212,8 @@ def bench_serving(
     )
     budget = figures["budget"]
     console.print(
-        f"A picture's whole answer: {budget['default']:.3f} s with the default terms, {budget['large']:.3f} s "
-        f"with n_certify {LARGE_BUDGET:,} ({budget['ratio']:.2f} times that)"
+        f"A picture's whole answer: {budget['default']:.3f} s with the default terms, "
+        f"{budget['large']:.3f} s with n_certify {LARGE_BUDGET:,} ({budget['ratio']:.2f} times that)"
     )
     stages = Table("stage", "takes", title="Where the time of a picture, n = 64, goes")
     for name, taken in figures["stages"].items():
