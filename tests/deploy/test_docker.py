@@ -174,8 +174,8 @@ def test_compose_has_the_profiles_and_publishes_on_loopback_only() -> None:
 
 def test_vllm_in_compose_takes_embeddings_lists_of_prompts_and_no_pixel() -> None:
     vllm = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]["vllm"]
-    needed = {"--enable-mm-embeds", "--enable-prompt-embeds", '--limit-mm-per-prompt={"image":0}'}
-    assert needed <= set(vllm["command"])
+    limits = '--limit-mm-per-prompt={"image":0,"video":0}'
+    assert {"--enable-mm-embeds", "--enable-prompt-embeds", limits} <= set(vllm["command"])
 
 
 def test_the_files_that_compose_mounts_and_builds_exist() -> None:
