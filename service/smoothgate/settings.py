@@ -130,6 +130,13 @@ class EncoderSettings(_Group):
     model: str | None = Field(
         None, description="Checkpoint to serve: a folder or a Hugging Face id. Unset: the bundled demo model."
     )
+    model_revision: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$",
+        description="Commit (or tag, or branch) of `MODEL` on Hugging Face. It is downloaded whole at the "
+        "start, for the encoder and for the service's own vLLM. A vLLM at `ENGINE_URL` needs the same as "
+        "`--revision`. Unset: the latest when a file is first needed.",
+    )
     served_model_name: str | None = Field(
         None, description="Name of the model for clients. Unset: the last part of the checkpoint's name."
     )

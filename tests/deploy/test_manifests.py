@@ -151,8 +151,9 @@ def test_a_wrong_manifest_is_noticed() -> None:
 def variables(overlay: str) -> dict[str, str]:
     """The gate's environment, from its ConfigMap and from Secrets."""
     container = find(overlay, "Deployment")["spec"]["template"]["spec"]["containers"][0]
-    (source,) = container["envFrom"]
-    values: dict[str, str] = find(overlay, "ConfigMap", source["configMapRef"]["name"])["data"]
+    values: dict[str, str] = {}
+    for source in container["envFrom"]:
+        values |= find(overlay, "ConfigMap", source["configMapRef"]["name"])["data"]
     return values | {each["name"]: "secret" for each in container.get("env", ())}
 
 
@@ -265,14 +266,16 @@ def test_pods_are_closed_pinned_and_bounded(overlay: str) -> None:
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert pod["automountServiceAccountToken"] is False
         volumes = {volume["name"] for volume in pod["volumes"]}
-        for container in pod["containers"]:
+        for container in (*pod.get("initContainers", ()), *pod["containers"]):
             security = container["securityContext"]
             assert security["readOnlyRootFilesystem"]
             assert not security["allowPrivilegeEscalation"]
             assert security["capabilities"] == {"drop": ["ALL"]}
             assert container["resources"]["requests"].keys() >= {"cpu", "memory"}
             assert "memory" in container["resources"]["limits"]
-            assert re.fullmatch(r"smoothgate:(cpu|cuda)|\S+:v?\d+\.\d+\.\d+\S*", container["image"])
+            assert re.fullmatch(
+                r"smoothgate:(cpu|cuda)|smoothgate-psm|\S+:v?\d+\.\d+\.\d+\S*", container["image"]
+            )
             assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
 
 
@@ -363,6 +366,29 @@ def test_the_way_to_the_hub_leads_to_no_neighbour(overlay: str, address: str) ->
         assert not inside or any(ip_address(address) in ip_network(each) for each in block["except"])
 
 
+@pytest.mark.parametrize("overlay", ["single", "split", "split-copy", "split-multihost"])
+def test_the_psm_is_that_of_an_image_with_a_digest(overlay: str) -> None:
+    """The gate reads what the init container copied, and an overlay names it by its digest."""
+    pod = find(overlay, "Deployment")["spec"]["template"]["spec"]
+    (copying,) = pod["initContainers"]
+    (mount,) = copying["volumeMounts"]
+    assert copying["command"][-1].rstrip("/") == mount["mountPath"]
+    (read,) = (each for each in pod["containers"][0]["volumeMounts"] if each["name"] == mount["name"])
+    assert (read["mountPath"], read["readOnly"]) == (variables(overlay)["SMOOTHGATE_PSM"], True)
+    steps = (ROOT / "docker/Dockerfile.psm").read_text().splitlines()
+    assert f"COPY psm/ {copying['command'][-2].rstrip('.')}" in steps
+    with TemporaryDirectory(dir=DEPLOY) as folder:
+        image = {
+            "name": "smoothgate-psm",
+            "newName": "registry.example.com/psm",
+            "digest": f"sha256:{'0' * 64}",
+        }
+        named = {"resources": [f"../overlays/{overlay}"], "images": [image]}
+        (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(named))
+        result = _run(program("kubectl", package="1.21 or newer"), "kustomize", folder)
+    assert f"image: registry.example.com/psm@sha256:{'0' * 64}\n" in result.stdout, result.stderr
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_selectors_and_ports_find_pods(overlay: str) -> None:
     templates = list(pods(overlay))
@@ -383,6 +409,21 @@ def test_selectors_and_ports_find_pods(overlay: str) -> None:
             assert {p["targetPort"] for p in each["spec"]["ports"]} <= names
 
 
+def arguments(overlay: str, container: Manifest) -> list[str]:
+    """Of a container, with its variables put in as Kubernetes does."""
+    known = {}
+    for each in container.get("env", ()):
+        reference = each.get("valueFrom", {}).get("configMapKeyRef")
+        if reference:
+            known[each["name"]] = find(overlay, "ConfigMap", reference["name"])["data"][reference["key"]]
+        elif "value" in each:
+            known[each["name"]] = each["value"]
+    return [
+        re.sub(r"\$\((\w+)\)", lambda found: str(known.get(found[1], found[0])), each)
+        for each in container["args"]
+    ]
+
+
 @pytest.mark.parametrize("overlay", ["split", "split-multihost"])
 def test_vllm_takes_embeddings_and_no_pixel_under_the_name_that_gates_ask_for(overlay: str) -> None:
     gate = variables(overlay)
@@ -393,8 +434,19 @@ def test_vllm_takes_embeddings_and_no_pixel_under_the_name_that_gates_ask_for(ov
         container = template["spec"]["containers"][0]
         limits = '--limit-mm-per-prompt={"image":0,"video":0}'
         assert {"--enable-mm-embeds", "--enable-prompt-embeds", limits} <= set(container["args"])
-        assert container["args"][0] == gate["SMOOTHGATE_MODEL"]
-        assert f"--served-model-name={gate['SMOOTHGATE_SERVED_MODEL_NAME']}" in container["args"]
+        given = arguments(overlay, container)
+        assert given[0] == gate["SMOOTHGATE_MODEL"]
+        assert f"--revision={gate['SMOOTHGATE_MODEL_REVISION']}" in given
+        assert f"--served-model-name={gate['SMOOTHGATE_SERVED_MODEL_NAME']}" in given
+        # From the one place where they stand: whoever changes the model there has changed it everywhere.
+        # What else gates are told does not start vLLM again.
+        assert not any(gate["SMOOTHGATE_MODEL"] in each for each in container["args"])
+        sources = {
+            each["valueFrom"]["configMapKeyRef"]["name"]
+            for each in container["env"]
+            if "configMapKeyRef" in each.get("valueFrom", {})
+        }
+        assert [re.sub(r"-\w+$", "", source) for source in sources] == ["smoothgate-model"]
         environment = {each["name"]: each.get("value") for each in container["env"]}
         if name != "worker":
             assert environment["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"] == "300"

@@ -38,7 +38,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 # What the tests below make fire, by the fault.
 CRASHES = {"SmoothgateEngineRestarts"}
-BAD_PSM = {"SmoothgateCanaryDrift"}
+BAD_PSM = {"SmoothgateCanaryDrift", "SmoothgateMixedModels"}
 FLOOD = {"SmoothgateRefusals", "SmoothgateQueueWait"}
 BAD_PICTURES = {"SmoothgateUncertified", "SmoothgateScoreDrift"}
 # Gates whose own parts are broken. A shared vLLM that hangs takes none of them out of rotation.

@@ -45,6 +45,8 @@ ELSEWHERE = {
     "smoothgate_account_tokens": "test_account_metrics",
     "smoothgate_refusals": "test_metrics",
     "smoothgate_ready": "test_admission",
+    "smoothgate_service_info": "test_metrics",
+    "smoothgate_engine_info": "test_metrics",
     "smoothgate_reserved_work": "test_admission",
     "smoothgate_degraded_requests": "test_admission",
     "smoothgate_work_dropped": "test_operation",
@@ -178,6 +180,17 @@ def test_a_first_text_is_late_by_what_came_before_it(quick_gate: Gate, vllm: Fak
     vllm.fault = "no message"
     assert quick_gate.ask("Hello").status_code == 502
     assert REGISTRY.get_sample_value(name, labels) == failed + 1
+
+
+def test_the_metrics_say_what_is_served(quick_gate: Gate) -> None:
+    certificate = quick_gate.ask("What digit is shown?", "seven.png").json()["certificates"][0]
+    digests = (certificate["model"]["digest"], certificate["model"]["psm_digest"])
+    lines = quick_gate.http.get("/metrics").text.splitlines()
+    (info,) = (line for line in lines if line.startswith("smoothgate_service_info{"))
+    assert all(f'="{digest}"' in info for digest in digests)
+    assert 'model="smoothgate-demo"' in info
+    (engine,) = (line for line in lines if line.startswith("smoothgate_engine_info{"))
+    assert engine.endswith(" 1.0")
 
 
 def test_a_refusal_before_the_route_is_counted(open_gate: OpenGate) -> None:

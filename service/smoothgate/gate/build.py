@@ -77,6 +77,7 @@ def build(
         psm=settings.psm,
         device=settings.device,
         dtype=settings.dtype,
+        revision=settings.model_revision,
     )
     if settings.accounts is None:
         log.warning("no accounts are set: whoever can connect may ask", host=settings.host)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from importlib.metadata import version
 
 import structlog
 
@@ -106,6 +107,11 @@ class SupervisedSmoother:
             smoother.use(await off_loop(self._make_sampler))
         self._sampler = sampler = smoother.sampler
         sampler.start()
+        model = smoother.model
+        metrics.SERVICE_INFO.clear()
+        metrics.SERVICE_INFO.labels(
+            model.name, model.digest, model.psm_digest or "", version("smoothgate")
+        ).set(1)
         metrics.SAMPLER_UP.set_function(lambda: float(sampler.alive))
         metrics.QUEUED_SAMPLES.set_function(lambda: float(sampler.queued_samples))
         metrics.QUEUED_WORK.set_function(lambda: sampler.queued_work)
