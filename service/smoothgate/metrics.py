@@ -65,6 +65,10 @@ ACCOUNT_TOKENS = Counter(
     "Tokens of prompts and answers of an account, as vLLM counts them; estimates of what ended early.",
     ["account"],
 )
+LIMITS_FAILURES = Counter(
+    "smoothgate_limits_failures",
+    "Times that the counters which replicas share could not be reached: limits held for each replica alone.",
+)
 BODY_BYTES = Gauge("smoothgate_body_bytes", "Bytes of the bodies of requests that are being answered.")
 SERVICE_INFO = Gauge(
     "smoothgate_service_info",

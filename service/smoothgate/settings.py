@@ -98,6 +98,12 @@ class AccessSettings(_Group):
         "service reads it again when it changes. Unset: everyone who can connect may use the "
         "service.",
     )
+    limits_url: SecretStr | None = Field(
+        None,
+        description="Redis in which all replicas count what accounts take of their limits per minute: "
+        "`redis://:PASSWORD@HOST:6379/0`, or `rediss://` for TLS. Needs the extra `fleet`. Unset: each "
+        "replica counts for itself, and an account has its limits at each.",
+    )
     anonymous: bool = Field(
         False,
         description="Whether the service may start without `ACCOUNTS` on an address other than loopback. "

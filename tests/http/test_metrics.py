@@ -38,6 +38,7 @@ ELSEWHERE = {
     "smoothgate_requests_in_flight": "test_access",
     "smoothgate_event_loop_lag_seconds": "test_event_loop",
     "smoothgate_body_bytes": "test_access",
+    "smoothgate_limits_failures": "../gate/test_fleet_limits",
     "smoothgate_account_requests": "test_account_metrics",
     "smoothgate_account_refusals": "test_account_metrics",
     "smoothgate_account_work": "test_account_metrics",

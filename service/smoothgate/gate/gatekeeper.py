@@ -13,6 +13,7 @@ import structlog
 from smoothgate.errors import Overloaded, SmoothgateError, Unauthorized
 from smoothgate.gate.account_metrics import AccountMetrics
 from smoothgate.gate.accounts import Account, AccountBook
+from smoothgate.gate.fleet_limits import FleetLimits
 from smoothgate.gate.rate_limit import Bucket
 
 log = structlog.get_logger("access")
@@ -32,17 +33,21 @@ class Gatekeeper:
     Args:
         accounts: file of accounts; None: everyone may ask, and nothing is limited.
         refresh_seconds: the file is read again at most this often.
+        fleet: keeps the limits per minute in step with those of other replicas; None: they hold here alone.
 
     Raises:
         SmoothgateError: code `bad_accounts`: the file cannot be used.
     """
 
-    def __init__(self, accounts: Path | None, refresh_seconds: float = 1.0) -> None:
+    def __init__(
+        self, accounts: Path | None, refresh_seconds: float = 1.0, fleet: FleetLimits | None = None
+    ) -> None:
         self._book = None if accounts is None else AccountBook(accounts)
         self._refresh_seconds = refresh_seconds
         self._refreshed = time.monotonic()
         self._limits: dict[Account, _Limits] = {}
         self._metrics = AccountMetrics()
+        self.fleet = fleet
 
     def admit(self, key: str | None) -> Account | None:
         """The account that a key belongs to; None where there are no accounts.
@@ -131,11 +136,19 @@ class Gatekeeper:
     def _of(self, account: Account) -> _Limits:
         if account not in self._limits:
             self._limits[account] = _Limits(
-                _bucket(account.requests_per_minute),
-                _bucket(account.samples_per_minute),
-                _bucket(account.tokens_per_minute),
+                self._bucket(account, "requests", account.requests_per_minute),
+                self._bucket(account, "samples", account.samples_per_minute),
+                self._bucket(account, "tokens", account.tokens_per_minute),
             )
         return self._limits[account]
+
+    def _bucket(self, account: Account, of: str, per_minute: int | None) -> Bucket | None:
+        if per_minute is None:
+            return None
+        bucket = Bucket(per_minute)
+        if self.fleet is not None:
+            self.fleet.share(f"{account.name}/{of}", bucket)
+        return bucket
 
     def _refresh(self, book: AccountBook) -> None:
         if time.monotonic() - self._refreshed < self._refresh_seconds:
@@ -146,7 +159,3 @@ class Gatekeeper:
                 log.info("accounts read again")
         except SmoothgateError as error:
             log.error("accounts not read again; the old ones hold", reason=error.message)
-
-
-def _bucket(per_minute: int | None) -> Bucket | None:
-    return None if per_minute is None else Bucket(per_minute)
