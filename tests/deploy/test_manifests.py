@@ -631,7 +631,7 @@ def test_the_route_of_the_first_copy_may_lead_to_the_second() -> None:
     assert not kinds & {"Gateway", "HTTPRoute", "ClientTrafficPolicy", "EnvoyProxy", "PrometheusRule"}
 
 
-def test_the_documented_shift_of_traffic_names_the_second_copy(tmp_path: Path) -> None:
+def test_the_documented_shift_of_traffic_names_the_second_copy() -> None:
     """The patch in docs/deploy.md, applied to `split`."""
     guide = (ROOT / "docs/deploy.md").read_text()
     (found,) = re.findall(r"\n( +patches:\n +- target: {kind: HTTPRoute, .*?)\n\n", guide, re.DOTALL)
@@ -652,6 +652,25 @@ def test_the_documented_shift_of_traffic_names_the_second_copy(tmp_path: Path) -
         assert (second["name"], second["namespace"]) == (copy_of["name"], copy_of["namespace"])
     if SCHEMAS.is_dir():
         validate_custom(route)
+
+
+def test_the_documented_way_to_a_redis_is_one() -> None:
+    """The patch and the policy in docs/deploy.md, applied to `split`."""
+    guide = (ROOT / "docs/deploy.md").read_text().partition("**Limits of clients for all gates")[2]
+    section = guide.partition("## What to watch")[0]
+    overlay, policy = (dedent(part) for part in re.findall(r"\n((?: {4}.*\n|\n(?= {4}[^#]))+)", section))
+    with TemporaryDirectory(dir=DEPLOY) as folder:
+        resources = "resources: [../overlays/split, to-redis.yaml]"
+        text = overlay.replace("resources: [to-redis.yaml]", resources)
+        (Path(folder) / "kustomization.yaml").write_text(text)
+        (Path(folder) / "to-redis.yaml").write_text(policy)
+        result = _run(program("kubectl", package="1.21 or newer"), "kustomize", folder)
+    assert result.returncode == 0, result.stderr
+    made = {(each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(result.stdout)}
+    kubernetes_validate.validate(made["NetworkPolicy", "to-redis"], KUBERNETES, strict=True)
+    (gate,) = made["Deployment", "smoothgate"]["spec"]["template"]["spec"]["containers"]
+    given = {each["name"] for each in gate["env"]}
+    assert given == {"SMOOTHGATE_ENGINE_API_KEY", "SMOOTHGATE_LIMITS_URL"}
 
 
 def test_the_readme_names_every_topology_and_all_that_it_creates() -> None:
