@@ -338,7 +338,7 @@ def _turned_away_and_sent_elsewhere(draining: Gate, blind: Envoy) -> None:
     assert answers == [200] * 100
     picture, certify = _large_picture(), f"{blind.url}/v1/certify"
     for _ in range(6):
-        # The gate that is left has the whole load, and may have no room for a while: then it says when to ask again.
+        # The gate that is left has the whole load. It may have no room, and says when to ask again.
         while (answer := httpx.post(certify, json={"images": [picture]}, timeout=120)).status_code == 429:
             time.sleep(int(answer.headers["retry-after"]))
         assert answer.status_code == 200, answer.text

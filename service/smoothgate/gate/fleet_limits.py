@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -152,5 +152,7 @@ def redis_limits(url: str) -> FleetLimits:
         raise SmoothgateError(
             "SMOOTHGATE_LIMITS_URL is no URL of a Redis: redis://HOST:PORT/DB.", code="bad_limits_url"
         ) from error
-    storage = RedisStorage(f"async+{url}", implementation="redispy", connection_pool=pool)
+    # Named in the library's documentation, not in its types.
+    options: dict[str, Any] = {"connection_pool": pool}
+    storage = RedisStorage(f"async+{url}", implementation="redispy", **options)
     return FleetLimits(storage, close=pool.disconnect)
