@@ -540,6 +540,12 @@ def test_who_asks_without_tls_is_sent_to_it_and_to_nothing_else() -> None:
         assert header["name"] == "Strict-Transport-Security"
 
 
+def test_the_log_believes_proxies_of_the_cluster_alone() -> None:
+    trusted = [ip_network(each) for each in variables("split")["FORWARDED_ALLOW_IPS"].split(",")]
+    assert all(any(ip_address(proxy) in each for each in trusted) for proxy in ("10.1.2.3", "172.20.0.1"))
+    assert not any(each.is_global for each in trusted)
+
+
 def test_the_proxies_of_envoy_gateway_are_bounded_and_the_gateway_asks_for_them() -> None:
     reference = find("split", "Gateway")["spec"]["infrastructure"]["parametersRef"]
     proxy = find("split", reference["kind"], reference["name"])["spec"]["provider"]["kubernetes"]
@@ -596,6 +602,15 @@ def test_the_autoscaler_of_vllm_asks_for_metrics_that_vllm_has() -> None:
     asked = {name for query in queries("split") for name in re.findall(r"vllm:\w+", query)}
     assert asked == {"vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"}
     assert all(f'name="{name}"' in source for name in asked)
+
+
+def test_the_pods_of_a_vllm_across_machines_know_their_address_for_each_other() -> None:
+    """The leader's API is on loopback, which the worker cannot reach."""
+    for name, template in pods("split-multihost"):
+        if name != "smoothgate":
+            environment = {each["name"]: each for each in template["spec"]["containers"][0]["env"]}
+            address = environment["VLLM_HOST_IP"]["valueFrom"]["fieldRef"]["fieldPath"]
+            assert address == "status.podIP", name
 
 
 def test_a_vllm_across_machines_is_scaled_as_what_it_is() -> None:
