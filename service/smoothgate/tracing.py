@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
 
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
@@ -17,6 +16,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, SpanKind, StatusCode, format_trace_id
 
+from smoothgate.extras import own_version
+
 TRACES_PATH = "/v1/traces"
 
 _tracer = trace.get_tracer("smoothgate")
@@ -24,7 +25,7 @@ _tracer = trace.get_tracer("smoothgate")
 
 def configure(url: str) -> None:
     """Send traces to an OTLP/HTTP collector at `http://host:4318`. Call it once per process."""
-    resource = {SERVICE_NAME: "smoothgate", SERVICE_VERSION: version("smoothgate")}
+    resource = {SERVICE_NAME: "smoothgate", SERVICE_VERSION: own_version()}
     provider = TracerProvider(resource=Resource.create(resource))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(url.rstrip("/") + TRACES_PATH)))
     trace.set_tracer_provider(provider)
