@@ -13,6 +13,7 @@ from prometheus_client import REGISTRY
 
 from smoothgate.errors import Overloaded, SmoothgateError
 from smoothgate.gate import accounts
+from smoothgate.gate.accounts import Account
 from smoothgate.gate.fleet_limits import Counters, FleetLimits, redis_limits
 from smoothgate.gate.gatekeeper import Gatekeeper
 from smoothgate.gate.rate_limit import Bucket
@@ -187,10 +188,16 @@ async def redis(tmp_path: Path) -> AsyncIterator[str]:
         await process.wait()
 
 
-async def test_two_gates_share_the_limits_of_an_account_in_a_redis(redis: str, tmp_path: Path) -> None:
+def _gatekeepers(redis: str, folder: Path) -> tuple[Account, str, list[Gatekeeper]]:
+    """Two, of one account, whose key comes with it. Services read and open files before they run, too."""
     account, key = accounts.new("alice", samples_per_minute=1000, requests_per_minute=10)
-    accounts.save(tmp_path / "accounts.json", [account])
-    gates = [Gatekeeper(tmp_path / "accounts.json", fleet=redis_limits(redis)) for _ in range(2)]
+    accounts.save(folder / "accounts.json", [account])
+    gates = [Gatekeeper(folder / "accounts.json", fleet=redis_limits(redis)) for _ in range(2)]
+    return account, key, gates
+
+
+async def test_two_gates_share_the_limits_of_an_account_in_a_redis(redis: str, tmp_path: Path) -> None:
+    account, key, gates = await asyncio.to_thread(_gatekeepers, redis, tmp_path)
     fleets = [gate.fleet for gate in gates if gate.fleet is not None]
     first, second = gates
     try:
