@@ -256,6 +256,6 @@ async def test_a_gate_exchanges_by_itself_until_it_ends() -> None:
 @pytest.mark.parametrize("url", ["redis.example.com", "http://redis:6379"])
 async def test_what_is_no_redis_is_refused_without_telling_what_was_given(url: str) -> None:
     with pytest.raises(SmoothgateError) as caught:
-        redis_limits(url)
+        await asyncio.to_thread(redis_limits, url)
     assert caught.value.code == "bad_limits_url"
     assert url not in caught.value.message

@@ -143,10 +143,12 @@ def redis_limits(url: str) -> FleetLimits:
     try:
         from limits.aio.storage import RedisStorage
         from redis.asyncio import ConnectionPool
+        from redis.driver_info import DriverInfo
     except ImportError as error:
         raise MissingExtra("fleet", "SMOOTHGATE_LIMITS_URL") from error
     try:
-        pool = ConnectionPool.from_url(url, socket_timeout=_PATIENCE_SECONDS)
+        # Else every new connection would look up the version of its library on the disk.
+        pool = ConnectionPool.from_url(url, socket_timeout=_PATIENCE_SECONDS, driver_info=DriverInfo())
     except ValueError as error:
         # The URL may hold a password.
         raise SmoothgateError(
