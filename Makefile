@@ -10,7 +10,7 @@ export MALLOC_ARENA_MAX ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lock serve test test-all bench soak fuzz results results-quick votes screenshots lint format clean
+.PHONY: help lock upgrade sbom serve test test-all bench soak fuzz results results-quick votes screenshots lint format clean
 
 help:  ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,14 +73,23 @@ format: $(VENV)/.$(ENGINE)-dev  ## Rewrite the sources as ruff wants them.
 lock: $(VENV)/.cpu-dev  ## Write the versions that the images install: those of this environment.
 	@$(BIN)/python docker/lock.py
 
+upgrade: $(VENV)/.cpu-dev  ## Install the newest versions that are allowed, and write them down: then run the tests.
+	@UPGRADE=1 .ci/install $(VENV) cpu dev
+	@$(MAKE) --no-print-directory lock
+
+sbom: $(VENV)/.cpu-dev  ## List what the images install, as CycloneDX, into runs/.
+	@mkdir -p runs
+	@for kind in cpu cuda lab; do $(BIN)/cyclonedx-py requirements docker/requirements.$$kind.txt \
+		--pyproject pyproject.toml --output-file runs/smoothgate-$$kind.cdx.json; done
+
 clean:  ## Remove the environment and all caches.
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 # Stamps: nothing is installed while they are newer than what they depend on.
-$(VENV)/.$(ENGINE): pyproject.toml $(wildcard .ci/*)
+$(VENV)/.$(ENGINE): pyproject.toml $(wildcard .ci/* docker/requirements.*.txt)
 	@.ci/install $(VENV) $(ENGINE)
 	@touch $@
 
-$(VENV)/.$(ENGINE)-dev: pyproject.toml $(wildcard .ci/*)
+$(VENV)/.$(ENGINE)-dev: pyproject.toml $(wildcard .ci/* docker/requirements.*.txt)
 	@.ci/install $(VENV) $(ENGINE) dev
 	@touch $(VENV)/.$(ENGINE) $@

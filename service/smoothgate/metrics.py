@@ -25,6 +25,12 @@ REQUEST_SECONDS = Histogram(
     ["route", "outcome"],
     buckets=LATENCY_BUCKETS,
 )
+FIRST_TEXT_SECONDS = Histogram(
+    "smoothgate_first_text_seconds",
+    "Time from a request to the first text of its streamed answer.",
+    ["route"],
+    buckets=LATENCY_BUCKETS,
+)
 EVENT_LOOP_LAG_SECONDS = Histogram(
     "smoothgate_event_loop_lag_seconds",
     "How late the event loop is, measured twenty times a second: so long does every request wait.",
@@ -36,7 +42,40 @@ REFUSALS = Counter(
     "Requests refused before they reached their route: no valid key, too many requests, draining.",
     ["code"],
 )
+ACCOUNT_REQUESTS = Counter(
+    "smoothgate_account_requests", "Requests with a valid key, refused ones included.", ["account"]
+)
+ACCOUNT_REFUSALS = Counter(
+    "smoothgate_account_refusals",
+    "Requests refused because a limit of their account was reached.",
+    ["account", "code"],
+)
+ACCOUNT_WORK = Counter(
+    "smoothgate_account_work",
+    "Work charged to an account, in noisy forwards of a canvas of typical size.",
+    ["account"],
+)
+ACCOUNT_WORK_RETURNED = Counter(
+    "smoothgate_account_work_returned",
+    "Work given back to an account, since its pictures were smaller than typical ones.",
+    ["account"],
+)
+ACCOUNT_TOKENS = Counter(
+    "smoothgate_account_tokens",
+    "Tokens of prompts and answers of an account, as vLLM counts them; estimates of what ended early.",
+    ["account"],
+)
+LIMITS_FAILURES = Counter(
+    "smoothgate_limits_failures",
+    "Times that the counters which replicas share could not be reached: limits held for each replica alone.",
+)
 BODY_BYTES = Gauge("smoothgate_body_bytes", "Bytes of the bodies of requests that are being answered.")
+SERVICE_INFO = Gauge(
+    "smoothgate_service_info",
+    "1, with what is served: the model, digests of encoder and PSM, the version of the service.",
+    ["model", "model_digest", "psm_digest", "version"],
+)
+ENGINE_INFO = Gauge("smoothgate_engine_info", "1, with the version of vLLM, once it was asked.", ["version"])
 READY = Gauge("smoothgate_ready", "1 while the service is ready for requests.")
 STAGE_SECONDS = Histogram(
     "smoothgate_stage_seconds",
@@ -159,6 +198,35 @@ CANARIES = Counter(
 CANARY_SCORE = Gauge("smoothgate_canary_score", "Mean score of the latest canary request.")
 ENGINE_UP = Gauge("smoothgate_engine_up", "1 while vLLM answers its health check; NaN where there is none.")
 ENGINE_RESTARTS = Counter("smoothgate_engine_restarts_total", "Restarts of our own vLLM.")
+
+# OpenTelemetry's names for what every server of a language model has, as its exporter for Prometheus writes
+# them, with the buckets that its conventions ask for:
+# https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/
+_GEN_AI = ["gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model"]
+GEN_AI_DURATION = Histogram(
+    "gen_ai_server_request_duration_seconds",
+    "Time from a chat to the end of its answer.",
+    [*_GEN_AI, "error_type"],
+    buckets=tuple(0.01 * 2**i for i in range(14)),
+)
+GEN_AI_FIRST_TOKEN = Histogram(
+    "gen_ai_server_time_to_first_token_seconds",
+    "Time from a chat to the first text of its streamed answer.",
+    _GEN_AI,
+    buckets=(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+)
+GEN_AI_PER_TOKEN = Histogram(
+    "gen_ai_server_time_per_output_token_seconds",
+    "Time per token of a streamed answer after the first.",
+    _GEN_AI,
+    buckets=(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5),
+)
+GEN_AI_TOKENS = Histogram(
+    "gen_ai_client_token_usage",
+    "Tokens of a chat, by gen_ai_token_type: input, output.",
+    [*_GEN_AI, "gen_ai_token_type"],
+    buckets=tuple(float(4**i) for i in range(14)),
+)
 
 # Prometheus sees no increase from a missing series to 1, so series that alerts use start at 0.
 for _counter, _values in (

@@ -98,6 +98,12 @@ class AccessSettings(_Group):
         "service reads it again when it changes. Unset: everyone who can connect may use the "
         "service.",
     )
+    limits_url: SecretStr | None = Field(
+        None,
+        description="Redis in which all replicas count what accounts take of their limits per minute: "
+        "`redis://:PASSWORD@HOST:6379/0`, or `rediss://` for TLS. Needs the extra `fleet`. Unset: each "
+        "replica counts for itself, and an account has its limits at each.",
+    )
     anonymous: bool = Field(
         False,
         description="Whether the service may start without `ACCOUNTS` on an address other than loopback. "
@@ -129,6 +135,13 @@ class EncoderSettings(_Group):
 
     model: str | None = Field(
         None, description="Checkpoint to serve: a folder or a Hugging Face id. Unset: the bundled demo model."
+    )
+    model_revision: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$",
+        description="Commit (or tag, or branch) of `MODEL` on Hugging Face. It is downloaded whole at the "
+        "start, for the encoder and for the service's own vLLM. A vLLM at `ENGINE_URL` needs the same as "
+        "`--revision`. Unset: the latest when a file is first needed.",
     )
     served_model_name: str | None = Field(
         None, description="Name of the model for clients. Unset: the last part of the checkpoint's name."

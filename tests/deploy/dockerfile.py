@@ -193,7 +193,7 @@ class Build:
         for file in re.findall(r"--requirement (\S+)", command):
             lines += (self._there() / file).read_text().splitlines()
         (site,) = self.root.glob("opt/venv/lib/python3*/site-packages")
-        for name, _, version in (line.partition("==") for line in lines):
+        for name, _, version in (line.removesuffix(" \\").partition("==") for line in lines):
             try:
                 here = distribution(name)
             except (PackageNotFoundError, ValueError):

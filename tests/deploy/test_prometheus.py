@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from smoothgate.demo import bundled
+from smoothgate.gate.certificate_store import FILE as STORE_FILE
 from smoothgate.gate.commitment_log import FILE
 from smoothgate.psm.calibration import Calibration
 from smoothgate_lab.benchmarks.serving_bench import picture_uri
@@ -37,24 +38,29 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 # What the tests below make fire, by the fault.
 CRASHES = {"SmoothgateEngineRestarts"}
-BAD_PSM = {"SmoothgateCanaryDrift"}
+BAD_PSM = {"SmoothgateCanaryDrift", "SmoothgateMixedModels"}
 FLOOD = {"SmoothgateRefusals", "SmoothgateQueueWait"}
 BAD_PICTURES = {"SmoothgateUncertified", "SmoothgateScoreDrift"}
 # Gates whose own parts are broken. A shared vLLM that hangs takes none of them out of rotation.
 NOT_READY = {"SmoothgateDown", "SmoothgateNotReady"}
-HUNG_ENGINE = {"SmoothgateEngineDown", "SmoothgateFailures", "SmoothgateTargetDown"}
+BURNING = {"SmoothgateBudgetBurnsFast", "SmoothgateBudgetBurnsSlowly"}
+HUNG_ENGINE = {"SmoothgateEngineDown", "SmoothgateFailures", "SmoothgateTargetDown"} | BURNING
 # The terms on which `_nothing` states nothing.
 NOTHING: dict[str, object] = {"sigma": 0.25, "n_certify": 512, "eps": [0.4]}
 HUNG_GATES = {"SmoothgateAbsent", "SmoothgateTargetDown"}
 # While another process holds the log of a gate, that gate cannot write it.
 HELD_LOG = {"SmoothgateLogDown"}
+# A gate whose file of certificates is a folder.
+LOST_STORE = {"SmoothgateStoreFails"}
+# promtool alone: no device of this machine loses a batch when it is told to.
+BY_PROMTOOL = {"SmoothgateSamplerFails"}
 HELD_UP = {"SmoothgateEventLoopLag", "SmoothgateDecodersDie"}
 
 
 def test_every_alert_is_made_to_fire() -> None:
     alerts = {rule["alert"] for group in RULES["groups"] for rule in group["rules"] if "alert" in rule}
     faults = (CRASHES, BAD_PSM, NOT_READY, FLOOD, BAD_PICTURES, HUNG_ENGINE, HUNG_GATES, HELD_LOG, HELD_UP)
-    assert alerts == set().union(*faults)
+    assert alerts == set().union(*faults, LOST_STORE, BY_PROMTOOL)
 
 
 @contextmanager
@@ -216,6 +222,26 @@ def test_a_log_that_another_process_holds(stack: Stack, prometheus: Prometheus) 
         prometheus.wait_firing(HELD_LOG)
         other.execute("ROLLBACK")
     prometheus.wait_clear(HELD_LOG)
+
+
+def test_a_store_that_cannot_be_written(stack: Stack, prometheus: Prometheus) -> None:
+    prometheus.wait_clear(LOST_STORE)
+    gate = stack.gates[0]
+    file = Path(gate.settings["STORE"]) / STORE_FILE
+    kept = file.rename(file.with_suffix(".kept")) if file.exists() else None
+    file.mkdir()
+
+    def certify(http: httpx.Client) -> None:
+        _certify(http, data_uri("seven.png"))
+
+    try:
+        with again_and_again(certify, gate.url, 0.3):
+            prometheus.wait_firing(LOST_STORE)
+    finally:
+        file.rmdir()
+        if kept is not None:
+            kept.rename(file)
+    prometheus.wait_clear(LOST_STORE)
 
 
 def test_a_gate_without_cpu_and_decoders_that_are_killed(stack: Stack, prometheus: Prometheus) -> None:

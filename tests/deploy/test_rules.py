@@ -41,6 +41,13 @@ def test_an_alert_is_tested_to_fire_and_to_clear(alert: str) -> None:
     assert [False, True, False] in told
 
 
+def test_every_alert_says_where_its_runbook_is() -> None:
+    for rule in RULES:
+        if "alert" in rule:
+            address = rule["annotations"]["runbook_url"]
+            assert address.endswith("/docs/operations.md#alerts"), rule["alert"]
+
+
 @pytest.mark.parametrize("alert", ALERTS)
 def test_operations_say_what_to_do_about_an_alert(alert: str) -> None:
     assert f"| `{alert}` |" in (ROOT / "docs/operations.md").read_text()
@@ -60,7 +67,16 @@ def names_of_service() -> set[str]:
 
 def names_in(expression: str) -> Iterator[str]:
     """The metrics of ours, and the recorded ones, in an expression."""
-    yield from re.findall(r"(?:[a-z]+:)?smoothgate_[\w:]+", expression)
+    yield from re.findall(
+        r"(?:[a-z]+:)?smoothgate_[\w:]+|\bgen_ai_server_\w+|\bgen_ai_client_\w+", expression
+    )
+
+
+def test_what_an_endpoint_picker_reads_is_there() -> None:
+    guide = (ROOT / "docs/deploy.md").read_text()
+    section = guide.partition("**An Endpoint Picker")[2].partition("\n## ")[0]
+    assert {"smoothgate_queued_seconds", "smoothgate_requests_in_flight"} == set(names_in(section))
+    assert set(names_in(section)) <= names_of_service()
 
 
 def test_a_rule_asks_about_what_there_is() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -16,7 +17,12 @@ from tests.whole_service import Gate, data_uri
 # What a plain answer about a picture, streamed and whole, moves.
 MOVED = {
     "smoothgate_request_seconds": "histogram",
+    "smoothgate_first_text_seconds": "histogram",
     "smoothgate_stage_seconds": "histogram",
+    "gen_ai_server_request_duration_seconds": "histogram",
+    "gen_ai_server_time_to_first_token_seconds": "histogram",
+    "gen_ai_server_time_per_output_token_seconds": "histogram",
+    "gen_ai_client_token_usage": "histogram",
     "smoothgate_samples": "counter",
     "smoothgate_work": "counter",
     "smoothgate_samples_per_image": "histogram",
@@ -32,8 +38,16 @@ ELSEWHERE = {
     "smoothgate_requests_in_flight": "test_access",
     "smoothgate_event_loop_lag_seconds": "test_event_loop",
     "smoothgate_body_bytes": "test_access",
+    "smoothgate_limits_failures": "../gate/test_fleet_limits",
+    "smoothgate_account_requests": "test_account_metrics",
+    "smoothgate_account_refusals": "test_account_metrics",
+    "smoothgate_account_work": "test_account_metrics",
+    "smoothgate_account_work_returned": "test_account_metrics",
+    "smoothgate_account_tokens": "test_account_metrics",
     "smoothgate_refusals": "test_metrics",
     "smoothgate_ready": "test_admission",
+    "smoothgate_service_info": "test_metrics",
+    "smoothgate_engine_info": "test_metrics",
     "smoothgate_reserved_work": "test_admission",
     "smoothgate_degraded_requests": "test_admission",
     "smoothgate_work_dropped": "test_operation",
@@ -72,7 +86,8 @@ def test_every_metric_is_listed_with_its_type_and_its_unit_in_the_name() -> None
         test = (Path(__file__).parent / f"{file}.py").read_text()
         assert f'"{name}' in test or f"'{name}" in test, f"{file} does not look at {name}"
     for name, metric in ours.items():
-        assert re.fullmatch(r"smoothgate_[a-z_]+", name)
+        # OpenTelemetry has names of its own for what every language model has.
+        assert re.fullmatch(r"(smoothgate|gen_ai)_[a-z_]+", name)
         assert metric._documentation.endswith("."), name
         assert not re.search(r"_(ms|millis|minutes|percent)(_|$)", name)
         if metric._type == "counter":
@@ -143,6 +158,40 @@ def test_an_answer_without_a_message_is_a_502_and_counted_as_one(
     response = quick_gate.http.post(path, json=text)
     assert (response.status_code, response.json()["error"]["code"]) == (502, "engine_failed")
     assert quick_gate.metric(name) == before + 1
+
+
+def test_a_first_text_is_late_by_what_came_before_it(quick_gate: Gate, vllm: FakeVllm) -> None:
+    """The time counts from the request, with the sampling that a stream waits for; a failure names itself."""
+    names = [
+        'smoothgate_first_text_seconds_sum{route="/v1/chat/completions"}',
+        'smoothgate_stage_seconds_sum{stage="select"}',
+    ]
+    before = [quick_gate.metric(name) for name in names]
+    assert _streamed(quick_gate, "/v1/chat/completions").endswith("[DONE]\n\n")
+    first, select = (quick_gate.metric(name) - earlier for name, earlier in zip(names, before, strict=True))
+    assert first > select > 0
+    labels = {
+        "error_type": "engine_failed",
+        "gen_ai_operation_name": "chat",
+        "gen_ai_provider_name": "vllm",
+        "gen_ai_request_model": "smoothgate-demo",
+    }
+    name = "gen_ai_server_request_duration_seconds_count"
+    failed = REGISTRY.get_sample_value(name, labels) or 0
+    vllm.fault = "no message"
+    assert quick_gate.ask("Hello").status_code == 502
+    assert REGISTRY.get_sample_value(name, labels) == failed + 1
+
+
+def test_the_metrics_say_what_is_served(quick_gate: Gate) -> None:
+    certificate = quick_gate.ask("What digit is shown?", "seven.png").json()["certificates"][0]
+    digests = (certificate["model"]["digest"], certificate["model"]["psm_digest"])
+    lines = quick_gate.http.get("/metrics").text.splitlines()
+    (info,) = (line for line in lines if line.startswith("smoothgate_service_info{"))
+    assert all(f'="{digest}"' in info for digest in digests)
+    assert 'model="smoothgate-demo"' in info
+    (engine,) = (line for line in lines if line.startswith("smoothgate_engine_info{"))
+    assert engine.endswith(" 1.0")
 
 
 def test_a_refusal_before_the_route_is_counted(open_gate: OpenGate) -> None:

@@ -173,6 +173,14 @@ def test_a_trace_goes_from_the_caller_through_the_stages_into_vllm(served: Serve
     found = served.collector.of_trace(trace)
     root = found["POST /v1/chat/completions"][1]
     assert root.parent_span_id.hex() == caller
+    attributes = {each.key: each.value.string_value or each.value.int_value for each in root.attributes}
+    assert attributes["http.route"] == "/v1/chat/completions"
+    assert attributes["gen_ai.operation.name"] == "chat"
+    assert attributes["gen_ai.usage.output_tokens"] > 0
+    (line,) = (
+        each for each in served.lines() if each.get("trace_id") == trace and each["event"] == "request"
+    )
+    assert line["address"] == "127.0.0.1"
     for stage in ("decode", "select", "certify", "engine"):
         assert found[stage][1].parent_span_id == root.span_id, stage
     engine = found["engine"][1]

@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 from PIL import Image
 
+from smoothgate import metrics
 from smoothgate.engine.engine_client import EngineClient
 from smoothgate.errors import EngineTimedOut, RequestError
 
@@ -63,6 +64,8 @@ class MediaCheck:
                 if self.model not in served:
                     return f"serves {', '.join(map(str, served)) or 'nothing'} instead of {self.model}"
                 version = await client.version()
+                metrics.ENGINE_INFO.clear()
+                metrics.ENGINE_INFO.labels(version or "unknown").set(1)
                 if not (version or "").startswith(TESTED_VERSIONS):
                     log.warning("the tests ran with another version of vLLM", version=version)
                 for kind in self.refused:

@@ -24,6 +24,7 @@ from smoothgate.gate.accounts import Account
 from smoothgate.gate.binding import answer_of, question_of
 from smoothgate.gate.certified_answers import Ballot, CertifiedAnswers, CleanedChat
 from smoothgate.gate.chat_images import ImageSlot, with_images_replaced
+from smoothgate.gate.chat_telemetry import ChatTelemetry
 from smoothgate.gate.engine_fields import EngineFields, longest_answer
 from smoothgate.gate.gatekeeper import Gatekeeper
 from smoothgate.gate.image_smoothing import ImageSmoothing
@@ -240,12 +241,15 @@ class Answering:
             SmoothgateError: of any kind.
         """
         stages = Stages()
-        with measured(turn.route):
+        telemetry = ChatTelemetry(turn.route, self._model_name)
+        with measured(turn.route, telemetry.end):
             async with deadline(self._timeout_seconds):
                 chat = await self._read(turn)
                 if self._certifies_answer(turn, chat):
                     async with self._ballot(turn, chat, stages) as ballot:
-                        return await self._certified(turn, ballot, stages)
+                        certified = await self._certified(turn, ballot, stages)
+                        telemetry.used(certified.usage)
+                        return certified
                 async with self._admitted(turn, chat, stages) as admitted:
                     body = await self._prepared(turn, admitted, stages)
                     sent = time.perf_counter()
@@ -257,6 +261,7 @@ class Answering:
                         raise
                     _engine_done(stages, sent)
                     completion = read_completion(answer)
+                    telemetry.used(completion.usage or {})
                     self._gatekeeper.spend_tokens(turn.account, _tokens(completion.usage))
                     certificates = await self._issued(turn, admitted, completion.texts)
         return Answer(answer, completion.text, certificates, completion.usage or {}, stages)
@@ -272,7 +277,8 @@ class Answering:
         """
         stages = Stages()
         usage: Json = {}
-        with measured(turn.route):
+        telemetry = ChatTelemetry(turn.route, self._model_name)
+        with measured(turn.route, telemetry.end):
             async with AsyncExitStack() as stack:
                 ballot = None
                 async with deadline(self._timeout_seconds):
@@ -287,6 +293,8 @@ class Answering:
                         while (latest := await progress.get()) is not None:
                             yield Voted(latest)
                         answer = await deciding
+                    telemetry.text()
+                    telemetry.used(answer.usage)
                     for piece in _pieces(answer, _asks_for_usage(ballot.chat.body)):
                         yield piece
                     assert answer.answer_certificate is not None  # noqa: S101
@@ -314,11 +322,14 @@ class Answering:
                         first = False
                     read = read_chunk(chunk)
                     usage = read.usage or usage
+                    if read.text:
+                        telemetry.text()
                     for index, text in read.added:
                         texts.setdefault(index, []).append(text)
                     if shows_usage or chunk.get("choices") or not read.usage:
                         yield Piece(chunk, read.text, read.ends_answer)
                 _engine_done(stages, sent)
+                telemetry.used(usage)
                 whole = ["".join(texts[index]) for index in sorted(texts)]
                 # An answer may take longer than the limit. Its certificates are then only to be signed.
                 spent = min(stages.now(), self._timeout_seconds - _SIGNING_SECONDS)

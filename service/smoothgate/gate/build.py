@@ -29,6 +29,7 @@ from smoothgate.gate.certificate_store import CertificateStore
 from smoothgate.gate.certified_answers import CertifiedAnswers
 from smoothgate.gate.commitment_log import CommitmentLog
 from smoothgate.gate.engine_fields import EngineFields
+from smoothgate.gate.fleet_limits import redis_limits
 from smoothgate.gate.gatekeeper import Gatekeeper
 from smoothgate.gate.generations import Generations
 from smoothgate.gate.health import Health
@@ -77,11 +78,14 @@ def build(
         psm=settings.psm,
         device=settings.device,
         dtype=settings.dtype,
+        revision=settings.model_revision,
     )
     if settings.accounts is None:
         log.warning("no accounts are set: whoever can connect may ask", host=settings.host)
     policy = _policy(settings)
-    gatekeeper = Gatekeeper(settings.accounts)
+    url = settings.limits_url
+    fleet = None if url is None else redis_limits(url.get_secret_value())
+    gatekeeper = Gatekeeper(settings.accounts, fleet=fleet)
     in_flight = InFlight(settings.max_requests)
     commitments = _commitments(settings)
     issuer = Issuer(settings.signing_key_file, settings.retired_keys, _store(settings), commitments)

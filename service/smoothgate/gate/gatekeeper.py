@@ -11,7 +11,9 @@ from pathlib import Path
 import structlog
 
 from smoothgate.errors import Overloaded, SmoothgateError, Unauthorized
+from smoothgate.gate.account_metrics import AccountMetrics
 from smoothgate.gate.accounts import Account, AccountBook
+from smoothgate.gate.fleet_limits import FleetLimits
 from smoothgate.gate.rate_limit import Bucket
 
 log = structlog.get_logger("access")
@@ -31,16 +33,21 @@ class Gatekeeper:
     Args:
         accounts: file of accounts; None: everyone may ask, and nothing is limited.
         refresh_seconds: the file is read again at most this often.
+        fleet: keeps the limits per minute in step with those of other replicas; None: they hold here alone.
 
     Raises:
         SmoothgateError: code `bad_accounts`: the file cannot be used.
     """
 
-    def __init__(self, accounts: Path | None, refresh_seconds: float = 1.0) -> None:
+    def __init__(
+        self, accounts: Path | None, refresh_seconds: float = 1.0, fleet: FleetLimits | None = None
+    ) -> None:
         self._book = None if accounts is None else AccountBook(accounts)
         self._refresh_seconds = refresh_seconds
         self._refreshed = time.monotonic()
         self._limits: dict[Account, _Limits] = {}
+        self._metrics = AccountMetrics()
+        self.fleet = fleet
 
     def admit(self, key: str | None) -> Account | None:
         """The account that a key belongs to; None where there are no accounts.
@@ -55,7 +62,8 @@ class Gatekeeper:
         account = None if key is None else self._book.find(key)
         if account is None:
             raise Unauthorized("A valid API key is needed: Authorization: Bearer KEY.")
-        _take(self._of(account).requests, 1, "requests")
+        self._metrics.asked(account)
+        self._take(account, self._of(account).requests, 1, "requests")
         return account
 
     def charge(self, account: Account | None, samples: int) -> None:
@@ -65,7 +73,8 @@ class Gatekeeper:
             Overloaded: more than the account may draw now.
         """
         if account is not None:
-            _take(self._of(account).samples, samples, "samples")
+            self._take(account, self._of(account).samples, samples, "samples")
+            self._metrics.worked(account, samples)
 
     def require_tokens(self, account: Account | None) -> None:
         """Refuse a chat of an account whose tokens are used up.
@@ -74,11 +83,15 @@ class Gatekeeper:
             Overloaded: code `tokens_per_minute`.
         """
         if account is not None:
-            _take(self._of(account).tokens, 0, "tokens")
+            self._take(account, self._of(account).tokens, 0, "tokens")
 
     def spend_tokens(self, account: Account | None, tokens: int | None) -> None:
         """Count the tokens of a chat that has ended; None, where nobody knows: as many as a minute's."""
-        if account is not None and account.tokens_per_minute is not None:
+        if account is None:
+            return
+        if tokens is not None:
+            self._metrics.used(account, tokens)
+        if account.tokens_per_minute is not None:
             bucket = self._of(account).tokens
             assert bucket is not None  # noqa: S101
             bucket.correct(account.tokens_per_minute if tokens is None else tokens)
@@ -96,6 +109,7 @@ class Gatekeeper:
         limits = self._of(account)
         most = account.concurrent_requests
         if most is not None and limits.under_way >= most:
+            self._metrics.refused(account, "concurrent_requests")
             raise Overloaded(
                 f"You may have {most} requests under way.", code="concurrent_requests", retry_after=1
             )
@@ -107,17 +121,34 @@ class Gatekeeper:
 
     def correct(self, account: Account | None, samples: int) -> None:
         """Take more than was charged, or give back where it is negative. Later requests wait for a debt."""
-        if account is not None and (bucket := self._of(account).samples) is not None:
-            bucket.correct(samples)
+        if account is not None:
+            self._metrics.worked(account, samples)
+            if (bucket := self._of(account).samples) is not None:
+                bucket.correct(samples)
+
+    def _take(self, account: Account, bucket: Bucket | None, amount: int, of: str) -> None:
+        if bucket is not None and (seconds := bucket.take(amount)):
+            self._metrics.refused(account, f"{of}_per_minute")
+            raise Overloaded(
+                f"Your limit of {of} per minute is used up.", code=f"{of}_per_minute", retry_after=seconds
+            )
 
     def _of(self, account: Account) -> _Limits:
         if account not in self._limits:
             self._limits[account] = _Limits(
-                _bucket(account.requests_per_minute),
-                _bucket(account.samples_per_minute),
-                _bucket(account.tokens_per_minute),
+                self._bucket(account, "requests", account.requests_per_minute),
+                self._bucket(account, "samples", account.samples_per_minute),
+                self._bucket(account, "tokens", account.tokens_per_minute),
             )
         return self._limits[account]
+
+    def _bucket(self, account: Account, of: str, per_minute: int | None) -> Bucket | None:
+        if per_minute is None:
+            return None
+        bucket = Bucket(per_minute)
+        if self.fleet is not None:
+            self.fleet.share(f"{account.name}/{of}", bucket)
+        return bucket
 
     def _refresh(self, book: AccountBook) -> None:
         if time.monotonic() - self._refreshed < self._refresh_seconds:
@@ -128,14 +159,3 @@ class Gatekeeper:
                 log.info("accounts read again")
         except SmoothgateError as error:
             log.error("accounts not read again; the old ones hold", reason=error.message)
-
-
-def _bucket(per_minute: int | None) -> Bucket | None:
-    return None if per_minute is None else Bucket(per_minute)
-
-
-def _take(bucket: Bucket | None, amount: int, of: str) -> None:
-    if bucket is not None and (seconds := bucket.take(amount)):
-        raise Overloaded(
-            f"Your limit of {of} per minute is used up.", code=f"{of}_per_minute", retry_after=seconds
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
@@ -28,8 +28,13 @@ class Stages:
 
 
 @contextmanager
-def measured(route: str) -> Iterator[None]:
-    """Count the time of a request by how it ends: `ok`, the code of an error, or `cancelled`."""
+def measured(route: str, ended: Callable[[str], None] = lambda outcome: None) -> Iterator[None]:
+    """Count the time of a request by how it ends: `ok`, the code of an error, or `cancelled`.
+
+    Args:
+        route: its name in the metrics.
+        ended: called with the outcome.
+    """
     started = time.perf_counter()
     outcome = "ok"
     try:
@@ -45,6 +50,7 @@ def measured(route: str) -> Iterator[None]:
         raise
     finally:
         metrics.REQUEST_SECONDS.labels(route, outcome).observe(time.perf_counter() - started)
+        ended(outcome)
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from smoothgate.demo import bundled
 from smoothgate.errors import SmoothgateError
@@ -36,7 +37,14 @@ class ServedModel:
 
     @classmethod
     def of(
-        cls, checkpoint: str | None, *, name: str | None, psm: Path | None, device: str, dtype: str
+        cls,
+        checkpoint: str | None,
+        *,
+        name: str | None,
+        psm: Path | None,
+        device: str,
+        dtype: str,
+        revision: str | None = None,
     ) -> ServedModel:
         """As the settings say: None and `auto` are resolved.
 
@@ -46,9 +54,12 @@ class ServedModel:
             psm: None: the bundled one of the demo model.
             device: `auto`, or names separated by commas.
             dtype: `auto`, or the name of a torch dtype.
+            revision: commit, tag or branch of a checkpoint on Hugging Face, which is then downloaded; None:
+                the latest when a file is first needed.
 
         Raises:
-            SmoothgateError: code `no_calibration`: `psm` is missing for another model than the demo's.
+            SmoothgateError: code `no_calibration`: `psm` is missing for another model than the demo's; code
+                `bad_revision`: a folder has no revisions, or the hub has no such one.
         """
         if checkpoint is not None and psm is None:
             raise SmoothgateError(
@@ -59,7 +70,7 @@ class ServedModel:
             )
         devices = tuple(torch.device(one) for one in _device(device).split(","))
         return cls(
-            checkpoint=checkpoint or str(bundled("model")),
+            checkpoint=_at(checkpoint, revision) or str(bundled("model")),
             name=name or (DEMO_NAME if checkpoint is None else Path(checkpoint).name),
             psm=psm or bundled("psm"),
             devices=devices,
@@ -88,6 +99,24 @@ def checkpoint_digest(checkpoint: str) -> str:
             with path.open("rb") as file:
                 sha.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return sha.hexdigest()
+
+
+def _at(checkpoint: str | None, revision: str | None) -> str | None:
+    """A checkpoint, or the folder that holds it in a revision."""
+    if revision is None:
+        return checkpoint
+    if checkpoint is None or Path(checkpoint).is_dir():
+        raise SmoothgateError(
+            f"SMOOTHGATE_MODEL_REVISION is {revision}, but SMOOTHGATE_MODEL is no id of Hugging Face's.",
+            code="bad_revision",
+        )
+    try:
+        return snapshot_download(checkpoint, revision=revision)
+    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise SmoothgateError(
+            f"{checkpoint} cannot be had in the revision {revision}: {reason}", code="bad_revision"
+        ) from error
 
 
 def _device(wanted: str) -> str:

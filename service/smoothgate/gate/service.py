@@ -72,6 +72,8 @@ class Service:
             async with AsyncExitStack() as opened:
                 opened.push_async_callback(_cancelled, asyncio.create_task(measure_event_loop_lag()))
                 opened.push_async_callback(self.decoder.aclose)
+                if self.gatekeeper.fleet is not None:
+                    opened.push_async_callback(_cancelled, asyncio.create_task(self.gatekeeper.fleet.run()))
                 if self.commitments is not None:
                     await off_loop(self.commitments.open)
                     opened.push_async_callback(off_loop, self.commitments.close)

@@ -55,11 +55,16 @@ class Context:
         try:
             with (
                 self._in_flight.one_more(),
-                tracing.request(f"{scope['method']} {scope['path']}", headers) as span,
+                tracing.request(scope["method"], headers) as span,
             ):
                 span.set_attribute("smoothgate.request_id", identifier)
-                await self._guarded(scope, receive, answer)
-                span.set_attribute("http.response.status_code", answer.status or 0)
+                if (trace_id := tracing.trace_id(span)) is not None:
+                    structlog.contextvars.bind_contextvars(trace_id=trace_id)
+                try:
+                    await self._guarded(scope, receive, answer)
+                finally:
+                    route = getattr(scope.get("route"), "path", None)
+                    tracing.answered(span, scope["method"], route, answer.status)
         finally:
             _log(scope, answer, time.perf_counter() - started)
 
@@ -125,5 +130,7 @@ def _log(scope: Scope, answer: _Answer, seconds: float) -> None:
         status=answer.status,
         complete=answer.complete,
         seconds=round(seconds, 4),
+        # As uvicorn knows it: that of a proxy, unless FORWARDED_ALLOW_IPS names it.
+        **({"address": scope["client"][0]} if scope.get("client") else {}),
         **({"client": account.name} if account else {}),
     )

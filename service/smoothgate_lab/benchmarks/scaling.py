@@ -31,8 +31,7 @@ SAMPLES = 128 + 1024
 #: Share of the samples that a target with early stopping draws (demo model, `smoothgate bench sampler`).
 EARLY_STOP = 0.206
 
-# From deploy/components/autoscaling/scaledobject.yaml. Its threshold of samples is here in seconds of one
-# device.
+# From deploy/components/autoscaling/scaledobject.yaml.
 INTERVAL = 15.0
 QUEUED_SECONDS = 30.0
 BUSY = 0.7

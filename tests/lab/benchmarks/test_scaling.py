@@ -67,7 +67,8 @@ def test_the_autoscaler_keeps_its_limits() -> None:
 def test_the_simulation_has_the_numbers_that_are_deployed() -> None:
     spec = yaml.safe_load(SCALED.read_text())["spec"]
     assert (spec["minReplicaCount"], spec["pollingInterval"]) == (scaling.LEAST, scaling.INTERVAL)
-    assert float(spec["triggers"][1]["metadata"]["threshold"]) == scaling.BUSY
+    queued, busy = (float(trigger["metadata"]["threshold"]) for trigger in spec["triggers"])
+    assert (queued, busy) == (scaling.QUEUED_SECONDS, scaling.BUSY)
     behaviour = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
     up = {each["type"]: (each["value"], each["periodSeconds"]) for each in behaviour["scaleUp"]["policies"]}
     down = {
