@@ -30,6 +30,8 @@ class FakeVllm:
     Attributes:
         url: its address.
         text: of every answer; streamed word by word.
+        calls: of tools, after the text of every answer: names and arguments; each is streamed in halves.
+        stop: the stop sequence that ends every answer.
         fault: what is wrong with it; empty: nothing. `_FAULTS` and `_STREAM_FAULTS` list broken answers;
             `unwell` fails its health check, `slow` answers after `slow_seconds`, and `hangs up` closes the
             connection.
@@ -48,6 +50,8 @@ class FakeVllm:
 
     url: str = ""
     text: str = TEXT
+    calls: list[tuple[str, str]] = field(default_factory=list)
+    stop: str | None = None
     fault: str = ""
     slow_seconds: float = 3.0
     open: threading.Event = field(default_factory=threading.Event)
@@ -65,6 +69,7 @@ class FakeVllm:
     def reset(self) -> None:
         """As at the start."""
         self.text, self.fault = TEXT, ""
+        self.calls, self.stop = [], None
         self.model, self.version = DEMO_NAME, "0.32.0"
         self.bodies, self.asked = [], []
         self._earlier |= self._begun
@@ -197,8 +202,13 @@ class _Handler(BaseHTTPRequestHandler):
         return self.vllm.answers(int(number) + after)
 
     def _completion(self, body: Json) -> Json:
-        message = {"role": "assistant", "content": self._text()}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        message: Json = {"role": "assistant", "content": self._text()}
+        if self.vllm.calls:
+            message["tool_calls"] = [
+                {"id": f"call-{i}", "type": "function", "function": {"name": name, "arguments": arguments}}
+                for i, (name, arguments) in enumerate(self.vllm.calls)
+            ]
+        choice = {"index": 0, "message": message, **self._end()}
         return {**_head(body), "object": "chat.completion", "choices": [choice], "usage": USAGE}
 
     def _stream(self, body: Json) -> None:
@@ -216,10 +226,24 @@ class _Handler(BaseHTTPRequestHandler):
     def _pieces(self) -> Iterator[list[Json]]:
         yield [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]
         words = self.vllm.text.split(" ")
-        for number, word in enumerate(words):
-            text = word if number == 0 else f" {word}"
-            reason = "stop" if number == len(words) - 1 else None
-            yield [{"index": 0, "delta": {"content": text}, "finish_reason": reason}]
+        deltas: list[Json] = [
+            {"content": word if number == 0 else f" {word}"} for number, word in enumerate(words)
+        ]
+        for number, (name, arguments) in enumerate(self.vllm.calls):
+            half = len(arguments) // 2
+            begun = {"index": number, "id": f"call-{number}", "type": "function"}
+            function = {"name": name, "arguments": arguments[:half]}
+            deltas.append({"tool_calls": [begun | {"function": function}]})
+            deltas.append({"tool_calls": [{"index": number, "function": {"arguments": arguments[half:]}}]})
+        for delta in deltas[:-1]:
+            yield [{"index": 0, "delta": delta, "finish_reason": None}]
+        yield [{"index": 0, "delta": deltas[-1], **self._end()}]
+
+    def _end(self) -> Json:
+        return {
+            "finish_reason": "tool_calls" if self.vllm.calls else "stop",
+            "stop_reason": self.vllm.stop,
+        }
 
     def _event(self, body: Json, fields: Json) -> None:
         chunk = {**_head(body), "object": "chat.completion.chunk", **fields}

@@ -36,8 +36,10 @@ def skeleton(tmp_path: Path) -> Path:
         (tmp_path / package / "__init__.py").touch()
     for name in re.findall(r"\w+", " ".join(LAYERS)):
         (tmp_path / f"smoothgate/{name}.py").touch()
-    # The one import that the contract makes an exception of has to be there.
-    (tmp_path / "smoothgate/__init__.py").write_text("import smoothgate.client\n")
+    # The imports that the contract makes exceptions of have to be there.
+    (tmp_path / "smoothgate/__init__.py").write_text(
+        "import smoothgate.certifier\nimport smoothgate.client\nimport smoothgate.extras\n"
+    )
     return tmp_path
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
-from pydantic import BaseModel, ValidationError
+import numpy as np
+import numpy.typing as npt
+from pydantic import Base64Bytes, BaseModel, ValidationError
 
 from smoothgate.errors import SmoothgateError
 from smoothgate.schemas import (
@@ -63,6 +67,23 @@ class ModelCard(BaseModel):
 
 class _ModelList(BaseModel):
     data: list[ModelCard]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embedding:
+    """The smoothed features of a picture: a unit vector float32, and its certificate."""
+
+    vector: npt.NDArray[np.float32]
+    certificate: IssuedCertificate
+
+
+class _Embedded(BaseModel):
+    embedding: Base64Bytes
+
+
+class _EmbeddingList(BaseModel):
+    data: list[_Embedded]
+    certificates: list[IssuedCertificate]
 
 
 class KeySet(BaseModel):
@@ -154,6 +175,20 @@ class Client:
         """Certify pictures without asking the language model anything."""
         return self._post("/v1/certify", CertifyRequest(smoothing=smoothing), pictures, CertifyAnswer)
 
+    def embed(
+        self, pictures: Sequence[Picture], *, smoothing: SmoothingOptions | None = None
+    ) -> list[Embedding]:
+        """The smoothed features of pictures, each with its certificate."""
+        parts = [{"type": "image_url", "image_url": {"url": _data_uri(each)}} for each in pictures]
+        wishes = {} if smoothing is None else smoothing.model_dump(mode="json", exclude_defaults=True)
+        body = {"messages": [{"role": "user", "content": parts}], "encoding_format": "base64"}
+        response = self._send("POST", "/v1/embeddings", json=body | {"smoothing": wishes})
+        answer = _parsed(response, _EmbeddingList)
+        return [
+            Embedding(np.frombuffer(each.embedding, dtype="<f4"), certificate)
+            for each, certificate in zip(answer.data, answer.certificates, strict=True)
+        ]
+
     def models(self) -> list[ModelCard]:
         """The models that the service answers with."""
         return _parsed(self._send("GET", "/v1/models"), _ModelList).data
@@ -189,6 +224,12 @@ class Client:
         if not response.is_success and response.status_code not in allowed:
             raise _refusal(response)
         return response
+
+
+def _data_uri(picture: Picture) -> str:
+    data = picture if isinstance(picture, bytes) else picture.read_bytes()
+    # The service looks at the file and not at what it is called.
+    return "data:image/*;base64," + base64.b64encode(data).decode()
 
 
 def _refusal(response: httpx.Response) -> ServiceError:

@@ -6,7 +6,7 @@ because latencies and numbers of samples span three decades and more.
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, Info
 
 # 5 ms (a cached text answer on a GPU) to 2.5 minutes (the longest generation worth waiting for), factor 2.
 LATENCY_BUCKETS = tuple(0.005 * 2**i for i in range(16))
@@ -198,6 +198,7 @@ CANARIES = Counter(
 CANARY_SCORE = Gauge("smoothgate_canary_score", "Mean score of the latest canary request.")
 ENGINE_UP = Gauge("smoothgate_engine_up", "1 while vLLM answers its health check; NaN where there is none.")
 ENGINE_RESTARTS = Counter("smoothgate_engine_restarts_total", "Restarts of our own vLLM.")
+BUILD = Info("smoothgate_build", "Version of the service, and the digests that its certificates carry.")
 
 # OpenTelemetry's names for what every server of a language model has, as its exporter for Prometheus writes
 # them, with the buckets that its conventions ask for:

@@ -167,6 +167,15 @@ class CertifyAnswer(BaseModel):
     certificates: list[IssuedCertificate]
 
 
+class KeptCertificates(BaseModel):
+    """The certificates of one request, of features or of its answer, as they were handed out."""
+
+    request_id: str
+    certificates: list[dict[str, Any]] = Field(
+        description="In the order in which they were made, each with its `jws`."
+    )
+
+
 class LogCheckpoint(BaseModel):
     """The state of the log of commitments."""
 

@@ -92,6 +92,11 @@ def answered(text: str) -> list[str] | None:
     if isinstance(value.get("answer"), str):
         return [value["answer"]]
     try:
+        if value.get("object") == "response":  # OpenAI's Responses
+            parts = [part for item in value["output"] for part in item.get("content", ())]
+            return ["".join(part["text"] for part in parts if part["type"] == "output_text")]
+        if value.get("type") == "message":  # Anthropic's Messages
+            return ["".join(block["text"] for block in value["content"] if block["type"] == "text")]
         choices = sorted(value["choices"], key=lambda choice: choice.get("index", 0))
         return [str(choice["message"]["content"] or "") for choice in choices]
     except (KeyError, TypeError, AttributeError):

@@ -31,6 +31,7 @@ from smoothgate.engine import EngineClient
 from smoothgate.errors import MalformedRequest
 from smoothgate.gate import chat_text
 from smoothgate.gate.answer_form import AnswerForm, answer_form
+from smoothgate.gate.answering import Turn
 from smoothgate.gate.asking import ChatAsker
 from smoothgate.gate.binding import question_of
 from smoothgate.gate.chat_images import ImageSlot
@@ -38,7 +39,7 @@ from smoothgate.gate.engine_fields import LEFT_OUT, EngineFields
 from smoothgate.gate.served_model import checkpoint_digest
 from smoothgate.gate.token_meter import TokenMeter
 from smoothgate.gate.voting import Generation, Sample
-from smoothgate.http import chat_route, error_responses, openai_routes
+from smoothgate.http import chat_route, error_responses, messages_request, openai_routes, responses_request
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling import noise
 from smoothgate.sampling.draw import draw, numbered_noise
@@ -74,7 +75,8 @@ class AskedQuestion:
         """Read a request as the service reads it. Its limits are not known here and do not apply.
 
         Args:
-            request: the JSON body that was sent to `/v1/chat` or `/v1/chat/completions`.
+            request: the JSON body that was sent to `/v1/chat`, `/v1/chat/completions`, `/v1/responses` or
+                `/v1/messages`.
             model_name: as vLLM knows the model.
             placeholders: of images, in the tokenizer.
 
@@ -83,14 +85,7 @@ class AskedQuestion:
         """
         if not isinstance(request, dict):
             raise MalformedRequest("The question must be a JSON object.")
-        if "message" in request:
-            try:
-                body = ChatRequest.model_validate(request)
-            except ValidationError as error:
-                raise error_responses.of_validation(error.errors(), ChatRequest) from error
-            turn = chat_route.turn_of(body, [], None, "")
-        else:
-            turn = openai_routes.turn_of(request, None, "")
+        turn = _turn_of(request)
         further = set(turn.parameters) - LEFT_OUT - {"modalities"}
         fields = EngineFields(further, max_choices=sys.maxsize, max_tokens=None, max_logprobs=sys.maxsize)
         messages, slots, parameters = chat_text.cleaned(
@@ -273,3 +268,25 @@ def _like(here: Tally, certified: Tally) -> bool:
     for found, stated in ((here.runner_up, certified.runner_up), (here.rest, certified.rest)):
         probabilities.append(stats.hypergeom.sf(found - 1, n, min(stated + few, n), here.n))
     return bool(min(probabilities) >= _IMPROBABLE)
+
+
+def _turn_of(request: Json) -> Turn:
+    """A request by its form. In Messages alone, a picture is of type `image`."""
+    if "message" in request:
+        try:
+            body = ChatRequest.model_validate(request)
+        except ValidationError as error:
+            raise error_responses.of_validation(error.errors(), ChatRequest) from error
+        return chat_route.turn_of(body, [], None, "")
+    if "input" in request:
+        return responses_request.turn_of(request, None, "").turn
+    if any(part.get("type") == "image" for part in _parts(request)):
+        return messages_request.turn_of(request, None, "").turn
+    return openai_routes.turn_of(request, None, "")
+
+
+def _parts(request: Json) -> Iterator[Json]:
+    messages = request.get("messages")
+    for message in messages if isinstance(messages, list) else ():
+        content = message.get("content") if isinstance(message, dict) else None
+        yield from (part for part in (content if isinstance(content, list) else ()) if isinstance(part, dict))

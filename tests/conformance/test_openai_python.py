@@ -13,6 +13,7 @@ from smoothgate.schemas import IssuedAnswerCertificate
 from smoothgate.schemas import IssuedCertificate as Certificate
 from tests.conformance.conftest import ANSWER, EXTRA, MODEL, NO_SPACE, RADIUS, user
 from tests.sse_data import sse_data
+from tests.whole_service import data_uri
 
 pytestmark = pytest.mark.engine
 
@@ -258,3 +259,49 @@ def test_errors_are_the_sdk_s_own(
     assert error.code
     assert error.param
     assert error.request_id
+
+
+def _respond(client: openai.OpenAI, text: str, name: str, **options: Any) -> Any:
+    content = [
+        {"type": "input_image", "image_url": data_uri(name), "detail": "auto"},
+        {"type": "input_text", "text": text},
+    ]
+    given = {"model": MODEL, "input": [{"role": "user", "content": content}], "temperature": 0}
+    return client.responses.create(**given | {"extra_body": EXTRA} | options)
+
+
+def test_a_response(client: openai.OpenAI) -> None:
+    answer = _respond(client, "What digit is shown?", "seven.png")
+    assert answer.output_text == "The digit is 7."
+    assert answer.usage.output_tokens == 6
+    Certificate.model_validate(answer.certificates[0])
+
+
+def test_a_response_streamed(client: openai.OpenAI) -> None:
+    events = list(_respond(client, "Describe the image.", "two.png", stream=True))
+    text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert text == "A purple 2 on a striped yellow background."
+    assert events[-1].type == "response.completed"
+    assert len(events[-1].response.certificates) == 1
+
+
+def test_a_response_that_is_cut_off_with_logprobs(client: openai.OpenAI) -> None:
+    answer = _respond(
+        client,
+        "Describe the image.",
+        "two.png",
+        max_output_tokens=2,
+        include=["message.output_text.logprobs"],
+        top_logprobs=2,
+    )
+    assert (answer.status, answer.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+    (content,) = answer.output[0].content
+    assert [len(token.top_logprobs) for token in content.logprobs] == [2, 2]
+
+
+def test_a_certified_response(client: openai.OpenAI) -> None:
+    events = list(_respond(client, "What digit is shown?", "seven.png", extra_body=ANSWER, stream=True))
+    answer = events[-1].response
+    assert answer.output_text == "The digit is 7."
+    certificate = IssuedAnswerCertificate.model_validate(answer.answer_certificate)
+    assert certificate.outcome == "certified"

@@ -10,7 +10,9 @@ _NEVER = (500, 502)
 # uvicorn's own answer to what is not HTTP.
 _NO_HTTP = b"Invalid HTTP request received."
 _FIELDS = {"message", "type", "param", "code"}
-_OURS_TO_MEND = {"server_error", "engine_error"}
+_OURS_TO_MEND = {"server_error", "engine_error", "api_error"}
+# Where a stream does not end with [DONE].
+_LAST_EVENTS = {"message_stop", "response.completed", "response.incomplete"}
 _METHODS = {"get", "post"}
 
 
@@ -57,27 +59,32 @@ def _of_shape(answer: Answer, path: str) -> str | None:
         body = _parsed(answer.body)
         if path == "/health/ready" and answer.status == 503 and set(body or ()) == {"status", "problems"}:
             return None
-        return None if _is_error(body) else "not the error shape"
+        return None if _is_error(body, path) else "not the error shape"
     if answer.headers.get("content-type", "").startswith("text/event-stream"):
-        return _of_stream(answer.body)
+        return _of_stream(answer.body, path)
     return None
 
 
-def _of_stream(body: bytes) -> str | None:
-    frames = [frame.removeprefix(b"data: ") for frame in body.split(b"\n\n") if frame]
-    if frames and frames[-1] == b"[DONE]":
+def _of_stream(body: bytes, path: str) -> str | None:
+    frames = [frame for frame in body.split(b"\n\n") if frame]
+    data = frames[-1].rpartition(b"data: ")[2] if frames else b""
+    last: Any = _parsed(data)
+    if data == b"[DONE]" or (isinstance(last, dict) and last.get("type") in _LAST_EVENTS):
         return None
-    last: Any = _parsed(frames[-1]) if frames else None
-    if not _is_error(last):
-        return "a stream that ends with neither [DONE] nor an error"
+    if not _is_error(last, path):
+        return "a stream that ends with neither its end nor an error"
     return "a stream that fails" if last["error"]["type"] in _OURS_TO_MEND else None
 
 
-def _is_error(body: Any) -> bool:
-    """Whether this is the one shape. A policy that is not met shows the certificates beside it."""
+def _is_error(body: Any, path: str) -> bool:
+    """Whether this is the one shape, with what some clients want beside it. A policy that is not met shows
+    the certificates beside it.
+    """
     if not isinstance(body, dict) or not isinstance(error := body.get("error"), dict):
         return False
     beside = {"certificates"} if error.get("code") == "policy_not_met" else set()
+    if path.partition("?")[0].rstrip("/") in ("/v1/messages", "/v1/responses"):
+        beside |= body.keys() & {"type", "code", "message", "param"}
     return (
         set(body) == {"error"} | beside
         and set(error) == _FIELDS

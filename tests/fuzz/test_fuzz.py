@@ -155,7 +155,7 @@ STREAM = {"content-type": "text/event-stream"}
         (_answer(200, b"Traceback (most recent call last)"), "a traceback in the body"),
         (_answer(200, b"data: {}\n\ndata: [DONE]\n\n", **STREAM), None),
         (_answer(200, b"data: " + GOOD + b"\n\n", **STREAM), None),
-        (_answer(200, b"data: {}\n\n", **STREAM), "a stream that ends with neither [DONE] nor an error"),
+        (_answer(200, b"data: {}\n\n", **STREAM), "a stream that ends with neither its end nor an error"),
         (
             _answer(200, b"data: " + GOOD.replace(b'"t"', b'"server_error"') + b"\n\n", **STREAM),
             "a stream that fails",

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from smoothgate.gate.certificate_store import FILE, CertificateStore
+from smoothgate.gate.certificate_store import FILE, MOST_FOUND, CertificateStore
 
 
 def _lines(path: Path) -> list[dict[str, object]]:
@@ -63,3 +63,31 @@ def test_a_full_disk_is_an_error_and_leaves_whole_lines(
 def test_numbers_that_json_cannot_hold_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         CertificateStore(tmp_path, max_bytes=10_000, files=2).append("jws", [float("nan")], [])
+
+
+def test_certificates_are_found_by_request_and_client(tmp_path: Path) -> None:
+    store = CertificateStore(tmp_path, max_bytes=300, files=3)
+    assert store.find("a", None) == []
+    for number in range(6):
+        name = "a" if number % 2 else "ab"
+        store.append(f"jws{number}", [], [], request_id=name, client="alice" if number < 4 else None)
+    assert len(list(tmp_path.iterdir())) > 1
+    assert store.find("a", "alice") == ["jws1", "jws3"]
+    assert store.find("a", None) == ["jws5"]
+    assert store.find("ab", None) == ["jws4"]
+    assert store.find("a", "bob") == store.find("b", "alice") == []
+
+
+def test_a_line_that_is_being_written_is_not_found(tmp_path: Path) -> None:
+    store = CertificateStore(tmp_path, max_bytes=10_000, files=1)
+    store.append("whole", [], [], request_id="a")
+    line = (tmp_path / FILE).read_bytes()
+    (tmp_path / FILE).write_bytes(line + line[:-1])
+    assert store.find("a", None) == ["whole"]
+
+
+def test_of_a_request_id_that_is_used_again_and_again_the_latest_are_found(tmp_path: Path) -> None:
+    store = CertificateStore(tmp_path, max_bytes=10**6, files=1)
+    for number in range(MOST_FOUND + 5):
+        store.append(f"jws{number}", [], [], request_id="a")
+    assert store.find("a", None) == [f"jws{number}" for number in range(5, MOST_FOUND + 5)]

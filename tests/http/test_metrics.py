@@ -75,6 +75,7 @@ ELSEWHERE = {
     "smoothgate_log_failures": "test_log",
     "smoothgate_engine_up": "test_operation",
     "smoothgate_engine_restarts": "test_operation",
+    "smoothgate_build": "test_description",
 }
 STAGES = {"decode", "queue", "select", "certify", "engine_first_token", "engine"}
 

@@ -47,7 +47,7 @@ def test_a_part_without_a_type_is_refused(quick_gate: Gate, vllm: FakeVllm, part
 def test_a_model_is_found_by_its_name(quick_gate: Gate) -> None:
     """The SDKs' `models.retrieve`."""
     (card,) = quick_gate.http.get("/v1/models").json()["data"]
-    assert quick_gate.http.get(f"/v1/models/{MODEL}").json() == card
+    assert quick_gate.http.get(f"/v1/models/{MODEL}").json().items() > card.items()
     for name in ("gpt-4o", "organisation/model", "%2e%2e/models"):
         response = quick_gate.http.get(f"/v1/models/{name}")
         assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found")
@@ -101,8 +101,8 @@ def test_another_method_is_told_which_are_taken(quick_gate: Gate, method: str, p
 
 @pytest.mark.parametrize(
     "path",
-    ["/v1", "/v1/nothing", "/v1/responses", "/v1/completions", "/v1/embeddings", "/models", "/api/tags",
-     "/version", "/favicon.ico", "/v1//models"],
+    ["/v1", "/v1/nothing", "/v1/responses/resp_1", "/v1/completions", "/v1/messages/count_tokens",
+     "/models", "/api/tags", "/version", "/favicon.ico", "/v1//models"],
 )  # fmt: skip
 def test_what_is_not_there_is_named(quick_gate: Gate, path: str) -> None:
     response = quick_gate.http.get(path)

@@ -117,6 +117,46 @@ def test_openai_requests_are_read_too(quick_gate: Gate, vllm: FakeVllm, tmp_path
     assert "another one than was certified" in result.output
 
 
+_DATA = data_uri(PICTURE).partition(",")[2]
+_SOURCE = {"type": "base64", "media_type": "image/png", "data": _DATA}
+_FEW = REQUEST["smoothing"] | {"n_certify": 32}
+
+
+@pytest.mark.parametrize(
+    ("route", "request_"),
+    [
+        (
+            "/v1/responses",
+            {
+                "instructions": "Be brief.",
+                "input": [
+                    {"role": "user", "content": [{"type": "input_image", "image_url": data_uri(PICTURE)}]}
+                ],
+                "max_output_tokens": 8,
+            },
+        ),
+        (
+            "/v1/messages",
+            {
+                "system": "Be brief.",
+                "messages": [{"role": "user", "content": [{"type": "image", "source": _SOURCE}]}],
+                "max_tokens": 8,
+            },
+        ),
+    ],
+)
+def test_requests_of_the_other_apis_are_read_too(
+    quick_gate: Gate, vllm: FakeVllm, tmp_path: Path, route: str, request_: dict[str, Any]
+) -> None:
+    case = Case(quick_gate, tmp_path, route, request_ | {"smoothing": _FEW})
+    result = case.verify(vllm.url)
+    assert result.exit_code == 0, result.output
+    assert "the one certified" in result.output
+    most = "max_output_tokens" if "input" in request_ else "max_tokens"
+    result = case.verify(vllm.url, **{most: 7})
+    assert result.exit_code == 1
+
+
 def _more_hits(content: dict[str, Any]) -> None:
     content["votes"] = {"hits": 64, "runner_up": 0, "rest": 0}
 

@@ -40,7 +40,7 @@ def test_the_page_has_a_policy_and_no_script_or_style_in_it(quick_gate: Gate) ->
     assert "<style" not in page.text
     assert " style=" not in page.text
     assert page.text.count("<script") == page.text.count('<script type="module" src=')
-    for name in ("main.js", "style.css", "samples/seven.png", "vendor/tweetnacl/LICENSE"):
+    for name in ("main.js", "style.css", "samples/seven.png", "verify/vendor/tweetnacl/LICENSE"):
         assert quick_gate.http.get(f"/playground/{name}").status_code == 200
     for name in ("../settings.py", "%2e%2e/page.py", "nothing.js"):
         assert quick_gate.http.get(f"/playground/{name}").status_code == 404

@@ -136,6 +136,16 @@ def jwks(keys: Iterable[PublicKey]) -> dict[str, list[dict[str, str]]]:
     return {"keys": list({key.kid: key.jwk() for key in keys}.values())}
 
 
+def pinned(key_set: Mapping[str, Any], pins: Iterable[str]) -> dict[str, Any]:
+    """The keys of a set that have these ids (RFC 7638 thumbprints), whatever the set calls them.
+
+    Raises:
+        UnknownKey: a key that is not in the set.
+    """
+    kept = [_find(key_set, pin) for pin in pins]
+    return jwks(PublicKey(key) for key in kept)
+
+
 def verify(text: str, key_set: Mapping[str, Any]) -> Signed:
     """Check a signed certificate offline.
 
@@ -151,6 +161,12 @@ def verify(text: str, key_set: Mapping[str, Any]) -> Signed:
     """
     algorithm, payload = _signed(text, key_set)
     return _parsed(_kind(algorithm, payload), payload, "certificate")
+
+
+def content(text: str) -> dict[str, Any]:
+    """What a JWS of our own holds. Its signature is not checked."""
+    payload: dict[str, Any] = json.loads(jws.extract_compact(text.encode()).payload)
+    return payload
 
 
 def verify_checkpoint(text: str, key_set: Mapping[str, Any]) -> Checkpoint:

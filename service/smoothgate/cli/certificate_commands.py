@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from smoothgate.cli.common import console, errors, failures, load_encoder
+from smoothgate.cli.common import Json, OtherModel, console, errors, failures, load_encoder, write
 from smoothgate.errors import MalformedRequest
 from smoothgate.extras import require
 
@@ -65,6 +65,12 @@ def verify(
     key_source: Annotated[
         str, typer.Option("--keys", help="Key set: a file, or the URL of /.well-known/jwks.json.")
     ],
+    pin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KID", help="Take this key of the set alone. Repeat it for several. Left out: every key."
+        ),
+    ] = None,
     image: Annotated[
         list[Path] | None,
         typer.Option(
@@ -128,7 +134,7 @@ def verify(
             raise MalformedRequest(
                 "--engine needs a certified answer, its pictures (--image) and --question."
             )
-        key_set = _key_set(key_source)
+        key_set = _key_set(key_source, pin or [])
         # By the limit on canvas pixels. Most answers name one or none.
         encoder = None if signature_only else cache(partial(load_encoder, model, psm, "cpu", dtype=dtype))
         failed = False
@@ -162,6 +168,29 @@ def verify(
             console.print(table)
     if failed:
         raise typer.Exit(1)
+
+
+def digest(
+    model: OtherModel = None,
+    psm: Annotated[
+        Path | None, typer.Option(help="Folder of the calibration; left out: the bundled one.")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Print the digests that certificates of a model carry, to compare with those that one names."""
+    with failures():
+        encoder = load_encoder(model, psm)
+        from smoothgate.demo import bundled
+        from smoothgate.gate.served_model import checkpoint_digest
+
+        digests = {
+            "digest": encoder.digest,
+            "psm_digest": encoder.psm_digest,
+            "language_model_digest": checkpoint_digest(model or str(bundled("model"))),
+        }
+        for name, value in digests.items():
+            console.print(f"{name:22} {value}", soft_wrap=True, highlight=False)
+        write(json_file, digests)
 
 
 def _votes_again(
@@ -209,8 +238,10 @@ def _log_answer(url: str, path: str, query: Mapping[str, str]) -> Any:
         raise MalformedRequest(f"The log {url} cannot be read: {error}.") from error
 
 
-def _key_set(source: str) -> dict[str, Any]:
+def _key_set(source: str, pins: list[str]) -> dict[str, Any]:
     import httpx
+
+    from smoothgate.certify.signing import UnknownKey, pinned
 
     try:
         if source.startswith(("http://", "https://")):
@@ -222,4 +253,8 @@ def _key_set(source: str) -> dict[str, Any]:
         raise MalformedRequest(f"The key set {source} cannot be read: {error}.") from error
     if not isinstance(value, dict) or not isinstance(value.get("keys"), list):
         raise MalformedRequest(f"{source} is not a JWKS.")
-    return value
+    try:
+        return pinned(value, pins) if pins else value
+    except UnknownKey as error:
+        missing = ", ".join(pins)
+        raise MalformedRequest(f"{source} holds no key {missing}.") from error

@@ -14,6 +14,9 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from smoothgate import metrics, tracing
 from smoothgate.certify.certificate import Binding, Certificate
 from smoothgate.engine import EngineClient
@@ -85,6 +88,22 @@ class Turn(ImageRequest):
     messages_field: str = "messages"
     model: object = None
     parameters: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """The smoothed features of one image.
+
+    Attributes:
+        vector: t (T * D,) float32, of length 1. The certificate bounds its cosine with the features of any
+            other image.
+        tokens: T, visual tokens.
+        certificate: of the image.
+    """
+
+    vector: npt.NDArray[np.float32]
+    tokens: int
+    certificate: IssuedCertificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,7 +389,21 @@ class Answering:
         """The certificates of images, without asking vLLM anything; raises as `sampled`."""
         async with self.sampled(request) as images:
             certificates = await certificates_of(images)
-            return await self._issuer.issue(images, certificates, Binding(request.request_id))
+            binding = Binding(request.request_id)
+            return await self._issuer.issue(images, certificates, binding, request.account)
+
+    async def features(self, request: ImageRequest) -> list[Features]:
+        """The smoothed features of images with their certificates; raises as `sampled`."""
+        async with self.sampled(request) as images:
+            directions = [await image.direction() for image in images]
+            certificates = await certificates_of(images)
+            binding = Binding(request.request_id)
+            issued = await self._issuer.issue(images, certificates, binding, request.account)
+        tokens = self._readiness.require_smoother().encoder.served_tokens
+        return [
+            Features(direction.numpy(), tokens(direction).shape[0], certificate)
+            for direction, certificate in zip(directions, issued, strict=True)
+        ]
 
     async def _read(self, turn: Turn) -> CleanedChat:
         """A turn as vLLM may see it, without its images."""
@@ -524,7 +557,7 @@ class Answering:
             await off_loop(question_of, admitted.body, admitted.slots, admitted.images),
             None if texts is None else await off_loop(answer_of, texts),
         )
-        return await self._issuer.issue(admitted.smoothed, await admitted.certifying, binding)
+        return await self._issuer.issue(admitted.smoothed, await admitted.certifying, binding, turn.account)
 
 
 def _certify_meanwhile(smoothed: Sequence[Smoothed], stages: Stages) -> asyncio.Task[list[Certificate]]:

@@ -28,6 +28,7 @@ from smoothgate.gate.canary import Canary, canary_plan
 from smoothgate.gate.certificate_store import CertificateStore
 from smoothgate.gate.certified_answers import CertifiedAnswers
 from smoothgate.gate.commitment_log import CommitmentLog
+from smoothgate.gate.description import Description
 from smoothgate.gate.engine_fields import EngineFields
 from smoothgate.gate.fleet_limits import redis_limits
 from smoothgate.gate.gatekeeper import Gatekeeper
@@ -156,7 +157,22 @@ def build(
         commitments=commitments,
         questions=questions,
         answering=answering,
+        description=Description(smoother, policy, _limits(settings), digest),
     )
+
+
+def _limits(s: Settings) -> dict[str, int | None]:
+    names = (
+        "max_body_bytes",
+        "max_choices",
+        "max_image_bytes",
+        "max_image_pixels",
+        "max_images",
+        "max_logprobs",
+        "max_text_characters",
+        "max_tokens",
+    )
+    return {name: getattr(s, name) for name in names}
 
 
 def _policy(s: Settings) -> OperatorPolicy:

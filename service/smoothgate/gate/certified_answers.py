@@ -200,7 +200,7 @@ class CertifiedAnswers:
             language_model_digest=await off_loop(self._language_model_digest),
             question=question,
         )
-        issued = await self._issuer.issue_answer(certificate, decision.generations)
+        issued = await self._issuer.issue_answer(certificate, decision.generations, account)
         if plan.enforce and not decision.certified:
             raise PolicyNotMet(
                 f"The answer was to hold within a radius of {plan.terms.radius:g}, and that could not be "

@@ -20,8 +20,9 @@ from smoothgate.certify.answer_certificate import (
 )
 from smoothgate.certify.certificate import Binding, Certificate, Question
 from smoothgate.certify.commitment import Checkpoint
-from smoothgate.certify.signing import PublicKey, SigningKey, jwks
-from smoothgate.errors import SmoothgateError
+from smoothgate.certify.signing import PublicKey, SigningKey, content, jwks
+from smoothgate.errors import NotFound, SmoothgateError
+from smoothgate.gate.accounts import Account
 from smoothgate.gate.answer_form import AnswerForm
 from smoothgate.gate.certificate_store import CertificateStore
 from smoothgate.gate.commitment_log import CommitmentLog
@@ -31,6 +32,8 @@ from smoothgate.off_loop import off_loop
 from smoothgate.sampling import noise
 from smoothgate.sampling.smoother import Smoothed, Smoother
 from smoothgate.schemas import IssuedAnswerCertificate, IssuedCertificate
+
+Json = dict[str, Any]
 
 log = structlog.get_logger("certificates")
 
@@ -70,9 +73,13 @@ class Issuer:
         self._commitments = commitments
 
     async def issue(
-        self, images: Sequence[Smoothed], certificates: Sequence[Certificate], binding: Binding
+        self,
+        images: Sequence[Smoothed],
+        certificates: Sequence[Certificate],
+        binding: Binding,
+        account: Account | None,
     ) -> list[IssuedCertificate]:
-        """The certificates of images (`certificates_of`), bound and signed.
+        """The certificates of images (`certificates_of`), bound and signed. The store remembers the account.
 
         A store that fails is logged and counted, and the certificates go out. Without the log of commitments
         none goes out.
@@ -81,7 +88,7 @@ class Issuer:
             NotReady: the log cannot be written.
         """
         issued = [
-            await self._issue(image, certificate.bound_to(binding))
+            await self._issue(image, certificate.bound_to(binding), account)
             for image, certificate in zip(images, certificates, strict=True)
         ]
         if self._commitments is not None:
@@ -96,12 +103,15 @@ class Issuer:
             Checkpoint(log=log_id, size=size, root=root.hex(), time=datetime.now(UTC))
         )
 
-    async def issue_answer(self, certificate: AnswerCertificate, generations: int) -> IssuedAnswerCertificate:
+    async def issue_answer(
+        self, certificate: AnswerCertificate, generations: int, account: Account | None
+    ) -> IssuedAnswerCertificate:
         """The certificate of an answer (`answer_certificate`), signed.
 
         Args:
             certificate: as it was made.
             generations: that the answer took.
+            account: of the client, for the store.
 
         Raises:
             NotReady: the log cannot be written.
@@ -110,22 +120,53 @@ class Issuer:
         metrics.ANSWER_RADIUS.observe(certificate.radius or 0.0)
         metrics.GENERATIONS.observe(generations)
         jws = self._key.sign(certificate)
-        await self._keep(jws, [], [])
+        await self._keep(jws, [], [], certificate.request_id, account)
         if self._commitments is not None and certificate.commitment is not None:
             await self._commitments.record([(certificate.commitment, jws)])
         return IssuedAnswerCertificate(**dict(certificate), jws=jws)
 
-    async def _issue(self, image: Smoothed, certificate: Certificate) -> IssuedCertificate:
+    async def issued(self, request_id: str, account: Account | None) -> list[Json]:
+        """What the store has of a client's request, as it was handed out.
+
+        Raises:
+            NotFound: there is no store, or it holds nothing of this request of this client.
+        """
+        if self._store is None:
+            raise NotFound("This service keeps no certificates.", code="no_store")
+        kept = await off_loop(self._store.find, request_id, _name(account))
+        if not kept:
+            raise NotFound(
+                "No certificate of this request of yours is kept.", param="id", code="certificate_not_found"
+            )
+        return [content(jws) | {"jws": jws} for jws in kept]
+
+    async def _issue(
+        self, image: Smoothed, certificate: Certificate, account: Account | None
+    ) -> IssuedCertificate:
         jws = self._key.sign(certificate)
         if self._store is not None:
-            await self._keep(jws, *image.scores())
+            await self._keep(jws, *image.scores(), certificate.request_id or "", account)
         return IssuedCertificate(**dict(certificate), jws=jws)
 
-    async def _keep(self, jws: str, selection: list[float], certification: list[float]) -> None:
+    async def _keep(
+        self,
+        jws: str,
+        selection: list[float],
+        certification: list[float],
+        request_id: str,
+        account: Account | None,
+    ) -> None:
         if self._store is None:
             return
         try:
-            await off_loop(self._store.append, jws, selection, certification)
+            await off_loop(
+                self._store.append,
+                jws,
+                selection,
+                certification,
+                request_id=request_id,
+                client=_name(account),
+            )
         except OSError as error:
             metrics.STORE_FAILURES.inc()
             log.error("a certificate could not be kept", reason=str(error))
@@ -190,6 +231,10 @@ async def certificates_of(images: Sequence[Smoothed]) -> list[Certificate]:
     """
     with tracing.stage("certify"):
         return [await image.certificate() for image in images]
+
+
+def _name(account: Account | None) -> str | None:
+    return None if account is None else account.name
 
 
 def _read(path: Path, kind: type[PublicKey]) -> str:

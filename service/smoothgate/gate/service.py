@@ -13,6 +13,7 @@ from smoothgate.errors import SmoothgateError
 from smoothgate.gate.answering import Answering
 from smoothgate.gate.canary import Canary
 from smoothgate.gate.commitment_log import CommitmentLog
+from smoothgate.gate.description import Description
 from smoothgate.gate.event_loop_lag import measure_event_loop_lag
 from smoothgate.gate.gatekeeper import Gatekeeper
 from smoothgate.gate.health import Health
@@ -55,6 +56,7 @@ class Service:
     commitments: CommitmentLog | None
     questions: VisualQuestions
     answering: Answering
+    description: Description
     created: int = field(default_factory=lambda: int(time.time()))
     failure: SmoothgateError | None = None
     _opened: AsyncExitStack = field(default_factory=AsyncExitStack)
@@ -82,6 +84,7 @@ class Service:
                 opened.push_async_callback(self.engine.stop)
                 opened.push_async_callback(self.smoother.stop)
                 await self.smoother.start()
+                await off_loop(self.description.export)
                 plan = self.policy.plan(SmoothingOptions())
                 await off_loop(plan.require_reachable, 1, self.smoother.loaded.chance_cosine(plan.sigma))
                 if self.canary is not None:

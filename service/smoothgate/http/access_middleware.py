@@ -48,18 +48,19 @@ class Access:
             return
         with ExitStack() as stack:
             try:
-                account = self._gatekeeper.admit(_bearer_key(Headers(scope=scope)))
+                account = self._gatekeeper.admit(_key(Headers(scope=scope)))
                 scope["state"]["account"] = account
                 if scope["path"] != "/metrics":
                     self._in_flight.require_room()
                     stack.enter_context(self._gatekeeper.under_way(account))
             except SmoothgateError as error:
                 metrics.REFUSALS.labels(error.code).inc()
-                await error_responses.response_of(error)(scope, receive, send)
+                await error_responses.response_of(error, scope["path"])(scope, receive, send)
                 return
             await self._app(scope, receive, send)
 
 
-def _bearer_key(headers: Headers) -> str | None:
+def _key(headers: Headers) -> str | None:
+    """The key of a request: a bearer token, or a header of its own, as Anthropic's clients send it."""
     scheme, _, key = headers.get("Authorization", "").partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else None
+    return key.strip() if scheme.lower() == "bearer" else headers.get("X-Api-Key")

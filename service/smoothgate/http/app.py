@@ -16,12 +16,15 @@ from smoothgate.http.body_limit_middleware import BodyLimit
 from smoothgate.http.certify_route import certify_router
 from smoothgate.http.chat_route import chat_router
 from smoothgate.http.cross_site_middleware import CrossSite
+from smoothgate.http.embeddings_route import embeddings_router
 from smoothgate.http.log_routes import log_router
+from smoothgate.http.messages_route import messages_router
 from smoothgate.http.openai_routes import openai_router
 from smoothgate.http.openapi_schema import complete_schema
 from smoothgate.http.operation_routes import operation_router
 from smoothgate.http.outcome_headers import OUTCOME, RADIUS
 from smoothgate.http.request_middleware import ID_HEADER, Context
+from smoothgate.http.responses_route import responses_router
 from smoothgate.http.spelling_middleware import Spelling
 from smoothgate.settings import Settings
 
@@ -67,9 +70,14 @@ def create_app(
     for router in (
         chat_router(service.answering, service.model.name),
         certify_router(service.answering, service.model.name),
-        openai_router(service.answering, service.model.name, service.created),
+        openai_router(service.answering, service.model.name, service.created, service.description),
+        responses_router(service.answering, service.model.name),
+        messages_router(service.answering, service.model.name),
+        embeddings_router(service.answering, service.model.name),
         log_router(service.commitments, service.issuer),
-        operation_router(service.health, service.issuer, with_metrics=settings.metrics_port is None),
+        operation_router(
+            service.health, service.issuer, service.description, with_metrics=settings.metrics_port is None
+        ),
         *routers,
     ):
         app.include_router(router)

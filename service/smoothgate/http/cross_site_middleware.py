@@ -38,7 +38,7 @@ class CrossSite:
             error = self._problem(Headers(scope=scope))
             if error is not None:
                 metrics.REFUSALS.labels(error.code).inc()
-                await error_responses.response_of(error)(scope, receive, send)
+                await error_responses.response_of(error, scope["path"])(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

@@ -23,11 +23,29 @@ from smoothgate.field_errors import explained
 _CLIENT_GONE = 499
 _MOST_SHOWN = 100
 
+#: Anthropic's clients know an error by a field beside it, and have words of their own for its kind.
+MESSAGES = "/v1/messages"
+# What Anthropic's API calls the kinds of errors.
+_ANTHROPIC = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
 log = structlog.get_logger("api")
 
 
-def body_of(error: SmoothgateError) -> dict[str, Any]:
-    """The JSON of an error, with the certificates where a policy was not met."""
+def body_of(error: SmoothgateError, path: str = "") -> dict[str, Any]:
+    """The JSON of an error, with the certificates where a policy was not met.
+
+    Args:
+        error: what went wrong.
+        path: of the request, whose clients may look for more than the one shape.
+    """
     body: dict[str, Any] = {
         "error": {
             "message": _printable(error.message),
@@ -38,6 +56,10 @@ def body_of(error: SmoothgateError) -> dict[str, Any]:
     }
     if isinstance(error, PolicyNotMet):
         body |= error.certified
+    if path == MESSAGES:
+        own = "invalid_request_error" if error.status < 500 else "api_error"
+        body["type"] = "error"
+        body["error"]["type"] = _ANTHROPIC.get(error.status, own)
     return body
 
 
@@ -46,14 +68,14 @@ def _printable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def response_of(error: SmoothgateError) -> JSONResponse:
-    """The response to an error, with Retry-After where a retry is sensible."""
+def response_of(error: SmoothgateError, path: str = "") -> JSONResponse:
+    """The response to an error on this path, with Retry-After where a retry is sensible."""
     headers = {}
     if error.retry_after is not None:
         headers["Retry-After"] = retry_after(error.retry_after)
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(body_of(error), error.status, headers)
+    return JSONResponse(body_of(error, path), error.status, headers)
 
 
 def retry_after(seconds: float) -> str:
@@ -94,16 +116,16 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(SmoothgateError)
     async def _known(request: Request, error: SmoothgateError) -> JSONResponse:
-        return response_of(error)
+        return response_of(error, request.url.path)
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        return response_of(of_validation(list(error.errors())))
+        return response_of(of_validation(list(error.errors())), request.url.path)
 
     @app.exception_handler(ValidationError)
     async def _unhandled_model(request: Request, error: ValidationError) -> JSONResponse:
         log.error("a model of our own did not validate", error=str(error))
-        return response_of(SmoothgateError("An internal error occurred."))
+        return response_of(SmoothgateError("An internal error occurred."), request.url.path)
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
@@ -120,8 +142,9 @@ def install(app: FastAPI) -> None:
                 message = (
                     f"There is nothing at {request.url.path[:_MOST_SHOWN]}. GET /docs lists what there is."
                 )
-        response = response_of(MalformedRequest(message, code=code))
-        response.status_code = error.status_code
+        known = MalformedRequest(message, code=code)
+        known.status = error.status_code
+        response = response_of(known, request.url.path)
         response.headers.update(headers)
         return response
 

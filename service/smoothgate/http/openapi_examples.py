@@ -72,24 +72,72 @@ def completions() -> Json:
         {"type": "image_url", "image_url": {"url": _sample()}},
         {"type": "text", "text": "What digit is shown?"},
     ]
+    properties: Json = {"messages": {"type": "array", "items": {"type": "object"}, "minItems": 1}}
+    return _open_body("messages", properties, {"messages": [{"role": "user", "content": content}]})
+
+
+def responses() -> Json:
+    """The body of `POST /v1/responses`."""
+    content = [
+        {"type": "input_image", "image_url": _sample()},
+        {"type": "input_text", "text": "What digit is shown?"},
+    ]
+    properties: Json = {
+        "input": {
+            "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}, "minItems": 1}]
+        },
+        "instructions": {"type": "string"},
+    }
+    return _open_body("input", properties, {"input": [{"role": "user", "content": content}]})
+
+
+def messages() -> Json:
+    """The body of `POST /v1/messages`."""
+    source = {"type": "base64", "media_type": "image/png", "data": _sample().partition(",")[2]}
+    content = [{"type": "image", "source": source}, {"type": "text", "text": "What digit is shown?"}]
+    properties: Json = {
+        "messages": {"type": "array", "items": {"type": "object"}, "minItems": 1},
+        "max_tokens": {"type": "integer", "minimum": 1},
+    }
+    example = {"messages": [{"role": "user", "content": content}], "max_tokens": 40}
+    body = _open_body("messages", properties, example)
+    body["requestBody"]["content"]["application/json"]["schema"]["required"].append("max_tokens")
+    return body
+
+
+def embeddings() -> Json:
+    """The body of `POST /v1/embeddings`."""
+    picture = {"type": "image_url", "image_url": {"url": _sample()}}
     schema: Json = {
         "type": "object",
         "required": ["messages"],
         "properties": {
             "model": {"type": "string"},
             "messages": {"type": "array", "items": {"type": "object"}, "minItems": 1},
+            "encoding_format": {"enum": ["float", "base64"]},
+            "smoothing": {"$ref": "#/components/schemas/SmoothingOptions"},
+        },
+    }
+    example = {"messages": [{"role": "user", "content": [picture]}], "encoding_format": "base64"}
+    content = {"application/json": {"schema": schema, "example": example}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _open_body(field: str, properties: Json, example: Json) -> Json:
+    """A body that holds more than is listed; `field` must be there."""
+    schema: Json = {
+        "type": "object",
+        "required": [field],
+        "properties": {
+            "model": {"type": "string"},
+            **properties,
             "stream": {"type": "boolean"},
             "smoothing": {"$ref": "#/components/schemas/SmoothingOptions"},
         },
         "additionalProperties": True,
     }
-    example = {"messages": [{"role": "user", "content": content}], "temperature": 0}
-    return {
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": schema, "example": example}},
-        }
-    }
+    content = {"application/json": {"schema": schema, "example": example | {"temperature": 0}}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def _bodies(schema: Json, example: Json) -> Json:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from smoothgate.gate.description import Description
 from smoothgate.gate.health import Health
 from smoothgate.gate.issuing import Issuer
 from smoothgate.http import error_responses, openapi_examples
-from smoothgate.schemas import IssuedCertificate
+from smoothgate.http.request_state import account_of
+from smoothgate.off_loop import off_loop
+from smoothgate.schemas import IssuedCertificate, KeptCertificates
 
 # A new key signs after a restart only. Verifiers that meet an unknown key ask again.
 _KEY_SET_CACHE = "public, max-age=300"
@@ -23,12 +26,15 @@ PROBES = frozenset({LIVE, READY, *READY_ALIASES, "/metrics"})
 _RETRY_SECONDS = 5.0
 
 
-def operation_router(health: Health, issuer: Issuer, *, with_metrics: bool) -> APIRouter:
+def operation_router(
+    health: Health, issuer: Issuer, description: Description, *, with_metrics: bool
+) -> APIRouter:
     """The routes.
 
     Args:
         health: answers the readiness probe.
-        issuer: has the public keys.
+        issuer: has the public keys, and the certificates that are kept.
+        description: version and digests.
         with_metrics: whether metrics are served here; otherwise they have a port of their own.
     """
     router = APIRouter(tags=["Operation"])
@@ -67,6 +73,17 @@ def operation_router(health: Health, issuer: Issuer, *, with_metrics: bool) -> A
     async def schema() -> dict[str, Any]:
         """The JSON Schema of a certificate."""
         return IssuedCertificate.model_json_schema()
+
+    @router.get("/v1/certificates/{identifier}", responses=openapi_examples.DOOR | openapi_examples.NOT_FOUND)
+    async def kept(identifier: str, request: Request) -> KeptCertificates:
+        """The certificates of a request of this client, by its id (`X-Request-Id`), where they are kept."""
+        found = await issuer.issued(identifier, account_of(request))
+        return KeptCertificates.model_validate({"request_id": identifier, "certificates": found})
+
+    @router.get("/v1/version", responses=openapi_examples.DOOR)
+    async def version() -> dict[str, Any]:
+        """The version of the service, and the digests that its certificates carry."""
+        return await off_loop(description.version)
 
     @router.get(
         "/metrics", response_class=Response, responses=openapi_examples.DOOR | openapi_examples.NOT_FOUND

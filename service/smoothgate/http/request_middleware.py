@@ -18,6 +18,8 @@ from smoothgate.http import error_responses, sse
 from smoothgate.http.operation_routes import PROBES
 
 ID_HEADER = "X-Request-Id"
+#: Where Anthropic's clients look for the same.
+ANTHROPIC_ID_HEADER = "Request-Id"
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -105,6 +107,7 @@ class _Answer:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers[ID_HEADER] = self._identifier
+            headers[ANTHROPIC_ID_HEADER] = self._identifier
             self._streams = headers.get("content-type", "").startswith("text/event-stream")
         elif message["type"] == "http.response.body":
             self.complete = not message.get("more_body", False)
@@ -113,9 +116,9 @@ class _Answer:
     async def fail(self, error: SmoothgateError, scope: Scope, receive: Receive) -> None:
         """End with an error: a response, or the last frame of a stream, or a connection that breaks off."""
         if self.status is None:
-            await error_responses.response_of(error)(scope, receive, self)
+            await error_responses.response_of(error, scope["path"])(scope, receive, self)
         elif self._streams and not self.complete:
-            frame = sse.event(error_responses.body_of(error)).encode()
+            frame = sse.failure(error, scope["path"]).encode()
             await self({"type": "http.response.body", "body": frame, "more_body": False})
         elif not self.complete:
             raise error

@@ -17,6 +17,7 @@ from smoothgate.http import error_responses
 log = structlog.get_logger("api")
 
 DONE = "data: [DONE]\n\n"
+RESPONSES = "/v1/responses"
 #: After which a comment is sent. Balancers close a connection that is silent for a minute.
 SILENCE_SECONDS = 10.0
 _COMMENT = b": still working\n\n"
@@ -24,9 +25,22 @@ _COMMENT = b": still working\n\n"
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
-def event(value: dict[str, Any]) -> str:
-    """One event."""
-    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
+def event(value: dict[str, Any], name: str | None = None) -> str:
+    """One event, with its name where it has one."""
+    named = "" if name is None else f"event: {name}\n"
+    return f"{named}data: {json.dumps(value, ensure_ascii=False)}\n\n"
+
+
+def failure(error: SmoothgateError, path: str) -> str:
+    """The last event of a stream that fails, as the clients of this path know it.
+
+    Clients of Responses and Messages look at the event's name, and those of Responses also for the fields of
+    the error beside it.
+    """
+    body = error_responses.body_of(error, path)
+    if path == RESPONSES:
+        body |= {name: body["error"][name] for name in ("code", "message", "param")} | {"type": "error"}
+    return event(body, "error" if "type" in body else None)
 
 
 class EventStream(StreamingResponse):
@@ -35,10 +49,11 @@ class EventStream(StreamingResponse):
     Args:
         frames: the events as text.
         source: closed when the response is over, even where it never began.
+        path: of the request, which a failure has its form from.
     """
 
-    def __init__(self, frames: AsyncGenerator[str], source: AsyncGenerator[Any]) -> None:
-        super().__init__(_failing_clearly(frames), media_type="text/event-stream", headers=_HEADERS)
+    def __init__(self, frames: AsyncGenerator[str], source: AsyncGenerator[Any], path: str = "") -> None:
+        super().__init__(_failing_clearly(frames, path), media_type="text/event-stream", headers=_HEADERS)
         self._source = source
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,12 +90,12 @@ class _Line:
                 await self({"type": "http.response.body", "body": _COMMENT, "more_body": True})
 
 
-async def _failing_clearly(frames: AsyncGenerator[str]) -> AsyncGenerator[str]:
+async def _failing_clearly(frames: AsyncGenerator[str], path: str) -> AsyncGenerator[str]:
     try:
         async for frame in frames:
             yield frame
     except SmoothgateError as error:
-        yield event(error_responses.body_of(error))
+        yield failure(error, path)
     except Exception as error:
         log.error("unexpected failure in a stream", exc_info=error)
-        yield event(error_responses.body_of(SmoothgateError("An internal error occurred.")))
+        yield failure(SmoothgateError("An internal error occurred."), path)

@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { make } from "./dom.js";
-import { verify } from "./verify.js";
+import { checkAnswer } from "./verify/index.js";
 
 /**
  * Show a certificate.
@@ -21,9 +21,11 @@ export function signedDocument(certificate, name) {
     result.className = "verified";
     result.textContent = "Checking …";
     try {
-      const key = await verify(JSON.parse(text.value), await get("/.well-known/jwks.json"));
+      const { results: [{ checks, kid }] } = await checkAnswer(JSON.parse(text.value), await get("/.well-known/jwks.json"));
+      const failed = checks.find((each) => !each.passed);
+      if (failed) throw new Error(`${failed.name}: ${failed.detail}`);
       result.classList.add("good");
-      result.textContent = `✓ Signed by this service, and unchanged (key ${key}).`;
+      result.textContent = `✓ Signed by this service, unchanged, and free of contradictions (key ${kid}).`;
     } catch (error) {
       result.classList.add("bad");
       result.textContent = `✗ Refused. ${error instanceof SyntaxError ? "This is no JSON." : error.message}`;

@@ -1,0 +1,54 @@
+"""`POST /v1/responses`: OpenAI's Responses API over the same answering flow, with certificates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from smoothgate.errors import MalformedRequest
+from smoothgate.gate.answering import Answering
+from smoothgate.http import openapi_examples, sse
+from smoothgate.http.answer_blocks import whole_of
+from smoothgate.http.chat_fields import is_streamed
+from smoothgate.http.outcome_headers import outcome_headers
+from smoothgate.http.request_body import read_json
+from smoothgate.http.request_state import accepted, account_of, request_id, while_connected
+from smoothgate.http.responses_answer import ResponseForm
+from smoothgate.http.responses_request import turn_of
+from smoothgate.off_loop import off_loop
+
+
+def responses_router(answering: Answering, model_name: str) -> APIRouter:
+    """The route."""
+    router = APIRouter(tags=["OpenAI"])
+
+    @router.post(
+        sse.RESPONSES,
+        openapi_extra=openapi_examples.responses(),
+        responses=openapi_examples.STREAM | openapi_examples.ERRORS | openapi_examples.NOT_FOUND,
+    )
+    async def responses(request: Request) -> Response:
+        """OpenAI's Responses for text, pictures and functions, streaming included. Nothing is stored.
+
+        `smoothing` comes in as an extra field. `certificates` goes out as one of the response, in a stream of
+        the response in the last event.
+        """
+        body: Any = await read_json(request)
+        if not isinstance(body, dict):
+            raise MalformedRequest("The body must be a JSON object.")
+        identifier = request_id(request)
+        translated = await off_loop(turn_of, body, account_of(request), identifier)
+        form = ResponseForm(body, identifier, model_name)
+        with translated.named():
+            if is_streamed(body):
+                events = answering.stream(translated.turn)
+                await accepted(request, events)
+                return sse.EventStream(form.events(events, translated), events, sse.RESPONSES)
+            answer = await while_connected(request, answering.answer(translated.turn))
+        return await off_loop(
+            lambda: JSONResponse(form.whole(whole_of(answer)), headers=outcome_headers(answer))
+        )
+
+    return router
