@@ -139,15 +139,13 @@ def test_without_its_extra_the_library_names_it(monkeypatch: pytest.MonkeyPatch)
     assert smoothgate.Client.__name__ == "Client"
 
 
-def test_the_examples_of_the_library(
-    vllm: FakeVllm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_examples_of_the_library(vllm: FakeVllm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("seven.png", "two.png"):
         shutil.copy(SAMPLES / name, tmp_path)
     (tmp_path / "broken.png").write_bytes(b"no picture")
     monkeypatch.chdir(tmp_path)
     quick = ", ".join(f"{name}={value}" for name, value in QUICK.items())
-    run_examples(
+    _, said = run_examples(
         "library.md",
         {
             "http://127.0.0.1:8001": vllm.url,
@@ -155,7 +153,6 @@ def test_the_examples_of_the_library(
             '"two.png"], sigma': f'"two.png"], {quick}, sigma',
         },
     )
-    said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("bounded ")
     assert said[1].startswith("broken.png ")
     assert said[-1].startswith(TEXT)

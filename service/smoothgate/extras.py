@@ -30,14 +30,6 @@ class MissingExtra(SmoothgateError):
         super().__init__(f"{what} needs the extra `{extra}`: pip install '{_PROJECT}[{extra}]'")
 
 
-def own_version() -> str:
-    """The version of Smoothgate; `unknown` where it runs from sources that were never installed."""
-    try:
-        return distribution(_PROJECT).version
-    except PackageNotFoundError:
-        return "unknown"
-
-
 def missing(extra: str) -> list[str]:
     """Names of the distributions that the extra asks for and that are not installed, sorted.
 

@@ -70,11 +70,6 @@ LIMITS_FAILURES = Counter(
     "Times that the counters which replicas share could not be reached: limits held for each replica alone.",
 )
 BODY_BYTES = Gauge("smoothgate_body_bytes", "Bytes of the bodies of requests that are being answered.")
-SERVICE_INFO = Gauge(
-    "smoothgate_service_info",
-    "1, with what is served: the model, digests of encoder and PSM, the version of the service.",
-    ["model", "model_digest", "psm_digest", "version"],
-)
 ENGINE_INFO = Gauge("smoothgate_engine_info", "1, with the version of vLLM, once it was asked.", ["version"])
 READY = Gauge("smoothgate_ready", "1 while the service is ready for requests.")
 STAGE_SECONDS = Histogram(

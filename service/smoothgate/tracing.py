@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, SpanKind, StatusCode, format_trace_id
 
-from smoothgate.extras import own_version
+from smoothgate import __version__
 
 TRACES_PATH = "/v1/traces"
 
@@ -25,7 +25,7 @@ _tracer = trace.get_tracer("smoothgate")
 
 def configure(url: str) -> None:
     """Send traces to an OTLP/HTTP collector at `http://host:4318`. Call it once per process."""
-    resource = {SERVICE_NAME: "smoothgate", SERVICE_VERSION: own_version()}
+    resource = {SERVICE_NAME: "smoothgate", SERVICE_VERSION: __version__}
     provider = TracerProvider(resource=Resource.create(resource))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(url.rstrip("/") + TRACES_PATH)))
     trace.set_tracer_provider(provider)

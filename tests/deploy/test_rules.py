@@ -60,7 +60,12 @@ def test_the_operator_gets_the_same_groups() -> None:
 
 def names_of_service() -> set[str]:
     """Every name under which a metric of the service is scraped."""
-    suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"], "gauge": [""]}
+    suffixes = {
+        "counter": ["_total"],
+        "histogram": ["_bucket", "_sum", "_count"],
+        "gauge": [""],
+        "info": ["_info"],
+    }
     ours = [metric for metric in vars(metrics).values() if isinstance(metric, MetricWrapperBase)]
     return {metric._name + suffix for metric in ours for suffix in suffixes[str(metric._type)]}
 

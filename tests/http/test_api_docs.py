@@ -10,13 +10,11 @@ from tests.fake_vllm import TEXT
 from tests.whole_service import SAMPLES, Gate
 
 
-def test_the_examples_of_the_apis(
-    quick_gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_examples_of_the_apis(quick_gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(SAMPLES / "seven.png", tmp_path)
     monkeypatch.chdir(tmp_path)
-    run_examples("apis.md", {"http://127.0.0.1:8000": quick_gate.url})
-    response, message, embedding = capsys.readouterr().out.splitlines()
+    _, printed = run_examples("apis.md", {"http://127.0.0.1:8000": quick_gate.url})
+    response, message, embedding = printed
     assert response.startswith(TEXT)
     assert message == f"{TEXT} bounded"
     assert int(embedding.split()[0]) > 100

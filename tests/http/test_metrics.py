@@ -46,7 +46,6 @@ ELSEWHERE = {
     "smoothgate_account_tokens": "test_account_metrics",
     "smoothgate_refusals": "test_metrics",
     "smoothgate_ready": "test_admission",
-    "smoothgate_service_info": "test_metrics",
     "smoothgate_engine_info": "test_metrics",
     "smoothgate_reserved_work": "test_admission",
     "smoothgate_degraded_requests": "test_admission",
@@ -188,7 +187,7 @@ def test_the_metrics_say_what_is_served(quick_gate: Gate) -> None:
     certificate = quick_gate.ask("What digit is shown?", "seven.png").json()["certificates"][0]
     digests = (certificate["model"]["digest"], certificate["model"]["psm_digest"])
     lines = quick_gate.http.get("/metrics").text.splitlines()
-    (info,) = (line for line in lines if line.startswith("smoothgate_service_info{"))
+    (info,) = (line for line in lines if line.startswith("smoothgate_build_info{"))
     assert all(f'="{digest}"' in info for digest in digests)
     assert 'model="smoothgate-demo"' in info
     (engine,) = (line for line in lines if line.startswith("smoothgate_engine_info{"))

@@ -9,7 +9,6 @@ import structlog
 
 from smoothgate import metrics
 from smoothgate.errors import SmoothgateError
-from smoothgate.extras import own_version
 from smoothgate.off_loop import off_loop
 from smoothgate.sampling.sampler import Sampler
 from smoothgate.sampling.smoother import Smoother
@@ -19,8 +18,6 @@ _WATCH_SECONDS = 1.0
 _STALL_SECONDS = 30.0
 # A thread cannot be ended from outside. After this long, only a new process helps.
 _HUNG_SECONDS = 180.0
-
-_VERSION = own_version()
 
 log = structlog.get_logger("smoother")
 
@@ -109,9 +106,6 @@ class SupervisedSmoother:
             smoother.use(await off_loop(self._make_sampler))
         self._sampler = sampler = smoother.sampler
         sampler.start()
-        model = smoother.model
-        metrics.SERVICE_INFO.clear()
-        metrics.SERVICE_INFO.labels(model.name, model.digest, model.psm_digest or "", _VERSION).set(1)
         metrics.SAMPLER_UP.set_function(lambda: float(sampler.alive))
         metrics.QUEUED_SAMPLES.set_function(lambda: float(sampler.queued_samples))
         metrics.QUEUED_WORK.set_function(lambda: sampler.queued_work)
