@@ -1,14 +1,13 @@
-"""What all tests share: the machine's cores and memory, who runs where, one vLLM, and the whole service."""
+"""What all tests share: who runs where, one vLLM, and the whole service."""
 
 import os
 
-# Several processes share the cores, and threads that spin while they wait would take them from each other;
-# a vLLM that takes every core would keep its own API server from answering.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "1")
-# What commands print is not coloured and has the width that COLUMNS says, in a dumb terminal too.
+# What commands print is not coloured, and has the width that a test names. Workers inherit xdist's 80
+# columns, which a console that is made under them keeps.
 os.environ["TTY_COMPATIBLE"] = "0"
 os.environ.pop("FORCE_COLOR", None)
+os.environ.pop("COLUMNS", None)
+os.environ.pop("LINES", None)
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from xdist.scheduler import LoadScopeScheduling
 
 import smoothgate.compat.repaired_imports  # noqa: F401, before any test imports transformers
@@ -62,11 +60,6 @@ class _ByFixture(LoadScopeScheduling):
         if _folder(nodeid) == "families":
             return f"{path}[{name.partition('[')[2]}"
         return path
-
-
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # Two workers with as many threads each as there are cores would mostly wait for each other.
-    torch.set_num_threads(1)
 
 
 @pytest.hookimpl(optionalhook=True)

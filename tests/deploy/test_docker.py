@@ -121,6 +121,7 @@ def test_the_steps_of_the_cpu_image_run_in_order(image: Build) -> None:
     assert "SMOOTHGATE_PORT" in image.run([*image.entrypoint[:-1], "settings"]).stdout
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_image_imports_vllm_starts_the_service_and_writes_only_to_home_and_tmp(
     image: Build, tmp_path: Path

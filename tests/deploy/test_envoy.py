@@ -28,7 +28,7 @@ from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
-STREAMS = 20
+STREAMS = 10
 MODEL = "smoothgate-demo"
 # As many tokens as the demo model has room for: seconds on any machine.
 LONG = {"max_tokens": 1900, "extra_body": {"ignore_eos": True}}

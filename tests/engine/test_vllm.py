@@ -176,6 +176,18 @@ async def test_pixels_are_refused(engine: LocalEngine) -> None:
         await engine.client.chat(body(user(picture, text("What is shown?"))))
 
 
+async def test_vllm_passes_the_check_for_what_it_refuses(engine: LocalEngine) -> None:
+    assert await MediaCheck(MODEL_NAME).problem(engine.client) is None
+    assert await MediaCheck("another").problem(engine.client) == f"serves {MODEL_NAME} instead of another"
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+async def test_vllm_refuses_a_medium_for_its_kind_and_nothing_else(engine: LocalEngine, kind: str) -> None:
+    asked = {"model": MODEL_NAME, "messages": [user(media_part(kind))], "max_tokens": 1}
+    with pytest.raises(RequestError, match=rf"At most 0 {kind}\(s\) may be provided in one prompt"):
+        await engine.client.probe(asked)
+
+
 @pytest.mark.parametrize("mode", ["whole", "streamed"])
 async def test_a_refusal_keeps_vllms_message(engine: LocalEngine, mode: str) -> None:
     ask = engine.client.chat if mode == "whole" else engine.client.stream
@@ -296,15 +308,3 @@ async def test_a_killed_engine_core_fails_its_requests_and_is_replaced(engine: L
     assert not any(map(processes.alive, old))
     await until_state_is(engine, EngineState.STARTING)
     assert engine.status.restarts == restarts + 1
-
-
-async def test_vllm_passes_the_check_for_what_it_refuses(engine: LocalEngine) -> None:
-    assert await MediaCheck(MODEL_NAME).problem(engine.client) is None
-    assert await MediaCheck("another").problem(engine.client) == f"serves {MODEL_NAME} instead of another"
-
-
-@pytest.mark.parametrize("kind", ["image", "video"])
-async def test_vllm_refuses_a_medium_for_its_kind_and_nothing_else(engine: LocalEngine, kind: str) -> None:
-    asked = {"model": MODEL_NAME, "messages": [user(media_part(kind))], "max_tokens": 1}
-    with pytest.raises(RequestError, match=rf"At most 0 {kind}\(s\) may be provided in one prompt"):
-        await engine.client.probe(asked)

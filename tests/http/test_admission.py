@@ -206,7 +206,7 @@ def test_under_load_the_default_budget_steps_down_and_the_certificate_says_so(
 def test_samples_per_minute_are_charged_before_an_image_is_looked_at(
     open_gate: OpenGate, tmp_path: Path
 ) -> None:
-    account, key = accounts.new("alice", samples_per_minute=150)
+    account, key = accounts.new("alice", samples_per_minute=90)
     accounts.save(tmp_path / "accounts.json", [account])
     gate = open_gate(accounts=tmp_path / "accounts.json")
     gate.http.headers["Authorization"] = f"Bearer {key}"

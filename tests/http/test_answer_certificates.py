@@ -311,7 +311,7 @@ def test_an_account_is_charged_for_all_samples_and_all_generations(
     open_gate: OpenGate, vllm: FakeVllm, tmp_path: Path
 ) -> None:
     """The tokens of the answer that is sent are a sixtieth of them."""
-    account, key = accounts.new("alice", tokens_per_minute=40 * USAGE["total_tokens"], samples_per_minute=170)
+    account, key = accounts.new("alice", tokens_per_minute=40 * USAGE["total_tokens"], samples_per_minute=120)
     accounts.save(tmp_path / "accounts.json", [account])
     gate = open_gate(accounts=tmp_path / "accounts.json")
     gate.http.headers["Authorization"] = f"Bearer {key}"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, FilePayload, Page
+from playwright.sync_api import Browser, FilePayload, Page, expect
 
 from smoothgate.settings import Settings
 from smoothgate_lab.evaluation.running_service import free_port
@@ -125,7 +125,7 @@ def test_an_attack_inside_the_radius_turns_the_answer_without_smoothgate_alone(
         assert size < radius
         assert page.locator("#attack-result .views img").count() == 3
         choose(page, "three")
-        assert page.locator("#attack-result *").count() == 0, "nothing of another picture stays"
+        expect(page.locator("#attack-result *"), "nothing of another picture stays").to_have_count(0)
 
 
 def test_an_attack_can_be_stopped(gate: Gate, browser: Browser) -> None:

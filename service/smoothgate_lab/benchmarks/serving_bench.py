@@ -30,6 +30,8 @@ _SAMPLE = "seven.png"
 _WARM_UP = 3
 #: Text takes more rounds than the others, because its two sides differ by only a few per cent.
 TEXT_TIMES = 5
+#: What `n_certify` was by default before certificates bounded the angle too.
+LARGE_BUDGET = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,9 @@ def run(repeats: int, step: Callable[[], None]) -> Json:
     Returns:
         `text`, `picture`: seconds (medians) of the two sides, and their ratio; `first_token`: seconds to the
         first token with certification during generation (`beside`) and before it (`first`), and the ratio
-        of first to beside; `stages`: seconds (medians) that the stages of a picture's request add to it.
+        of first to beside; `budget`: seconds (medians) of a picture's whole answer with the service's own
+        terms (`default`) and with `LARGE_BUDGET` certification samples (`large`), and the ratio of large to
+        default; `stages`: seconds (medians) that the stages of a picture's request add to it.
     """
     return asyncio.run(_run(repeats, step))
 
@@ -69,6 +73,7 @@ async def _run(repeats: int, step: Callable[[], None]) -> Json:
             "text": await _text(sides, TEXT_TIMES * repeats, step),
             **await _picture(sides, repeats, step),
             "first_token": await _first_token(sides, repeats, step),
+            "budget": await _budget(sides, repeats, step),
         }
 
 
@@ -178,6 +183,20 @@ async def _first_token(sides: Sides, repeats: int, step: Callable[[], None]) -> 
         step()
     medians = {name: statistics.median(each) for name, each in seconds.items()}
     return medians | {"ratio": medians["first"] / medians["beside"]}
+
+
+async def _budget(sides: Sides, repeats: int, step: Callable[[], None]) -> Json:
+    """Compare whole answers to new pictures, certified with few samples and with many."""
+    terms: dict[str, Json] = {"default": {}, "large": {"smoothing": {"n_certify": LARGE_BUDGET}}}
+    seconds: dict[str, list[float]] = {name: [] for name in terms}
+    for round_ in range(repeats):
+        for at, (name, fields) in enumerate(terms.items()):
+            image = {"type": "image_url", "image_url": {"url": picture_uri((4 + at) * 1000 + round_)}}
+            parts: list[Json] = [image, {"type": "text", "text": _QUESTION}]
+            seconds[name].append(await _asked(sides.gate, _body(sides, parts) | fields))
+        step()
+    medians = {name: statistics.median(each) for name, each in seconds.items()}
+    return medians | {"ratio": medians["large"] / medians["default"]}
 
 
 def _has_text(line: str) -> bool:

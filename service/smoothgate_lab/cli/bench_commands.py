@@ -187,11 +187,11 @@ def bench_serving(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from smoothgate import logs
     from smoothgate.progress import progress
-    from smoothgate_lab.benchmarks.serving_bench import TEXT_TIMES, run
+    from smoothgate_lab.benchmarks.serving_bench import LARGE_BUDGET, TEXT_TIMES, run
 
     logs.configure("console", "error")
     with failures(), progress(console=console) as bar:
-        task = bar.add_task("rounds, after the start", total=(TEXT_TIMES + 2) * repeats)
+        task = bar.add_task("rounds, after the start", total=(TEXT_TIMES + 3) * repeats)
         figures = run(repeats, lambda: bar.advance(task))
     table = Table(
         "request",
@@ -209,6 +209,11 @@ def bench_serving(
     console.print(
         f"First token of a picture's answer, n = 1,024: {first['beside']:.3f} s with certification during "
         f"generation, {first['first']:.3f} s with certification before it ({first['ratio']:.2f} times that)"
+    )
+    budget = figures["budget"]
+    console.print(
+        f"A picture's whole answer: {budget['default']:.3f} s with the default terms, "
+        f"{budget['large']:.3f} s with n_certify {LARGE_BUDGET:,} ({budget['ratio']:.2f} times that)"
     )
     stages = Table("stage", "takes", title="Where the time of a picture, n = 64, goes")
     for name, taken in figures["stages"].items():

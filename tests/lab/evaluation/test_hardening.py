@@ -15,7 +15,7 @@ from smoothgate_lab.training_loop import Schedule
 UNTUNED = Path(__file__).parents[3] / "docs" / "results" / "untuned"
 
 
-@pytest.mark.parametrize("method", ["fare", "tecoa"])
+@pytest.mark.parametrize("method", ["tecoa", pytest.param("fare", marks=pytest.mark.long)])
 def test_a_tower_is_hardened_and_can_be_loaded(method: Method, tmp_path: Path) -> None:
     hardening = Hardening(method, 8 / 255, 1, bundled("psm"))
     before = hardening.loss(10_000)[1]["attacked"]
