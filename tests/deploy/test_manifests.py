@@ -266,6 +266,10 @@ def test_pods_are_closed_pinned_and_bounded(overlay: str) -> None:
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert pod["automountServiceAccountToken"] is False
         volumes = {volume["name"] for volume in pod["volumes"]}
+        for volume in pod["volumes"]:
+            # Bodies of requests go to /tmp, and must not fill the disk of the node.
+            if volume["name"].endswith("tmp"):
+                assert volume["emptyDir"]["sizeLimit"]
         for container in (*pod.get("initContainers", ()), *pod["containers"]):
             security = container["securityContext"]
             assert security["readOnlyRootFilesystem"]
