@@ -478,7 +478,7 @@ def schemas() -> str:
         ("FEATURES_1", CertificateV1),
         ("ANSWER", AnswerCertificate),
     ):
-        written += f"\nexport const {name} = {json.dumps(_bare(model.model_json_schema()), indent=2)};\n"
+        written += f"\nexport const {name} = {json.dumps(_bare(model.model_json_schema()))};\n"
     return written
 
 

@@ -7,7 +7,14 @@ from __future__ import annotations
 
 import typer
 
-from smoothgate.cli import account_commands, calibrate_command, certificate_commands, plugins, serve_command
+from smoothgate.cli import (
+    account_commands,
+    calibrate_command,
+    certificate_commands,
+    certify_command,
+    plugins,
+    serve_command,
+)
 from smoothgate.cli.common import Lists
 
 app = typer.Typer(
@@ -18,6 +25,7 @@ psm = typer.Typer(no_args_is_help=True, help="Purifier and smoothness mapper of 
 app.command()(serve_command.serve)
 app.command()(serve_command.settings)
 app.command()(serve_command.version)
+app.command()(certify_command.certify)
 app.command()(certificate_commands.verify)
 app.command()(certificate_commands.digest)
 psm.command(cls=Lists)(calibrate_command.calibrate)
