@@ -12,6 +12,7 @@ from huggingface_hub import snapshot_download
 
 from smoothgate.demo import bundled
 from smoothgate.errors import SmoothgateError
+from smoothgate.vision import devices_named
 
 DEMO_NAME = "smoothgate-demo"
 
@@ -48,7 +49,8 @@ class ServedModel:
             dtype: `auto`, or the name of a torch dtype.
 
         Raises:
-            SmoothgateError: code `no_calibration`: `psm` is missing for another model than the demo's.
+            SmoothgateError: code `no_calibration`: `psm` is missing for another model than the demo's. Code
+                `no_device`: a device is not there.
         """
         if checkpoint is not None and psm is None:
             raise SmoothgateError(
@@ -57,7 +59,7 @@ class ServedModel:
                 "alone with `psm calibrate`, and name the folder.",
                 code="no_calibration",
             )
-        devices = tuple(torch.device(one) for one in _device(device).split(","))
+        devices = devices_named(device)
         return cls(
             checkpoint=checkpoint or str(bundled("model")),
             name=name or (DEMO_NAME if checkpoint is None else Path(checkpoint).name),
@@ -88,12 +90,6 @@ def checkpoint_digest(checkpoint: str) -> str:
             with path.open("rb") as file:
                 sha.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return sha.hexdigest()
-
-
-def _device(wanted: str) -> str:
-    if wanted != "auto":
-        return wanted
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _dtype(wanted: str, device: torch.device) -> torch.dtype:
