@@ -17,7 +17,11 @@ from smoothgate.schemas import (
     CertifyRequest,
     ChatAnswer,
     ChatRequest,
+    Health,
     IssuedCertificate,
+    KeySet,
+    ModelCard,
+    ModelList,
     RefusalAnswer,
     SmoothingOptions,
 )
@@ -51,36 +55,6 @@ class ServiceError(SmoothgateError):
         super().__init__(message, param=param, code=code, retry_after=retry_after)
         self.status_code = status_code
         self.certificates = list(certificates)
-
-
-class ModelCard(BaseModel):
-    """A model that the service answers with."""
-
-    id: str
-    created: int
-    owned_by: str
-
-
-class _ModelList(BaseModel):
-    data: list[ModelCard]
-
-
-class KeySet(BaseModel):
-    """A JWKS (RFC 7517): the public keys that certificates are signed with."""
-
-    keys: list[dict[str, Any]]
-
-
-class Health(BaseModel):
-    """Whether the service takes requests.
-
-    Attributes:
-        status: `ok`, or `not ready`.
-        problems: why it is not ready, by part.
-    """
-
-    status: str
-    problems: dict[str, str] = {}
 
 
 class Client:
@@ -156,7 +130,7 @@ class Client:
 
     def models(self) -> list[ModelCard]:
         """The models that the service answers with."""
-        return _parsed(self._send("GET", "/v1/models"), _ModelList).data
+        return _parsed(self._send("GET", "/v1/models"), ModelList).data
 
     def health(self) -> Health:
         """Whether the service takes requests; it does not while it starts and while it ends."""

@@ -17,7 +17,7 @@ from smoothgate.http.outcome_headers import outcome_headers
 from smoothgate.http.request_body import read_json
 from smoothgate.http.request_state import accepted, account_of, request_id, while_connected
 from smoothgate.off_loop import off_loop
-from smoothgate.schemas import SmoothingOptions, as_json
+from smoothgate.schemas import CompletionAnswer, ModelCard, ModelList, SmoothingOptions, as_json
 
 ROUTE = "/v1/chat/completions"
 
@@ -44,12 +44,16 @@ def openai_router(answering: Answering, model_name: str, created: int) -> APIRou
         "root": model_name,
     }
 
-    @router.get("/v1/models", responses=openapi_examples.DOOR)
+    @router.get("/v1/models", response_model=ModelList, responses=openapi_examples.DOOR)
     async def models() -> Json:
         """The one model served, in OpenAI's form."""
         return {"object": "list", "data": [card]}
 
-    @router.get("/v1/models/{name:path}", responses=openapi_examples.DOOR | openapi_examples.NOT_FOUND)
+    @router.get(
+        "/v1/models/{name:path}",
+        response_model=ModelCard,
+        responses=openapi_examples.DOOR | openapi_examples.NOT_FOUND,
+    )
     async def model(name: str) -> Json:
         """The same model by its name."""
         if name != model_name:
@@ -58,6 +62,7 @@ def openai_router(answering: Answering, model_name: str, created: int) -> APIRou
 
     @router.post(
         ROUTE,
+        response_model=CompletionAnswer,
         openapi_extra=openapi_examples.completions(),
         responses=openapi_examples.STREAM | openapi_examples.ERRORS | openapi_examples.NOT_FOUND,
     )
