@@ -21,7 +21,11 @@ from smoothgate.schemas import (
     CertifyRequest,
     ChatAnswer,
     ChatRequest,
+    Health,
     IssuedCertificate,
+    KeySet,
+    ModelCard,
+    ModelList,
     RefusalAnswer,
     SmoothingOptions,
 )
@@ -57,18 +61,6 @@ class ServiceError(SmoothgateError):
         self.certificates = list(certificates)
 
 
-class ModelCard(BaseModel):
-    """A model that the service answers with."""
-
-    id: str
-    created: int
-    owned_by: str
-
-
-class _ModelList(BaseModel):
-    data: list[ModelCard]
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Embedding:
     """The smoothed features of a picture: a unit vector float32, and its certificate."""
@@ -84,24 +76,6 @@ class _Embedded(BaseModel):
 class _EmbeddingList(BaseModel):
     data: list[_Embedded]
     certificates: list[IssuedCertificate]
-
-
-class KeySet(BaseModel):
-    """A JWKS (RFC 7517): the public keys that certificates are signed with."""
-
-    keys: list[dict[str, Any]]
-
-
-class Health(BaseModel):
-    """Whether the service takes requests.
-
-    Attributes:
-        status: `ok`, or `not ready`.
-        problems: why it is not ready, by part.
-    """
-
-    status: str
-    problems: dict[str, str] = {}
 
 
 class Client:
@@ -191,7 +165,7 @@ class Client:
 
     def models(self) -> list[ModelCard]:
         """The models that the service answers with."""
-        return _parsed(self._send("GET", "/v1/models"), _ModelList).data
+        return _parsed(self._send("GET", "/v1/models"), ModelList).data
 
     def health(self) -> Health:
         """Whether the service takes requests; it does not while it starts and while it ends."""

@@ -13,8 +13,14 @@ from rich.progress import (
 )
 
 
-def progress(*figures: str, console: Console | None = None) -> Progress:
-    """A progress bar. `figures` are templates of further columns, such as `{task.fields[rate]}`."""
+def progress(*figures: str, console: Console | None = None, transient: bool = False) -> Progress:
+    """A progress bar.
+
+    Args:
+        figures: templates of further columns, such as `{task.fields[rate]}`.
+        console: where it is shown; None: on standard output.
+        transient: whether it is taken away at the end. Without a terminal it is then never shown.
+    """
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -23,5 +29,7 @@ def progress(*figures: str, console: Console | None = None) -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
+        transient=transient,
+        disable=transient and console is not None and not console.is_terminal,
         speed_estimate_period=120,
     )

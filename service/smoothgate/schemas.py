@@ -151,6 +151,63 @@ class ChatAnswer(BaseModel):
     timings: Timings
 
 
+class CompletionAnswer(BaseModel):
+    """OpenAI's completion, with what is certified. All other fields are vLLM's."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int = Field(description="Seconds since the epoch.")
+    model: str
+    choices: list[dict[str, Any]]
+    usage: dict[str, Any] | None = None
+    certificates: list[IssuedCertificate] | None = Field(
+        None,
+        description="One per picture, in the order they were sent; not there where nothing was smoothed.",
+    )
+    answer_certificate: IssuedAnswerCertificate | None = Field(
+        None, description="The certificate of the answer, where that is what is certified."
+    )
+
+
+class ModelCard(BaseModel):
+    """A model that the service answers with."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    created: int
+    owned_by: str
+
+
+class ModelList(BaseModel):
+    """The models that the service answers with."""
+
+    model_config = ConfigDict(extra="allow")
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class KeySet(BaseModel):
+    """A JWKS (RFC 7517): the public keys that certificates are signed with."""
+
+    keys: list[dict[str, Any]]
+
+
+class Health(BaseModel):
+    """Whether the service takes requests.
+
+    Attributes:
+        status: `ok`, or `not ready`.
+        problems: why it is not ready, by part.
+    """
+
+    status: str
+    problems: dict[str, str] = {}
+
+
 class CertifyRequest(BaseModel):
     """Pictures to certify without asking anything."""
 

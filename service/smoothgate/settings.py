@@ -30,6 +30,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from smoothgate.certify.alpha import COSINES
 
 PREFIX = "SMOOTHGATE_"
+ENV_FILE = ".env"
 
 
 def _shell_words(value: Any) -> Any:
@@ -285,34 +286,38 @@ class SamplingSettings(_Group):
     @classmethod
     def _ascending_radii(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if not value or not all(low < high for low, high in zip((0.0, *value), value, strict=False)):
-            raise ValueError("eps must be one or more radii above 0, in ascending order")
+            raise ValueError("give one or more radii above 0, in ascending order")
         return value
 
     @field_validator("cosines")
     @classmethod
     def _ascending_cosines(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if not value or list(value) != sorted(set(value)) or not 0.0 <= value[0] <= value[-1] < 1.0:
-            raise ValueError("cosines must be one or more numbers from 0 to below 1, in ascending order")
+            raise ValueError("give one or more numbers from 0 to below 1, in ascending order")
         return value
 
     @field_validator("degrade")
     @classmethod
     def _falling(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if any(high <= low for high, low in zip(value, (*value[1:], 0), strict=False)):
-            raise ValueError("degrade must be numbers of samples above 0, in descending order")
+            raise ValueError("give numbers of samples above 0, in descending order")
         return value
 
     @model_validator(mode="after")
     def _within_the_budget(self) -> Self:
         if self.degrade and self.degrade[0] >= self.n_certify:
-            raise ValueError(f"degrade {self.degrade[0]} is not below n_certify {self.n_certify}")
+            raise ValueError(
+                f"SMOOTHGATE_DEGRADE={self.degrade[0]} is not below SMOOTHGATE_N_CERTIFY={self.n_certify}"
+            )
         if not self.sigma_min <= self.sigma <= self.sigma_max:
             raise ValueError(
-                f"sigma {self.sigma} is not within sigma_min {self.sigma_min} and sigma_max {self.sigma_max}"
+                f"SMOOTHGATE_SIGMA={self.sigma:g} is not within SMOOTHGATE_SIGMA_MIN={self.sigma_min:g} and "
+                f"SMOOTHGATE_SIGMA_MAX={self.sigma_max:g}"
             )
         if self.n_select + self.n_certify > self.max_samples:
             raise ValueError(
-                f"n_select {self.n_select} + n_certify {self.n_certify} exceed max_samples {self.max_samples}"
+                f"SMOOTHGATE_N_SELECT={self.n_select} and SMOOTHGATE_N_CERTIFY={self.n_certify} together "
+                f"exceed SMOOTHGATE_MAX_SAMPLES={self.max_samples}"
             )
         return self
 
@@ -371,11 +376,17 @@ class PolicySettings(_Group):
     @model_validator(mode="after")
     def _complete_policy(self) -> Self:
         if (self.policy_cosine is None) != (self.policy_eps is None):
-            raise ValueError("policy_cosine and policy_eps belong together")
+            raise ValueError(
+                "SMOOTHGATE_POLICY_COSINE and SMOOTHGATE_POLICY_EPS belong together: set both or neither"
+            )
         if self.policy == "enforce" and self.certify == "features" and self.policy_cosine is None:
-            raise ValueError("policy enforce needs policy_cosine and policy_eps")
+            raise ValueError(
+                "SMOOTHGATE_POLICY=enforce needs SMOOTHGATE_POLICY_COSINE and SMOOTHGATE_POLICY_EPS"
+            )
         if self.policy == "enforce" and self.certify == "answer" and self.policy_radius is None:
-            raise ValueError("policy enforce with certify answer needs policy_radius")
+            raise ValueError(
+                "SMOOTHGATE_POLICY=enforce with SMOOTHGATE_CERTIFY=answer needs SMOOTHGATE_POLICY_RADIUS"
+            )
         return self
 
 
@@ -471,11 +482,15 @@ class Settings(
     """The settings of one process, validated once at start.
 
     Raises:
-        pydantic.ValidationError: a value is out of bounds, two values contradict each other, or `.env`
-            names a setting that does not exist. Values are left out of the message: they may be secrets.
+        pydantic.ValidationError: a value is out of bounds, two values contradict each other, or `.env` has a
+            variable with our prefix that is no setting. Values are left out of the message: they may be
+            secrets.
     """
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", env_ignore_empty=True)
+    # A file `.env` may hold variables of other programs too. Ours that are misspelt are refused.
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=ENV_FILE, env_ignore_empty=True, dotenv_filtering="match_prefix"
+    )
 
     @property
     def has_playground(self) -> bool:
@@ -500,18 +515,22 @@ class Settings(
     def _consistent(self) -> Self:
         if self.accounts is None and not self.anonymous and not self.is_loopback:
             raise ValueError(
-                f"host {self.host} can be reached from elsewhere: set accounts, or set anonymous if another "
-                "part controls access"
+                f"SMOOTHGATE_HOST={self.host} can be reached from elsewhere: set SMOOTHGATE_ACCOUNTS, or set "
+                "SMOOTHGATE_ANONYMOUS=true if another part controls access"
             )
         if self.signing_key_file is None and not self.ephemeral_key and not self.is_loopback:
             raise ValueError(
-                f"host {self.host} can be reached from elsewhere: set signing_key_file (`smoothgate keys "
-                "new`), or set ephemeral_key if certificates need not be checked after the next start"
+                f"SMOOTHGATE_HOST={self.host} can be reached from elsewhere: set SMOOTHGATE_SIGNING_KEY_FILE "
+                "(`smoothgate keys new`), or set SMOOTHGATE_EPHEMERAL_KEY=true if certificates need not be "
+                "checked after the next start"
             )
         if self.engine == "none" and (self.engine_url or self.playground or self.laboratory):
-            raise ValueError("engine none goes with no engine_url, playground or laboratory")
+            raise ValueError(
+                "SMOOTHGATE_ENGINE=none goes with no SMOOTHGATE_ENGINE_URL, SMOOTHGATE_PLAYGROUND or "
+                "SMOOTHGATE_LABORATORY"
+            )
         if self.laboratory and not (self.has_playground and self.model is None):
-            raise ValueError("laboratory needs the playground and the bundled demo model")
+            raise ValueError("SMOOTHGATE_LABORATORY=true needs the playground and the bundled demo model")
         return self
 
 

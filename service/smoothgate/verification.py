@@ -21,7 +21,10 @@ from smoothgate.errors import MalformedRequest, SmoothgateError
 
 if TYPE_CHECKING:
     from smoothgate.psm.unit_encoder import UnitEncoder
-    from smoothgate.sampling.replay import Replay
+    from smoothgate.sampling.replay import Replay, Watch
+
+#: Names of the rows that say what is not checked. They cannot fail.
+UNCHECKED = frozenset({"on trust", "not covered"})
 
 # By the arithmetic of the encoder here. Sums in another order or on another processor change a score by less
 # than this. Another image or another seed changes it by more, except by chance.
@@ -51,6 +54,19 @@ _ON_TRUST = (
     "commitment",
     "noise.degraded_from",
     "cached",
+)
+
+
+_HINTS = {
+    "unknown_key": ". Fetch the key set again. A service without SMOOTHGATE_SIGNING_KEY_FILE makes a new key "
+    "at every start, and nobody can check certificates of the one before"
+}
+_NOT_COVERED_OF_FEATURES = (
+    "whether the answer is right, whether it stays the same under an attack, and changes of the picture "
+    "beyond the stated radii: the certificate speaks of features"
+)
+_NOT_COVERED_OF_ANSWERS = (
+    "whether the answer is right, other questions, and changes of the picture beyond the stated radius"
 )
 
 
@@ -114,6 +130,7 @@ def check(
     texts: Sequence[str] | None = None,
     max_samples: int = MAX_SAMPLES,
     asked_again: bool = False,
+    watch: Watch | None = None,
 ) -> Iterator[Check]:
     """Check one certificate. With the image and the model, also draw the noise of features again and make
     their certificate again.
@@ -129,6 +146,7 @@ def check(
         texts: of the answer's choices, or None.
         max_samples: most noise samples that are drawn.
         asked_again: whether the votes of an answer are checked elsewhere (`smoothgate.vote_replay`).
+        watch: see `Replay.of`.
 
     Raises:
         SmoothgateError: `load_encoder` cannot load it.
@@ -136,7 +154,7 @@ def check(
     try:
         certificate = verify(jws, key_set)
     except CertificateRejected as error:
-        yield Check("signature", False, f"{error.code}: {error}")
+        yield Check("signature", False, f"{error.code}: {error}{_HINTS.get(error.code, '')}")
         return
     yield Check("signature", True, "made by a key of the set")
     if plain is not None:
@@ -154,6 +172,7 @@ def check(
         )
     if isinstance(certificate, AnswerCertificate):
         yield from _named(check_answer(certificate, images, texts, asked_again=asked_again))
+        yield Check("not covered", True, _NOT_COVERED_OF_ANSWERS)
         return
     yield from _named(_check_consistency(certificate))
     if image is not None:
@@ -162,7 +181,12 @@ def check(
         yield Check("image", same, "the one certified" if same else f"another one: {digest}")
         if same and load_encoder is not None:
             encoder = load_encoder(certificate.model.max_canvas_pixels)
-            yield from _named(_check_model(certificate, image, encoder, max_samples))
+            yield from _named(_check_model(certificate, image, encoder, max_samples, watch))
+    if image is None or load_encoder is None:
+        yield Check(
+            "on trust", True, "the scores: without the picture and the model, no noise is drawn again"
+        )
+    yield Check("not covered", True, _NOT_COVERED_OF_FEATURES)
 
 
 def _named(checks: Iterator[Check]) -> Iterator[Check]:
@@ -179,7 +203,11 @@ def _check_consistency(certificate: AnyCertificate) -> Iterator[Check]:
 
 
 def _check_model(
-    certificate: AnyCertificate, image: bytes, encoder: UnitEncoder, max_samples: int
+    certificate: AnyCertificate,
+    image: bytes,
+    encoder: UnitEncoder,
+    max_samples: int,
+    watch: Watch | None,
 ) -> Iterator[Check]:
     # Without a model, certificates are checked in an installation that has no torch.
     from smoothgate.sampling import noise
@@ -204,7 +232,8 @@ def _check_model(
         yield Check("noise", False, f"{samples} samples are more than are drawn here: {max_samples}")
         return
     decoded = decode(image, max_pixels=_LARGEST)
-    again = Replay.of(encoder, decoded, encoder.adapter.canvas(decoded), certificate)
+    watched = {} if watch is None else {"watch": watch}
+    again = Replay.of(encoder, decoded, encoder.adapter.canvas(decoded), certificate, **watched)
     yield from _compare(again)
     fields = _fields(certificate.model_dump(mode="json"))
     trusted = [name for name in _ON_TRUST if any(f"{field}.".startswith(f"{name}.") for field in fields)]

@@ -17,6 +17,7 @@ import secrets
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -43,6 +44,7 @@ from smoothgate.http import chat_route, error_responses, messages_request, opena
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling import noise
 from smoothgate.sampling.draw import draw, numbered_noise
+from smoothgate.sampling.replay import Watch
 from smoothgate.schemas import AnswerOptions, ChatRequest
 from smoothgate.verification import Check
 from smoothgate.vision import DecodedImage, decode
@@ -111,6 +113,7 @@ def check_votes(
     checkpoint: str,
     share: float,
     max_samples: int,
+    watch: Watch = lambda numbers, total: numbers,
 ) -> Iterator[Check]:
     """Ask again what the votes of an answer rest on, and compare.
 
@@ -124,6 +127,7 @@ def check_votes(
         checkpoint: of the model, as the verifier has it.
         share: of the counted votes that are asked again, above 0 and at most 1. All of the selection are.
         max_samples: most noisy copies that are drawn.
+        watch: is given the numbers of the samples, in the order in which they are asked about.
 
     Raises:
         SmoothgateError: the request cannot be read, or the engine fails.
@@ -164,7 +168,7 @@ def check_votes(
             "votes asked again", False, f"{len(chosen)} samples are more than are drawn here: {max_samples}"
         )
         return
-    generations = asyncio.run(_generations(certificate, decoded, asked, encoder, client, chosen))
+    generations = asyncio.run(_generations(certificate, decoded, asked, encoder, client, chosen, watch))
     yield from _compared(certificate, generations)
 
 
@@ -181,14 +185,16 @@ async def _generations(
     encoder: UnitEncoder,
     client: EngineClient,
     chosen: Sequence[int],
+    watch: Watch,
 ) -> list[Generation]:
     """The answer to each of these samples, in order."""
     tokens = TokenMeter(None, lambda _: None)
     ask = ChatAsker(client, asked.body, asked.slots, images, encoder.adapter, asked.form, "verify", tokens)
     generations: list[Generation] = []
     try:
-        for first in range(0, len(chosen), _BATCH):
-            samples = _drawn(certificate, images, encoder, chosen[first : first + _BATCH])
+        following = iter(watch(chosen, len(chosen)))
+        while batch := list(islice(following, _BATCH)):
+            samples = _drawn(certificate, images, encoder, batch)
             for (answer,) in await asyncio.gather(*(ask([sample]) for sample in samples)):
                 generations.append(answer)
     finally:

@@ -139,6 +139,20 @@ async def test_a_start_that_takes_too_long_is_killed_and_tried_again(make: Engin
     assert engine.status.last_exit == "not ready after 0 s"
 
 
+async def test_the_last_lines_are_said_again_where_it_ends_by_itself(
+    make: Engine, monkeypatch: pytest.MonkeyPatch, log_lines: list[EventDict]
+) -> None:
+    engine = make(first_pause=60.0)
+    lines = "import sys; print(*range(100), sep=chr(10)); sys.exit(3)"
+    monkeypatch.setattr(engine, "_command", [sys.executable, "-c", lines])
+    await engine.start()
+    await eventually(lambda: engine.status.state is EngineState.BACKOFF)
+    events = [line["event"] for line in log_lines]
+    assert events[:100] == [str(number) for number in range(100)]
+    assert events[100:130] == [str(number) for number in range(70, 100)]
+    assert events[130] == "engine lost"
+
+
 async def test_its_first_start_is_over_when_it_is_ready_or_has_failed(make: Engine) -> None:
     good, slow = make(), make("never ready", start_timeout=0.5)
     for engine in (good, slow):

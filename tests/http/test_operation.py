@@ -95,14 +95,50 @@ def test_a_refusal_is_counted_by_its_code(quick_gate: Gate) -> None:
     assert quick_gate.metric(name) == before + 1
 
 
-def test_the_examples_in_the_documentation_work_when_pasted(quick_gate: Gate) -> None:
-    assert "swagger" in quick_gate.http.get("/docs").text
-    paths = quick_gate.http.get("/openapi.json").json()["paths"]
+def test_the_examples_in_the_documentation_are_short_and_work_when_pasted(open_gate: OpenGate) -> None:
+    gate = open_gate(n_certify=256)
+    paths = gate.http.get("/openapi.json").json()["paths"]
+    tried = set()
     for path in ("/v1/chat", "/v1/chat/completions", "/v1/certify"):
-        example = paths[path]["post"]["requestBody"]["content"]["application/json"]["example"]
-        response = quick_gate.http.post(path, json=example)
-        assert response.status_code == 200, response.text
-        assert len(response.json()["certificates"]) == 1
+        for name, example in paths[path]["post"]["requestBody"]["content"]["application/json"][
+            "examples"
+        ].items():
+            value = example["value"]
+            assert len(json.dumps(value)) < 2048
+            assert example["summary"]
+            response = gate.http.post(path, json=value)
+            assert response.status_code == 200, (path, name, response.text)
+            if name == "stream":
+                assert '"certificates": [{' in response.text
+            elif name == "answer":
+                assert response.json()["answer_certificate"]["outcome"] == "certified"
+            else:
+                (certificate,) = response.json()["certificates"]
+                assert certificate["outcome"] == ("certified" if name == "target" else "bounded")
+            tried.add(name)
+    assert tried == {"picture", "target", "answer", "stream", "history"}
+
+
+@pytest.mark.parametrize("path", ["/v1/chat", "/v1/chat/completions", "/v1/certify"])
+def test_what_is_certified_is_in_the_schema_of_the_answer(quick_gate: Gate, path: str) -> None:
+    document = quick_gate.http.get("/openapi.json").json()
+    content = document["paths"][path]["post"]["responses"]["200"]["content"]
+    name = content["application/json"]["schema"]["$ref"].rpartition("/")[2]
+    fields = document["components"]["schemas"][name]["properties"]
+    assert "IssuedCertificate" in json.dumps(fields["certificates"])
+    if path != "/v1/certify":
+        assert "IssuedAnswerCertificate" in json.dumps(fields["answer_certificate"])
+        assert "certificates" in content["text/event-stream"]["schema"]["description"]
+
+
+def test_every_answer_has_a_schema(quick_gate: Gate) -> None:
+    paths = quick_gate.http.get("/openapi.json").json()["paths"]
+    for path, methods in paths.items():
+        for method, operation in methods.items():
+            for kind in operation["responses"]["200"]["content"].values():
+                free = {"additionalProperties": True, "type": "object"}
+                schema = {key: value for key, value in kind["schema"].items() if key != "title"}
+                assert schema not in ({}, free) or path == "/v1/certificates/schema", (method, path)
 
 
 def test_a_sane_request_id_is_kept_and_another_is_not(quick_gate: Gate) -> None:

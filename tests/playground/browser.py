@@ -33,7 +33,9 @@ def chromium() -> Iterator[Browser]:
 
 
 @contextmanager
-def opened(browser: Browser, url: str, **options: Any) -> Iterator[Page]:
+def opened(
+    browser: Browser, url: str, *, started: str = "body[data-started]", **options: Any
+) -> Iterator[Page]:
     """The page in a window of its own, started; an error in its scripts, or one that the policy stopped, is a
     failure.
     """
@@ -48,7 +50,7 @@ def opened(browser: Browser, url: str, **options: Any) -> Iterator[Page]:
     )
     try:
         page.goto(url)
-        page.wait_for_selector("body[data-started]")
+        page.wait_for_selector(started)
         yield page
         assert not wrong
     finally:

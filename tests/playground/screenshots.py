@@ -6,13 +6,14 @@ import io
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from smoothgate_lab.evaluation.running_service import running
 from tests.playground.browser import answered, ask, attack, choose, chromium, opened
 
-_PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+_PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 
 
 def main(folder: Path) -> None:

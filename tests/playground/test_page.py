@@ -172,7 +172,7 @@ def test_everything_is_reached_by_keyboard(gate: Gate, browser: Browser) -> None
 
 
 def test_it_fits_a_phone(gate: Gate, browser: Browser) -> None:
-    phone = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+    phone: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
     with opened(browser, gate.url, **phone) as page:
         answered(page)
         choose(page, "three")

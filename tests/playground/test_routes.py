@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from smoothgate.gate import accounts
-from smoothgate.playground.page import POLICY
+from smoothgate.http.page_headers import POLICY
 from smoothgate.vision.png import png_data_uri
 from tests.fake_vllm import FakeVllm
 from tests.playground.browser import answered, chromium, opened

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -144,6 +144,27 @@ def test_a_replay_confirms_everything(certificate: Certificate, picture: bytes, 
     } <= names
 
 
+def test_what_is_not_checked_and_what_is_not_covered_has_a_row(
+    certificate: Certificate, picture: bytes, encoder: UnitEncoder
+) -> None:
+    key = SigningKey.generate()
+    signed, keys = key.sign(certificate), jwks([key])
+    alone = {c.name: c.detail for c in check(signed, None, keys)}
+    assert alone["on trust"].startswith("the scores: without the picture and the model")
+    assert "whether the answer is right" in alone["not covered"]
+    drawn: list[int] = []
+
+    def watch(numbers: Iterable[int], total: int) -> Iterator[int]:
+        assert total == PLAN.n_select + certificate.noise.n_certify
+        for number in numbers:
+            drawn.append(number)
+            yield number
+
+    whole = [c.name for c in check(signed, None, keys, picture, lambda limit: encoder, watch=watch)]
+    assert whole[-2:] == ["on trust", "not covered"]
+    assert len(drawn) == PLAN.n_select + certificate.noise.n_certify
+
+
 def test_a_certificate_that_names_another_generator_is_refused(
     certificate: Certificate, picture: bytes, encoder: UnitEncoder
 ) -> None:
@@ -266,7 +287,7 @@ def test_a_tampered_certificate_and_an_unknown_key_are_told_apart(certificate: C
 def test_shown_fields_that_differ_from_the_signed_ones_are_named(certificate: Certificate) -> None:
     key = SigningKey.generate()
     shown = certificate.model_dump(mode="json") | {"outcome": "certified", "score_lower": 1.0}
-    (_, fields, _) = check(key.sign(certificate), shown, jwks([key]))
+    (_, fields, *_) = check(key.sign(certificate), shown, jwks([key]))
     assert not fields.passed
     assert "score_lower" in fields.detail
 

@@ -5,6 +5,8 @@ The modules of commands import little: a command imports what it needs when it r
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from smoothgate.cli import (
@@ -17,10 +19,21 @@ from smoothgate.cli import (
 )
 from smoothgate.cli.common import Lists
 
-app = typer.Typer(
-    no_args_is_help=True, pretty_exceptions_enable=False, help="Certified visual robustness in front of vLLM."
-)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 psm = typer.Typer(no_args_is_help=True, help="Purifier and smoothness mapper of a model.")
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=serve_command.print_version, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Certified visual robustness in front of vLLM."""
+
 
 app.command()(serve_command.serve)
 app.command()(serve_command.settings)

@@ -21,6 +21,7 @@ from smoothgate.cli.common import (
     measure_smoothed,
     say_unreadable,
 )
+from smoothgate.extras import require
 
 _SIGMAS = [0.25, 0.5, 0.75, 1.0]
 
@@ -38,20 +39,21 @@ def calibrate(
     ] = None,
     sigma: Sigmas = _SIGMAS,
     seed: Annotated[int, typer.Option(help="Seed of the noise of the scores.")] = 1,
-    device: Device = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Measure centre, scale, chance cosines and scores of a model. A few hundred pictures are enough.
 
     Certificates say something at these noise levels only.
     """
     with failures():
-        adapter = load_adapter(model, device)
+        require("serve", "`smoothgate psm calibrate`")
         from smoothgate.psm.calibration import calibrate as measure
         from smoothgate.psm.picture_files import clean_tokens, list_pictures, random_canvases, read_pictures
         from smoothgate.sampling.chance import FEWEST
 
         unreadable: list[Path] = []
         paths = list_pictures(images)
+        adapter = load_adapter(model, device)
         if twins is not None:
             paths = [path for path in paths if (twins / path.relative_to(images)).is_file()]
         features = clean_tokens(adapter, read_pictures(paths, unreadable))

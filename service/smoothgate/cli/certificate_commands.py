@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
@@ -16,6 +16,7 @@ from rich.table import Table
 from smoothgate.cli.common import Json, OtherModel, console, errors, failures, load_encoder, write
 from smoothgate.errors import MalformedRequest
 from smoothgate.extras import require
+from smoothgate.progress import progress
 
 if TYPE_CHECKING:
     from smoothgate.psm.unit_encoder import UnitEncoder
@@ -116,7 +117,8 @@ def verify(
 
     With --image, also replay the noise, make the whole certificate again, and compare every field. With
     --log, also check that the log holds the commitment to request and seed, and after it the certificate.
-    With --engine and --question, also ask the votes of a certified answer again.
+    With --engine and --question, also ask the votes of a certified answer again. What nothing here can check,
+    and what the certificate does not cover, has a row of its own.
     """
     from smoothgate.log_verification import check_log
     from smoothgate.verification import answered, check, read
@@ -152,6 +154,7 @@ def verify(
                 texts=answered(given),
                 max_samples=max_samples,
                 asked_again=engine is not None,
+                watch=_watched,
             )
             if engine is not None and question is not None and encoder is not None:
                 checks = chain(
@@ -164,7 +167,7 @@ def verify(
                 checks = chain(checks, check_log(jws, key_set, partial(_log_answer, log)))
             for each in checks:
                 failed |= not each.passed
-                table.add_row(each.name, "[green]ok[/]" if each.passed else "[red]FAILS[/]", each.detail)
+                table.add_row(each.name, _verdict(each), each.detail)
             console.print(table)
     if failed:
         raise typer.Exit(1)
@@ -191,6 +194,20 @@ def digest(
         for name, value in digests.items():
             console.print(f"{name:22} {value}", soft_wrap=True, highlight=False)
         write(json_file, digests)
+
+
+def _verdict(check: Check) -> str:
+    from smoothgate.verification import UNCHECKED
+
+    if not check.passed:
+        return "[red]FAILS[/]"
+    return "-" if check.name in UNCHECKED else "[green]ok[/]"
+
+
+def _watched(numbers: Iterable[int], total: int) -> Iterator[int]:
+    """The same numbers, with a progress bar on a terminal."""
+    with progress(console=errors, transient=True) as bar:
+        yield from bar.track(numbers, total, description=f"{total} noisy copies, drawn again")
 
 
 def _votes_again(
@@ -225,6 +242,7 @@ def _votes_again(
         checkpoint=model or str(bundled("model")),
         share=share,
         max_samples=max_samples,
+        watch=_watched,
     )
 
 

@@ -36,7 +36,7 @@ OtherModel = Annotated[
         "--model", help="Checkpoint: a folder or a Hugging Face id. Left out: the bundled demo model."
     ),
 ]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N; auto: CUDA where there is one.")]
 Sigmas = Annotated[list[float], typer.Option(min=0.01, help="Noise levels, one or several.")]
 
 
@@ -99,16 +99,19 @@ def load_adapter(
 
     Raises:
         MissingExtra: the extra `serve` is not installed.
+        SmoothgateError: the model or the device is not there, or the model is not supported.
     """
     require("serve", "A command that loads a model")
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
     from smoothgate.demo import bundled
-    from smoothgate.vision import load
+    from smoothgate.vision import devices_named, load
 
+    disable_progress_bar()
     return load(
         model or str(bundled("model")),
-        device=device,
+        device=devices_named(device)[0],
         dtype=getattr(torch, dtype),
         max_canvas_pixels=max_canvas_pixels,
     )

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from enum import StrEnum
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from smoothgate import __version__
-from smoothgate.cli.common import console, errors, failures
+from smoothgate.cli.common import errors, failures
 from smoothgate.errors import SmoothgateError
 from smoothgate.extras import require
 
 if TYPE_CHECKING:
+    from smoothgate.logs import Format as LogFormat
     from smoothgate.settings import Settings
 
 
@@ -25,24 +28,64 @@ class Format(StrEnum):
     MARKDOWN = "markdown"
 
 
-def serve() -> None:
-    """Start the service. Its settings come from the environment and `.env` (`smoothgate settings`)."""
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on (SMOOTHGATE_HOST).")] = None,
+    port: Annotated[int | None, typer.Option(help="TCP port to listen on (SMOOTHGATE_PORT).")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Checkpoint: a folder or a Hugging Face id (SMOOTHGATE_MODEL).")
+    ] = None,
+    psm: Annotated[
+        Path | None,
+        typer.Option(help="Folder that `psm train` or `psm calibrate` wrote for it (SMOOTHGATE_PSM)."),
+    ] = None,
+    sigma: Annotated[
+        float | None, typer.Option(help="Standard deviation of the noise (SMOOTHGATE_SIGMA).")
+    ] = None,
+) -> None:
+    """Start the service. Settings come from these options, the environment and `.env`, in this order.
+
+    `smoothgate settings` lists them all.
+    """
+    options = {"host": host, "port": port, "model": model, "psm": psm, "sigma": sigma}
     # torch reads it when it is first imported. Threads that spin while they wait would take vLLM's cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with failures():
         require("serve", "`smoothgate serve`")
-        settings = _settings()
-        if settings.engine_url is None and find_spec("vllm") is None:
-            raise SmoothgateError(
-                "Without SMOOTHGATE_ENGINE_URL, Smoothgate starts a vLLM of its own, and none is installed: "
-                "pip install 'smoothgate[cpu]' or 'smoothgate[cuda]'"
-            )
-        from smoothgate import logs
-        from smoothgate.server import serve as run
+    from smoothgate import logs
 
-        logs.configure(settings.log_format, settings.log_level)
-        if not run(settings, console):
-            raise typer.Exit(1)
+    logs.configure(_log_format(), "info")
+    settings = _settings({name: value for name, value in options.items() if value is not None})
+    logs.configure(settings.log_format, settings.log_level)
+    try:
+        started = _run(settings)
+    except SmoothgateError as error:
+        _refuse([error.message], settings.log_format)
+        raise typer.Exit(1) from None
+    if not started:
+        raise typer.Exit(1)
+
+
+def _run(settings: Settings) -> bool:
+    own_engine = settings.engine == "vllm" and settings.engine_url is None
+    if own_engine and find_spec("vllm") is None:
+        raise SmoothgateError(
+            "Without SMOOTHGATE_ENGINE_URL, Smoothgate starts a vLLM of its own, and none is installed: "
+            "pip install 'smoothgate[cpu]' or 'smoothgate[cuda]'"
+        )
+    import structlog
+
+    from smoothgate import logs
+    from smoothgate.cli.setting_errors import unknown_variables
+    from smoothgate.server import serve as run
+
+    logs.adopt_libraries()
+    log = structlog.get_logger("settings")
+    for sentence in unknown_variables():
+        log.warning(sentence)
+    console = errors if logs.for_terminal(settings.log_format) else None
+    if console is not None and own_engine:
+        log.info("vLLM's own log", file=str(logs.keep_engine_log()))
+    return run(settings, console)
 
 
 def settings(
@@ -64,15 +107,41 @@ def version() -> None:
     typer.echo(__version__)
 
 
-def _settings() -> Settings:
+def print_version(wanted: bool) -> None:
+    """Print the version and end, where `--version` is given."""
+    if wanted:
+        version()
+        raise typer.Exit
+
+
+def _settings(options: dict[str, Any]) -> Settings:
     from pydantic import ValidationError
 
+    from smoothgate.cli import setting_errors
     from smoothgate.settings import Settings
 
     try:
-        return Settings()
+        return Settings(**options)
     except ValidationError as error:
-        for finding in error.errors():
-            where = ".".join(str(part) for part in finding["loc"])
-            errors.print(f"Setting {where or '(several)'}: {finding['msg']}", style="red")
+        _refuse(setting_errors.sentences(error, options), _log_format())
         raise typer.Exit(2) from None
+
+
+def _log_format() -> LogFormat:
+    """As the environment says, before the settings were read."""
+    given = os.environ.get("SMOOTHGATE_LOG_FORMAT")
+    formats: tuple[LogFormat, ...] = ("json", "console")
+    return next((each for each in formats if each == given), "auto")
+
+
+def _refuse(reasons: Iterable[str], log_format: LogFormat) -> None:
+    """Say why the service does not start: in red on a terminal, else as lines of the log."""
+    import structlog
+
+    from smoothgate import logs
+
+    for reason in reasons:
+        if logs.for_terminal(log_format):
+            errors.print(reason, style="red", markup=False, highlight=False, soft_wrap=True)
+        else:
+            structlog.get_logger("serving").error("not started", reason=reason)

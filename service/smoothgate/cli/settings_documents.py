@@ -85,8 +85,11 @@ def markdown() -> str:
         "# Settings",
         "",
         "Each setting is an environment variable, or a line in a file `.env` in the working directory. The",
-        "environment wins. An empty value counts as unset. Sigma and eps are in the units of the encoder's",
-        "input: pixels in [0, 1] after resize and crop.",
+        "environment wins. `smoothgate serve` has options for the first that one needs (`--host`, `--port`,",
+        "`--model`, `--psm`, `--sigma`), and they win over both. An empty value counts as unset. A variable",
+        "that begins with `SMOOTHGATE_` and is no setting is refused in `.env`. In the environment, it is",
+        "named in the log. Sigma and eps are in the units of the encoder's input: pixels in [0, 1] after",
+        "resize and crop.",
         "",
         "This page is made from `service/smoothgate/settings.py` by `smoothgate settings --format markdown`.",
     ]

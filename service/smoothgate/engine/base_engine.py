@@ -39,7 +39,7 @@ class Engine(ABC):
     on_this_machine: ClassVar[bool] = False
 
     def __init__(self, on_change: OnChange, check: MediaCheck | None = None) -> None:
-        self._status = EngineStatus(EngineState.STOPPED, time.monotonic())
+        self._status = EngineStatus(EngineState.NEW, time.monotonic())
         self._accepts_requests = False
         self._first_start_over = asyncio.Event()
         self._on_change = on_change

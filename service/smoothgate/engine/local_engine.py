@@ -26,8 +26,10 @@ from smoothgate.engine.vllm_command import (
 )
 from smoothgate.engine.vllm_process import VLLMProcess
 from smoothgate.errors import SmoothgateError
+from smoothgate.logs import VLLM_LAST
 
 log = structlog.get_logger("engine")
+last_lines = structlog.get_logger(VLLM_LAST)
 
 POLL_SECONDS = 0.2
 EXIT_SECONDS = 1.0
@@ -165,6 +167,8 @@ class LocalEngine(Engine):
             # A server that is about to exit first gives bad answers. The reason for its exit says more.
             await asyncio.wait({exited}, timeout=EXIT_SECONDS)
             reason = exited.result() if exited.done() else watched.result()
+            for line in process.last_lines:
+                last_lines.info(line)
             return f"{reason}: {process.last_error}" if process.last_error else reason
         finally:
             exited.cancel()

@@ -10,6 +10,7 @@ from enum import StrEnum
 class EngineState(StrEnum):
     """The phase of an engine's life. `UNSAFE`: vLLM answers, and is not as it must be."""
 
+    NEW = "not started yet"
     STARTING = "starting"
     READY = "ready"
     BACKOFF = "backoff"

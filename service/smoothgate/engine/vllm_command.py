@@ -79,7 +79,7 @@ def vllm_command(options: VLLMOptions, socket: Path, *, on_cpu: bool) -> list[st
         # vLLM also takes underscores, dotted keys and unambiguous abbreviations.
         name = re.split("[=.]", argument, maxsplit=1)[0].replace("_", "-")
         if name.startswith("--") and any(reserved.startswith(name) for reserved in RESERVED_ARGUMENTS):
-            raise ValueError(f"{argument} cannot be set: the service sets it itself.")
+            raise ValueError(f"SMOOTHGATE_ENGINE_ARGS: {argument} cannot be set: the service sets it itself.")
     limits = json.dumps(dict(options.media_limits), separators=(",", ":"))
     command = [sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server", *options.extra_args]
     command += ["--model", options.model, "--served-model-name", options.served_model_name]

@@ -7,17 +7,22 @@ import contextlib
 import os
 import signal
 import sys
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
 
 from smoothgate.engine.vllm_log import names_cause, parse_log_line
+from smoothgate.logs import VLLM
 
 GUARD = Path(__file__).with_name("guard.py")
 LONGEST_LINE = 1 << 20
 
-log = structlog.get_logger("engine")
+#: Lines of the log that are shown again where vLLM ends by itself.
+LAST_LINES = 30
+
+log = structlog.get_logger(VLLM)
 
 
 class VLLMProcess:
@@ -25,11 +30,13 @@ class VLLMProcess:
 
     Attributes:
         last_error: the last line of its log that names an error, or empty.
+        last_lines: its last lines.
     """
 
     def __init__(self, guard: asyncio.subprocess.Process, output: int) -> None:
         self._guard = guard
         self.last_error = ""
+        self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
         self._forwarding = asyncio.create_task(self._forward_log(output))
 
     @classmethod
@@ -96,6 +103,7 @@ class VLLMProcess:
             return False
         level, text, source = parse_log_line(line.decode(errors="replace"))
         if text:
+            self.last_lines.append(text)
             if names_cause(text):
                 self.last_error = text[:300]
             # vLLM lists its hundred routes at its start. Only three of them are used.

@@ -95,7 +95,10 @@ def load(file: Path) -> list[Account]:
     try:
         accounts = _ACCOUNTS.validate_json(file.read_bytes())
     except OSError as error:
-        raise SmoothgateError(f"{file} cannot be read: {error.strerror}.", code="bad_accounts") from error
+        raise SmoothgateError(
+            f"{file} cannot be read: {error.strerror}. `smoothgate accounts add NAME` makes one.",
+            code="bad_accounts",
+        ) from error
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         where = ".".join(map(str, first["loc"]))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import structlog
@@ -47,9 +48,10 @@ from smoothgate.gate.smoother_loading import SmootherLoading, load_noise_seeds
 from smoothgate.gate.supervised_smoother import SupervisedSmoother
 from smoothgate.gate.visual_chat import VisualQuestions
 from smoothgate.gate.voting import Voting
+from smoothgate.psm.calibration import require_calibration
 from smoothgate.sampling.smoother import Smoother
-from smoothgate.settings import Settings
-from smoothgate.vision import family_of
+from smoothgate.settings import PREFIX, Settings
+from smoothgate.vision import devices_named, family_of, require_checkpoint
 
 # Sampling ends early enough that the certificate can still be made and sent.
 _SAMPLING_SHARE = 0.8
@@ -73,20 +75,14 @@ def build(
     Raises:
         SmoothgateError: a setting cannot be used: accounts, keys, noise secret, hosts, the model or its PSM.
     """
-    model = ServedModel.of(
-        settings.model,
-        name=settings.served_model_name,
-        psm=settings.psm,
-        device=settings.device,
-        dtype=settings.dtype,
-        revision=settings.model_revision,
-    )
+    model = _model(settings)
     if settings.accounts is None:
         log.warning("no accounts are set: whoever can connect may ask", host=settings.host)
     policy = _policy(settings)
     url = settings.limits_url
     fleet = None if url is None else redis_limits(url.get_secret_value())
-    gatekeeper = Gatekeeper(settings.accounts, fleet=fleet)
+    with _setting("accounts"):
+        gatekeeper = Gatekeeper(settings.accounts, fleet=fleet)
     in_flight = InFlight(settings.max_requests)
     commitments = _commitments(settings)
     issuer = Issuer(settings.signing_key_file, settings.retired_keys, _store(settings), commitments)
@@ -175,6 +171,37 @@ def _limits(s: Settings) -> dict[str, int | None]:
     return {name: getattr(s, name) for name in names}
 
 
+@contextmanager
+def _setting(name: str) -> Iterator[None]:
+    """Failures in here are said to be those of a setting."""
+    try:
+        yield
+    except SmoothgateError as error:
+        raise SmoothgateError(f"{PREFIX}{name.upper()}: {error.message}", code=error.code) from error
+    except ValueError as error:
+        raise SmoothgateError(f"{PREFIX}{name.upper()}: {error}", code=f"bad_{name}") from error
+
+
+def _model(s: Settings) -> ServedModel:
+    if s.model is not None:
+        with _setting("model"):
+            require_checkpoint(s.model)
+            family_of(s.model)
+    if s.psm is not None:
+        with _setting("psm"):
+            require_calibration(s.psm)
+    with _setting("device"):
+        devices_named(s.device)
+    return ServedModel.of(
+        s.model,
+        name=s.served_model_name,
+        psm=s.psm,
+        device=s.device,
+        dtype=s.dtype,
+        revision=s.model_revision,
+    )
+
+
 def _policy(s: Settings) -> OperatorPolicy:
     target = None
     if s.policy_cosine is not None and s.policy_eps is not None:
@@ -208,7 +235,12 @@ def _language_model_digest(s: Settings, model: ServedModel) -> Callable[[], str 
 def _store(s: Settings) -> CertificateStore | None:
     if s.store is None:
         return None
-    return CertificateStore(s.store, max_bytes=s.store_max_bytes, files=s.store_files)
+    try:
+        return CertificateStore(s.store, max_bytes=s.store_max_bytes, files=s.store_files)
+    except OSError as error:
+        raise SmoothgateError(
+            f"SMOOTHGATE_STORE: the folder {s.store} cannot be used: {error.strerror}.", code="bad_store"
+        ) from error
 
 
 def _commitments(s: Settings) -> CommitmentLog | None:
@@ -249,13 +281,16 @@ def _engine(s: Settings, model: ServedModel) -> Engine:
         prompt_embeds=family.part_type == "prompt_embeds" or family.prompt_lists,
         extra_args=s.engine_args,
     )
-    return LocalEngine(
-        options,
-        Supervision(start_timeout=s.engine_start_timeout_seconds),
-        check=check,
-        read_timeout=s.engine_read_timeout_seconds,
-        on_change=observed.update,
-    )
+    try:
+        return LocalEngine(
+            options,
+            Supervision(start_timeout=s.engine_start_timeout_seconds),
+            check=check,
+            read_timeout=s.engine_read_timeout_seconds,
+            on_change=observed.update,
+        )
+    except ValueError as error:
+        raise SmoothgateError(str(error), code="bad_engine") from error
 
 
 class _EngineMetrics:
@@ -298,7 +333,5 @@ def _canary(s: Settings, readiness: Readiness, engine: Engine, questions: Visual
 def _fetcher(s: Settings) -> Fetcher | None:
     if not s.url_hosts:
         return None
-    try:
+    with _setting("url_hosts"):
         return Fetcher(s.url_hosts, max_bytes=s.max_image_bytes, timeout=s.url_timeout_seconds)
-    except ValueError as error:
-        raise SmoothgateError(f"SMOOTHGATE_URL_HOSTS: {error}", code="bad_url_hosts") from error

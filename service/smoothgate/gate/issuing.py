@@ -66,8 +66,10 @@ class Issuer:
                 kid=self._key.kid,
             )
         else:
-            self._key = SigningKey.load(_read(signing_key_file, SigningKey))
-        retired = [PublicKey.load(_read(Path(path), PublicKey)) for path in retired_keys]
+            self._key = SigningKey.load(_read("SMOOTHGATE_SIGNING_KEY_FILE", signing_key_file, SigningKey))
+        retired = [
+            PublicKey.load(_read("SMOOTHGATE_RETIRED_KEYS", Path(path), PublicKey)) for path in retired_keys
+        ]
         self.key_set: dict[str, Any] = jwks([self._key, *retired])
         self._store = store
         self._commitments = commitments
@@ -237,10 +239,12 @@ def _name(account: Account | None) -> str | None:
     return None if account is None else account.name
 
 
-def _read(path: Path, kind: type[PublicKey]) -> str:
+def _read(setting: str, path: Path, kind: type[PublicKey]) -> str:
     try:
         text = path.read_text()
         kind.load(text)
     except (OSError, ValueError) as error:
-        raise SmoothgateError(f"The key file {path} cannot be used: {error}.", code="bad_key") from error
+        raise SmoothgateError(
+            f"{setting}: the key file {path} cannot be used: {error}.", code="bad_key"
+        ) from error
     return text

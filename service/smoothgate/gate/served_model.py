@@ -13,6 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from smoothgate.demo import bundled
 from smoothgate.errors import SmoothgateError
+from smoothgate.vision import devices_named
 
 DEMO_NAME = "smoothgate-demo"
 
@@ -58,8 +59,9 @@ class ServedModel:
                 the latest when a file is first needed.
 
         Raises:
-            SmoothgateError: code `no_calibration`: `psm` is missing for another model than the demo's; code
-                `bad_revision`: a folder has no revisions, or the hub has no such one.
+            SmoothgateError: code `no_calibration`: `psm` is missing for another model than the demo's. Code
+                `no_device`: a device is not there. Code `bad_revision`: a folder has no revisions, or the hub
+                has no such one.
         """
         if checkpoint is not None and psm is None:
             raise SmoothgateError(
@@ -68,7 +70,7 @@ class ServedModel:
                 "alone with `psm calibrate`, and name the folder.",
                 code="no_calibration",
             )
-        devices = tuple(torch.device(one) for one in _device(device).split(","))
+        devices = devices_named(device)
         return cls(
             checkpoint=_at(checkpoint, revision) or str(bundled("model")),
             name=name or (DEMO_NAME if checkpoint is None else Path(checkpoint).name),
@@ -117,12 +119,6 @@ def _at(checkpoint: str | None, revision: str | None) -> str | None:
         raise SmoothgateError(
             f"{checkpoint} cannot be had in the revision {revision}: {reason}", code="bad_revision"
         ) from error
-
-
-def _device(wanted: str) -> str:
-    if wanted != "auto":
-        return wanted
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _dtype(wanted: str, device: torch.device) -> torch.dtype:

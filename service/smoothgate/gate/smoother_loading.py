@@ -45,7 +45,7 @@ def load_noise_seeds(secret_file: Path | None) -> NoiseSeeds:
         return NoiseSeeds(secret_file.read_bytes().strip())
     except (OSError, ValueError) as error:
         raise SmoothgateError(
-            f"The noise secret {secret_file} cannot be used: {error}.", code="bad_noise_secret"
+            f"SMOOTHGATE_NOISE_SECRET_FILE: {secret_file} cannot be used: {error}.", code="bad_noise_secret"
         ) from error
 
 

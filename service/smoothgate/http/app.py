@@ -10,7 +10,7 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from smoothgate import __version__
 from smoothgate.gate.service import Service
-from smoothgate.http import error_responses
+from smoothgate.http import docs_route, error_responses
 from smoothgate.http.access_middleware import OPEN, Access
 from smoothgate.http.body_limit_middleware import BodyLimit
 from smoothgate.http.certify_route import certify_router
@@ -63,6 +63,7 @@ def create_app(
         version=__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
@@ -78,6 +79,7 @@ def create_app(
         operation_router(
             service.health, service.issuer, service.description, with_metrics=settings.metrics_port is None
         ),
+        docs_route.router,
         *routers,
     ):
         app.include_router(router)

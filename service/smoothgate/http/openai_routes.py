@@ -19,6 +19,7 @@ from smoothgate.http.outcome_headers import outcome_headers
 from smoothgate.http.request_body import read_json
 from smoothgate.http.request_state import accepted, account_of, request_id, while_connected
 from smoothgate.off_loop import off_loop
+from smoothgate.schemas import CompletionAnswer, ModelCard, ModelList
 
 ROUTE = "/v1/chat/completions"
 
@@ -48,7 +49,7 @@ def openai_router(answering: Answering, model_name: str, created: int, descripti
         "created_at": datetime.fromtimestamp(created, UTC).isoformat(),
     }
 
-    @router.get("/v1/models", responses=openapi_examples.DOOR)
+    @router.get("/v1/models", response_model=ModelList, responses=openapi_examples.DOOR)
     async def models() -> Json:
         """The one model served, in OpenAI's form and Anthropic's."""
         return {
@@ -59,7 +60,11 @@ def openai_router(answering: Answering, model_name: str, created: int, descripti
             "last_id": model_name,
         }
 
-    @router.get("/v1/models/{name:path}", responses=openapi_examples.DOOR | openapi_examples.NOT_FOUND)
+    @router.get(
+        "/v1/models/{name:path}",
+        response_model=ModelCard,
+        responses=openapi_examples.DOOR | openapi_examples.NOT_FOUND,
+    )
     async def model(name: str) -> Json:
         """The same model by its name, with its digests, the default terms of a request, and its limits."""
         if name != model_name:
@@ -68,6 +73,7 @@ def openai_router(answering: Answering, model_name: str, created: int, descripti
 
     @router.post(
         ROUTE,
+        response_model=CompletionAnswer,
         openapi_extra=openapi_examples.completions(),
         responses=openapi_examples.STREAM | openapi_examples.ERRORS | openapi_examples.NOT_FOUND,
     )

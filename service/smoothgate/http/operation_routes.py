@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from smoothgate.gate.description import Description
@@ -14,7 +14,8 @@ from smoothgate.gate.issuing import Issuer
 from smoothgate.http import error_responses, openapi_examples
 from smoothgate.http.request_state import account_of
 from smoothgate.off_loop import off_loop
-from smoothgate.schemas import IssuedCertificate, KeptCertificates
+from smoothgate.schemas import Health as HealthAnswer
+from smoothgate.schemas import IssuedCertificate, KeptCertificates, KeySet
 
 # A new key signs after a restart only. Verifiers that meet an unknown key ask again.
 _KEY_SET_CACHE = "public, max-age=300"
@@ -39,14 +40,22 @@ def operation_router(
     """
     router = APIRouter(tags=["Operation"])
 
-    @router.get(LIVE, responses={503: {"description": "Only a new process can help"}})
+    @router.get(
+        LIVE,
+        response_model=HealthAnswer,
+        responses={503: {"model": HealthAnswer, "description": "Only a new process can help"}},
+    )
     async def live() -> JSONResponse:
         """The process answers, and no part of it is in a state that only a new process can help."""
         if problems := health.beyond_repair():
             return JSONResponse({"status": "beyond repair", "problems": problems}, 503)
         return JSONResponse({"status": "ok"})
 
-    @router.get(READY, responses={503: {"description": "A part is not up; see Retry-After"}})
+    @router.get(
+        READY,
+        response_model=HealthAnswer,
+        responses={503: {"model": HealthAnswer, "description": "A part is not up; see Retry-After"}},
+    )
     async def ready() -> JSONResponse:
         """All parts of this gate are up, the latest canary came back as it should, and nothing ends.
 
@@ -63,7 +72,7 @@ def operation_router(
     for path in READY_ALIASES:
         router.add_api_route(path, ready, include_in_schema=False)
 
-    @router.get("/.well-known/jwks.json")
+    @router.get("/.well-known/jwks.json", response_model=KeySet)
     async def key_set(response: Response) -> dict[str, Any]:
         """The public keys that certificates are signed with (RFC 7517)."""
         response.headers["Cache-Control"] = _KEY_SET_CACHE
@@ -86,7 +95,9 @@ def operation_router(
         return await off_loop(description.version)
 
     @router.get(
-        "/metrics", response_class=Response, responses=openapi_examples.DOOR | openapi_examples.NOT_FOUND
+        "/metrics",
+        response_class=PlainTextResponse,
+        responses=openapi_examples.DOOR | openapi_examples.NOT_FOUND,
     )
     async def metrics() -> Response:
         """Prometheus' text format; not here where it has a port of its own."""

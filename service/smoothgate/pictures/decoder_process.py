@@ -44,7 +44,9 @@ class DecoderProcess:
     def __init__(self, *, max_bytes: int, max_pixels: int, seconds: float) -> None:
         memory = _FIXED_BYTES + _COPIES_OF_FILE * max_bytes + _BYTES_PER_PIXEL * max_pixels
         module = "smoothgate.pictures.decoder_child"
-        self._command = [sys.executable, "-P", "-m", module, str(max_pixels), str(seconds), str(memory)]
+        # What Pillow warns about would be lines of another form in the log.
+        python = [sys.executable, "-P", "-W", "ignore"]
+        self._command = [*python, "-m", module, str(max_pixels), str(seconds), str(memory)]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

@@ -10,30 +10,12 @@ from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse
 
 from smoothgate.demo import bundled
+from smoothgate.http.page_headers import HEADERS
 
 router = APIRouter(include_in_schema=False)
 
 _STATIC = Path(str(files("smoothgate.playground") / "static"))
 _INDEX = "index.html"
-#: Nothing from elsewhere, no script or style in the page itself, and no frame around it.
-POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self' data: blob:",
-        "connect-src 'self'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-    )
-)
-_HEADERS = {
-    "Content-Security-Policy": POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
-}
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
@@ -65,4 +47,4 @@ async def asset(name: str) -> FileResponse:
 
 def _file(name: str) -> FileResponse:
     path = _ASSETS[name]
-    return FileResponse(path, media_type=_TYPES.get(path.suffix), headers=_HEADERS)
+    return FileResponse(path, media_type=_TYPES.get(path.suffix), headers=HEADERS)

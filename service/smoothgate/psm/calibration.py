@@ -153,11 +153,8 @@ class Calibration:
         Raises:
             SmoothgateError: code `no_calibration`: the folder has none, or one of another version.
         """
+        require_calibration(folder)
         path = folder / FILE
-        if not path.is_file():
-            raise SmoothgateError(
-                f"{folder} holds no {FILE}: make one with `smoothgate psm calibrate`.", code="no_calibration"
-            )
         with safe_open(path, framework="pt") as file:
             facts = file.metadata() or {}
             if facts.get("version") not in (str(_VERSION), str(_UNCALIBRATED_VERSION)):
@@ -170,6 +167,20 @@ class Calibration:
             chance = {name: ChanceFigures(**found) for name, found in figures.pop("chance", {}).items()}
             figures.pop("flip_point", None)
             return cls(file.get_tensor("mu"), Figures(**figures, chance=chance))
+
+
+def require_calibration(folder: Path) -> None:
+    """Check that a folder holds a calibration.
+
+    Raises:
+        SmoothgateError: code `no_calibration`: there is no such folder, or none in it.
+    """
+    if not folder.is_dir():
+        raise SmoothgateError(f"There is no folder {folder}.", code="no_calibration")
+    if not (folder / FILE).is_file():
+        raise SmoothgateError(
+            f"{folder} holds no {FILE}: make one with `smoothgate psm calibrate`.", code="no_calibration"
+        )
 
 
 @torch.no_grad()

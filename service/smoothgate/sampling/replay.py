@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from smoothgate.certify.certificate import Certificate, NoiseRecord
@@ -16,6 +17,9 @@ from smoothgate.sampling.splits import Splits, draw_splits
 from smoothgate.vision import Canvas, DecodedImage
 
 _BATCH = 32
+
+#: Numbers of samples, and how many there are -> the same numbers, which are counted as they are drawn.
+Watch = Callable[[Iterable[int], int], Iterable[int]]
 # The bits of the served tokens are those of the machine that served them.
 _NO_DIGEST = "0" * 64
 
@@ -41,9 +45,18 @@ class Replay:
 
     @classmethod
     def of(
-        cls, encoder: UnitEncoder, image: DecodedImage, canvas: Canvas, recorded: AnyCertificate
+        cls,
+        encoder: UnitEncoder,
+        image: DecodedImage,
+        canvas: Canvas,
+        recorded: AnyCertificate,
+        watch: Watch = lambda numbers, total: numbers,
     ) -> Replay:
         """Draw.
+
+        Args:
+            encoder, image, canvas, recorded: see above.
+            watch: is given the numbers of the samples, in the order in which they are drawn.
 
         Raises:
             ValueError: the certificate's noise comes from an unknown generator.
@@ -52,11 +65,12 @@ class Replay:
         source = noise.generator_named(recorded.noise.generator)
         streams = 1 if isinstance(recorded, CertificateV1) else recorded.noise.streams
         numbers = noise.sample_numbers(recorded.noise.n_select, streams)
+        drawn = recorded.noise.n_select + recorded.noise.n_certify
         splits = draw_splits(
             encoder.units,
             canvas.x.to(encoder.adapter.device),
             recorded.noise.sigma,
-            numbered_noise(source, int(recorded.noise.seed, 16), numbers),
+            numbered_noise(source, int(recorded.noise.seed, 16), watch(numbers, drawn)),
             recorded.noise.n_select,
             recorded.noise.n_certify,
             batch=_BATCH,

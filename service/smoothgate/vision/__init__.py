@@ -3,7 +3,8 @@
 import smoothgate.compat.repaired_imports  # noqa: F401
 from smoothgate.pictures.images import DecodedImage, decode, parse_data_uri
 from smoothgate.vision.adapter import Canvas, Layout, Prompt, VisionAdapter
-from smoothgate.vision.families import family_of, load
+from smoothgate.vision.devices import devices_named
+from smoothgate.vision.families import family_of, load, require_checkpoint
 
 __all__ = [
     "Canvas",
@@ -12,7 +13,9 @@ __all__ = [
     "Prompt",
     "VisionAdapter",
     "decode",
+    "devices_named",
     "family_of",
     "load",
     "parse_data_uri",
+    "require_checkpoint",
 ]

@@ -68,6 +68,7 @@ class Model:
         encoder: operations of tower and projector for one canvas.
         language: the language model's layers.
         vocabulary: rows of its output matrix.
+        embeddings: matrices of that size: 1 where the input and output matrices are the same, else 2.
         grid: side of the grid of visual tokens.
     """
 
@@ -77,6 +78,7 @@ class Model:
     encoder: float
     language: Transformer
     vocabulary: int
+    embeddings: int = 2
 
     @property
     def grid(self) -> int:
@@ -86,7 +88,8 @@ class Model:
     @property
     def weight_bytes(self) -> float:
         """Bytes of the language model."""
-        return _BYTES * (self.language.parameters + 2 * self.vocabulary * self.language.width)
+        embedded = self.embeddings * self.vocabulary * self.language.width
+        return _BYTES * (self.language.parameters + embedded)
 
     @property
     def kv_bytes(self) -> float:
@@ -133,14 +136,24 @@ def llava() -> Model:
     return Model("LLaVA-1.5-7B", 336, 576, encoder, language, 32_064)
 
 
-def qwen() -> Model:
-    """Qwen2.5-VL-7B at 448 pixels: 1,024 patches; 4 of 32 layers see all, the others see windows of 64."""
+def qwen_small() -> Model:
+    """Qwen2.5-VL-3B at 448 pixels."""
+    language = Transformer(layers=36, width=2048, mlp=11008, gated=True, kv_width=256)
+    return Model("Qwen2.5-VL-3B", 448, 256, _qwen_encoder(2048), language, 151_936, embeddings=1)
+
+
+def _qwen_encoder(width: int) -> float:
+    """The tower at 448 pixels: 1,024 patches; 4 of 32 layers see all, the others see windows of 64."""
     sizes = {"width": 1280, "mlp": 3420, "kv_width": 1280}
     wide, narrow = (Transformer(layers=n, gated=True, **sizes) for n in (4, 28))
     tower = wide.flops(1024, 1024) + narrow.flops(1024, 64)
-    encoder = _linear(1024, 2 * 3 * 14 * 14, 1280) + tower + _linear(256, 5120, 5120, 3584)
+    return _linear(1024, 2 * 3 * 14 * 14, 1280) + tower + _linear(256, 5120, 5120, width)
+
+
+def qwen() -> Model:
+    """Qwen2.5-VL-7B at 448 pixels."""
     language = Transformer(layers=28, width=3584, mlp=18944, gated=True, kv_width=512)
-    return Model("Qwen2.5-VL-7B", 448, 256, encoder, language, 152_064)
+    return Model("Qwen2.5-VL-7B", 448, 256, _qwen_encoder(3584), language, 152_064)
 
 
 @dataclass(frozen=True, slots=True)

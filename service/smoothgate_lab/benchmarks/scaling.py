@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from smoothgate_lab.benchmarks.costs import GPUS, Cost, cost, llava, qwen
+from smoothgate_lab.benchmarks.costs import GPUS, Cost, cost, llava, qwen, qwen_small
 
 RATES = (1.0, 10.0, 100.0, 1000.0)
 SIGNALS = ("queued", "busy", "both")
@@ -245,7 +245,7 @@ def run(seed: int = 0) -> dict[str, Any]:
     return {
         "seed": seed,
         "samples": SAMPLES,
-        "costs": [asdict(cost(each, on, SAMPLES)) for each in (model, qwen()) for on in GPUS],
+        "costs": [asdict(cost(each, on, SAMPLES)) for each in (model, qwen_small(), qwen()) for on in GPUS],
         "gates": [asdict(simulate(rate, "both", service, seed=seed)) for rate in RATES],
         "early": [asdict(simulate(rate, "both", EARLY_STOP * service, seed=seed)) for rate in RATES],
         "signals": [

@@ -113,7 +113,7 @@ def train(
     ] = 4,
     save_every: Annotated[int, typer.Option(min=1, help="Updates between two checkpoints.")] = 250,
     seed: Annotated[int, typer.Option(help="Seed of weights, pictures and noise.")] = 1,
-    device: Device = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Train purifier and mapper for a model. The model's own weights do not change."""
     import torch
@@ -194,7 +194,7 @@ def tune(
     accumulate: Annotated[int, typer.Option(min=1, help="Batches per update.")] = 1,
     save_every: Annotated[int, typer.Option(min=1, help="Updates between two checkpoints.")] = 250,
     seed: Annotated[int, typer.Option(help="Seed of pictures, noise and attacks.")] = 1,
-    device: Device = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Fine-tune a trained PSM, on attacked pictures or for votes (our extensions)."""
     from smoothgate.demo import bundled
@@ -272,7 +272,7 @@ def evaluate(
         float, typer.Option(min=1e-9, max=0.5, help="Probability of a wrong certificate.")
     ] = 0.001,
     seed: Annotated[int, typer.Option(help="Seed of scenes and noise.")] = 7,
-    device: Device = "cpu",
+    device: Device = "auto",
     plot: Annotated[Path | None, typer.Option(help="Also draw an SVG.")] = None,
     json_file: Json = None,
 ) -> None:

@@ -36,6 +36,7 @@ def test_the_tower_and_the_language_model_are_counted_as_torch_counts_them() -> 
 def test_the_published_sizes_are_the_published_numbers_of_parameters() -> None:
     assert costs.llava().weight_bytes / 2 == pytest.approx(6.74e9, rel=0.01)
     assert costs.qwen().weight_bytes / 2 == pytest.approx(7.62e9, rel=0.01)
+    assert costs.qwen_small().weight_bytes / 2 == pytest.approx(3.09e9, rel=0.01)
 
 
 def test_two_gates_at_half_load_make_nobody_wait_for_long() -> None:
