@@ -71,7 +71,7 @@ class Served:
     answers: list[Any] = field(default_factory=list)
 
     def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
 
 
 def _free_port() -> int:
