@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import structlog
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -24,6 +25,13 @@ MACHINE = ("--device", "cpu", "--threads", "1", "--batch-size", "16")
 TERMS = ("--n-select", "8", "--n-certify", "48", *MACHINE)
 # Not equal from run to run.
 _OWN = {"time", "jws"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def log_as_before() -> Iterator[None]:
+    """A certifier makes the log of a process quiet that has set up none."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="module")

@@ -84,7 +84,8 @@ async def test_every_path_asks_for_a_key(gate: Gate, keys: dict[str, str], path:
         _bearer("sg-wrong"),
         _bearer(""),
         {"Authorization": f"Basic {keys['alice']}"},
-        {"X-Api-Key": keys["alice"]},
+        {"X-Api-Key": "sg-wrong"},
+        _bearer("sg-wrong") | {"X-Api-Key": keys["alice"]},
     ]
     for headers in wrong:
         refused = await gate.http.get(path, headers=headers)
@@ -95,8 +96,9 @@ async def test_every_path_asks_for_a_key(gate: Gate, keys: dict[str, str], path:
         assert len(refused.headers["x-request-id"]) == 32
     assert not gate.seen
     assert (await gate.http.get(path, headers=_bearer(keys["alice"]))).status_code == 200
-    (scope,) = gate.seen
-    assert scope["state"]["account"].name == "alice"
+    # As Anthropic's clients send it.
+    assert (await gate.http.get(path, headers={"X-Api-Key": keys["alice"]})).status_code == 200
+    assert [scope["state"]["account"].name for scope in gate.seen] == ["alice", "alice"]
 
 
 async def test_what_is_open_is_listed(gate: Gate) -> None:
