@@ -136,8 +136,8 @@ def test_a_certifier_that_is_closed_or_cannot_start_says_so() -> None:
     certifier.close()
     with pytest.raises(NotReady, match="closed"):
         certifier.certify(SEVEN)
-    with pytest.raises(SmoothgateError, match="SMOOTHGATE_PSM"):
-        Certifier(model="nowhere/model")
+    with pytest.raises(SmoothgateError, match="SMOOTHGATE_MODEL: There is no folder"):
+        Certifier(model="./nowhere")
 
 
 def test_without_its_extra_the_library_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
