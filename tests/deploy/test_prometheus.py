@@ -23,6 +23,7 @@ from smoothgate.demo import bundled
 from smoothgate.gate.certificate_store import FILE as STORE_FILE
 from smoothgate.gate.commitment_log import FILE
 from smoothgate.psm.calibration import Calibration
+from smoothgate.psm.checkpoint import PSM
 from smoothgate_lab.benchmarks.serving_bench import picture_uri
 from tests import processes
 from tests.deploy.prometheus import RULES, Prometheus
@@ -138,12 +139,15 @@ def _repeating(work: Callable[[], None], pause: float = 0.1) -> Iterator[None]:
 
 
 def _with_other_scores(folder: Path) -> Path:
-    """The bundled PSM, as if it had been calibrated to half of its scores."""
+    """Nearly the bundled PSM, as if it had been calibrated to half of its scores."""
     shutil.copytree(bundled("psm"), folder)
+    psm = PSM.load(folder)
+    next(psm.parameters()).mul_(1.01)
+    psm.save(folder)
     calibration = Calibration.load(folder)
     figures = calibration.figures
     halved = {sigma: score / 2 for sigma, score in figures.scores.items()}
-    calibration.with_smoothed(figures.scores, figures.chance, figures.psm_digest, halved).save(folder)
+    calibration.with_smoothed(figures.scores, figures.chance, psm.digest, halved).save(folder)
     return folder
 
 

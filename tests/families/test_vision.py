@@ -255,6 +255,7 @@ def test_every_family_has_a_checkpoint() -> None:
 @pytest.mark.parametrize("model_type", [*UNSUPPORTED, "never_heard_of"])
 def test_others_are_refused_with_the_list(model_type: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    (tmp_path / "model.safetensors").touch()
     with pytest.raises(SmoothgateError, match="Supported are: llava, qwen2_vl") as caught:
         load(str(tmp_path), device="cpu", dtype=torch.float32)
     assert caught.value.code == "unsupported_model"
