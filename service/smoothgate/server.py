@@ -94,6 +94,8 @@ def _serve(settings: Settings, sockets: list[socket.socket], console: Console | 
         raise
     if service.failure is not None:
         raise service.failure
+    if server.started:
+        log.info("stopped")
     return server.started
 
 

@@ -103,12 +103,11 @@ def load_adapter(
     """
     require("serve", "A command that loads a model")
     import torch
-    from transformers.utils.logging import disable_progress_bar
 
     from smoothgate.demo import bundled
-    from smoothgate.vision import devices_named, load
+    from smoothgate.vision import devices_named, hide_progress, load
 
-    disable_progress_bar()
+    hide_progress()
     return load(
         model or str(bundled("model")),
         device=devices_named(device)[0],

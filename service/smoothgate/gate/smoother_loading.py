@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import structlog
-from transformers.utils.logging import disable_progress_bar
 
 from smoothgate.errors import SmoothgateError
 from smoothgate.gate.served_model import ServedModel
@@ -16,7 +15,7 @@ from smoothgate.sampling.autotune import autotune
 from smoothgate.sampling.noise_seeds import NoiseSeeds
 from smoothgate.sampling.sampler import Sampler, Worker
 from smoothgate.sampling.smoother import Smoother
-from smoothgate.vision import DecodedImage, load
+from smoothgate.vision import DecodedImage, hide_progress, load
 
 # Where the size of a canvas depends on the image, the sampler is measured with this one.
 _TYPICAL = DecodedImage(np.zeros((448, 448, 3), np.uint8), "PNG", "")
@@ -89,7 +88,7 @@ class SmootherLoading:
             SmoothgateError: model, PSM and calibration are missing or do not fit together, or every canvas of
                 the model exceeds the limit.
         """
-        disable_progress_bar()
+        hide_progress()
         model = self._model
         self._encoders = [
             UnitEncoder.load(

@@ -4,7 +4,7 @@ import smoothgate.compat.repaired_imports  # noqa: F401
 from smoothgate.pictures.images import DecodedImage, decode, parse_data_uri
 from smoothgate.vision.adapter import Canvas, Layout, Prompt, VisionAdapter
 from smoothgate.vision.devices import devices_named
-from smoothgate.vision.families import family_of, load, require_checkpoint
+from smoothgate.vision.families import family_of, hide_progress, load, require_checkpoint
 
 __all__ = [
     "Canvas",
@@ -15,6 +15,7 @@ __all__ = [
     "decode",
     "devices_named",
     "family_of",
+    "hide_progress",
     "load",
     "parse_data_uri",
     "require_checkpoint",

@@ -15,6 +15,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 from transformers import PretrainedConfig
+from transformers.utils.logging import disable_progress_bar
 
 from smoothgate.certify.certificate import Space
 from smoothgate.errors import SmoothgateError
@@ -145,6 +146,11 @@ def adapter_class(model_type: str) -> Family:
     module, _, name = FAMILIES[model_type].partition(":")
     family: Family = getattr(import_module(f"smoothgate.vision.{module}"), name)
     return family
+
+
+def hide_progress() -> None:
+    """Show no progress bars of transformers in this process: they would stand between the lines of a log."""
+    disable_progress_bar()
 
 
 def load(

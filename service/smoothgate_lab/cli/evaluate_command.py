@@ -30,13 +30,13 @@ def evaluate(
 ) -> None:
     """Attack the demo model with several defences and report the results."""
     from rich.markdown import Markdown
-    from transformers.utils.logging import disable_progress_bar
 
+    from smoothgate.vision import hide_progress
     from smoothgate_lab.evaluation import report
     from smoothgate_lab.evaluation.evaluation_plan import load_plan
     from smoothgate_lab.evaluation.robustness import Evaluation
 
-    disable_progress_bar()
+    hide_progress()
     with failures():
         wanted = load_plan(plan)
         evaluation = Evaluation(wanted, output)

@@ -36,7 +36,8 @@ def test_the_quick_plan_runs_through_and_asks_the_service(
     assert asked["l2"] > 0
     # It was started for this, and stopped.
     assert "Starting the service" in result.output
-    assert "Finished server process" in (output / "service.log").read_text()
+    last = json.loads((output / "service.log").read_text().splitlines()[-1])
+    assert last["event"] == "stopped"
 
 
 @pytest.mark.parametrize("name", ["results", "results-square", "results-sigma-025", "results-sigma-075"])
