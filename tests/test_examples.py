@@ -33,7 +33,8 @@ def _run(name: str, *arguments: str) -> None:
 
 def _said(capsys: pytest.CaptureFixture[str]) -> list[str]:
     """The lines that were printed, without the log of the service, which runs in this process."""
-    return [line for line in capsys.readouterr().out.splitlines() if not re.match(r"\d{4}-\d\d-\d\d ", line)]
+    said = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d .*\n", "", capsys.readouterr().out)
+    return said.splitlines()
 
 
 @pytest.mark.parametrize("name", HERE)

@@ -151,17 +151,11 @@ class ChatAnswer(BaseModel):
     timings: Timings
 
 
-class CompletionAnswer(BaseModel):
-    """OpenAI's completion, with what is certified. All other fields are vLLM's."""
+class CertifiedAnswer(BaseModel):
+    """What is certified, beside the fields of an API's own answer."""
 
     model_config = ConfigDict(extra="allow")
 
-    id: str
-    object: Literal["chat.completion"]
-    created: int = Field(description="Seconds since the epoch.")
-    model: str
-    choices: list[dict[str, Any]]
-    usage: dict[str, Any] | None = None
     certificates: list[IssuedCertificate] | None = Field(
         None,
         description="One per picture, in the order they were sent; not there where nothing was smoothed.",
@@ -169,6 +163,60 @@ class CompletionAnswer(BaseModel):
     answer_certificate: IssuedAnswerCertificate | None = Field(
         None, description="The certificate of the answer, where that is what is certified."
     )
+
+
+class CompletionAnswer(CertifiedAnswer):
+    """OpenAI's completion, with what is certified. All other fields are vLLM's."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int = Field(description="Seconds since the epoch.")
+    model: str
+    choices: list[dict[str, Any]]
+    usage: dict[str, Any] | None = None
+
+
+class ResponsesAnswer(CertifiedAnswer):
+    """A response of OpenAI's Responses API, with what is certified."""
+
+    id: str
+    object: Literal["response"]
+    status: str
+    model: str
+    output: list[dict[str, Any]]
+    usage: dict[str, Any] | None = None
+
+
+class MessagesAnswer(CertifiedAnswer):
+    """A message of Anthropic's Messages API, with what is certified."""
+
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    model: str
+    content: list[dict[str, Any]]
+    stop_reason: str | None
+    usage: dict[str, Any]
+
+
+class EmbeddingsAnswer(BaseModel):
+    """OpenAI's list of embeddings: the smoothed features of pictures, with their certificates."""
+
+    object: Literal["list"]
+    data: list[dict[str, Any]]
+    model: str
+    usage: dict[str, int]
+    certificates: list[IssuedCertificate] = Field(description="In the order of the vectors.")
+
+
+class ServiceVersion(BaseModel):
+    """The version of a service, and the digests that its certificates carry, by `model`, `psm` and
+    `language_model`.
+    """
+
+    version: str
+    model: str
+    digests: dict[str, str | None]
 
 
 class ModelCard(BaseModel):

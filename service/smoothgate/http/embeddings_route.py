@@ -18,7 +18,7 @@ from smoothgate.http.request_body import read_json
 from smoothgate.http.request_state import account_of, request_id, while_connected
 from smoothgate.http.translation import an_object, named, refuse, unsupported
 from smoothgate.off_loop import off_loop
-from smoothgate.schemas import as_json
+from smoothgate.schemas import EmbeddingsAnswer, as_json
 
 ROUTE = "/v1/embeddings"
 
@@ -37,6 +37,7 @@ def embeddings_router(answering: Answering, model_name: str) -> APIRouter:
 
     @router.post(
         ROUTE,
+        response_model=EmbeddingsAnswer,
         openapi_extra=openapi_examples.embeddings(),
         responses=openapi_examples.ERRORS | openapi_examples.NOT_FOUND,
     )

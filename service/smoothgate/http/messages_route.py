@@ -18,6 +18,7 @@ from smoothgate.http.outcome_headers import outcome_headers
 from smoothgate.http.request_body import read_json
 from smoothgate.http.request_state import accepted, account_of, request_id, while_connected
 from smoothgate.off_loop import off_loop
+from smoothgate.schemas import MessagesAnswer
 
 
 def messages_router(answering: Answering, model_name: str) -> APIRouter:
@@ -26,6 +27,7 @@ def messages_router(answering: Answering, model_name: str) -> APIRouter:
 
     @router.post(
         error_responses.MESSAGES,
+        response_model=MessagesAnswer,
         openapi_extra=openapi_examples.messages(),
         responses=openapi_examples.STREAM | openapi_examples.ERRORS | openapi_examples.NOT_FOUND,
     )

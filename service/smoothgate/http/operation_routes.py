@@ -15,7 +15,7 @@ from smoothgate.http import error_responses, openapi_examples
 from smoothgate.http.request_state import account_of
 from smoothgate.off_loop import off_loop
 from smoothgate.schemas import Health as HealthAnswer
-from smoothgate.schemas import IssuedCertificate, KeptCertificates, KeySet
+from smoothgate.schemas import IssuedCertificate, KeptCertificates, KeySet, ServiceVersion
 
 # A new key signs after a restart only. Verifiers that meet an unknown key ask again.
 _KEY_SET_CACHE = "public, max-age=300"
@@ -89,7 +89,7 @@ def operation_router(
         found = await issuer.issued(identifier, account_of(request))
         return KeptCertificates.model_validate({"request_id": identifier, "certificates": found})
 
-    @router.get("/v1/version", responses=openapi_examples.DOOR)
+    @router.get("/v1/version", response_model=ServiceVersion, responses=openapi_examples.DOOR)
     async def version() -> dict[str, Any]:
         """The version of the service, and the digests that its certificates carry."""
         return await off_loop(description.version)

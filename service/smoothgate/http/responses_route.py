@@ -18,6 +18,7 @@ from smoothgate.http.request_state import accepted, account_of, request_id, whil
 from smoothgate.http.responses_answer import ResponseForm
 from smoothgate.http.responses_request import turn_of
 from smoothgate.off_loop import off_loop
+from smoothgate.schemas import ResponsesAnswer
 
 
 def responses_router(answering: Answering, model_name: str) -> APIRouter:
@@ -26,6 +27,7 @@ def responses_router(answering: Answering, model_name: str) -> APIRouter:
 
     @router.post(
         sse.RESPONSES,
+        response_model=ResponsesAnswer,
         openapi_extra=openapi_examples.responses(),
         responses=openapi_examples.STREAM | openapi_examples.ERRORS | openapi_examples.NOT_FOUND,
     )
