@@ -47,7 +47,14 @@ class Prometheus:
         path.with_suffix(".new").rename(path)
 
     def wait_firing(self, alerts: set[str]) -> None:
-        wait_until(lambda: alerts <= self.firing(), PATIENCE, lambda: f"not firing: {alerts - self.firing()}")
+        """Until each of them has fired. Some clear by themselves before others fire."""
+        fired: set[str] = set()
+
+        def all_fired() -> bool:
+            fired.update(self.firing())
+            return alerts <= fired
+
+        wait_until(all_fired, PATIENCE, lambda: f"not firing: {alerts - fired}")
 
     def wait_clear(self, alerts: set[str]) -> None:
         wait_until(lambda: not alerts & self.firing(), PATIENCE, lambda: f"firing: {alerts & self.firing()}")
