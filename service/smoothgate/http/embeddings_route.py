@@ -14,7 +14,7 @@ from smoothgate.gate.answering import Answering, Features, ImageRequest
 from smoothgate.gate.chat_images import ImageSlot, find_images
 from smoothgate.http import openapi_examples
 from smoothgate.http.chat_fields import smoothing_of
-from smoothgate.http.request_body import read_json
+from smoothgate.http.request_body import read_object
 from smoothgate.http.request_state import account_of, request_id, while_connected
 from smoothgate.http.translation import an_object, named, refuse, unsupported
 from smoothgate.off_loop import off_loop
@@ -46,9 +46,7 @@ def embeddings_router(answering: Answering, model_name: str) -> APIRouter:
 
         `smoothing` comes in as an extra field, `certificates` goes out as one, in the order of the vectors.
         """
-        body = await read_json(request)
-        if not isinstance(body, dict):
-            raise MalformedRequest("The body must be a JSON object.")
+        body = await read_object(request)
         refuse(body, _NOT_SERVED)
         an_object(body, "", _FIELDS)
         if body.get("model") not in (None, "", model_name):

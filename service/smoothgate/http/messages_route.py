@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from smoothgate.errors import MalformedRequest
 from smoothgate.gate.answering import Answering
 from smoothgate.http import error_responses, openapi_examples, sse
 from smoothgate.http.answer_blocks import whole_of
@@ -15,7 +12,7 @@ from smoothgate.http.chat_fields import is_streamed
 from smoothgate.http.messages_answer import MessageForm
 from smoothgate.http.messages_request import turn_of
 from smoothgate.http.outcome_headers import outcome_headers
-from smoothgate.http.request_body import read_json
+from smoothgate.http.request_body import read_object
 from smoothgate.http.request_state import accepted, account_of, request_id, while_connected
 from smoothgate.off_loop import off_loop
 from smoothgate.schemas import MessagesAnswer
@@ -37,9 +34,7 @@ def messages_router(answering: Answering, model_name: str) -> APIRouter:
         `smoothing` comes in as an extra field. `certificates` goes out as one of the message, in a stream of
         the event `message_delta`.
         """
-        body: Any = await read_json(request)
-        if not isinstance(body, dict):
-            raise MalformedRequest("The body must be a JSON object.")
+        body = await read_object(request)
         identifier = request_id(request)
         translated = await off_loop(turn_of, body, account_of(request), identifier)
         form = MessageForm(identifier, model_name)

@@ -9,14 +9,14 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from smoothgate.errors import MalformedRequest, UnknownModel
+from smoothgate.errors import UnknownModel
 from smoothgate.gate.accounts import Account
 from smoothgate.gate.answering import AnswerCertified, Answering, Certificates, Event, Piece, Turn
 from smoothgate.gate.description import Description
 from smoothgate.http import openapi_examples, sse
 from smoothgate.http.chat_fields import certified, is_streamed, smoothing_of
 from smoothgate.http.outcome_headers import outcome_headers
-from smoothgate.http.request_body import read_json
+from smoothgate.http.request_body import read_object
 from smoothgate.http.request_state import accepted, account_of, request_id, while_connected
 from smoothgate.off_loop import off_loop
 from smoothgate.schemas import CompletionAnswer, ModelCard, ModelList
@@ -83,9 +83,7 @@ def openai_router(answering: Answering, model_name: str, created: int, descripti
         `smoothing` comes in as an extra field. `certificates` goes out as one: in the body, or in a stream in
         the chunk that ends the answer, which they name.
         """
-        body = await read_json(request)
-        if not isinstance(body, dict):
-            raise MalformedRequest("The body must be a JSON object.")
+        body = await read_object(request)
         streamed = is_streamed(body)
         turn = turn_of(body, account_of(request), request_id(request))
         if streamed:

@@ -59,6 +59,18 @@ async def read_json(request: Request, *, or_form: bool = False) -> Any:
     return await parsed(await request.body())
 
 
+async def read_object(request: Request) -> dict[str, Any]:
+    """A body that is a JSON object.
+
+    Raises:
+        UnsupportedBody, MalformedRequest, TooLarge: as `read_json`; MalformedRequest for other JSON too.
+    """
+    body = await read_json(request)
+    if not isinstance(body, dict):
+        raise MalformedRequest("The body must be a JSON object.")
+    return body
+
+
 def _content_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from smoothgate.errors import MalformedRequest
 from smoothgate.gate.answering import Answering
 from smoothgate.http import openapi_examples, sse
 from smoothgate.http.answer_blocks import whole_of
 from smoothgate.http.chat_fields import is_streamed
 from smoothgate.http.outcome_headers import outcome_headers
-from smoothgate.http.request_body import read_json
+from smoothgate.http.request_body import read_object
 from smoothgate.http.request_state import accepted, account_of, request_id, while_connected
 from smoothgate.http.responses_answer import ResponseForm
 from smoothgate.http.responses_request import turn_of
@@ -37,9 +34,7 @@ def responses_router(answering: Answering, model_name: str) -> APIRouter:
         `smoothing` comes in as an extra field. `certificates` goes out as one of the response, in a stream of
         the response in the last event.
         """
-        body: Any = await read_json(request)
-        if not isinstance(body, dict):
-            raise MalformedRequest("The body must be a JSON object.")
+        body = await read_object(request)
         identifier = request_id(request)
         translated = await off_loop(turn_of, body, account_of(request), identifier)
         form = ResponseForm(body, identifier, model_name)
