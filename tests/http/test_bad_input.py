@@ -131,6 +131,15 @@ def test_completions(quick_gate: Gate, body: dict[str, Any], status: int, param:
     _check(quick_gate.http.post("/v1/chat/completions", json=body | {"stream": True}), status, param)
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]"])
+def test_no_json_in_anthropics_form(quick_gate: Gate, content: bytes) -> None:
+    headers = {"Content-Type": "application/json"}
+    refused = quick_gate.http.post("/v1/messages", content=content, headers=headers)
+    assert refused.status_code == 400
+    assert refused.json()["type"] == "error"
+    assert refused.json()["error"]["type"] == "invalid_request_error"
+
+
 def test_certify(quick_gate: Gate) -> None:
     _check(quick_gate.http.post("/v1/certify", json={"images": []}), 400, "images")
     _check(
@@ -140,7 +149,16 @@ def test_certify(quick_gate: Gate) -> None:
     )
 
 
-@pytest.mark.parametrize("path", ["/v1/chat", "/v1/chat/completions", "/v1/certify"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/chat",
+        "/v1/chat/completions",
+        "/v1/certify",
+        "/v1/embeddings",
+        "/v1/responses",
+    ],
+)
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000])
 def test_no_json(quick_gate: Gate, path: str, content: bytes) -> None:
     _check(
