@@ -9,12 +9,14 @@ os.environ.pop("FORCE_COLOR", None)
 os.environ.pop("COLUMNS", None)
 os.environ.pop("LINES", None)
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from xdist.scheduler import LoadScopeScheduling
 
 import smoothgate.compat.repaired_imports  # noqa: F401, before any test imports transformers
@@ -100,6 +102,17 @@ def _turn(folder: str) -> int:
 def demo_vllm() -> str:
     """The address of the vLLM that all tests share, ready. Tests must not stop it or make it hang."""
     return shared_vllm.url()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _log_as_before() -> Iterator[None]:
+    """Commands and certifiers set up the log of their process: a worker runs many modules."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    root.handlers = handlers
+    structlog.reset_defaults()
 
 
 @pytest.fixture(autouse=True, scope="session")

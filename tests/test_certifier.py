@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import structlog
 from PIL import Image
 
 import smoothgate
@@ -22,13 +21,6 @@ from tests.whole_service import SAMPLES
 # Without measuring the machine.
 QUICK: dict[str, Any] = {"n_select": 8, "n_certify": 48, "threads": 1, "batch_size": 16}
 SEVEN = SAMPLES / "seven.png"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def log_as_before() -> Iterator[None]:
-    """A certifier makes the log of a process quiet that has set up none."""
-    yield
-    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="module")

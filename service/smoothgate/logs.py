@@ -69,7 +69,6 @@ def configure(log_format: Format, level: str) -> None:
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
     )
     handler = _ToStderr()
     handler.setFormatter(

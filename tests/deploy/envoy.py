@@ -36,7 +36,7 @@ class Envoy:
     admin: str
 
     def statistic(self, name: str) -> int:
-        text = httpx.get(f"{self.admin}/stats", params={"filter": f"^{name}$"}).text
+        text = httpx.get(f"{self.admin}/stats", params={"filter": f"^{name}$"}, timeout=60).text
         return int(text.split(": ")[1])
 
     def healthy(self) -> int:

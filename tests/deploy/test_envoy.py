@@ -157,12 +157,14 @@ def _seconds(duration: str) -> float:
 
 def test_what_is_the_clusters_is_not_routed(gateway: Envoy) -> None:
     for path in ("/metrics", "/health/ready", "/health/live", "/v1-and-more"):
-        refused = httpx.get(gateway.url + path)
+        refused = httpx.get(gateway.url + path, timeout=60)
         assert (refused.status_code, _error(refused.text)["code"]) == (404, "route_not_found")
     for path in ("/v1/models", "/docs", "/openapi.json", "/.well-known/jwks.json"):
-        assert httpx.get(gateway.url + path).status_code == 200
+        assert httpx.get(gateway.url + path, timeout=60).status_code == 200
     assert (
-        httpx.get(f"{gateway.url}/v1/models", headers={"X-Request-Id": "mine"}).headers["x-request-id"]
+        httpx.get(f"{gateway.url}/v1/models", headers={"X-Request-Id": "mine"}, timeout=60).headers[
+            "x-request-id"
+        ]
         == "mine"
     )
 
@@ -334,7 +336,7 @@ def _turned_away_and_sent_elsewhere(draining: Gate, blind: Envoy) -> None:
     """While it drains it answers 503; an Envoy that has not heard of it asks the other, body and all."""
     wait_until(lambda: _refuses(draining), 60, lambda: "it did not drain")
     before = blind.statistic("cluster.gate.upstream_rq_retry_success")
-    answers = [httpx.get(f"{blind.url}/v1/models").status_code for _ in range(100)]
+    answers = [httpx.get(f"{blind.url}/v1/models", timeout=60).status_code for _ in range(100)]
     assert answers == [200] * 100
     picture, certify = _large_picture(), f"{blind.url}/v1/certify"
     for _ in range(6):
@@ -347,12 +349,12 @@ def _turned_away_and_sent_elsewhere(draining: Gate, blind: Envoy) -> None:
 
 def _refuses(gate: Gate) -> bool:
     try:
-        return httpx.get(f"{gate.url}/v1/models").status_code == 503
+        return httpx.get(f"{gate.url}/v1/models", timeout=60).status_code == 503
     except httpx.TransportError:
         return True
 
 
 def _metric(gate: Gate, start: str) -> float:
     """The sum of the series whose line starts so."""
-    lines = httpx.get(f"http://127.0.0.1:{gate.metrics_port}/metrics").text.splitlines()
+    lines = httpx.get(f"http://127.0.0.1:{gate.metrics_port}/metrics", timeout=60).text.splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(start))

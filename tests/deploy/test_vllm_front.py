@@ -98,11 +98,11 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
 @pytest.mark.parametrize("route", list(Route))
 def test_what_gates_call_is_let_through_by_its_method_alone(front: Front, route: Route) -> None:
     method, other = ("POST", "GET") if route in POSTED else ("GET", "POST")
-    assert httpx.request(method, front.url + route, headers=KEY).status_code == 200
+    assert httpx.request(method, front.url + route, headers=KEY, timeout=60).status_code == 200
     assert front.vllm.came[-1] == f"{method} {route}"
     before = len(front.vllm.came)
     for wrong in (other, "PUT", "DELETE"):
-        assert httpx.request(wrong, front.url + route, headers=KEY).status_code == 403
+        assert httpx.request(wrong, front.url + route, headers=KEY, timeout=60).status_code == 403
     assert len(front.vllm.came) == before
 
 
@@ -128,20 +128,20 @@ def test_what_gates_call_is_let_through_by_its_method_alone(front: Front, route:
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_nothing_else_is(front: Front, method: str, path: str) -> None:
     before = len(front.vllm.came)
-    assert httpx.request(method, front.url + path, headers=KEY).status_code == 404
+    assert httpx.request(method, front.url + path, headers=KEY, timeout=60).status_code == 404
     assert len(front.vllm.came) == before
 
 
 def test_another_spelling_of_a_route_arrives_in_the_one_that_was_checked(front: Front) -> None:
     for spelled in ("/x/..//v1/models", "/v1/%6dodels"):
-        assert httpx.get(front.url + spelled, headers=KEY).status_code == 200
+        assert httpx.get(front.url + spelled, headers=KEY, timeout=60).status_code == 200
         assert front.vllm.came[-1] == "GET /v1/models"
 
 
 @pytest.mark.parametrize("route", [Route.CHAT, Route.COMPLETIONS, Route.TOKENIZE, Route.MODELS])
 def test_a_key_is_asked_for_where_vllm_itself_would_not(front: Front, route: Route) -> None:
     method = "POST" if route in POSTED else "GET"
-    assert httpx.request(method, front.url + route).status_code == 401
+    assert httpx.request(method, front.url + route, timeout=60).status_code == 401
     assert f"{method} {Route.TOKENIZE}" != front.vllm.came[-1]
 
 
@@ -150,7 +150,9 @@ def test_large_bodies_pass_and_answers_come_as_they_are_made(front: Front) -> No
     answer = httpx.post(front.url + Route.CHAT, content=large, headers=KEY, timeout=60)
     assert answer.json() == {"bytes": len(large)}
     started = time.monotonic()
-    with httpx.stream("POST", front.url + Route.CHAT, json={"stream": True}, headers=KEY) as stream:
+    with httpx.stream(
+        "POST", front.url + Route.CHAT, json={"stream": True}, headers=KEY, timeout=60
+    ) as stream:
         pieces = stream.iter_raw()
         assert next(pieces) == b"a"
         assert time.monotonic() - started < 0.4
@@ -158,10 +160,10 @@ def test_large_bodies_pass_and_answers_come_as_they_are_made(front: Front) -> No
 
 
 def test_the_port_of_metrics_shows_nothing_else(front: Front) -> None:
-    assert httpx.get(f"{front.metrics}/metrics").status_code == 200
+    assert httpx.get(f"{front.metrics}/metrics", timeout=60).status_code == 200
     before = len(front.vllm.came)
     for route in Route:
-        assert httpx.get(front.metrics + route, headers=KEY).status_code == 404
+        assert httpx.get(front.metrics + route, headers=KEY, timeout=60).status_code == 404
     assert len(front.vllm.came) == before
 
 

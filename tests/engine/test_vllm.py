@@ -272,7 +272,6 @@ def one(pids: dict[int, str], name: str) -> int:
 async def test_a_killed_server_fails_its_requests_and_comes_back(engine: LocalEngine) -> None:
     restarts = engine.status.restarts
     old = processes_of(engine)
-    segments = set().union(*map(processes.shared_memory, old))
     whole = asyncio.create_task(engine.client.chat(LONG))
     stream = await begun(engine.client)
 
@@ -289,8 +288,6 @@ async def test_a_killed_server_fails_its_requests_and_comes_back(engine: LocalEn
     assert engine.status.last_exit is not None
     assert "SIGKILL" in engine.status.last_exit
     assert not any(map(processes.alive, old)), "the engine core does not outlive its server"
-    assert segments
-    assert not any(map(os.path.exists, segments))
 
     await until_ready(engine)
     assert engine.status.restarts == restarts + 1

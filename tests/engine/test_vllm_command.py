@@ -60,4 +60,14 @@ def test_the_environment_holds_no_settings_of_the_service(
     assert environment["HF_HUB_OFFLINE"] == "1"
     hub = vllm_environment("someone/a-model", tmp_path, on_cpu=False)
     assert "HF_HUB_OFFLINE" not in hub
-    assert "TORCH_COMPILE_DISABLE" not in hub
+    assert not {"TORCH_COMPILE_DISABLE", "VLLM_ENABLE_V1_MULTIPROCESSING"} & set(hub)
+
+
+def test_the_worker_has_no_process_of_its_own_on_a_cpu_unless_the_operator_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    name = "VLLM_ENABLE_V1_MULTIPROCESSING"
+    monkeypatch.delenv(name, raising=False)
+    assert vllm_environment("model", tmp_path, on_cpu=True)[name] == "0"
+    monkeypatch.setenv(name, "1")
+    assert vllm_environment("model", tmp_path, on_cpu=True)[name] == "1"

@@ -337,7 +337,7 @@ def test_a_dead_sampler_fails_its_requests_at_once_and_comes_back(
 
 def _of_engine(vllm: str, start: str) -> float:
     """The sum of vLLM's series whose line starts so."""
-    lines = httpx.get(f"{vllm}/metrics").text.splitlines()
+    lines = httpx.get(f"{vllm}/metrics", timeout=60).text.splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(start))
 
 

@@ -120,7 +120,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 def _ready(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/health/ready").is_success
+        return httpx.get(f"{url}/health/ready", timeout=60).is_success
     except httpx.TransportError:
         return False
 
@@ -134,7 +134,7 @@ def _chat(**more: Any) -> dict[str, Any]:
 def test_a_client_with_a_key_is_served_and_named_in_the_log(served: Served) -> None:
     answer = served.http.post("/v1/chat", json=_chat(), headers={"X-Request-Id": "first"})
     assert answer.json()["answer"] == "The digit is 7."
-    assert httpx.post(f"{served.http.base_url}/v1/chat", json=_chat()).status_code == 401
+    assert httpx.post(f"{served.http.base_url}/v1/chat", json=_chat(), timeout=60).status_code == 401
     (line,) = [
         line for line in served.lines() if line.get("request_id") == "first" and line["event"] == "request"
     ]
@@ -143,7 +143,7 @@ def test_a_client_with_a_key_is_served_and_named_in_the_log(served: Served) -> N
 
 
 def test_metrics_have_their_port_and_are_nowhere_else(served: Served) -> None:
-    assert "smoothgate_ready 1.0" in httpx.get(served.metrics).text
+    assert "smoothgate_ready 1.0" in httpx.get(served.metrics, timeout=60).text
     assert served.http.get("/metrics").status_code == 404
 
 
@@ -231,7 +231,7 @@ def test_sigterm_under_load_loses_no_request(served: Served) -> None:
         assert refused.status_code == 503
         assert refused.json()["error"]["code"] == "draining"
         assert refused.headers["retry-after"]
-        probe = httpx.get(f"{served.http.base_url}/health/ready")
+        probe = httpx.get(f"{served.http.base_url}/health/ready", timeout=60)
         assert (probe.status_code, probe.json()["problems"]["service"]) == (503, "draining")
         answers = [each.result() for each in asked]
     assert served.process.wait(SHUTDOWN_SECONDS + 25) == 0
@@ -246,7 +246,9 @@ def test_sigterm_under_load_loses_no_request(served: Served) -> None:
 
 def _in_flight(served: Served) -> float:
     name = "smoothgate_requests_in_flight "
-    (line,) = (line for line in httpx.get(served.metrics).text.splitlines() if line.startswith(name))
+    (line,) = (
+        line for line in httpx.get(served.metrics, timeout=60).text.splitlines() if line.startswith(name)
+    )
     return float(line.removeprefix(name))
 
 
