@@ -28,7 +28,7 @@ from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
-STREAMS = 10
+STREAMS = 6
 MODEL = "smoothgate-demo"
 # As many tokens as the demo model has room for: seconds on any machine.
 LONG = {"max_tokens": 1900, "extra_body": {"ignore_eos": True}}
@@ -339,7 +339,7 @@ def _turned_away_and_sent_elsewhere(draining: Gate, blind: Envoy) -> None:
     answers = [httpx.get(f"{blind.url}/v1/models", timeout=60).status_code for _ in range(100)]
     assert answers == [200] * 100
     picture, certify = _large_picture(), f"{blind.url}/v1/certify"
-    for _ in range(6):
+    for _ in range(4):
         # The gate that is left has the whole load. It may have no room, and says when to ask again.
         while (answer := httpx.post(certify, json={"images": [picture]}, timeout=120)).status_code == 429:
             time.sleep(int(answer.headers["retry-after"]))

@@ -31,10 +31,10 @@ def test_mutated_requests_get_clean_answers(gate: Gate) -> None:
     few = gate.settings.model_copy(update={"n_select": 16, "n_certify": 64, "max_samples": 512})
     with opened(few) as small:
         small.wait_ready()
-        figures = asyncio.run(run(small.url, 150, seed=1, patient=False))
+        figures = asyncio.run(run(small.url, 100, seed=1, patient=False))
     gc.collect()
     assert figures["failures"] == []
-    assert (figures["requests"], figures["restarts"], figures["well"]) == (150, 0, True)
+    assert (figures["requests"], figures["restarts"], figures["well"]) == (100, 0, True)
     assert figures["statuses"].keys() == SHARES.keys()
 
 

@@ -28,10 +28,10 @@ def test_noise_and_what_is_done_against_it_are_part_of_the_figure() -> None:
         return F.normalize(features, dim=1)
 
     pictures = torch.randn(200, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    found = chance_figures(units, pictures, [0.01, 1.0], seed=1)
+    found = chance_figures(units, pictures, [0.01, 1.0], seed=1, copies=32)
     assert set(found) == {"0.01", "1"}
     assert abs(found["0.01"].mean) < 0.2
     assert found["1"].mean > 0.8
     assert found["1"].p95_limit > found["1"].mean > found["0.01"].p95_limit
     assert found["1"].pairs == 100
-    assert chance_figures(units, pictures[: FEWEST - 1], [1.0], seed=1) == {}
+    assert chance_figures(units, pictures[: FEWEST - 1], [1.0], seed=1, copies=32) == {}

@@ -203,13 +203,13 @@ def test_memory_does_not_grow_with_the_samples(run: Run) -> None:
 
     sampler = run(watching, batch_size=100)
     peaks = []
-    for n in (300, 6000):
+    for n in (300, 3000):
         live.clear()
         each = ticket(budget=n)
         sampler.submit(each)
         each.result.result(60)
         peaks.append(max(live))
-    # The unit features of the second ticket would be 384,000 bytes.
+    # The unit features of the second ticket would be 192,000 bytes.
     assert peaks[1] - peaks[0] < 100_000
 
 

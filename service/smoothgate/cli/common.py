@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 CALIBRATED = 256
 # Pictures that the robustness scores are means over.
 _SCORED = 64
+# Noise samples behind each direction that chance cosines compare.
+_COPIES = 32
 
 console = Console()
 errors = Console(stderr=True)
@@ -165,7 +167,7 @@ def measure_smoothed(
     canary_scores = robustness_scores(
         encoder.units, canary.x[None].to(adapter.device), sigmas, seed, layout=canary.layout
     )
-    chance = chance_figures(encoder.units, x, sigmas, seed + 1)
+    chance = chance_figures(encoder.units, x, sigmas, seed + 1, _COPIES)
     measured = calibration.with_smoothed(scores, chance, encoder.psm_digest, canary_scores)
     measured.save(folder)
     return measured

@@ -1,7 +1,7 @@
 """JSON that a stranger sends: held to its limits before it is parsed, and parsed away from the event loop.
 
-Each step is one call into C at most, which takes a tenth of a second for 64 MiB. Python's lock is free
-between two of them, so the event loop never waits for longer than one.
+A call into C keeps Python's lock, and the event loop waits for it. So what is long is counted piece by piece,
+and only what is within the limits is parsed in one call.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
 from typing import Any
 
 from smoothgate.errors import MalformedRequest, TooLarge
@@ -21,9 +22,13 @@ MAX_VALUES = 100_000
 # clients escape, and a text of a million characters may have all of them escaped.
 _MAX_ESCAPES = 2**21
 _BYTES_PER_ESCAPE = 32
+# A value follows each of them, or none.
+_MARKS = (b",", b"[", b"{")
 # The code that walks through the values of a body is recursive.
 _MOST_NESTED = 100
 _MOST_SHOWN = 40
+# Counting a piece takes some milliseconds at most, however many matches it has.
+_PIECE_BYTES = 2**20
 # What is smaller takes less time than a change of threads.
 _SMALL_BYTES = 4096
 
@@ -48,7 +53,8 @@ async def parsed(text: str | bytes, param: str | None = None) -> Any:
 def _parse(text: str | bytes, param: str | None) -> Any:
     where = param or "The body"
     raw = text.encode(errors="surrogatepass") if isinstance(text, str) else text
-    if raw.count(b"\\") > _MAX_ESCAPES + len(raw) // _BYTES_PER_ESCAPE or _has_more_values(raw, MAX_VALUES):
+    escapes = _MAX_ESCAPES + len(raw) // _BYTES_PER_ESCAPE
+    if _exceed(_counts(raw, b"\\"), escapes) or _has_more_values(raw, MAX_VALUES):
         raise TooLarge(f"{where} holds more than {MAX_VALUES} values.", param=param, code="too_many_values")
     try:
         value = _strict(raw)
@@ -116,17 +122,24 @@ def _why(error: ValueError | RecursionError) -> str:
 
 def _has_more_values(raw: bytes, limit: int) -> bool:
     """Whether a JSON text holds more than `limit` values; what is not JSON may be called either."""
-    if _marks(raw) <= limit:
+    if not _exceed(_counts(raw, *_MARKS), limit):
         return False
     # Commas in texts count no longer: without escapes, every second piece between quotes is a string.
     plain = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
-    if plain.count(b'"') > 4 * limit:
+    if _exceed(_counts(plain, b'"'), 4 * limit):
         return True
-    return sum(map(_marks, plain.split(b'"')[::2])) > limit
+    return _exceed((n for piece in plain.split(b'"')[::2] for n in _counts(piece, *_MARKS)), limit)
 
 
-def _marks(raw: bytes) -> int:
-    return raw.count(b",") + raw.count(b"[") + raw.count(b"{")
+def _counts(raw: bytes, *characters: bytes) -> Iterator[int]:
+    """How many of these characters each piece of a text holds."""
+    for start in range(0, len(raw), _PIECE_BYTES):
+        yield sum(raw.count(character, start, start + _PIECE_BYTES) for character in characters)
+
+
+def _exceed(counts: Iterable[int], limit: int) -> bool:
+    """Whether counts add up to more than a limit. Stops where they do."""
+    return any(total > limit for total in accumulate(counts))
 
 
 def _items(value: Any) -> Iterable[Any]:

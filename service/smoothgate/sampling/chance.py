@@ -21,7 +21,7 @@ FEWEST = 118
 
 @torch.no_grad()
 def chance_figures(
-    units: Units, pictures: Tensor, sigmas: Sequence[float], seed: int, copies: int = 32
+    units: Units, pictures: Tensor, sigmas: Sequence[float], seed: int, copies: int
 ) -> dict[str, ChanceFigures]:
     """Cosines of the served directions of unrelated images, through purifier and mapper, by sigma.
 

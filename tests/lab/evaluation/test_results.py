@@ -30,7 +30,7 @@ def test_the_quick_plan_runs_through_and_asks_the_service(
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     rows = json.loads(figures.read_text())["rows"]
-    assert [row["n"] for row in rows] == [4] * len(rows)
+    assert [row["n"] for row in rows] == [2] * len(rows)
     assert sum(row["contradictions"] for row in rows) == 0
     (asked,) = [row for row in rows if row["setting"] == "service"]
     assert asked["l2"] > 0

@@ -215,6 +215,7 @@ def test_a_killed_run_is_resumed_to_the_same_weights_and_the_model_stays_as_it_w
     """The command itself, killed with SIGKILL in its second stage."""
     monkeypatch.setattr(psm_training_commands, "CALIBRATED", FEWEST)
     monkeypatch.setattr(common, "_SCORED", 2)
+    monkeypatch.setattr(common, "_COPIES", 2)
     (folder / "05.png").write_bytes(b"not a picture")
     before = _digests(checkpoint)
     torch.set_num_threads(1)

@@ -174,6 +174,7 @@ def test_the_command_tunes_on_files_of_pictures(
 ) -> None:
     monkeypatch.setattr(psm_training_commands, "CALIBRATED", FEWEST)
     monkeypatch.setattr(common, "_SCORED", 2)
+    monkeypatch.setattr(common, "_COPIES", 2)
     start, folder = tmp_path / "start", tmp_path / "pictures"
     psms.build(adapter.digest).save(start)
     calibration.save(start)
