@@ -20,6 +20,7 @@ import structlog
 from xdist.scheduler import LoadScopeScheduling
 
 import smoothgate.compat.repaired_imports  # noqa: F401, before any test imports transformers
+from smoothgate import logs
 from tests import event_loop, shared_vllm
 from tests.duration_summary import DurationSummary
 from tests.quick_gate import (  # noqa: F401, fixtures
@@ -106,12 +107,13 @@ def demo_vllm() -> str:
 
 @pytest.fixture(autouse=True, scope="module")
 def _log_as_before() -> Iterator[None]:
-    """Commands and certifiers set up the log of their process: a worker runs many modules."""
+    """Commands set up the log of their process: a worker runs many modules."""
     root = logging.getLogger()
-    level, handlers = root.level, list(root.handlers)
+    level, handlers, processors = root.level, list(root.handlers), list(logs.PROCESSORS)
     yield
     root.setLevel(level)
     root.handlers = handlers
+    logs.PROCESSORS[:] = processors
     structlog.reset_defaults()
 
 

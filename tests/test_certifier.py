@@ -1,5 +1,7 @@
 """The library: the service's flow without HTTP, on the bundled demo model."""
 
+import logging
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import structlog
 from PIL import Image
 
 import smoothgate
@@ -14,6 +17,7 @@ from smoothgate import Certifier, extras
 from smoothgate.certify.signing import verify
 from smoothgate.errors import MalformedRequest, NoLanguageModel, NotReady, SmoothgateError, Unacceptable
 from smoothgate.schemas import SmoothingOptions, TargetOptions
+from tests import processes, shared_vllm
 from tests.examples import run_examples
 from tests.fake_vllm import TEXT, FakeVllm
 from tests.whole_service import SAMPLES
@@ -100,6 +104,55 @@ def test_an_answer(vllm: FakeVllm) -> None:
         assert voted.answer_certificate is not None
         assert voted.answer_certificate.outcome == "certified"
     assert vllm.bodies[0]["max_tokens"] == 9
+
+
+def _asked(certifier: Certifier) -> None:
+    """Both kinds of certificate, with the answer of a real vLLM."""
+    answer = certifier.ask("What digit is shown?", [SEVEN], temperature=0, max_tokens=16)
+    assert answer.text == "The digit is 7."
+    assert answer.certificates is not None
+    assert answer.certificates[0].answer is not None
+    wish = SmoothingOptions(certify="answer", target=TargetOptions(eps=0.25))
+    voted = certifier.ask(
+        "What digit is shown?", [SEVEN], smoothing=wish, temperature=0, max_tokens=16
+    ).answer_certificate
+    assert voted is not None
+    assert (voted.outcome, voted.answer.canonical) == ("certified", "the digit is 7.")
+    assert verify(voted.jws, certifier.key_set).model_dump()["radius"] == voted.radius
+
+
+@pytest.mark.engine
+def test_an_answer_of_a_vllm_that_runs_elsewhere(demo_vllm: str) -> None:
+    with Certifier(engine_url=demo_vllm, **QUICK) as certifier:
+        _asked(certifier)
+
+
+@pytest.mark.long
+@pytest.mark.engine
+@pytest.mark.timeout(600)
+def test_an_answer_of_a_vllm_that_the_certifier_starts_and_ends() -> None:
+    own: dict[str, Any] = {"engine_max_model_len": 1024, "engine_kv_cache_gib": shared_vllm.KV_CACHE_GIB}
+    with Certifier(engine="vllm", **QUICK, **own) as certifier:
+        _asked(certifier)
+        started = [pid for pid, line in processes.descendants(os.getpid()).items() if "vllm" in line]
+        assert started
+    assert not [pid for pid in started if processes.alive(pid)]
+
+
+def test_the_log_of_the_process_is_left_as_it_is(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    structlog.reset_defaults()
+    root = logging.getLogger()
+    before = (list(root.handlers), root.level)
+    with caplog.at_level(logging.WARNING, logger="smoothgate"), Certifier(**QUICK) as certifier:
+        certifier.certify(SEVEN)
+    assert not structlog.is_configured()
+    assert (list(root.handlers), root.level) == before
+    assert capfd.readouterr().out == ""
+    said = {(record.name, record.levelname) for record in caplog.records}
+    assert ("smoothgate.smoother", "WARNING") in said
+    assert "SMOOTHGATE_NOISE_SECRET_FILE" in caplog.text
 
 
 def test_the_same_secret_gives_the_same_certificate(tmp_path: Path) -> None:

@@ -16,20 +16,19 @@ library.propagate = False
 """
 EVENTS = """
 import logging, threading, time, warnings
-import structlog
 from smoothgate import logs
 logs.configure({form!r}, "info")
 logs.adopt_libraries()
-log = structlog.get_logger("serving")
+log = logs.get_logger("serving")
 log.info("started", n=3)
 warnings.warn("this is\\n old")
 logging.getLogger("huggingface_hub").warning("Retrying in 1s")
 logging.getLogger("uvicorn.error").info("Application startup complete.")
 log.info("long " + "x" * 3000)
-vllm = structlog.get_logger("vllm")
+vllm = logs.get_logger("vllm")
 vllm.info("a banner of vLLM's")
 vllm.warning("low memory")
-structlog.get_logger("vllm-last").info("the line before the end")
+logs.get_logger("vllm-last").info("the line before the end")
 thread = threading.Thread(target=lambda: 1 / 0)
 thread.start()
 thread.join()

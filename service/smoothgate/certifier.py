@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import logging
 import os
 import threading
 import time
@@ -19,7 +18,6 @@ from typing import Any, Generic, Literal, Self, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
-import structlog
 from PIL import Image
 from prometheus_client import REGISTRY
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
@@ -104,8 +102,6 @@ class Certifier:
         engine_url: str | None = None,
         **settings: Any,
     ) -> None:
-        if not structlog.is_configured():
-            structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
         given = {
             # Whoever calls says how much is under way.
             "max_queued_seconds": _WEEK,

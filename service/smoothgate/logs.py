@@ -1,4 +1,8 @@
-"""Structured logs: one line of JSON per event, or one readable line per event on a terminal."""
+"""Structured logs: one line of JSON per event, or one readable line per event on a terminal.
+
+In a process that is not ours (the library) nothing is configured: events are texts for the standard library's
+loggers `smoothgate.*`, and what becomes of them is that process's business.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +25,20 @@ VLLM = "vllm"
 #: The logger of its last lines, again, where it ended by itself: on a terminal alone.
 VLLM_LAST = "vllm-last"
 
+_OURS = "smoothgate."
 # Visible characters of a line on a terminal.
 _LONGEST = 200
 # Libraries with handlers of their own, which would write lines of another form.
 _WITH_HANDLERS = ("transformers", "huggingface_hub")
 _COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
+
+
+def get_logger(name: str) -> structlog.stdlib.BoundLogger:
+    """A logger of this package. The standard library knows it as `smoothgate.<name>`."""
+    logger: structlog.stdlib.BoundLogger = structlog.wrap_logger(
+        logging.getLogger(_OURS + name), processors=PROCESSORS, wrapper_class=structlog.stdlib.BoundLogger
+    )
+    return logger
 
 
 def for_terminal(log_format: Format) -> bool:
@@ -44,7 +57,7 @@ def configure(log_format: Format, level: str) -> None:
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
+        _add_name,
         structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
         if console
         else structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -61,12 +74,13 @@ def configure(log_format: Format, level: str) -> None:
         if console
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
+    PROCESSORS[:] = [
+        structlog.stdlib.filter_by_level,
+        *shared,
+        structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+    ]
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
+        processors=PROCESSORS,
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
     )
@@ -82,7 +96,7 @@ def configure(log_format: Format, level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    logging.getLogger(VLLM_LAST).disabled = not console
+    logging.getLogger(_OURS + VLLM_LAST).disabled = not console
     for noisy in ("httpx", "httpx2", "httpcore", "httpcore2"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if level != "debug":
@@ -112,7 +126,7 @@ def keep_engine_log() -> Path:
         _plain,
     ]
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=plain))
-    logging.getLogger(VLLM).addHandler(handler)
+    logging.getLogger(_OURS + VLLM).addHandler(handler)
     return path
 
 
@@ -128,7 +142,7 @@ class _ToStderr(logging.StreamHandler[TextIO]):
 
 
 def _is_for_a_person(record: logging.LogRecord) -> bool:
-    return record.name != VLLM or record.levelno >= logging.WARNING
+    return record.name != _OURS + VLLM or record.levelno >= logging.WARNING
 
 
 def _cut(logger: Any, method: str, text: Any) -> str:
@@ -150,6 +164,30 @@ def _cut_line(line: str) -> str:
             if not room:
                 break
     return "".join(kept) + ("\x1b[0m" if colours else "") + "…"
+
+
+def _add_name(logger: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    named = structlog.stdlib.add_logger_name(logger, method, event)
+    named["logger"] = named["logger"].removeprefix(_OURS)
+    return named
+
+
+def _as_text(
+    logger: Any, method: str, event: structlog.typing.EventDict
+) -> tuple[tuple[str], dict[str, Any]]:
+    """Arguments of a standard logger: the event with its values behind it."""
+    error = {"exc_info": event.pop("exc_info")} if "exc_info" in event else {}
+    text = str(event.pop("event"))
+    values = ", ".join(f"{name}={value!r}" for name, value in event.items())
+    return (f"{text} ({values})" if values else text,), error
+
+
+#: What an event of ours goes through. `configure` changes it for the whole process.
+PROCESSORS: list[structlog.typing.Processor] = [structlog.stdlib.filter_by_level, _as_text]
+
+# Nothing is written in a process that has no handlers of its own.
+logging.getLogger(_OURS.rstrip(".")).addHandler(logging.NullHandler())
+logging.getLogger(_OURS + VLLM_LAST).disabled = True
 
 
 def _plain(logger: Any, method: str, event: structlog.typing.EventDict) -> str:

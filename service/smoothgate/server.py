@@ -13,7 +13,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import structlog
 import uvicorn
 from prometheus_client import start_http_server
 from rich.console import Console
@@ -25,6 +24,7 @@ from smoothgate.gate.build import build
 from smoothgate.gate.in_flight import InFlight
 from smoothgate.gate.service import Service
 from smoothgate.http.openapi_examples import SAMPLE
+from smoothgate.logs import get_logger
 from smoothgate.playground.page_app import create_app
 from smoothgate.settings import Settings
 
@@ -38,7 +38,7 @@ KEEP_ALIVE_SECONDS = 75
 # Time for connections to close after the draining.
 _LAST_SECONDS = 2
 
-log = structlog.get_logger("serving")
+log = get_logger("serving")
 
 
 def serve(settings: Settings, console: Console | None) -> bool:

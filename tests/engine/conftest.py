@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-import structlog
 from structlog.typing import EventDict
 
 from smoothgate.engine import LocalEngine, VLLMOptions
 from tests import checkpoints, processes
+from tests.captured_log import captured
 from tests.checkpoints import MODEL_NAME
 from tests.shared_vllm import KV_CACHE_GIB
 from tests.waiting import until_ready
@@ -21,7 +21,7 @@ Serve = Callable[[Respond], Awaitable[Path]]
 @pytest.fixture
 def log_lines() -> Iterator[list[EventDict]]:
     """The logged lines, one dictionary for each."""
-    with structlog.testing.capture_logs() as lines:
+    with captured() as lines:
         yield lines
 
 

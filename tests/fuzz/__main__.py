@@ -87,6 +87,11 @@ def _show(what: str, figures: Json) -> None:
     for source, found in figures["statuses"].items():
         table.add_row(source, *(str(found.get(status, "")) for status in statuses), str(sum(found.values())))
     console.print(table)
+    routes = Table("route", "all", "2xx", title="By route")
+    for route, found in figures["routes"].items():
+        good = sum(number for status, number in found.items() if status.startswith("2"))
+        routes.add_row(route, str(sum(found.values())), str(good))
+    console.print(routes)
     for failure in figures["failures"]:
         console.print(Text(f"{failure['problem']} ({failure['count']} times; {failure['what']})", "bold red"))
         console.print(Text(f"  {failure['shown']}\n  {failure['status']} {failure['body']}\n"))

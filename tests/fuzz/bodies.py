@@ -39,9 +39,15 @@ _ODD: tuple[Any, ...] = (
 )  # fmt: skip
 _KEYS = (
     "", "a", "\ud800", "\0", "<image>", "model", "smoothing", "messages", "images", "stream", "message",
-    "type", "content", "role", "history", "image_embeds", "mode", "__proto__", "x" * 5000,
+    "type", "content", "role", "history", "image_embeds", "mode",
+    "input", "source", "text", "__proto__", "x" * 5000,
 )  # fmt: skip
 
+# Where bodies go: most of vLLM's parameters are taken by chat completions.
+_PATHS = (
+    "/v1/certify", "/v1/chat", "/v1/chat/completions", "/v1/chat/completions", "/v1/responses",
+    "/v1/messages", "/v1/embeddings",
+)  # fmt: skip
 _SCHEMA: Json = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"]}
 _TOOL: Json = {"type": "function", "function": {"name": "a", "parameters": _SCHEMA}}
 
@@ -135,23 +141,77 @@ _PARAMETERS: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 
 
+# Of the other APIs, what is theirs alone.
+_THEIRS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "/v1/responses": {
+        "background": (True, False),
+        "include": ([], ["message.output_text.logprobs"], ["x"], "x", [5]),
+        "input": ("", [], [{}], [{"type": "item_reference", "id": "a"}], [{"type": "reasoning"}], 5),
+        "instructions": ("", "\ud800", 5, "<image>"),
+        "max_output_tokens": (0, 1, -1, 2**63, "2", True),
+        "max_tool_calls": (0, "x"),
+        "metadata": ({"a": "b"}, []),
+        "previous_response_id": ("", "resp_1", 5),
+        "reasoning": ({}, {"effort": "low"}, {"effort": 5}, {"summary": "auto"}, []),
+        "store": (True, False, 1),
+        "stream": (True, "x"),
+        "stream_options": ({"include_obfuscation": True}, []),
+        "text": (
+            {}, {"format": {"type": "text"}}, {"format": {"type": "json_object"}}, {"verbosity": "low"},
+            {"format": {"type": "json_schema", "name": "a", "schema": _SCHEMA}}, {"format": {"type": []}}, [],
+        ),
+        "tool_choice": ("auto", "required", {"type": "function", "name": "a"}, {"type": "x"}, []),
+        "tools": ([{"type": "function", "name": "a", "parameters": _SCHEMA}], [{"type": "web_search"}], [5]),
+        "top_logprobs": (0, 3, -1, 2**31),
+        "truncation": ("auto", "disabled", 5),
+    },
+    "/v1/messages": {
+        "max_tokens": (0, 1, -1, 2**63, None, "2"),
+        "metadata": ({"user_id": "a"}, []),
+        "output_config": (
+            {}, {"effort": "low"}, {"format": {"type": "json_schema", "schema": _SCHEMA}}, {"format": {}}, [],
+        ),
+        "service_tier": ("auto", 5),
+        "stop_sequences": ([], [""], ["a"], ["\ud800"], [5], "a"),
+        "stream": (True, "x"),
+        "system": ("", "\ud800", [{"type": "text", "text": "a"}], [{"type": "image"}], [5], 5),
+        "thinking": ({"type": "disabled"}, {"type": "enabled", "budget_tokens": 1024}, []),
+        "tool_choice": ({"type": "auto"}, {"type": "any"}, {"type": "tool", "name": "a"}, {"type": []}, "x"),
+        "tools": (
+            [{"name": "a", "input_schema": _SCHEMA}], [{"type": "bash_20250124", "name": "bash"}], [{}], [5],
+        ),
+        "top_k": (0, -1, 1, 2**31),
+    },
+    "/v1/embeddings": {
+        "dimensions": (0, 64),
+        "encoding_format": ("float", "base64", "hex", 5, []),
+        "input": ("text", [], ["a"], [[1]]),
+        "model": ("", None, "x", 5),
+        "user": ("a", 5),
+    },
+}  # fmt: skip
+
+
 def requests(rng: Random) -> Iterator[Request]:
     """Without end."""
     while True:
-        path, body = _valid(rng)
+        path, body = valid(rng)
         names = []
         if path.endswith("completions") and rng.random() < 0.6:
-            names = _strange_parameters(rng, body)
+            names = _strange_parameters(rng, body, _PARAMETERS)
+        elif path in _THEIRS and rng.random() < 0.5:
+            names = _strange_parameters(rng, body, _THEIRS[path])
         if not names or rng.random() < 0.4:
             names += [_mutate(rng, body) for _ in range(rng.choice((1, 1, 2, 4)))]
         text, more = _written(rng, body)
         yield json_request(SOURCE, ", ".join(names + more), path, text)
 
 
-def _valid(rng: Random) -> tuple[str, Json]:
+def valid(rng: Random) -> tuple[str, Json]:
     """A body that is accepted, and where."""
     kind = rng.choice(("png", "jpeg", "gif"))
-    uri = f"data:image/{kind};base64,{base64.b64encode(pictures()[kind]).decode()}"
+    data = base64.b64encode(pictures()[kind]).decode()
+    uri = f"data:image/{kind};base64,{data}"
     image = {"type": "image_url", "image_url": {"url": uri}}
     smoothing: Json = dict(LEAST)
     if rng.random() < 0.3:
@@ -159,7 +219,7 @@ def _valid(rng: Random) -> tuple[str, Json]:
             "mode": "certified", "sigma": 0.5, "alpha": 0.001, "eps": [0.25], "cosine_threshold": 0.5,
             "target": {"cosine": 0.6, "eps": 0.1}, "policy": "report",
         }  # fmt: skip
-    path = rng.choice(("/v1/certify", "/v1/chat", "/v1/chat/completions", "/v1/chat/completions"))
+    path = rng.choice(_PATHS)
     if path == "/v1/certify":
         return path, {"images": [uri], "smoothing": smoothing}
     parts = (
@@ -167,6 +227,21 @@ def _valid(rng: Random) -> tuple[str, Json]:
     )
     earlier = [{"role": "user", "content": parts}, {"role": "assistant", "content": "Yes."}]
     sampling = {"max_tokens": FEW_TOKENS, "temperature": 0, "stream": rng.random() < 0.2}
+    has_picture, is_plain = parts[0] is image, rng.random() < 0.3
+    if path == "/v1/embeddings":
+        return path, {"messages": [{"role": "user", "content": [image]}], "smoothing": smoothing}
+    if path == "/v1/responses":
+        said: list[Json] = [{"type": "input_image", "image_url": uri}] if has_picture else []
+        said.append({"type": "input_text", "text": "What?"})
+        turns = [{"role": "user", "content": said}]
+        sampling["max_output_tokens"] = sampling.pop("max_tokens")
+        return path, {"input": "Hi" if is_plain else turns, "smoothing": smoothing, **sampling}
+    if path == "/v1/messages":
+        source = {"type": "base64", "media_type": f"image/{kind}", "data": data}
+        blocks: list[Json] = [{"type": "image", "source": source}] if has_picture else []
+        blocks.append({"type": "text", "text": "What?"})
+        turns = [{"role": "user", "content": "Hi" if is_plain else blocks}]
+        return path, {"messages": turns, "system": "Be short.", "smoothing": smoothing, **sampling}
     if path == "/v1/chat":
         asked: Json = {
             "message": "What?",
@@ -178,10 +253,10 @@ def _valid(rng: Random) -> tuple[str, Json]:
     return path, copy.deepcopy({"messages": messages, "smoothing": smoothing, **sampling})
 
 
-def _strange_parameters(rng: Random, body: Json) -> list[str]:
-    names = rng.sample(list(_PARAMETERS), rng.choice((1, 1, 2, 3)))
+def _strange_parameters(rng: Random, body: Json, known: dict[str, tuple[Any, ...]]) -> list[str]:
+    names = rng.sample(list(known), rng.choice((1, 1, 2, 3)))
     for name in names:
-        body[name] = copy.deepcopy(rng.choice(_PARAMETERS[name]))
+        body[name] = copy.deepcopy(rng.choice(known[name]))
     return names
 
 

@@ -1,6 +1,7 @@
 """What must hold of every answer."""
 
 import json
+import re
 from typing import Any
 
 from tests.fuzz.request import Json, Raw, Request
@@ -31,6 +32,20 @@ class Checks:
             if method in _METHODS
         }
 
+        self._templates = [
+            (path, re.compile(re.sub(r"\\{[^}]+\\}", ".+", re.escape(path))))
+            for path in document["paths"]
+            if "{" in path
+        ]
+
+    def route(self, request: Request) -> str | None:
+        """The path of the document that a request is for."""
+        path = request.path.partition("?")[0]
+        if (request.method, path) in self._documented:
+            return path
+        fitting = (template for template, pattern in self._templates if pattern.fullmatch(path))
+        return next(fitting, None)
+
     def problem(self, request: Request | Raw, answer: Answer) -> str | None:
         """What is wrong with an answer."""
         if answer.status in _NEVER:
@@ -48,7 +63,7 @@ class Checks:
         return _of_shape(answer, request.path) or self._of_status(answer, request)
 
     def _of_status(self, answer: Answer, request: Request) -> str | None:
-        documented = self._documented.get((request.method, request.path.partition("?")[0]))
+        documented = self._documented.get((request.method, self.route(request) or ""))
         if documented is not None and str(answer.status) not in documented:
             return f"status {answer.status} is not in the OpenAPI document"
         return None

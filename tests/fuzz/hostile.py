@@ -10,7 +10,9 @@ from tests.fuzz.request import FEW_TOKENS, LEAST, Json, Request, form, form_requ
 
 SOURCE = "hostile"
 
-_PATHS = ("/v1/chat", "/v1/chat/completions", "/v1/certify")
+_PATHS = (
+    "/v1/chat", "/v1/chat/completions", "/v1/certify", "/v1/responses", "/v1/messages", "/v1/embeddings",
+)  # fmt: skip
 # About as much as the service under test takes in one body.
 _MANY_BYTES = 3 << 20
 
@@ -50,6 +52,9 @@ def _giant_text(rng: Random, what: str) -> Request:
         ("/v1/chat/completions", _asked(messages=[{"role": "user", "content": many}])),
         ("/v1/chat/completions", _asked(stop=[many])),
         ("/v1/certify", {"images": [f"data:image/png;base64,{many}"]}),
+        ("/v1/responses", {"input": many, "max_output_tokens": FEW_TOKENS}),
+        ("/v1/messages", _asked(system=many)),
+        ("/v1/embeddings", {"messages": [{"role": "user", "content": many}]}),
     ))  # fmt: skip
     return json_request(SOURCE, what, path, body)
 

@@ -144,6 +144,30 @@ def _completions(what: str, data: bytes, rng: Random) -> Request:
     return json_request(SOURCE, what, "/v1/chat/completions", body)
 
 
+def _responses(what: str, data: bytes, rng: Random) -> Request:
+    content = [{"type": "input_image", "image_url": _uri(data, rng)}, {"type": "input_text", "text": "What?"}]
+    body = {
+        "input": [{"role": "user", "content": content}],
+        "smoothing": LEAST,
+        "max_output_tokens": FEW_TOKENS,
+    }
+    return json_request(SOURCE, what, "/v1/responses", body | {"stream": rng.random() < 0.2})
+
+
+def _messages(what: str, data: bytes, rng: Random) -> Request:
+    head, _, text = _uri(data, rng).partition(";base64,")
+    source = {"type": "base64", "media_type": head.removeprefix("data:"), "data": text}
+    content = [{"type": "image", "source": source}, {"type": "text", "text": "What?"}]
+    body = _asking(messages=[{"role": "user", "content": content}], stream=rng.random() < 0.2)
+    return json_request(SOURCE, what, "/v1/messages", body)
+
+
+def _embeddings(what: str, data: bytes, rng: Random) -> Request:
+    image = {"type": "image_url", "image_url": {"url": _uri(data, rng)}}
+    body = {"messages": [{"role": "user", "content": [image]}], "smoothing": LEAST}
+    return json_request(SOURCE, what, "/v1/embeddings", body)
+
+
 def _certify_form(what: str, data: bytes, rng: Random) -> Request:
     return form_request(SOURCE, what, "/v1/certify", form({"smoothing": LEAST}, [data]))
 
@@ -153,7 +177,8 @@ def _chat_form(what: str, data: bytes, rng: Random) -> Request:
 
 
 _CARRIERS: tuple[Callable[[str, bytes, Random], Request], ...] = (
-    _certify, _certify, _certify_form, _certify_form, _chat, _chat_form, _completions,
+    _certify, _certify, _certify_form, _certify_form, _chat, _chat_form, _completions, _responses, _messages,
+    _embeddings,
 )  # fmt: skip
 
 

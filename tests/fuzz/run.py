@@ -50,6 +50,7 @@ class _Failure:
 class _Seen:
     done: int = 0
     statuses: dict[str, Counter[str]] = field(default_factory=dict)
+    routes: dict[str, Counter[str]] = field(default_factory=dict)
     failures: dict[str, _Failure] = field(default_factory=dict)
     waited: dict[str, float] = field(default_factory=lambda: dict.fromkeys(MOST_WAIT, 0.0))
     refused: list[int] = field(default_factory=list)
@@ -83,6 +84,7 @@ async def run(
         `requests`, `seed`, `clients`, `seconds`, `per_second`.
         `statuses`: by source, a count by status (`lost`: an answer was due and did not come whole; `cut`: by
         the client, which waits for none).
+        `routes`: the same by method and path, as the service describes them.
         `failures`: a list of `problem`, `count` (of its kind), `source`, `what`, `shown` (a reproduction,
         shrunk), `request` (the same in full, bytes in base64), `status` and `body` (of the answer, cut; None
         where there was none).
@@ -121,6 +123,7 @@ async def run(
         "seconds": seconds,
         "per_second": seen.done / seconds,
         "statuses": {source: dict(found) for source, found in sorted(seen.statuses.items())},
+        "routes": {route: dict(found) for route, found in sorted(seen.routes.items())},
         "failures": failures,
         "memory": measured,
         "bystander": seen.waited | {"refused": seen.refused},
@@ -147,6 +150,8 @@ async def _client(
         status, problem, answer = await _tried(request, client, checks)
         seen.done += 1
         seen.statuses.setdefault(request.source, Counter())[status] += 1
+        if isinstance(request, Request) and (route := checks.route(request)) is not None:
+            seen.routes.setdefault(f"{request.method} {route}", Counter())[status] += 1
         if problem is not None:
             kind = f"{problem} {_where(request)} {answer and answer.body[:80]!r}"
             if kind in seen.failures:

@@ -51,5 +51,8 @@ def free_sizes(log: Path) -> Iterator[Running]:
 @contextmanager
 def _started(log: Path, more: Mapping[str, str]) -> Iterator[Running]:
     settings = {PREFIX + name: value for name, value in _SETTINGS.items()}
-    with running(log, {**settings, **more}) as service:
+    with (
+        tempfile.TemporaryDirectory(prefix="smoothgate-store-") as store,
+        running(log, {**settings, PREFIX + "STORE": store, **more}) as service,
+    ):
         yield service

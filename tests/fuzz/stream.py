@@ -4,14 +4,15 @@ from collections.abc import Iterator
 from itertools import islice
 from random import Random
 
-from tests.fuzz import bodies, hostile, images, openapi, sizes, wire
+from tests.fuzz import bodies, hostile, images, names, openapi, sizes, wire
 from tests.fuzz.request import Json, Raw, Request
 
 #: What share of the requests each source makes.
 SHARES = {
-    openapi.SOURCE: 0.28,
-    images.SOURCE: 0.28,
+    openapi.SOURCE: 0.26,
+    images.SOURCE: 0.26,
     bodies.SOURCE: 0.27,
+    names.SOURCE: 0.04,
     sizes.SOURCE: 0.05,
     wire.SOURCE: 0.05,
     hostile.SOURCE: 0.07,
@@ -30,6 +31,7 @@ def _endless(document: Json, seed: int, patient: bool) -> Iterator[Request | Raw
         images.SOURCE: images.requests(rngs[images.SOURCE]),
         bodies.SOURCE: bodies.requests(rngs[bodies.SOURCE]),
         hostile.SOURCE: hostile.requests(rngs[hostile.SOURCE]),
+        names.SOURCE: names.requests(rngs[names.SOURCE]),
         sizes.SOURCE: sizes.requests(rngs[sizes.SOURCE]),
         wire.SOURCE: wire.requests(rngs[wire.SOURCE], patient=patient),
     }

@@ -3,8 +3,10 @@
 import asyncio
 import gc
 import io
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -14,14 +16,24 @@ from smoothgate.gate.build import build
 from smoothgate.http.app import create_app
 from smoothgate.settings import Settings
 from tests.families import tiny_model
-from tests.fuzz import bodies, hostile, images, openapi, sizes, wire
+from tests.fuzz import bodies, hostile, images, names, openapi, sizes, wire
 from tests.fuzz.checks import Checks
 from tests.fuzz.request import Json, Raw, Request
 from tests.fuzz.run import MOST_WAIT, run
 from tests.fuzz.sending import Answer
 from tests.fuzz.shrink import shrunk
 from tests.fuzz.stream import SHARES, stream
+from tests.quick_gate import OpenGate
 from tests.whole_service import Gate, opened
+
+BODIES = {
+    "/v1/certify",
+    "/v1/chat",
+    "/v1/chat/completions",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/embeddings",
+}
 
 
 @pytest.mark.engine
@@ -62,6 +74,31 @@ def test_a_seed_says_what_is_sent(document: Json) -> None:
     assert first[:30] != other
     for source, share in SHARES.items():
         assert abs(sum(each.source == source for each in first) / 150 - share) < 0.12
+
+
+def test_bodies_are_accepted_before_they_are_changed(quick_gate: Gate) -> None:
+    paths = set()
+    for number in range(30):
+        path, body = bodies.valid(Random(number))
+        answer = quick_gate.http.post(path, json=body)
+        assert answer.status_code == 200, (path, answer.text)
+        paths.add(path)
+    assert paths == BODIES
+
+
+def test_names_that_are_known_are_found(open_gate: OpenGate, tmp_path: Path) -> None:
+    http = open_gate(store=tmp_path).http
+    found: Counter[tuple[str, int]] = Counter()
+    for request in islice(names.requests(Random(1)), 60):
+        assert isinstance(request, Request)
+        answer = http.request(
+            request.method, request.path, headers=dict(request.headers), content=request.body
+        )
+        found[request.path.rpartition("/")[0], answer.status_code] += 1
+    assert found["/v1", 200] == 8, "the requests that certificates are made for"
+    for path in (names.MODELS, names.CERTIFICATES):
+        assert found[path.rstrip("/"), 200] > 3
+        assert found[path.rstrip("/"), 404] > 3
 
 
 def _some(requests: Iterator[Request] | Iterator[Raw], count: int = 200) -> list[Request | Raw]:

@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from smoothgate.cli import app
@@ -9,6 +8,7 @@ from smoothgate.errors import SmoothgateError
 from smoothgate.gate.build import build
 from smoothgate.gate.smoother_loading import load_noise_seeds
 from smoothgate.settings import Settings
+from tests.captured_log import captured
 
 
 def test_the_command_makes_a_secret_that_is_read_again(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_a_secret_that_cannot_be_used_ends_the_start(tmp_path: Path, content: by
 
 
 def test_a_secret_made_at_the_start_is_warned_about() -> None:
-    with capture_logs() as logs:
+    with captured() as logs:
         load_noise_seeds(None)
     (entry,) = logs
     assert entry["log_level"] == "warning"

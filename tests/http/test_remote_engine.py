@@ -7,11 +7,11 @@ from typing import Any
 
 import httpx
 import pytest
-from structlog.testing import capture_logs
 
 from smoothgate.engine import EngineState, MediaCheck, RemoteEngine
 from smoothgate.gate.served_model import DEMO_NAME
 from tests import fake_vllm
+from tests.captured_log import captured
 from tests.fake_vllm import FakeVllm
 from tests.quick_gate import OpenGate
 from tests.sse_data import sse_data
@@ -140,7 +140,7 @@ def test_an_engine_with_another_model_gets_no_request(open_gate: OpenGate, vllm:
 @pytest.mark.parametrize("version", [None, "0.31.7", "0.32.1"])
 def test_another_version_is_a_warning(open_gate: OpenGate, vllm: FakeVllm, version: str | None) -> None:
     vllm.version = version
-    with capture_logs() as lines:
+    with captured() as lines:
         open_gate()
     warned = [line for line in lines if line["event"] == "the tests ran with another version of vLLM"]
     assert len(warned) == (0 if version == "0.32.1" else 1)

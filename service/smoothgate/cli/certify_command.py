@@ -68,7 +68,9 @@ def certify(
         require("ray" if ray or ray_address else "data", "`smoothgate certify`")
         from smoothgate.datasets.picture_lists import listed
         from smoothgate.datasets.run_folder import RunFolder
+        from smoothgate.vision import hide_progress
 
+        hide_progress()
         if workers is not None and not (ray or ray_address):
             raise MalformedRequest("--workers goes with --ray.")
         paths = listed(pictures)

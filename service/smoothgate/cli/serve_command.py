@@ -72,14 +72,14 @@ def _run(settings: Settings) -> bool:
             "Without SMOOTHGATE_ENGINE_URL, Smoothgate starts a vLLM of its own, and none is installed: "
             "pip install 'smoothgate[cpu]' or 'smoothgate[cuda]'"
         )
-    import structlog
-
     from smoothgate import logs
     from smoothgate.cli.setting_errors import unknown_variables
     from smoothgate.server import serve as run
+    from smoothgate.vision import hide_progress
 
     logs.adopt_libraries()
-    log = structlog.get_logger("settings")
+    hide_progress()
+    log = logs.get_logger("settings")
     for sentence in unknown_variables():
         log.warning(sentence)
     console = errors if logs.for_terminal(settings.log_format) else None
@@ -136,12 +136,10 @@ def _log_format() -> LogFormat:
 
 def _refuse(reasons: Iterable[str], log_format: LogFormat) -> None:
     """Say why the service does not start: in red on a terminal, else as lines of the log."""
-    import structlog
-
     from smoothgate import logs
 
     for reason in reasons:
         if logs.for_terminal(log_format):
             errors.print(reason, style="red", markup=False, highlight=False, soft_wrap=True)
         else:
-            structlog.get_logger("serving").error("not started", reason=reason)
+            logs.get_logger("serving").error("not started", reason=reason)

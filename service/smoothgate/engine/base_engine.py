@@ -9,14 +9,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar
 
-import structlog
-
 from smoothgate.engine.engine_client import EngineClient
 from smoothgate.engine.media_check import MediaCheck
 from smoothgate.engine.status import EngineState, EngineStatus
 from smoothgate.errors import SmoothgateError
+from smoothgate.logs import get_logger
 
-log = structlog.get_logger("engine")
+log = get_logger("engine")
 
 OnChange = Callable[[EngineStatus], None]
 

@@ -11,7 +11,6 @@ import re
 from typing import Any
 
 import httpx
-import structlog
 
 from smoothgate.errors import (
     EngineFailed,
@@ -25,8 +24,9 @@ from smoothgate.errors import (
     UnknownModel,
 )
 from smoothgate.field_errors import explained
+from smoothgate.logs import get_logger
 
-log = structlog.get_logger("engine")
+log = get_logger("engine")
 
 RETRY_SECONDS = 5.0
 REFUSALS: dict[int, type[RequestError]] = {

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import structlog
 import torch
 
 from smoothgate.engine.base_engine import Engine, OnChange
@@ -26,10 +25,10 @@ from smoothgate.engine.vllm_command import (
 )
 from smoothgate.engine.vllm_process import VLLMProcess
 from smoothgate.errors import SmoothgateError
-from smoothgate.logs import VLLM_LAST
+from smoothgate.logs import VLLM_LAST, get_logger
 
-log = structlog.get_logger("engine")
-last_lines = structlog.get_logger(VLLM_LAST)
+log = get_logger("engine")
+last_lines = get_logger(VLLM_LAST)
 
 POLL_SECONDS = 0.2
 EXIT_SECONDS = 1.0

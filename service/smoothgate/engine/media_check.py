@@ -12,12 +12,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
 from PIL import Image
 
 from smoothgate import metrics
 from smoothgate.engine.engine_client import EngineClient
 from smoothgate.errors import EngineTimedOut, RequestError
+from smoothgate.logs import get_logger
 
 #: The versions that the tests ran with.
 TESTED_VERSIONS = ("0.32.",)
@@ -29,7 +29,7 @@ _REFUSED = (400, 422)
 
 Json = dict[str, Any]
 
-log = structlog.get_logger("engine")
+log = get_logger("engine")
 
 
 def media_part(kind: str) -> Json:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import ClassVar
 
-import structlog
-
 from smoothgate.engine.base_engine import Engine, OnChange
 from smoothgate.engine.engine_client import KEEPALIVE_SECONDS, EngineClient
 from smoothgate.engine.media_check import MediaCheck
 from smoothgate.engine.status import EngineState
+from smoothgate.logs import get_logger
 
-log = structlog.get_logger("engine")
+log = get_logger("engine")
 
 
 class RemoteEngine(Engine):

@@ -11,10 +11,8 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-import structlog
-
 from smoothgate.engine.vllm_log import names_cause, parse_log_line
-from smoothgate.logs import VLLM
+from smoothgate.logs import VLLM, get_logger
 
 GUARD = Path(__file__).with_name("guard.py")
 LONGEST_LINE = 1 << 20
@@ -22,7 +20,7 @@ LONGEST_LINE = 1 << 20
 #: Lines of the log that are shown again where vLLM ends by itself.
 LAST_LINES = 30
 
-log = structlog.get_logger(VLLM)
+log = get_logger(VLLM)
 
 
 class VLLMProcess:

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-import structlog
 from torch import Tensor
 
 from smoothgate.engine import EngineClient
@@ -18,11 +17,12 @@ from smoothgate.gate.chat_images import ImageSlot, with_images_replaced
 from smoothgate.gate.token_meter import TokenMeter
 from smoothgate.gate.visual_chat import visual_parts
 from smoothgate.gate.voting import Generation, Sample
+from smoothgate.logs import get_logger
 from smoothgate.vision import DecodedImage, VisionAdapter
 
 Json = dict[str, Any]
 
-log = structlog.get_logger("gate")
+log = get_logger("gate")
 
 
 class ChatAsker:

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-import structlog
-
 from smoothgate import metrics
 from smoothgate.certify.statement import Target
 from smoothgate.engine import (
@@ -48,6 +46,7 @@ from smoothgate.gate.smoother_loading import SmootherLoading, load_noise_seeds
 from smoothgate.gate.supervised_smoother import SupervisedSmoother
 from smoothgate.gate.visual_chat import VisualQuestions
 from smoothgate.gate.voting import Voting
+from smoothgate.logs import get_logger
 from smoothgate.psm.calibration import require_calibration
 from smoothgate.sampling.smoother import Smoother
 from smoothgate.settings import PREFIX, Settings
@@ -56,7 +55,7 @@ from smoothgate.vision import devices_named, family_of, require_checkpoint
 # Sampling ends early enough that the certificate can still be made and sent.
 _SAMPLING_SHARE = 0.8
 
-log = structlog.get_logger("gate")
+log = get_logger("gate")
 
 
 def build(

@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import structlog
 from torch import Tensor
 
 from smoothgate import metrics
@@ -22,6 +21,7 @@ from smoothgate.errors import SmoothgateError
 from smoothgate.gate.image_smoothing import sampling
 from smoothgate.gate.readiness import Readiness
 from smoothgate.gate.visual_chat import VisualQuestions, visual_parts
+from smoothgate.logs import get_logger
 from smoothgate.sampling.sampling_plan import Plan
 from smoothgate.sampling.smoother import Smoother
 from smoothgate.vision import decode
@@ -35,7 +35,7 @@ _POLL_SECONDS = 0.2
 _RETRY_SECONDS = 5.0
 _LONGEST_SECONDS = 60.0
 
-log = structlog.get_logger("canary")
+log = get_logger("canary")
 
 
 def canary_plan(sigma: float, eps: tuple[float, ...], cosine_threshold: float) -> Plan:

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
-import structlog
-
 from smoothgate import metrics
 from smoothgate.certify.certificate import Commitment, Question
 from smoothgate.certify.commitment import answer_request
@@ -32,6 +30,7 @@ from smoothgate.gate.request_timing import Stages
 from smoothgate.gate.token_meter import TokenMeter
 from smoothgate.gate.vote_plan import VotePlan
 from smoothgate.gate.voting import Asker, Generation, Report, Voting, unreported
+from smoothgate.logs import get_logger
 from smoothgate.off_loop import off_loop
 from smoothgate.sampling.smoother import Relayed, Smoother
 from smoothgate.schemas import AnswerOptions, IssuedAnswerCertificate, SmoothingOptions
@@ -40,7 +39,7 @@ from smoothgate.vision.text_embeddings import TextEmbeddings
 
 Json = dict[str, Any]
 
-log = structlog.get_logger("gate")
+log = get_logger("gate")
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,13 +21,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-import structlog
-
 from smoothgate import metrics
 from smoothgate.certify.certificate import Commitment
 from smoothgate.certify.commitment import certificate_entry, commitment_entry, commitment_of
 from smoothgate.certify.merkle import Nodes, completed, consistency_path, inclusion_path, leaf_hash, root
 from smoothgate.errors import NotReady, SmoothgateError
+from smoothgate.logs import get_logger
 from smoothgate.off_loop import off_loop
 
 T = TypeVar("T")
@@ -49,7 +48,7 @@ CREATE TABLE IF NOT EXISTS nodes (
 CREATE TABLE IF NOT EXISTS probe (number INTEGER PRIMARY KEY, content BLOB NOT NULL);
 """
 
-log = structlog.get_logger("log")
+log = get_logger("log")
 
 
 class CommitmentLog:

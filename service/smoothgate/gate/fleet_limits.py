@@ -12,12 +12,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import structlog
-
 from smoothgate import metrics
 from smoothgate.errors import SmoothgateError
 from smoothgate.extras import MissingExtra
 from smoothgate.gate.rate_limit import Bucket
+from smoothgate.logs import get_logger
 
 _PERIOD_SECONDS = 1.0
 _PATIENCE_SECONDS = 5.0
@@ -25,7 +24,7 @@ _MINUTE = 60
 # Counters are of one minute. They are read a little longer: for the rest of it, and by clocks that go slow.
 _KEPT_SECONDS = 3 * _MINUTE
 
-log = structlog.get_logger("limits")
+log = get_logger("limits")
 
 
 class Counters(Protocol):

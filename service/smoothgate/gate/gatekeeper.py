@@ -8,15 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from smoothgate.errors import Overloaded, SmoothgateError, Unauthorized
 from smoothgate.gate.account_metrics import AccountMetrics
 from smoothgate.gate.accounts import Account, AccountBook
 from smoothgate.gate.fleet_limits import FleetLimits
 from smoothgate.gate.rate_limit import Bucket
+from smoothgate.logs import get_logger
 
-log = structlog.get_logger("access")
+log = get_logger("access")
 
 
 @dataclass(slots=True)

@@ -8,12 +8,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-import structlog
-
 from smoothgate import metrics, tracing
 from smoothgate.errors import NotReady, TooLarge, Unacceptable
 from smoothgate.gate.chat_images import ImageSlot
 from smoothgate.gate.image_fetcher import Fetcher
+from smoothgate.logs import get_logger
 from smoothgate.off_loop import off_loop
 from smoothgate.pictures.decoder_process import DecoderDied, DecoderProcess
 from smoothgate.pictures.images import DecodedImage, parse_data_uri
@@ -26,7 +25,7 @@ _START_SECONDS = 30.0
 _RETRY_SECONDS = 5.0
 _URL_SCHEMES = frozenset({"http", "https", "file", "ftp"})
 
-log = structlog.get_logger("decoder")
+log = get_logger("decoder")
 
 
 class ImageDecoder:

@@ -7,15 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import structlog
-
 from smoothgate import metrics
 from smoothgate.errors import NotReady, Overloaded
+from smoothgate.logs import get_logger
 
 _DRAIN_RETRY_SECONDS = 5.0
 _CUT_OFF_SECONDS = 5.0
 
-log = structlog.get_logger("request")
+log = get_logger("request")
 
 
 class InFlight:

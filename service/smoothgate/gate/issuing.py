@@ -7,8 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from smoothgate import metrics, tracing
 from smoothgate.certify.answer_certificate import (
     AnswerCertificate,
@@ -28,6 +26,7 @@ from smoothgate.gate.certificate_store import CertificateStore
 from smoothgate.gate.commitment_log import CommitmentLog
 from smoothgate.gate.vote_plan import VotePlan
 from smoothgate.gate.voting import Decision
+from smoothgate.logs import get_logger
 from smoothgate.off_loop import off_loop
 from smoothgate.sampling import noise
 from smoothgate.sampling.smoother import Smoothed, Smoother
@@ -35,7 +34,7 @@ from smoothgate.schemas import IssuedAnswerCertificate, IssuedCertificate
 
 Json = dict[str, Any]
 
-log = structlog.get_logger("certificates")
+log = get_logger("certificates")
 
 
 class Issuer:

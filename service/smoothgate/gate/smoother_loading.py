@@ -6,23 +6,23 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import structlog
 
 from smoothgate.errors import SmoothgateError
 from smoothgate.gate.served_model import ServedModel
+from smoothgate.logs import get_logger
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling.autotune import autotune
 from smoothgate.sampling.noise_seeds import NoiseSeeds
 from smoothgate.sampling.sampler import Sampler, Worker
 from smoothgate.sampling.smoother import Smoother
-from smoothgate.vision import DecodedImage, hide_progress, load
+from smoothgate.vision import DecodedImage, load
 
 # Where the size of a canvas depends on the image, the sampler is measured with this one.
 _TYPICAL = DecodedImage(np.zeros((448, 448, 3), np.uint8), "PNG", "")
 # The noise that an encoder stands without a PSM (docs/psm.md).
 _BARE_SIGMA = 0.1
 
-log = structlog.get_logger("smoother")
+log = get_logger("smoother")
 
 
 def load_noise_seeds(secret_file: Path | None) -> NoiseSeeds:
@@ -88,7 +88,6 @@ class SmootherLoading:
             SmoothgateError: model, PSM and calibration are missing or do not fit together, or every canvas of
                 the model exceeds the limit.
         """
-        hide_progress()
         model = self._model
         self._encoders = [
             UnitEncoder.load(

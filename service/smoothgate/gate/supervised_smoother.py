@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-import structlog
-
 from smoothgate import metrics
 from smoothgate.errors import SmoothgateError
+from smoothgate.logs import get_logger
 from smoothgate.off_loop import off_loop
 from smoothgate.sampling.sampler import Sampler
 from smoothgate.sampling.smoother import Smoother
@@ -19,7 +18,7 @@ _STALL_SECONDS = 30.0
 # A thread cannot be ended from outside. After this long, only a new process helps.
 _HUNG_SECONDS = 180.0
 
-log = structlog.get_logger("smoother")
+log = get_logger("smoother")
 
 
 class SupervisedSmoother:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, get_args
 
-import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -19,6 +18,7 @@ from starlette.responses import Response
 
 from smoothgate.errors import MalformedRequest, PolicyNotMet, SmoothgateError, Unauthorized
 from smoothgate.field_errors import explained
+from smoothgate.logs import get_logger
 
 _CLIENT_GONE = 499
 _MOST_SHOWN = 100
@@ -36,7 +36,7 @@ _ANTHROPIC = {
     504: "timeout_error",
 }
 
-log = structlog.get_logger("api")
+log = get_logger("api")
 
 
 def body_of(error: SmoothgateError, path: str = "") -> dict[str, Any]:

@@ -16,6 +16,7 @@ from smoothgate.errors import NotReady, SmoothgateError
 from smoothgate.gate.in_flight import InFlight
 from smoothgate.http import error_responses, sse
 from smoothgate.http.operation_routes import PROBES
+from smoothgate.logs import get_logger
 
 ID_HEADER = "X-Request-Id"
 #: Where Anthropic's clients look for the same.
@@ -23,7 +24,7 @@ ANTHROPIC_ID_HEADER = "Request-Id"
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
-log = structlog.get_logger("request")
+log = get_logger("request")
 
 
 class Context:

@@ -7,14 +7,14 @@ import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
-import structlog
 from fastapi.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from smoothgate.errors import SmoothgateError
 from smoothgate.http import error_responses
+from smoothgate.logs import get_logger
 
-log = structlog.get_logger("api")
+log = get_logger("api")
 
 DONE = "data: [DONE]\n\n"
 RESPONSES = "/v1/responses"

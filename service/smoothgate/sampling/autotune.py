@@ -7,17 +7,17 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import structlog
 import torch
 
 from smoothgate.errors import SmoothgateError
+from smoothgate.logs import get_logger
 from smoothgate.sampling.device import Device
 from smoothgate.sampling.draw import Units
 from smoothgate.sampling.forward import Forward
 from smoothgate.sampling.rehearsal import rehearse
 from smoothgate.vision import Canvas
 
-log = structlog.get_logger("sampler")
+log = get_logger("sampler")
 
 # On a CPU, batches of 64 are not measurably faster, and a small request waits twice as long behind a large
 # one.

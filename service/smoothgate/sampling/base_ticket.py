@@ -6,14 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 
-import structlog
 from torch import Tensor
 
 from smoothgate import metrics
 from smoothgate.errors import SamplerFailed, SmoothgateError
+from smoothgate.logs import get_logger
 from smoothgate.vision import Layout
 
-log = structlog.get_logger("sampler")
+log = get_logger("sampler")
 
 
 class BaseTicket(ABC):

@@ -11,18 +11,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
-import structlog
 import torch
 from torch import Tensor
 
 from smoothgate import metrics
+from smoothgate.logs import get_logger
 from smoothgate.sampling import noise
 from smoothgate.sampling.base_ticket import BaseTicket
 from smoothgate.sampling.device import Device, Mark, seconds_between, wait_for
 from smoothgate.sampling.draw import Units, noisy
 from smoothgate.sampling.queue import SampleRange
 
-log = structlog.get_logger("sampler")
+log = get_logger("sampler")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,11 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import structlog
 import torch
 
 from smoothgate import metrics
 from smoothgate.errors import NotReady, SamplerFailed
+from smoothgate.logs import get_logger
 from smoothgate.sampling.base_ticket import BaseTicket
 from smoothgate.sampling.device import Device
 from smoothgate.sampling.draw import Units
@@ -29,7 +29,7 @@ from smoothgate.sampling.rehearsal import rehearse
 from smoothgate.sampling.relay_ticket import RelayTicket
 from smoothgate.vision import Canvas
 
-log = structlog.get_logger("sampler")
+log = get_logger("sampler")
 
 # If the cost of a batch grows with its samples, a small request is spread over threads in shares of this
 # size.
