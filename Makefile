@@ -49,12 +49,14 @@ results: $(VENV)/.$(ENGINE)-dev  ## Attack every defence in docs/plans (hours; r
 	@$(BIN)/smoothgate evaluate docs/plans/results-square.toml --output runs/results-square
 	@$(BIN)/smoothgate evaluate docs/plans/results-sigma-075.toml --output runs/results-sigma-075
 	@$(BIN)/smoothgate evaluate docs/plans/results-sigma-025.toml --output runs/results-sigma-025
+	@$(BIN)/smoothgate demo resubmit docs/plans/results-resubmitted.toml --output runs/results
 
 results-quick: $(VENV)/.$(ENGINE)-dev  ## The same on a small scale, in minutes.
 	@$(BIN)/smoothgate evaluate docs/plans/results-quick.toml --output runs/results-quick
 
 votes: $(VENV)/.$(ENGINE)-dev  ## Measure certified answers, and try to refute them (hours; resumes).
 	@$(BIN)/smoothgate demo votes --output runs/votes --json runs/votes.json
+	@$(BIN)/smoothgate demo over-refusal --output runs/votes --json runs/over-refusal.json
 	@$(BIN)/smoothgate demo attack-votes --output runs/votes --json runs/attacked-votes.json
 
 screenshots: $(VENV)/.$(ENGINE)-dev  ## Take the README's pictures of the playground again (needs chromium).

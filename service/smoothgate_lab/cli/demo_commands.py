@@ -294,6 +294,68 @@ def demo_attack_votes(
         raise typer.Exit(1)
 
 
+@app.command("over-refusal")
+def demo_over_refusal(
+    output: Annotated[
+        Path, typer.Option(help="Folder of `demo votes`: has the samples, gets the table.")
+    ] = Path("runs/votes"),
+    seed: Annotated[int, typer.Option(help="Seed of scenes and noise.")] = 24,
+    json_file: Json = None,
+) -> None:
+    """Print how many clean pictures end `abstained` at each radius that a policy may require."""
+    from rich.markdown import Markdown
+
+    from smoothgate_lab.evaluation import over_refusal
+    from smoothgate_lab.evaluation.vote_samples import VoteSamples
+
+    with failures():
+        figures = over_refusal.figures(VoteSamples(output, seed).blocks())
+    tables = over_refusal.markdown(figures)
+    (output / "over-refusal.md").write_text(tables)
+    console.print(Markdown(tables))
+    console.print(f"Wrote {output / 'over-refusal.md'}")
+    write(json_file, figures)
+
+
+@app.command("resubmit")
+def demo_resubmit(
+    plan: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Plan of the evaluation (TOML).")],
+    output: Annotated[
+        Path, typer.Option(help="Folder of attacked pictures and results. A run resumes where it stopped.")
+    ] = Path("runs/results"),
+    times: Annotated[int, typer.Option(min=1, max=1000, help="How often each picture is sent.")] = 10,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Report the present results without further requests.")
+    ] = False,
+    json_file: Json = None,
+) -> None:
+    """Send attacked pictures several times, and count what the attacker gets at least once."""
+    from rich.markdown import Markdown
+
+    from smoothgate.progress import progress
+    from smoothgate.vision import hide_progress
+    from smoothgate_lab.evaluation import resubmission
+    from smoothgate_lab.evaluation.evaluation_plan import load_plan
+    from smoothgate_lab.evaluation.resubmission import Resubmission
+    from smoothgate_lab.evaluation.robustness import Evaluation
+
+    hide_progress()
+    with failures():
+        evaluation = Evaluation(load_plan(plan), output)
+        resubmitted = Resubmission(evaluation, times)
+        if not report_only:
+            with progress(console=console) as bar:
+                total = sum(evaluation.plan.size(cell) for cell in resubmitted.cells)
+                task = bar.add_task("", total=total)
+                resubmitted.run(lambda cell, count: bar.update(task, description=cell.key, advance=count))
+    rows = resubmission.figures(resubmitted.lines())
+    table = resubmission.markdown(rows)
+    (output / "resubmitted.md").write_text(table)
+    console.print(Markdown(table))
+    console.print(f"Wrote {output / 'resubmitted.md'}")
+    write(json_file, {"plan": evaluation.plan.model_dump(mode="json"), "rows": rows})
+
+
 @app.command("samples")
 def demo_samples(
     output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("runs/demo/samples"),

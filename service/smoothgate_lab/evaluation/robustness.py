@@ -108,9 +108,9 @@ class Evaluation:
         self._model = model or bundled("model")
         self._psm = psm or bundled("psm")
         self._encoders: dict[tuple[str, str, str], UnitEncoder] = {}
-        self.base = self._encoder(Defence(name="none", parts="none"))
+        self.base = self.encoder(Defence(name="none", parts="none"))
         self.scenes = DigitScenes(self.base.adapter, plan.n, plan.n, plan.seed)
-        self.clean = CleanPictures(plan, self.scenes.canvases, lambda d: self._victim(d, plan.n_select))
+        self.clean = CleanPictures(plan, self.scenes.canvases, lambda d: self.victim(d, plan.n_select))
         self._own = threading.local()
         self._own.answerer = Answerer(self._model)
         folder.mkdir(parents=True, exist_ok=True)
@@ -132,7 +132,7 @@ class Evaluation:
         shared = self.plan.model_dump(mode="json", exclude={"defences", "attacks"})
         lists = {"linf", "l2", "defences", "n"}
         attack = cell.attack.model_dump(mode="json", exclude=lists) if cell.attack else None
-        encoder = self._encoder(cell.defence)
+        encoder = self.encoder(cell.defence)
         parts = [shared, attack, cell.key, cell.defence.parts, self.base.digest, encoder.digest]
         return _digest(json.dumps(parts))[:16]
 
@@ -144,10 +144,10 @@ class Evaluation:
         """
         done = {(line["key"], line["index"]) for line in self.lines()}
         file = self.folder / "results.jsonl"
-        with self._threads() as pool, appending(file) as add:
+        with self.threads() as pool, appending(file) as add:
             work = []
             for cell in self.plan.cells():
-                for numbers in self._batches(cell):
+                for numbers in self.batches(cell):
                     missing = any((cell.key, i) not in done for i in numbers)
                     work.append((cell, numbers, pool.submit(self._batch, cell, numbers) if missing else None))
             for cell, numbers, future in work:
@@ -156,11 +156,12 @@ class Evaluation:
                         add({"key": cell.key, "made_of": self.made_of(cell)} | asdict(line))
                 step(cell, len(numbers))
 
-    def _threads(self) -> AbstractContextManager[ThreadPoolExecutor]:
+    def threads(self) -> AbstractContextManager[ThreadPoolExecutor]:
+        """A pool of threads of one core each, in which everything here may be called."""
         # transformers can load in only one thread at a time, so everything is loaded before the threads
         # start.
         for defence in self.plan.defences:
-            self._encoder(defence)
+            self.encoder(defence)
         count = torch.get_num_threads()
         spare = SimpleQueue[Answerer]()
         for _ in range(count):
@@ -188,7 +189,7 @@ class Evaluation:
         if file.exists():
             stored: Tensor = load_file(file)["pictures"]
             return stored
-        victim = self._victim(source.defence, self.plan.draws)
+        victim = self.victim(source.defence, self.plan.draws)
         found = self._craft(source, victim, x, numbers)
         file.parent.mkdir(exist_ok=True)
         partial = file.with_suffix(f".{threading.get_ident()}")
@@ -204,7 +205,8 @@ class Evaluation:
         name = f"{self.made_of(source)}-{numbers[0]:05d}-{numbers[-1]:05d}.safetensors"
         return source, self.folder / "pictures" / name
 
-    def _batches(self, cell: Cell) -> Iterator[range]:
+    def batches(self, cell: Cell) -> Iterator[range]:
+        """The numbers of a cell's pictures, in the batches that they are attacked in."""
         size = self.plan.size(cell)
         for first in range(0, size, self.plan.batch):
             yield range(first, min(first + self.plan.batch, size))
@@ -218,14 +220,14 @@ class Evaluation:
         for cell in self.plan.cells():
             if cell.attack is None or cell.defence.parts != "both":
                 continue
-            numbers = next(self._batches(cell))
+            numbers = next(self.batches(cell))
             if not self._crafted(cell, numbers)[1].exists():
                 continue
             x, attacked = self.scenes.canvases[0], self.pictures(cell, numbers)[0]
             gen = seeded(self.plan.seed_of(cell, 0), 5)
             level = torch.tensor([self.plan.sigma])
             z = noisy(attacked, level, torch.randn((1, *attacked.shape), generator=gen))
-            purifier = self._encoder(cell.defence).psm.purifier
+            purifier = self.encoder(cell.defence).psm.purifier
             with torch.inference_mode():
                 purified = purifier(z, level)
             row = torch.cat([x, attacked, 0.5 + 5 * (attacked - x), z[0], purified[0]], 2).clamp(0, 1)
@@ -238,7 +240,7 @@ class Evaluation:
     def _batch(self, cell: Cell, numbers: Sequence[int]) -> list[Line]:
         found = []
         pictures = self.pictures(cell, numbers)
-        many = self._victim(cell.defence, self.plan.n_select)
+        many = self.victim(cell.defence, self.plan.n_select)
         features, tokens = [], []
         for number, picture in zip(numbers, pictures, strict=True):
             gen = seeded(self.plan.seed_of(cell, number), 1)
@@ -309,7 +311,7 @@ class Evaluation:
     def _service(self, cell: Cell) -> Iterator[RemoteModel]:
         if self.url is None:
             raise SmoothgateError("An attack on the running service needs its address.", code="no_service")
-        plan, psm = self.plan, self._encoder(cell.defence).psm_digest
+        plan, psm = self.plan, self.encoder(cell.defence).psm_digest
         smoothing = {"n_select": plan.n_select, "n_certify": _SERVICE_CERTIFY, "sigma": plan.sigma}
         with RemoteModel(self.url, cell.question.phrasings[0], smoothing) as remote:
             if remote.psm_digest(self.scenes.canvases[0]) != psm:
@@ -319,7 +321,8 @@ class Evaluation:
                 )
             yield remote
 
-    def _encoder(self, defence: Defence) -> UnitEncoder:
+    def encoder(self, defence: Defence) -> UnitEncoder:
+        """The encoder of a defence, loaded once."""
         model, psm = defence.model or str(self._model), str(defence.psm or self._psm)
         key = (model, psm, defence.parts)
         if key not in self._encoders:
@@ -329,8 +332,9 @@ class Evaluation:
             self._encoders[key] = restricted(encoder, used)
         return self._encoders[key]
 
-    def _victim(self, defence: Defence, draws: int) -> Victim:
-        encoder = self._encoder(defence)
+    def victim(self, defence: Defence, draws: int) -> Victim:
+        """A defence as an attack sees it, with this many noisy copies of each picture."""
+        encoder = self.encoder(defence)
         return (
             Undefended(encoder)
             if defence.parts == "none"

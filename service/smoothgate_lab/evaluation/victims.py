@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from smoothgate.psm.unit_encoder import UnitEncoder
-from smoothgate.sampling.draw import draw, generator_noise, noisy
-from smoothgate.sampling.selection import scores_against
+from smoothgate.sampling.draw import NoiseSource, draw, generator_noise, noisy
+from smoothgate.sampling.selection import scores_against, select
 
 _BATCH = 128
 
@@ -70,6 +70,11 @@ class SmoothedVictim:
         """The noisy copies one by one, those of a picture together: B * draws rows. So a vote sees them."""
         units = self._units(x, self.draws, gen)
         return Seen(units, self._encoder.served(units))
+
+    def see_with(self, x: Tensor, noise: NoiseSource) -> Tensor:
+        """The visual tokens (T, D) of one canvas (3, H, W), with noise from this source."""
+        t, _ = select(draw(self._encoder.units, x, self.sigma, noise, self.draws, batch=_BATCH))
+        return self._encoder.served_tokens(t)
 
     def _units(self, x: Tensor, draws: int, gen: torch.Generator) -> Tensor:
         """Unit features (B * draws, T * D) of noisy copies, those of a picture together."""
