@@ -18,6 +18,7 @@ from smoothgate.gate.fleet_limits import Counters, FleetLimits, redis_limits
 from smoothgate.gate.gatekeeper import Gatekeeper
 from smoothgate.gate.rate_limit import Bucket
 from smoothgate_lab.evaluation.running_service import free_port
+from tests.captured_log import captured
 from tests.programs import program
 from tests.waiting import eventually
 
@@ -135,7 +136,7 @@ async def test_an_account_that_nobody_uses_costs_nothing() -> None:
     assert counting.asked == before
 
 
-async def test_without_its_storage_each_replica_counts_for_itself(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_without_its_storage_each_replica_counts_for_itself() -> None:
     class Away(MemoryStorage):
         away = True
 
@@ -150,9 +151,11 @@ async def test_without_its_storage_each_replica_counts_for_itself(capsys: pytest
     before = REGISTRY.get_sample_value(name) or 0
     for bucket in fleet.buckets:
         bucket.take(25)
-    await fleet.exchange()
+    with captured() as lines:
+        await fleet.exchange()
     assert (REGISTRY.get_sample_value(name) or 0) - before == 4
-    assert capsys.readouterr().out.count("limits hold for this replica alone") == 2, "once each"
+    said = [line for line in lines if "limits hold for this replica alone" in line["event"]]
+    assert len(said) == 2, "once each"
     assert fleet.buckets[0].take(5) == 0
     storage.away = False
     await fleet.exchange()
