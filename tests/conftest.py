@@ -42,7 +42,7 @@ os.environ |= {
 
 # Folders that begin first, since they take long and start a vLLM of their own, and folders that begin last,
 # since they wait for the shared vLLM.
-_FIRST, _LAST = ("deploy", "families", "engine"), ("conformance", "fuzz", "http", "playground")
+_FIRST, _LAST = ("deploy", "families", "engine"), ("conformance", "extproc", "fuzz", "http", "playground")
 # Modules around the stack of tests/deploy/conftest.py.
 _STACK = ("test_dashboard.py", "test_envoy.py", "test_prometheus.py")
 

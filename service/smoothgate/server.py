@@ -79,7 +79,7 @@ def _serve(settings: Settings, sockets: list[socket.socket], console: Console | 
             asyncio.create_task(server.drain()),
         ]
         try:
-            with _metrics_port(settings):
+            with metrics_port(settings):
                 await server.serve(sockets)
         finally:
             for task in helpers:
@@ -180,7 +180,7 @@ def _bound_to(unbound: socket.socket, address: Any) -> socket.socket | None:
 
 
 @contextmanager
-def _metrics_port(settings: Settings) -> Iterator[None]:
+def metrics_port(settings: Settings) -> Iterator[None]:
     """Run Prometheus' own small server on the configured port."""
     if settings.metrics_port is None:
         yield

@@ -14,6 +14,7 @@ from smoothgate.cli import (
     calibrate_command,
     certificate_commands,
     certify_command,
+    extproc_command,
     plugins,
     serve_command,
 )
@@ -36,6 +37,7 @@ def main(
 
 
 app.command()(serve_command.serve)
+app.command()(extproc_command.extproc)
 app.command()(serve_command.settings)
 app.command()(serve_command.version)
 app.command()(certify_command.certify)

@@ -53,13 +53,13 @@ def serve(
         require("serve", "`smoothgate serve`")
     from smoothgate import logs
 
-    logs.configure(_log_format(), "info")
-    settings = _settings({name: value for name, value in options.items() if value is not None})
+    logs.configure(log_format(), "info")
+    settings = read_settings({name: value for name, value in options.items() if value is not None})
     logs.configure(settings.log_format, settings.log_level)
     try:
         started = _run(settings)
     except SmoothgateError as error:
-        _refuse([error.message], settings.log_format)
+        refuse([error.message], settings.log_format)
         raise typer.Exit(1) from None
     if not started:
         raise typer.Exit(1)
@@ -114,7 +114,8 @@ def print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def _settings(options: dict[str, Any]) -> Settings:
+def read_settings(options: dict[str, Any]) -> Settings:
+    """The settings, with these options in front of the environment; ends the process where they are wrong."""
     from pydantic import ValidationError
 
     from smoothgate.cli import setting_errors
@@ -123,18 +124,18 @@ def _settings(options: dict[str, Any]) -> Settings:
     try:
         return Settings(**options)
     except ValidationError as error:
-        _refuse(setting_errors.sentences(error, options), _log_format())
+        refuse(setting_errors.sentences(error, options), log_format())
         raise typer.Exit(2) from None
 
 
-def _log_format() -> LogFormat:
+def log_format() -> LogFormat:
     """As the environment says, before the settings were read."""
     given = os.environ.get("SMOOTHGATE_LOG_FORMAT")
     formats: tuple[LogFormat, ...] = ("json", "console")
     return next((each for each in formats if each == given), "auto")
 
 
-def _refuse(reasons: Iterable[str], log_format: LogFormat) -> None:
+def refuse(reasons: Iterable[str], log_format: LogFormat) -> None:
     """Say why the service does not start: in red on a terminal, else as lines of the log."""
     from smoothgate import logs
 

@@ -128,6 +128,19 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Replaced:
+    """A turn that somebody else sends to vLLM.
+
+    Attributes:
+        body: of vLLM's request, with the visual tokens of the images in their place.
+        certificates: one per image; None: no features were certified.
+    """
+
+    body: Json
+    certificates: list[IssuedCertificate] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Accepted:
     """The first event of a stream: all images are admitted and decoded, or without any, vLLM has accepted.
 
@@ -263,7 +276,7 @@ class Answering:
         telemetry = ChatTelemetry(turn.route, self._model_name)
         with measured(turn.route, telemetry.end):
             async with deadline(self._timeout_seconds):
-                chat = await self._read(turn)
+                chat = await self._read(turn, self._readiness.require_all())
                 if self._certifies_answer(turn, chat):
                     async with self._ballot(turn, chat, stages) as ballot:
                         certified = await self._certified(turn, ballot, stages)
@@ -301,7 +314,7 @@ class Answering:
             async with AsyncExitStack() as stack:
                 ballot = None
                 async with deadline(self._timeout_seconds):
-                    chat = await self._read(turn)
+                    chat = await self._read(turn, self._readiness.require_all())
                     if self._certifies_answer(turn, chat):
                         ballot = await stack.enter_async_context(self._ballot(turn, chat, stages))
                     else:
@@ -372,10 +385,7 @@ class Answering:
                 slots = [ImageSlot(0, i, source, f"images.{i}") for i, source in enumerate(request.images)]
                 if not slots:
                     raise MalformedRequest("There is no image to certify.", param="images")
-                if request.smoothing.certify == "answer" or request.smoothing.answer is not None:
-                    raise MalformedRequest(
-                        "There is no answer to certify: this route asks nothing.", param="smoothing.certify"
-                    )
+                _refuse_answer_options(request.smoothing)
                 if request.smoothing.mode == "off":
                     raise MalformedRequest(
                         "There is nothing to certify with smoothing off.", param="smoothing.mode"
@@ -405,9 +415,28 @@ class Answering:
             for direction, certificate in zip(directions, issued, strict=True)
         ]
 
-    async def _read(self, turn: Turn) -> CleanedChat:
+    async def replaced(self, turn: Turn) -> Replaced:
+        """The request of a turn as vLLM may see it, for whoever sends it there: vLLM is not asked.
+
+        The certificates name the question and no answer. Of the account's tokens it takes the longest answer
+        that the request allows.
+
+        Raises:
+            SmoothgateError: of any kind.
+        """
+        stages = Stages()
+        with measured(turn.route):
+            async with deadline(self._timeout_seconds):
+                _refuse_answer_options(turn.smoothing)
+                chat = await self._read(turn, self._readiness.require_smoother())
+                async with self._admitted(turn, chat, stages) as admitted:
+                    body = await self._prepared(turn, admitted, stages)
+                    certificates = await self._issued(turn, admitted, None)
+        self._gatekeeper.spend_tokens(turn.account, longest_answer(body))
+        return Replaced(body, certificates)
+
+    async def _read(self, turn: Turn, smoother: Smoother) -> CleanedChat:
         """A turn as vLLM may see it, without its images."""
-        smoother = self._readiness.require_all()
         self._gatekeeper.require_tokens(turn.account)
         if turn.model not in (None, "", self._model_name):
             raise UnknownModel(f"The model served here is {self._model_name}.", param="model")
@@ -558,6 +587,13 @@ class Answering:
             None if texts is None else await off_loop(answer_of, texts),
         )
         return await self._issuer.issue(admitted.smoothed, await admitted.certifying, binding, turn.account)
+
+
+def _refuse_answer_options(options: SmoothingOptions) -> None:
+    if options.certify == "answer" or options.answer is not None:
+        raise MalformedRequest(
+            "There is no answer to certify: the language model is not asked here.", param="smoothing.certify"
+        )
 
 
 def _certify_meanwhile(smoothed: Sequence[Smoothed], stages: Stages) -> asyncio.Task[list[Certificate]]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from smoothgate.gate.answering import Answer
+from smoothgate.schemas import IssuedCertificate
 
 OUTCOME, RADIUS = "Smoothgate-Outcome", "Smoothgate-Radius"
+#: Of the filter for gateways, which has no body to put certificates into: each as a JWS, with commas between.
+CERTIFICATE = "Smoothgate-Certificate"
 # From the weakest to the strongest.
 _OUTCOMES = ("vacuous", "abstained", "bounded", "certified")
 
@@ -14,14 +19,20 @@ def outcome_headers(answer: Answer) -> dict[str, str]:
 
     Without a certificate there are none, and without a radius there is no second one.
     """
-    outcome: str
     if answer.answer_certificate is not None:
-        outcome, radius = answer.answer_certificate.outcome, answer.answer_certificate.radius
-    elif answer.certificates:
-        outcome = min((one.outcome for one in answer.certificates), key=_OUTCOMES.index)
-        radii = [one.radius.value for one in answer.certificates]
-        radius = None if None in radii else min(one for one in radii if one is not None)
-    else:
+        return _headers(answer.answer_certificate.outcome, answer.answer_certificate.radius)
+    return features_headers(answer.certificates)
+
+
+def features_headers(certificates: Sequence[IssuedCertificate] | None) -> dict[str, str]:
+    """The same headers, of the weakest of these certificates."""
+    if not certificates:
         return {}
-    headers: dict[str, str] = {OUTCOME: outcome}
+    outcome = min((one.outcome for one in certificates), key=_OUTCOMES.index)
+    radii = [one.radius.value for one in certificates]
+    return _headers(outcome, None if None in radii else min(one for one in radii if one is not None))
+
+
+def _headers(outcome: str, radius: float | None) -> dict[str, str]:
+    headers = {OUTCOME: outcome}
     return headers if radius is None else headers | {RADIUS: f"{radius:.6g}"}
