@@ -134,6 +134,7 @@ def test_every_command_is_listed(base: Path) -> None:
         (["settings"], "serve"),
         (["psm", "calibrate", "--images", "."], "serve"),
         (["verify", "answer.json", "--keys", "keys.json", "--image", "keys.json"], "serve"),
+        (["digest"], "serve"),
         (["psm", "train", "--model", "some/model", "--sigma", "0.25", "0.5"], "lab"),
         (["demo", "evaluate"], "lab"),
         (["bench", "sampler", "--quick"], "lab"),

@@ -17,7 +17,7 @@ from smoothgate_lab.evaluation.running_service import free_port
 from tests.node import install
 from tests.playground.browser import answered, ask, attack, choose, draw, opened, opened_details
 from tests.relay import relaying
-from tests.whole_service import Gate
+from tests.whole_service import SAMPLES, Gate
 from tests.whole_service import opened as running_service
 
 pytestmark = pytest.mark.engine
@@ -27,11 +27,12 @@ def test_a_sample_and_its_certified_answer_are_there_at_the_start(gate: Gate, br
     with opened(browser, gate.url) as page:
         assert answered(page) == "The digit is 7."
         assert page.locator("#without-body .answer").inner_text() == "The digit is 7."
-        assert page.locator("#radius").inner_text() == "No change of up to 0.50 turns this answer."
+        size = "1.3 pixels, or 1.5 of 255 levels everywhere"
+        assert page.locator("#radius").inner_text() == f"No change of up to {size}, turns this answer."
         assert page.locator("#outcome").inner_text() == "certified"
         units = page.locator("#with-body").inner_text()
-        assert "48 × 48. That is 1.54 of 255 levels everywhere" in units
-        assert "192 × 192 pixels that you sent" in units
+        assert "0.50 at the encoder's 48 × 48" in units
+        assert "1.98 in the 192 × 192 pixels that you sent" in units
         assert page.locator("#with-body .votes .bar").count() == 1
         assert page.locator("#with-body .line.layers").count() == 1, "the curve behind the radius"
         assert page.locator("#columns .good").count() == 0, "no colour that says the answer is right"
@@ -54,6 +55,32 @@ def test_a_drawn_digit_is_certified_and_nothing_of_another_picture_stays(
         assert page.locator("#outcome").inner_text() == "certified"
 
 
+def test_the_size_of_a_change_is_told_in_the_pixels_that_are_known(gate: Gate, browser: Browser) -> None:
+    def sent(mode: str) -> FilePayload:
+        file = io.BytesIO()
+        Image.open(SAMPLES / "seven.png").convert(mode).save(file, "PNG")
+        return FilePayload(name="seven.png", mimeType="image/png", buffer=file.getvalue())
+
+    def radius(mode: str) -> str:
+        page.set_input_files("#file", sent(mode))
+        page.wait_for_selector("#with-body .empty")
+        ask(page, "What digit is shown?")
+        return page.locator("#radius").inner_text()
+
+    with opened(browser, gate.url) as page:
+        answered(page)
+        assert " 1.3 pixels, or 1.5 of 255 levels" in radius("L"), "a grey value is one number, not three"
+        assert " 0.084 pixels of the encoder's input, or 1.5 of 255 levels" in radius("P")
+
+
+def test_features_that_were_certified_before_say_so(gate: Gate, browser: Browser) -> None:
+    with opened(browser, gate.url) as page:
+        for _ in range(2):
+            ask(page, "What digit is shown?")
+            opened_details(page)
+        assert "Outcome: bounded, cached." in page.locator("#features").inner_text()
+
+
 def test_white_noise_does_not_look_proved(gate: Gate, browser: Browser) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
     file = io.BytesIO()
@@ -67,6 +94,12 @@ def test_white_noise_does_not_look_proved(gate: Gate, browser: Browser) -> None:
         ask(page, "What digit is shown?")
         assert "unlike those that the model was trained on" in page.locator(".caution").inner_text()
         assert page.locator("#outcome").get_attribute("class") == "badge unknown"
+        page.click("text=More choices")
+        page.select_option("#budget", "256")
+        page.click("text=An attack of your own")
+        page.click("#attack-start")
+        page.wait_for_selector("#attack-result .caution")
+        assert page.locator("main .good").count() == 0, "no colour that says that all is well"
 
 
 def verified(page: Page) -> dict[str, Any]:

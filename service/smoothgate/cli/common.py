@@ -107,9 +107,11 @@ def load_adapter(
     import torch
 
     from smoothgate.demo import bundled
-    from smoothgate.vision import devices_named, hide_progress, load
+    from smoothgate.vision import devices_named, hide_progress, load, require_checkpoint
 
     hide_progress()
+    if model is not None:
+        require_checkpoint(model)
     return load(
         model or str(bundled("model")),
         device=devices_named(device)[0],

@@ -35,8 +35,7 @@ export function shown(question, found, image, known) {
   return [
     make("p", { className: "hint" }, `“${question}”`),
     make("p", { className: "answer" }, found.text),
-    known ? null : make("p", { className: "caution" }, "This picture is unlike those that the model was trained on. "
-      + "Its answer means little, however large the radius is."),
+    known ? null : caution(),
     make("p", { className: "radius", id: "radius" }, headline(c)),
     make("p", { className: "hint" }, units(c)),
     found.votes === null ? null : bars(found.votes, `What ${counted} noisy copies answered, in ${found.seconds.toFixed(1)} s. `
@@ -49,23 +48,40 @@ export function shown(question, found, image, known) {
   ].filter(Boolean);
 }
 
+/** Says that a picture is of another kind. */
+export const caution = () => make("p", { className: "caution" }, "This picture is unlike those that the model was trained on. "
+  + "Its answer means little, however large the radius is.");
+
 function headline(c) {
   if (c.radius === null) return "Nothing is proved: too few noisy copies give this answer.";
-  if (c.outcome === "certified") return `No change of up to ${floor(c.radius)} turns this answer.`;
-  return `A radius of ${number(c.target)} was asked for and is not proved. Changes of up to ${floor(c.radius)} do not turn this answer.`;
+  if (c.outcome === "certified") return `No change of up to ${size(c)}, turns this answer.`;
+  return `A radius of ${number(c.target)} was asked for and is not proved. Changes of up to ${size(c)}, do not turn this answer.`;
+}
+
+/** The radius as pixels from black to white, and as levels of all pixels: of the sent picture, or of the encoder's input. */
+function size({ radius, images: [{ image, levels, upload_radius: upload }] }) {
+  if (upload === null) return `${rounded(radius ** 2 / 3)} pixels of the encoder's input, or ${rounded(levels)} of 255 levels everywhere`;
+  const channels = image.upload_space === "decoded grey" ? 1 : 3;
+  return `${rounded(upload ** 2 / channels)} pixels, or ${rounded(upload / Math.sqrt(channels * image.width * image.height) * 255)} of 255 levels everywhere`;
 }
 
 /** Two digits, rounded down: a radius is never overstated. */
 export const floor = (radius) => (Math.floor(radius * 100) / 100).toFixed(2);
 
+/** Two significant digits, rounded down; none behind the point from 10 on. */
+function rounded(value) {
+  const digits = Math.max(0, 1 - Math.floor(Math.log10(value)));
+  return (Math.floor(value * 10 ** digits) / 10 ** digits).toFixed(digits);
+}
+
 function units(c) {
   const confidence = Number((100 * (1 - c.alpha)).toFixed(3));
   const says = "It is about the answer that most noisy copies give. Whether that answer is right is another question.";
   if (c.radius === null) return says;
-  const [{ image, levels, upload_radius: upload }] = c.images;
-  const uploaded = upload === null ? "" : `, or ${floor(upload)} in the ${image.width} × ${image.height} pixels that you sent`;
-  return `Unit: l2 size of the change, in pixels from 0 to 1 at the encoder's ${image.canvas_width} × ${image.canvas_height}. `
-    + `That is ${floor(levels)} of 255 levels everywhere${uploaded}. With ${confidence} % confidence. ${says}`;
+  const [{ image, upload_radius: upload }] = c.images;
+  const uploaded = upload === null ? "" : `, and ${floor(upload)} in the ${image.width} × ${image.height} pixels that you sent`;
+  return `A pixel here goes from black to white. Any other change of the same l2 size is covered too: ${floor(c.radius)} at the encoder's `
+    + `${image.canvas_width} × ${image.canvas_height}, with pixels from 0 to 1${uploaded}. With ${confidence} % confidence. ${says}`;
 }
 
 function facts(c) {

@@ -62,7 +62,7 @@ export async function ask(question) {
   $("with-body").replaceChildren(make("p", { className: "empty" }, "Noise is added to the picture …"));
   try {
     const outcomes = await Promise.allSettled([
-      hasUndefended ? shownWithout(question, image, mine.signal) : null,
+      hasUndefended ? shownWithout(question, image, mine) : null,
       shownWith(question, image, asked, mine),
     ]);
     const wrong = outcomes.find((each) => each.status === "rejected");
@@ -78,10 +78,11 @@ export async function ask(question) {
   }
 }
 
-async function shownWithout(question, image, signal) {
+async function shownWithout(question, image, mine) {
   $("without-body").replaceChildren(make("p", { className: "empty" }, "thinking …"));
   try {
-    const said = await undefended(question, image, signal);
+    const said = await undefended(question, image, mine.signal);
+    if (running !== mine) return;
     $("without-body").replaceChildren(
       make("p", { className: "hint" }, `“${question}”`),
       make("p", { className: "answer" }, said),
@@ -89,6 +90,7 @@ async function shownWithout(question, image, signal) {
     );
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
+    if (running !== mine) return;
     failed = true;
     $("without-body").replaceChildren(refusal(error.message));
   }
@@ -108,6 +110,7 @@ async function shownWith(question, image, asked, mine) {
     $("with-body").replaceChildren(...answer.shown(question, found, image, known));
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
+    if (running !== mine) return;
     failed = true;
     const badge = $("outcome");
     [badge.hidden, badge.textContent, badge.className] = [false, "refused", "badge abstained"];
@@ -120,7 +123,8 @@ export async function undefended(question, image, signal) {
   return (await post("/v1/playground/undefended", { image, message: question }, signal)).answer;
 }
 
-async function isKnown(image, signal) {
+/** Whether a picture is like those that the model was trained on, as far as the service can tell. */
+export async function isKnown(image, signal) {
   return !knowsLikeness || (await post("/v1/playground/likeness", { image }, signal)).known;
 }
 

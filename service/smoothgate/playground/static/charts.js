@@ -52,15 +52,15 @@ export function boundChart(certificate) {
     const shown = points.filter((point) => value(point) >= 0);
     chart.append(draw("polyline", { points: shown.map((p) => `${x(p.eps).toFixed(1)},${y(value(p)).toFixed(1)}`).join(" "), class: `line ${name}` }));
   };
-  const level = (name, value, words) => {
+  const level = (name, value, words, down = -4) => {
     if (value === null || value <= 0) return;
     chart.append(
       draw("line", { x1: LEFT, x2: WIDTH - RIGHT, y1: y(value), y2: y(value), class: `level ${name}` }),
-      text(words, { x: LEFT + 5, y: y(value) - 4, class: "note" }),
+      text(words, { x: LEFT + 5, y: y(value) + down, class: "note" }),
     );
   };
   level("threshold", certificate.radius.cosine_threshold, "threshold");
-  level("chance", certificate.chance === null ? null : certificate.chance.p95, "unrelated pictures");
+  level("chance", certificate.chance === null ? null : certificate.chance.p95, "unrelated pictures", 12);
   if (certificate.target) level("policy", certificate.target.cosine, "wanted");
   line("paper", (point) => point.mean);
   line("layers", (point) => point.layer_cake);

@@ -37,7 +37,7 @@ async function shown(image, smoothing) {
   const { pictures: [seen] } = await post("/v1/playground/look", { images: [image], smoothing: { certify: "features", ...smoothing } });
   return [
     make("p", {}, sentence(certificate)),
-    make("p", { className: "hint" }, [`Outcome: ${certificate.outcome}.`, MEANING[certificate.outcome], VACUOUS[certificate.vacuous_because],
+    make("p", { className: "hint" }, [`Outcome: ${certificate.outcome}${certificate.cached ? ", cached" : ""}.`, MEANING[certificate.outcome], VACUOUS[certificate.vacuous_because],
       certificate.cached ? "The same picture was certified on the same terms before: this is that result again." : null].filter(Boolean).join(" ")),
     make("figure", {}, boundChart(certificate), legend(), table(certificate)),
     facts(certificate),
@@ -58,7 +58,7 @@ function sentence(c) {
   const confidence = Number((100 * (1 - c.alpha)).toFixed(3));
   const cosine = cosineAt(c, best);
   if (cosine <= 0) return `Not even at a distance of ${best.eps} is a cosine above 0 proved.`;
-  return `With ${confidence} % confidence, the smoothed features of any picture within ${best.eps} of this one have a cosine `
+  return `With ${confidence} % confidence, the smoothed features of any picture within ${best.eps} of this one (l2, at the encoder's input) have a cosine `
     + `of at least ${cosine.toFixed(2)} with those that the language model got. Nothing is proved about the answer.`;
 }
 

@@ -1,8 +1,8 @@
 // The laboratory: shows an attack while it runs, and the answers to the attacked picture without Smoothgate and with it.
 
 import { Refused, events } from "./api.js";
-import { floor } from "./answer.js";
-import { certified, undefended } from "./asking.js";
+import { caution, floor } from "./answer.js";
+import { certified, isKnown, undefended } from "./asking.js";
 import { $, make, number } from "./dom.js";
 import * as picture from "./picture.js";
 import * as smoothing from "./smoothing.js";
@@ -98,10 +98,11 @@ async function attack() {
     }
     result.replaceChildren(pictures(crafted));
     progress(1, "both models are asked about both pictures …");
+    const known = await isKnown(crafted.clean, mine.signal);
     const before = await both(crafted.clean, asked, mine.signal);
     const after = await both(crafted.attacked, asked, mine.signal);
     if (running !== mine) return;
-    result.replaceChildren(pictures(crafted), ...judged(crafted, before, after));
+    result.replaceChildren(pictures(crafted), ...judged(crafted, known, before, after));
     $("attack-progress").hidden = true;
   } catch (error) {
     if (running !== mine) return;
@@ -152,23 +153,25 @@ function pictures(crafted) {
   ]);
 }
 
-function judged(crafted, before, after) {
+function judged(crafted, known, before, after) {
   const radius = before.certificate.radius;
   const size = [["size of the attack (l2)", ceiling(crafted.l2)], ["largest step of a pixel", `${Math.round(crafted.linf * 255)} of 255 levels`]];
   return [
+    known ? null : caution(),
     make("div", { className: "verdicts" },
-      card("undefended", "Without Smoothgate", before.bare, after.bare, [...size, ["proved radius (l2)", "none"]]),
-      card("defended", "With Smoothgate", before.text, after.text, [...size, ["proved radius (l2)", radius === null ? "none" : floor(radius)]])),
+      card("undefended", "Without Smoothgate", known, before.bare, after.bare, [...size, ["proved radius (l2)", "none"]]),
+      card("defended", "With Smoothgate", known, before.text, after.text, [...size, ["proved radius (l2)", radius === null ? "none" : floor(radius)]])),
     make("p", { className: "lead", id: "attack-verdict" }, proved(crafted.l2, before.certificate, after.certificate)),
-  ];
+  ].filter(Boolean);
 }
 
 /** Two digits, rounded up: an attack is never understated. */
 const ceiling = (size) => number(Math.ceil(size * 100) / 100);
 
-function card(id, title, clean, attacked, rows) {
+/** A side of the attack; where the picture is of another kind, an answer that stays is nothing good. */
+function card(id, title, known, clean, attacked, rows) {
   const isSame = clean === attacked;
-  return make("div", { className: `verdict ${isSame ? "good" : "bad"}`, id },
+  return make("div", { className: `verdict ${isSame ? (known ? "good" : "") : "bad"}`, id },
     make("h3", {}, title),
     make("p", { className: "judgement" }, isSame ? "The same answer." : "Another answer."),
     make("dl", {}, ...[["your picture", clean], ["attacked picture", attacked], ...rows].map(([name, value]) =>
