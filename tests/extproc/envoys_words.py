@@ -118,7 +118,7 @@ def streaming(to: Filter) -> Iterator[Stream]:
             stream.end()
 
 
-def ask(to: Filter, body: Any, *, mode: Any = STREAMED, **headers: str) -> Passed | Refused:
+def ask(to: Filter, body: Any, *, mode: Any = STREAMED, **headers: Any) -> Passed | Refused:
     """What becomes of a request with this body: bytes, or something as JSON."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     with streaming(to) as stream:
