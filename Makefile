@@ -49,6 +49,8 @@ results: $(VENV)/.$(ENGINE)-dev  ## Attack every defence in docs/plans (hours; r
 	@$(BIN)/smoothgate evaluate docs/plans/results-square.toml --output runs/results-square
 	@$(BIN)/smoothgate evaluate docs/plans/results-sigma-075.toml --output runs/results-sigma-075
 	@$(BIN)/smoothgate evaluate docs/plans/results-sigma-025.toml --output runs/results-sigma-025
+	@$(BIN)/smoothgate evaluate docs/plans/results-autoattack.toml --output runs/results-autoattack
+	@$(BIN)/smoothgate evaluate docs/plans/results-art.toml --output runs/results-art
 	@$(BIN)/smoothgate demo resubmit docs/plans/results-resubmitted.toml --output runs/results
 
 results-quick: $(VENV)/.$(ENGINE)-dev  ## The same on a small scale, in minutes.

@@ -62,6 +62,32 @@ class Answerer:
             wanted: B answers.
             tokens: (B, T, D) visual tokens of the pictures. The result is differentiable in them.
         """
+        told, tails = self._told(question, wanted, tokens)
+        each = F.cross_entropy(told.mT, tails.input_ids, reduction="none")
+        summed: Tensor = (each * tails.attention_mask).sum(1)
+        return summed
+
+    def choice_logits(self, question: str, choices: list[str], tokens: Tensor) -> Tensor:
+        """The logits (B, C) of C answers that differ in one token, where that token is due.
+
+        Args:
+            question: the question.
+            choices: C answers.
+            tokens: (B, T, D) visual tokens of the pictures. The result is differentiable in them.
+
+        Raises:
+            ValueError: the answers differ in more than one token, or in none.
+        """
+        ids = torch.tensor(self.processor.tokenizer(choices).input_ids)
+        places = (ids != ids[0]).any(0).nonzero()[:, 0].tolist()
+        if len(places) != 1:
+            raise ValueError(f"the answers differ in {len(places)} tokens")
+        told, _ = self._told(question, [choices[0]] * len(tokens), tokens)
+        logits: Tensor = told[:, places[0]][:, ids[:, places[0]]]
+        return logits
+
+    def _told(self, question: str, wanted: list[str], tokens: Tensor) -> tuple[Tensor, Any]:
+        """The logits (B, L, V) where the tokens of answers are due, and those tokens."""
         text = self.processor.apply_chat_template(
             [user_message(1, question)], add_generation_prompt=True, tokenize=False
         )
@@ -75,10 +101,7 @@ class Answerer:
         places = (ids == self.model.config.image_token_index)[..., None]
         embeds = embeds.masked_scatter(places, tokens.flatten(0, 1))
         logits = self.model(inputs_embeds=embeds, attention_mask=seen).logits
-        told = logits[:, prompt.shape[1] - 1 : -1]
-        each = F.cross_entropy(told.mT, tails.input_ids, reduction="none")
-        summed: Tensor = (each * tails.attention_mask).sum(1)
-        return summed
+        return logits[:, prompt.shape[1] - 1 : -1], tails
 
     @torch.no_grad()
     def tokens(self, pictures: list[Image.Image]) -> Tensor:

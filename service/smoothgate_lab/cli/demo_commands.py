@@ -356,6 +356,25 @@ def demo_resubmit(
     write(json_file, {"plan": evaluation.plan.model_dump(mode="json"), "rows": rows})
 
 
+@app.command("summary")
+def demo_summary(
+    results: Annotated[
+        Path, typer.Option(exists=True, file_okay=False, help="Folder of stored lines.")
+    ] = Path("docs/results"),
+    plans: Annotated[
+        Path, typer.Option(exists=True, file_okay=False, help="Folder of the plans that they are of.")
+    ] = Path("docs/plans"),
+    json_file: Json = None,
+) -> None:
+    """Print one table of what is bundled: clean, transferred, adaptive, resubmitted, certified."""
+    from smoothgate_lab.evaluation import bundled_summary
+
+    with failures():
+        found = bundled_summary.stored(results, plans)
+        print(bundled_summary.markdown(found), end="")
+    write(json_file, asdict(found))
+
+
 @app.command("samples")
 def demo_samples(
     output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("runs/demo/samples"),

@@ -57,7 +57,9 @@ def _run(evaluation: Evaluation, url: str | None) -> None:
         evaluation.url = url
         if url is None and evaluation.asks_service():
             console.print("Starting the service for black-box attacks.")
-            evaluation.url = stack.enter_context(running(evaluation.folder / "service.log")).url
+            # The undefended model is asked there too.
+            settings = {"SMOOTHGATE_ALLOW_SMOOTHING_OFF": "true"}
+            evaluation.url = stack.enter_context(running(evaluation.folder / "service.log", settings)).url
         bar = stack.enter_context(progress(console=console))
         total = sum(evaluation.plan.size(cell) for cell in evaluation.plan.cells())
         task = bar.add_task("", total=total)

@@ -17,6 +17,8 @@ from smoothgate_lab.evaluation.attacks.pgd import Norm
 
 Positive = Annotated[int, Field(ge=1)]
 
+# Attacks of the Adversarial Robustness Toolbox.
+_ART = ("art-square", "hop-skip-jump")
 _QUESTIONS = {question.name: question for question in ONE_PICTURE}
 
 
@@ -40,14 +42,25 @@ class Attack(_Strict):
     """One attack at several radii."""
 
     name: str
-    objective: Literal["answer", "untargeted", "feature", "crops", "transport", "square"] = Field(
+    objective: Literal[
+        "answer",
+        "untargeted",
+        "feature",
+        "crops",
+        "transport",
+        "square",
+        "auto-attack",
+        "art-square",
+        "hop-skip-jump",
+    ] = Field(
         description="answer: cross-entropy of the attacker's answer; untargeted: that of the right answer; "
         "feature, crops (M-Attack), transport (FOA-Attack): distance to the target picture's features; "
-        "square: score of the right answer, without gradients."
+        "square: score of the right answer, without gradients. Of other people's tools: auto-attack "
+        "(AutoAttack, version rand, untargeted), art-square and hop-skip-jump (ART)."
     )
     setting: Literal["adaptive", "transferred", "service"] = Field(
         description="adaptive: crafted on the defence itself with new noise; transferred: crafted on the "
-        "undefended model; service: crafted on the running service through HTTP (only square)."
+        "undefended model; service: crafted on the running service through HTTP (only square and ART's)."
     )
     question: Literal["digit", "ink", "background", "pattern", "parity", "describe"] = Field(
         "digit", description="The question whose answer is attacked."
@@ -60,10 +73,16 @@ class Attack(_Strict):
 
     @model_validator(mode="after")
     def _possible(self) -> Attack:
-        if self.objective == "square" and self.l2:
+        if self.objective in ("square", "art-square") and self.l2:
             raise ValueError("square works only in l_inf")
-        if self.setting == "service" and self.objective != "square":
-            raise ValueError("HTTP gives no gradients: only square is possible there")
+        if self.setting == "service" and self.objective not in ("square", *_ART):
+            raise ValueError("HTTP gives no gradients: only square and ART's attacks are possible there")
+        if self.setting != "service" and self.objective in _ART:
+            raise ValueError("ART's attacks ask the running service")
+        if self.setting != "adaptive" and self.objective == "auto-attack":
+            raise ValueError("AutoAttack is adaptive")
+        if self.question != "digit" and self.objective in ("auto-attack", *_ART):
+            raise ValueError("the classes of this attack are the ten digits")
         return self
 
     def balls(self) -> list[tuple[Norm, float]]:

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -36,6 +36,8 @@ from smoothgate_lab.chat_models.answerer import Answerer, answers
 from smoothgate_lab.demo.conversation import ONE_PICTURE
 from smoothgate_lab.demo.digit_scenes import DigitScenes
 from smoothgate_lab.evaluation.attacks import objectives
+from smoothgate_lab.evaluation.attacks.art_attacks import art_square, hop_skip_jump
+from smoothgate_lab.evaluation.attacks.auto_attack import auto_attack
 from smoothgate_lab.evaluation.attacks.pgd import Loss, pgd
 from smoothgate_lab.evaluation.attacks.square import square
 from smoothgate_lab.evaluation.clean_certificates import CleanPictures
@@ -47,6 +49,8 @@ from smoothgate_lab.evaluation.threads import one_core_each
 from smoothgate_lab.evaluation.victims import SmoothedVictim, Undefended, Victim
 from smoothgate_lab.training_loop import seeded
 
+# Noisy copies for each of the 20 gradients that AutoAttack averages at each of its steps.
+_AUTO_ATTACK_DRAWS = 1
 # Certification samples that the service draws. Its policy takes at least 45.
 _SERVICE_CERTIFY = 64
 
@@ -280,13 +284,54 @@ class Evaluation:
         assert attack is not None and norm is not None  # noqa: S101, PT018
         gen = seeded(self.plan.seed_of(cell, numbers[0]), 0)
         if attack.setting == "service":
-            right = [cell.question.answer(self.scenes.facts[i]) for i in numbers]
-            with self._service(cell) as remote:
-                return square(lambda z: remote.score(right, z), x, cell.eps, plan.queries, gen)
+            return self._craft_on_service(cell, x, numbers, gen)
+        if attack.objective == "auto-attack":
+            return self._auto_attack(cell, x, numbers, gen)
         loss = self._loss(cell, victim, numbers, gen)
         if attack.objective == "square":
             return square(torch.inference_mode()(loss), x, cell.eps, plan.queries, gen)
         return pgd(loss, x, norm, cell.eps, plan.steps, gen, restarts=attack.restarts)
+
+    def _craft_on_service(
+        self, cell: Cell, x: Tensor, numbers: Sequence[int], gen: torch.Generator
+    ) -> Tensor:
+        assert cell.attack is not None and cell.norm is not None  # noqa: S101, PT018
+        queries, seed = self.plan.queries, self.plan.seed_of(cell, numbers[0])
+        right = [cell.question.answer(self.scenes.facts[i]) for i in numbers]
+        digits = [self.scenes.facts[i].digit for i in numbers]
+        choices = self._choices(cell)
+        with self._service(cell) as remote:
+
+            def ask(z: Tensor) -> Tensor:
+                return remote.probabilities(choices, z)
+
+            classes = len(choices) + 1
+            match cell.attack.objective:
+                case "hop-skip-jump":
+                    return hop_skip_jump(ask, x, digits, classes, cell.norm, cell.eps, queries, seed)
+                case "art-square":
+                    return art_square(ask, x, digits, classes, cell.eps, queries, seed)
+                case _:
+                    return square(lambda z: remote.score(right, z), x, cell.eps, queries, gen)
+
+    def _auto_attack(self, cell: Cell, x: Tensor, numbers: Sequence[int], gen: torch.Generator) -> Tensor:
+        """AutoAttack on the ten digits. It checks what it finds with as many noisy copies as are served."""
+        assert cell.norm is not None  # noqa: S101
+        attacked = self.victim(cell.defence, _AUTO_ATTACK_DRAWS)
+        served = self.victim(cell.defence, self.plan.n_select)
+        question, choices = cell.question.phrasings[0], self._choices(cell)
+
+        def logits(z: Tensor) -> Tensor:
+            victim = attacked if torch.is_grad_enabled() else served
+            return self.answerer.choice_logits(question, choices, victim.see(z, gen).tokens)
+
+        labels = torch.tensor([self.scenes.facts[i].digit for i in numbers])
+        seed = self.plan.seed_of(cell, numbers[0])
+        return auto_attack(logits, x, labels, cell.norm, cell.eps, seed)
+
+    def _choices(self, cell: Cell) -> list[str]:
+        """The answers to the attacked question for the digits 0 to 9."""
+        return [cell.question.answer(replace(self.scenes.facts[0], digit=digit)) for digit in range(10)]
 
     def _loss(self, cell: Cell, victim: Victim, numbers: Sequence[int], gen: torch.Generator) -> Loss:
         assert cell.attack is not None  # noqa: S101
@@ -306,12 +351,18 @@ class Evaluation:
             case "transport":
                 width = self.base.adapter.hidden_size
                 return objectives.towards_feature_by_transport(victim, target, width, gen)
+            case other:
+                raise ValueError(f"{other} has no loss")
 
     @contextmanager
     def _service(self, cell: Cell) -> Iterator[RemoteModel]:
         if self.url is None:
             raise SmoothgateError("An attack on the running service needs its address.", code="no_service")
         plan, psm = self.plan, self.encoder(cell.defence).psm_digest
+        if cell.defence.parts == "none":
+            with RemoteModel(self.url, cell.question.phrasings[0], {"mode": "off"}) as remote:
+                yield remote
+            return
         smoothing = {"n_select": plan.n_select, "n_certify": _SERVICE_CERTIFY, "sigma": plan.sigma}
         with RemoteModel(self.url, cell.question.phrasings[0], smoothing) as remote:
             if remote.psm_digest(self.scenes.canvases[0]) != psm:

@@ -1,7 +1,8 @@
-"""The running service as a black box, as the square attack sees it, and how to start it."""
+"""The running service as a black box, as attacks without gradients see it, and how to start it."""
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import subprocess
@@ -69,6 +70,20 @@ class RemoteModel:
                 for reply, wanted in zip(replies, right, strict=True)
             ]
         )
+
+    def probabilities(self, choices: Sequence[str], x: Tensor) -> Tensor:
+        """(B, C + 1): the probability that the service states for its answer, at the place of that answer.
+
+        The last place stands for answers that are none of the C choices. What is left is spread evenly, since
+        a reply states no more.
+        """
+        places = {choice: place for place, choice in enumerate(choices)}
+        found = torch.zeros(len(x), len(choices) + 1)
+        for row, reply in zip(found, self.ask(x), strict=True):
+            stated = math.exp(min(reply.log_probability, 0.0))
+            row += (1 - stated) / len(choices)
+            row[places.get(reply.answer, len(choices))] = stated
+        return found
 
     def psm_digest(self, x: Tensor) -> str | None:
         """The digest of the PSM that certificates name, from an answer about one picture (3, H, W)."""

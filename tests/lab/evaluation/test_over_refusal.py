@@ -57,6 +57,7 @@ def test_the_default_budget_is_that_of_the_service() -> None:
     assert Settings.model_fields["n_select_answer"].default == N_SELECT
 
 
+@pytest.mark.long
 def test_the_published_table_is_of_what_is_bundled(tmp_path: Path) -> None:
     (tmp_path / "votes.jsonl").write_bytes(gzip.decompress((RESULTS / "votes.jsonl.gz").read_bytes()))
     file = tmp_path / "over-refusal.json"

@@ -1,7 +1,8 @@
 """Resubmission: that the same pictures are sent with the noise that each service would use, and counted."""
 
+import gzip
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from smoothgate_lab.evaluation.evaluation_plan import load_plan
 from smoothgate_lab.evaluation.resubmission import Resubmission, Resubmitted, altered, figures, markdown
 from smoothgate_lab.evaluation.robustness import Evaluation
 
+DOCS = Path(__file__).parents[3] / "docs"
 # So much noise and so few copies that answers differ from one time to the next.
 PLAN = """
 n = 2
@@ -140,3 +142,21 @@ def test_without_noise_there_is_nothing_to_send_again(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["demo", "resubmit", str(plan), "--output", str(tmp_path)])
     assert result.exit_code == 1
     assert "no smoothed defence" in result.output
+
+
+def test_the_published_table_is_of_what_is_bundled(tmp_path: Path) -> None:
+    """Whoever changes the bundled model or PSM has to attack it anew."""
+    plan = DOCS / "plans" / "results-resubmitted.toml"
+    packed = (DOCS / "results" / "resubmitted.jsonl.gz").read_bytes()
+    (tmp_path / "resubmitted.jsonl").write_bytes(gzip.decompress(packed))
+    resubmission = Resubmission(Evaluation(load_plan(plan), tmp_path), 10)
+    lines = resubmission.lines()
+    rows = figures(lines)
+    assert [row["n"] for row in rows] == [load_plan(plan).size(cell) for cell in resubmission.cells]
+    assert markdown(rows) == (DOCS / "results" / "resubmitted.md").read_text()
+    # The pictures are those of docs/results.md: sent once, they are answered as there.
+    results = gzip.decompress((DOCS / "results" / "results.jsonl.gz").read_bytes()).decode().splitlines()
+    once = {(one["key"], one["index"]): one["given"] for one in map(json.loads, results)}
+    same = [each.fresh[0] == once[each.key, each.index][each.question] for each in lines]
+    assert sum(same) >= 0.99 * len(same)
+    assert {asdict(each)["defence"] for each in lines} == {"FS + PSM, fine-tuned"}
