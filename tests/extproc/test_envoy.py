@@ -35,6 +35,11 @@ MODEL = "smoothgate-demo"
 QUESTION = {"type": "text", "text": "What digit is shown?"}
 JSON = {"Content-Type": "application/json"}
 MOST = 3 * 2**20
+NO_PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGVsbG8="}}
+
+
+def _chat(*parts: Any) -> list[Any]:
+    return [{"role": "user", "content": [*parts, QUESTION]}]
 
 
 @dataclass(frozen=True)
@@ -136,10 +141,6 @@ def gateway(
         yield started
 
 
-def _chat(*parts: Any) -> list[Any]:
-    return [{"role": "user", "content": [*parts, QUESTION]}]
-
-
 def _large_part() -> dict[str, Any]:
     """A picture of 1.5 MB that no PNG makes smaller: larger than all buffers between."""
     noise = np.random.default_rng(0).integers(0, 256, (600, 800, 3), dtype=np.uint8)
@@ -202,11 +203,7 @@ def test_text_passes(gateway: Envoy) -> None:
     ("body", "status", "code"),
     [
         (b'{"messages": [', 400, "invalid_json"),
-        (
-            json.dumps({"messages": _chat({"type": "image_url", "image_url": {"url": "data:,no"}})}).encode(),
-            422,
-            "invalid_image",
-        ),
+        (json.dumps({"messages": _chat(NO_PICTURE)}).encode(), 422, "invalid_image"),
         (b" " * (MOST + 1), 413, "body_too_large"),
     ],
     ids=["no JSON", "no picture", "too large"],
