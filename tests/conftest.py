@@ -41,8 +41,10 @@ os.environ |= {
 }
 
 # Folders that begin first, since they take long and start a vLLM of their own, and folders that begin last,
-# since they wait for the shared vLLM.
-_FIRST, _LAST = ("deploy", "families", "engine"), ("conformance", "extproc", "fuzz", "http", "playground")
+# since they wait for the shared vLLM: what
+# has long modules before what has short ones.
+_FIRST = ("deploy", "families", "engine")
+_LAST = ("playground", "http", "extproc", "conformance", "fuzz")
 # Modules around the stack of tests/deploy/conftest.py.
 _STACK = ("test_dashboard.py", "test_envoy.py", "test_prometheus.py")
 
@@ -96,7 +98,7 @@ def _folder(nodeid: str) -> str:
 def _turn(folder: str) -> int:
     if folder in _FIRST:
         return _FIRST.index(folder)
-    return len(_FIRST) + (folder in _LAST)
+    return len(_FIRST) + (_LAST.index(folder) + 1 if folder in _LAST else 0)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The filter in this process: real encoder, real sampler, a real gRPC port."""
 
 import asyncio
+import gc
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -56,6 +57,9 @@ def running_filter(encoder: UnitEncoder, **settings: Any) -> Iterator[Filter]:
             if started.done():
                 raise
             started.set_exception(error)
+        finally:
+            # gRPC waits for a thread when its last object goes: here, not in a loop of another test.
+            gc.collect()
 
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(run_in_thread)

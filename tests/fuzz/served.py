@@ -21,6 +21,8 @@ _SETTINGS = {
     "MAX_BODY_BYTES": str(4 << 20),
     "MAX_IMAGE_BYTES": str(1 << 20),
     "BODY_TIMEOUT_SECONDS": "3",
+    # An answer is then due before `sending` gives a request up.
+    "REQUEST_TIMEOUT_SECONDS": "45",
 }
 
 

@@ -89,7 +89,7 @@ def test_bodies_are_accepted_before_they_are_changed(quick_gate: Gate) -> None:
 def test_names_that_are_known_are_found(open_gate: OpenGate, tmp_path: Path) -> None:
     http = open_gate(store=tmp_path).http
     found: Counter[tuple[str, int]] = Counter()
-    for request in islice(names.requests(Random(1)), 60):
+    for request in islice(names.requests(Random(1)), 80):
         assert isinstance(request, Request)
         answer = http.request(
             request.method, request.path, headers=dict(request.headers), content=request.body

@@ -42,7 +42,7 @@ FRESH, MORE, FIRST = 4096, 2048, 512
 FAR = 0.2
 # Samples of the worst-case encoder, which is cheap.
 MANY = 40_000
-PICTURES, PARTS = 50, 17
+PICTURES, PARTS = 50, 25
 # An angular radius is attacked for pictures one after the other, at one cosine each.
 COSINES = (0.5, 0.7, 0.8)
 

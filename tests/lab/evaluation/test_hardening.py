@@ -15,11 +15,12 @@ from smoothgate_lab.training_loop import Schedule
 UNTUNED = Path(__file__).parents[3] / "docs" / "results" / "untuned"
 
 
-@pytest.mark.parametrize("method", ["tecoa", pytest.param("fare", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("method", ["tecoa", "fare"])
 def test_a_tower_is_hardened_and_can_be_loaded(method: Method, tmp_path: Path) -> None:
     hardening = Hardening(method, 8 / 255, 1, bundled("psm"))
     before = hardening.loss(10_000)[1]["attacked"]
-    hardening.run(tmp_path, Schedule(steps=3, muon_lr=0.002, adam_lr=3e-4, warmup=1))
+    hardening.run(tmp_path, Schedule(steps=6, muon_lr=0.002, adam_lr=3e-4, warmup=2))
     assert hardening.loss(10_000)[1]["attacked"] < before
     old = load_file(bundled("model") / "model.safetensors")
     new = load_file(tmp_path / "model" / "model.safetensors")

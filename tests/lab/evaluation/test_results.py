@@ -18,6 +18,7 @@ DOCS = Path(__file__).parents[3] / "docs"
 PLANS = DOCS / "plans"
 
 
+@pytest.mark.long
 @pytest.mark.engine
 @pytest.mark.timeout(600)
 def test_the_quick_plan_runs_through_and_asks_the_service(

@@ -83,8 +83,9 @@ async function holds(key, signature, text) {
 
 let loading = null;
 
-/** TweetNaCl, which makes itself a global of pages and workers. */
+/** TweetNaCl, which makes itself a global of pages and workers: a property of `self`, which Node 18 lacks. */
 function fallback() {
+  globalThis.self ??= globalThis;
   loading ??= import("./vendor/tweetnacl/nacl-fast.min.js").then(() => globalThis.nacl);
   return loading;
 }
