@@ -2,6 +2,8 @@
 # `make serve ENGINE=cpu` or `ENGINE=cuda` overrides the choice; PYTHON=... names the interpreter for the environment.
 
 VENV   ?= .venv
+# For tools that need other versions than the service does.
+REDTEAM ?= .venv-redteam
 ENGINE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)
 BIN    := $(VENV)/bin
 
@@ -10,7 +12,7 @@ export MALLOC_ARENA_MAX ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lock upgrade sbom serve test test-all bench soak fuzz results results-quick votes screenshots lint format clean
+.PHONY: help lock upgrade redteam sbom serve test test-all bench soak fuzz results results-quick votes screenshots lint format clean
 
 help:  ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,10 +24,13 @@ test: $(VENV)/.$(ENGINE)-dev  ## Install, then run lint, types, the import contr
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python -m pytest
 
-test-all: $(VENV)/.$(ENGINE)-dev  ## Run what `make test` runs, the long tests, the fuzzer and the soak: before a release.
+test-all: $(VENV)/.$(ENGINE)-dev $(REDTEAM)/.installed  ## Run what `make test` runs, the long tests, the fuzzer and the soak: before a release.
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python -m pytest -m ''
 	@$(MAKE) --no-print-directory fuzz soak
+
+redteam: $(VENV)/.$(ENGINE)-dev $(REDTEAM)/.installed  ## Attack the running service with PyRIT, ART and AutoAttack.
+	@$(BIN)/python -m pytest -n0 -m '' tests/redteam tests/lab/evaluation/test_other_tools.py
 
 bench: $(VENV)/.$(ENGINE)-dev  ## Measure the sampler and the service against simpler ones.
 	@mkdir -p runs
@@ -87,7 +92,7 @@ sbom: $(VENV)/.cpu-dev  ## List what the images install, as CycloneDX, into runs
 		--pyproject pyproject.toml --output-file runs/smoothgate-$$kind.cdx.json; done
 
 clean:  ## Remove the environment and all caches.
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(REDTEAM) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 # Stamps: nothing is installed while they are newer than what they depend on.
 $(VENV)/.$(ENGINE): pyproject.toml $(wildcard .ci/* docker/requirements.*.txt)
@@ -97,3 +102,7 @@ $(VENV)/.$(ENGINE): pyproject.toml $(wildcard .ci/* docker/requirements.*.txt)
 $(VENV)/.$(ENGINE)-dev: pyproject.toml $(wildcard .ci/* docker/requirements.*.txt)
 	@.ci/install $(VENV) $(ENGINE) dev
 	@touch $(VENV)/.$(ENGINE) $@
+
+$(REDTEAM)/.installed: tests/redteam/requirements.txt .ci/redteam | $(VENV)/.$(ENGINE)-dev
+	@.ci/redteam $(VENV) $(REDTEAM)
+	@touch $@

@@ -1,0 +1,42 @@
+"""PyRIT, unmodified, on the running service. Its figures are held to ours."""
+
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from smoothgate.gate.served_model import DEMO_NAME
+from tests.redteam.conftest import DIGIT, SCENES, Picture, told
+from tests.whole_service import Gate
+
+HERE = Path(__file__).parent
+
+pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.timeout(900)]
+
+
+def run(command: Sequence[str | Path], folder: Path) -> str:
+    """Run it with its caches in a folder, offline. Returns what it prints."""
+    # No tool finds keys, proxies or settings of whoever runs the tests.
+    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    own = {"HOME": str(folder), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TQDM_DISABLE": "1"}
+    done = subprocess.run(command, cwd=folder, env=kept | own, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
+    return done.stdout
+
+
+def test_pyrit_counts_the_successes_that_we_count(
+    gate: Gate, tool_python: Path, pictures: Sequence[Picture], scenes_file: Path, tmp_path: Path
+) -> None:
+    output = run([tool_python, HERE / "pyrit_attack.py", gate.url, DEMO_NAME, scenes_file], tmp_path)
+    theirs = json.loads(output.splitlines()[-1])
+    ours = [told(gate, DIGIT.phrasings[0], picture) for picture in pictures]
+    assert [each["answer"] for each in theirs] == ours
+    hits = [answer == picture.wanted for answer, picture in zip(ours, pictures, strict=True)]
+    assert [each["success"] for each in theirs] == hits
+    # The attack is one: it turns the undefended model.
+    bare = [told(gate, DIGIT.phrasings[0], p, off=True) == p.wanted for p in pictures if p.attacked]
+    assert sum(bare) > sum(hits)
+    assert sum(bare) >= SCENES / 2
