@@ -40,9 +40,19 @@ def failures(reason: str) -> float:
     return REGISTRY.get_sample_value("smoothgate_decoder_failures_total", {"reason": reason}) or 0.0
 
 
+# Decoders of services that other modules share.
+_others: set[int] = set()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _leave_others_alone() -> None:
+    _others.update(decoder_pids())
+
+
 def decoder_pids() -> set[int]:
-    """The decoder processes of this process."""
-    return {pid for pid, line in descendants(os.getpid()).items() if "decoder_child" in line}
+    """The decoder processes of this module."""
+    children = descendants(os.getpid()).items()
+    return {pid for pid, line in children if "decoder_child" in line} - _others
 
 
 OpenDecoder = Callable[[float], ImageDecoder]
