@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from xdist.scheduler import LoadScopeScheduling
 
 import smoothgate.compat.repaired_imports  # noqa: F401, before any test imports transformers
@@ -116,7 +115,6 @@ def _log_as_before() -> Iterator[None]:
     root.setLevel(level)
     root.handlers = handlers
     logs.PROCESSORS[:] = processors
-    structlog.reset_defaults()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -47,7 +47,7 @@ def for_terminal(log_format: Format) -> bool:
 
 
 def configure(log_format: Format, level: str) -> None:
-    """Set up structlog, and log the standard library's records and warnings (uvicorn's too) the same way.
+    """Log our events as lines, and the standard library's records and warnings (uvicorn's too) the same way.
 
     Args:
         log_format: see `for_terminal`.
@@ -79,11 +79,6 @@ def configure(log_format: Format, level: str) -> None:
         *shared,
         structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
     ]
-    structlog.configure(
-        processors=PROCESSORS,
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-    )
     handler = _ToStderr()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -203,7 +198,7 @@ def _log_warning(
     line: str | None = None,
 ) -> None:
     text = " ".join(str(message).split())
-    structlog.get_logger("warnings").warning(text, kind=category.__name__, place=f"{filename}:{lineno}")
+    get_logger("warnings").warning(text, kind=category.__name__, place=f"{filename}:{lineno}")
 
 
 def _log_uncaught(
@@ -212,7 +207,7 @@ def _log_uncaught(
     if issubclass(kind, KeyboardInterrupt):
         return
     where = {} if thread is None else {"thread": thread}
-    structlog.get_logger("uncaught").critical("uncaught error", exc_info=(kind, error, trace), **where)
+    get_logger("uncaught").critical("uncaught error", exc_info=(kind, error, trace), **where)
 
 
 def _log_uncaught_in_thread(failed: threading.ExceptHookArgs) -> None:

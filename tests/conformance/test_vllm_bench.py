@@ -42,7 +42,7 @@ def test_bench_serve(gate: Gate, tmp_path: Path) -> None:
         "result-dir": tmp_path,
         "result-filename": "result.json",
     }
-    arguments = [f"--{name}={value}" for name, value in options.items()]
+    arguments = ["--ignore-eos", *(f"--{name}={value}" for name, value in options.items())]
     smoothed = gate.metric("smoothgate_samples_per_image_count")
     ended = subprocess.run(
         [sys.executable, "-P", "-c", BENCH_SERVE, *arguments, "--save-result", "--save-detailed"],
@@ -55,5 +55,5 @@ def test_bench_serve(gate: Gate, tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     result = json.loads((tmp_path / "result.json").read_text())
     assert (result["completed"], result["failed"]) == (3, 0), result["errors"]
-    assert all(0 < length <= 8 for length in result["output_lens"]), "an answer may end earlier"
+    assert result["output_lens"] == [8, 8, 8]
     assert gate.metric("smoothgate_samples_per_image_count") - smoothed == 3

@@ -232,6 +232,7 @@ def test_a_filter_that_is_killed_lets_nothing_pass(demo_vllm: str, tmp_path: Pat
             assert refused.status_code == 503
             assert _error(refused)["type"] == "gateway_error"
             assert refused.headers["retry-after"]
+    assert all(json.loads(line) for line in log.read_text().splitlines()), "of libraries too"
 
 
 def test_its_limits_are_those_of_the_service() -> None:

@@ -30,8 +30,8 @@ def late(gate: Gate) -> float:
 
 
 def never_late(gate: Gate, send: Callable[[], object]) -> bool:
-    """Whether the loop was on time in one of thirty tries: other programs may hold up the rest."""
-    for _ in range(30):
+    """Whether the loop was on time in one of ten tries: other programs may hold up the rest."""
+    for _ in range(10):
         before = late(gate)
         send()
         time.sleep(0.15)

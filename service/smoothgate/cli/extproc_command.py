@@ -27,19 +27,14 @@ def extproc(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with failures():
         require("extproc", "`smoothgate extproc`")
-    import structlog
-
     from smoothgate import logs
-    from smoothgate.cli.setting_errors import unknown_variables
     from smoothgate.extproc.filter_server import serve
 
     logs.configure(serve_command.log_format(), "info")
     options = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = serve_command.read_settings(options | _UNUSED)
     logs.configure(settings.log_format, settings.log_level)
-    logs.adopt_libraries()
-    for sentence in unknown_variables():
-        structlog.get_logger("settings").warning(sentence)
+    serve_command.begin_log()
     try:
         serve(settings)
     except SmoothgateError as error:

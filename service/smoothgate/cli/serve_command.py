@@ -73,8 +73,19 @@ def _run(settings: Settings) -> bool:
             "pip install 'smoothgate[cpu]' or 'smoothgate[cuda]'"
         )
     from smoothgate import logs
-    from smoothgate.cli.setting_errors import unknown_variables
     from smoothgate.server import serve as run
+
+    begin_log()
+    console = errors if logs.for_terminal(settings.log_format) else None
+    if console is not None and own_engine:
+        logs.get_logger("settings").info("vLLM's own log", file=str(logs.keep_engine_log()))
+    return run(settings, console)
+
+
+def begin_log() -> None:
+    """Have libraries log as we do, without progress bars of theirs; name variables that are no settings."""
+    from smoothgate import logs
+    from smoothgate.cli.setting_errors import unknown_variables
     from smoothgate.vision import hide_progress
 
     logs.adopt_libraries()
@@ -82,10 +93,6 @@ def _run(settings: Settings) -> bool:
     log = logs.get_logger("settings")
     for sentence in unknown_variables():
         log.warning(sentence)
-    console = errors if logs.for_terminal(settings.log_format) else None
-    if console is not None and own_engine:
-        log.info("vLLM's own log", file=str(logs.keep_engine_log()))
-    return run(settings, console)
 
 
 def settings(

@@ -11,7 +11,6 @@ from typing import Any, Self
 from urllib.parse import unquote
 
 import grpc
-import structlog
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import ProcessingModeBodySendMode as Mode
 from starlette.types import ASGIApp, Message, Scope
 
@@ -20,6 +19,7 @@ from smoothgate.extproc import replies
 from smoothgate.http.error_responses import response_of
 from smoothgate.http.outcome_headers import CERTIFICATE, OUTCOME, RADIUS
 from smoothgate.http.request_middleware import ID_HEADER
+from smoothgate.logs import get_logger
 
 Headers = dict[str, str]
 
@@ -27,7 +27,7 @@ Headers = dict[str, str]
 _BODILESS = ("GET", "HEAD", "OPTIONS")
 _OK = 200
 
-log = structlog.get_logger("extproc")
+log = get_logger("extproc")
 
 
 async def exchange(app: ASGIApp, stream: Any) -> None:

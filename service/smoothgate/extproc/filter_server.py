@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
-import structlog
 from envoy_data_plane.envoy.service.ext_proc.v3 import ProcessingRequest
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import OVERALL_HEALTH
@@ -21,6 +20,7 @@ from smoothgate.extproc.exchange import exchange
 from smoothgate.gate.build import build
 from smoothgate.gate.service import Service
 from smoothgate.http.filter_app import create_filter
+from smoothgate.logs import get_logger
 from smoothgate.server import metrics_port
 from smoothgate.settings import Settings
 
@@ -34,7 +34,7 @@ _MOST = 2**31 - 1
 
 _Status = HealthCheckResponse.ServingStatus
 
-log = structlog.get_logger("extproc")
+log = get_logger("extproc")
 
 
 def serve(settings: Settings) -> None:
