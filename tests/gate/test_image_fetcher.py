@@ -809,12 +809,14 @@ async def test_slow_dns(internet: Internet, make: Make) -> None:
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("cancelled", [False, True], ids=["time-is-up", "client-leaves"])
 async def test_a_server_that_never_shakes_hands(
-    internet: Internet, make: Make, monkeypatch: pytest.MonkeyPatch
+    internet: Internet, make: Make, monkeypatch: pytest.MonkeyPatch, cancelled: bool
 ) -> None:
-    left = asyncio.Event()
+    came, left = asyncio.Event(), asyncio.Event()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        came.set()
         await reader.read()
         left.set()
         writer.close()
@@ -822,8 +824,17 @@ async def test_a_server_that_never_shakes_hands(
     async with await asyncio.start_server(accept, "127.0.0.1", 0) as server:
         monkeypatch.undo()
         lead_to(server.sockets[0].getsockname()[1], internet, monkeypatch)
-        assert (await refusal(make(timeout=0.4), f"https://{HOST}/a.png")).code == "url_failed"
-        await asyncio.wait_for(left.wait(), 1)
+        fetcher = make(timeout=60 if cancelled else 0.4)
+        if cancelled:
+            task = asyncio.create_task(fetcher.fetch(f"https://{HOST}/a.png"))
+            await came.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        else:
+            error = await refusal(fetcher, f"https://{HOST}/a.png")
+            assert "longer than 0.4 seconds" in error.message
+        await asyncio.wait_for(left.wait(), 30)
 
 
 @pytest.mark.asyncio

@@ -19,6 +19,7 @@ from typing import Any, Self
 
 import httpx
 
+from smoothgate.compat.closing_transport import ClosingTransport
 from smoothgate.engine import failures
 from smoothgate.engine.failures import RETRY_SECONDS
 from smoothgate.errors import (
@@ -95,7 +96,7 @@ class EngineClient:
             base_url=base_url,
             # A proxy of the environment would see prompts, and the key.
             trust_env=False,
-            transport=httpx.AsyncHTTPTransport(
+            transport=ClosingTransport(
                 trust_env=False,
                 limits=limits,
                 uds=str(socket) if socket else None,

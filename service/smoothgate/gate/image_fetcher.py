@@ -19,6 +19,7 @@ from typing import Literal
 
 import httpx
 
+from smoothgate.compat.closing_transport import ClosingTransport
 from smoothgate.errors import RequestError, TooLarge, Unacceptable
 
 Resolve = Callable[[str], Awaitable[Sequence[str]]]
@@ -102,7 +103,7 @@ class Fetcher:
         self._resolve = resolve
         # Not a client: that would keep cookies, log URLs and take proxies and passwords from the environment.
         # No connection is used twice: it is known by its address, but was verified for one host there.
-        self._transport = httpx.AsyncHTTPTransport(
+        self._transport = ClosingTransport(
             verify=verify, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
         )
 
@@ -159,9 +160,7 @@ class Fetcher:
             "GET",
             url.copy_with(host=addresses[0]),
             headers=_HEADERS | {"Host": host},
-            # httpcore closes a connection whose handshake fails, but not one whose handshake is cancelled:
-            # this makes it fail before the time for the image is up.
-            extensions={"sni_hostname": host, "timeout": {"connect": self._timeout / 2}},
+            extensions={"sni_hostname": host},
         )
         return await self._transport.handle_async_request(request)
 
