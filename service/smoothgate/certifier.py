@@ -147,6 +147,11 @@ class Certifier:
         return self._service.issuer.key_set
 
     @property
+    def service(self) -> Service:
+        """The parts behind it, for measurements of one of them."""
+        return self._service
+
+    @property
     def busy(self) -> float:
         """The share of the time since the start that the sampler's threads spent on batches."""
         return (_sampling_seconds() - self._sampled) / (time.monotonic() - self._started)

@@ -32,9 +32,14 @@ def certified_here(
     """
     with Certifier(**settings) as certifier:
         began = time.perf_counter()
-        for path, outcome in zip(paths, certifier.certify_all(paths), strict=True):
-            yield row_of(path, outcome.value, outcome.error)
+        yield from certified_by(certifier, paths)
         told(time.perf_counter() - began, certifier.busy)
+
+
+def certified_by(certifier: Certifier, paths: Sequence[str]) -> Iterator[Row]:
+    """The rows of pictures, in their order, from a model that is loaded."""
+    for path, outcome in zip(paths, certifier.certify_all(paths), strict=True):
+        yield row_of(path, outcome.value, outcome.error)
 
 
 def certified_on_ray(
@@ -89,6 +94,4 @@ class _Worker:
     def __call__(self, block: dict[str, npt.NDArray[np.str_]]) -> Any:
         from smoothgate.datasets.rows import table
 
-        paths = [str(path) for path in block["path"]]
-        outcomes = self._certifier.certify_all(paths)
-        return table([row_of(path, one.value, one.error) for path, one in zip(paths, outcomes, strict=True)])
+        return table(list(certified_by(self._certifier, [str(path) for path in block["path"]])))

@@ -47,7 +47,7 @@ class RunFolder:
         if out.exists():
             raise Unacceptable(f"{out} exists already.", code="exists")
         self._out = out
-        self._folder = out.with_name(f"{out.name}.run")
+        self._folder = _folder(out)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._require_same(terms)
@@ -122,6 +122,15 @@ class RunFolder:
         return {row["path"]: row for row in rows}
 
 
+def rows_file(out: Path) -> Path:
+    """Where the rows of an unfinished table are, one in each line, as JSON."""
+    return _folder(out) / _ROWS
+
+
 def keys_file(out: Path) -> Path:
     """Where the public keys of a table are."""
     return out.with_name(f"{out.stem}.keys.json")
+
+
+def _folder(out: Path) -> Path:
+    return out.with_name(f"{out.name}.run")

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from smoothgate.cli.common import Json, OtherModel, console, failures, load_adapter, load_encoder, write
+from smoothgate.cli.common import (
+    Json,
+    OtherModel,
+    console,
+    errors,
+    failures,
+    load_adapter,
+    load_encoder,
+    write,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Measurements.")
 
@@ -261,6 +272,91 @@ def bench_answers(
     console.print(costs)
     console.print(f"sigma = {SIGMA:g}; medians of {amount.rounds} rounds and {amount.pictures} pictures")
     write(json_file, figures)
+
+
+@app.command("datasets")
+def bench_datasets(
+    pictures: Annotated[
+        int | None,
+        typer.Option(help="Pictures of each run, at least 40. [default: 1000]", show_default=False),
+    ] = None,
+    n_select: Annotated[
+        int | None, typer.Option(help="Samples that choose the features. [default: 128]", show_default=False)
+    ] = None,
+    n_certify: Annotated[
+        int | None,
+        typer.Option(help="Fresh samples behind the bounds. [default: 256]", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the scenes and of the secret of the noise.")] = 0,
+    quick: Annotated[bool, typer.Option(help="Measure very little, to check that it works.")] = False,
+    json_file: Json = None,
+) -> None:
+    """Certify held-out pictures with a kill in the middle, alone and on Ray, and compare tables and pace.
+
+    Fails if a picture is missing, double, without a certificate, or has another certificate. Needs Linux and
+    the extra `ray`.
+    """
+    from smoothgate import logs
+    from smoothgate.extras import require
+    from smoothgate.progress import progress
+
+    logs.configure("console", "error")
+    with failures():
+        require("ray", "`smoothgate bench datasets`")
+        from smoothgate.vision import hide_progress
+        from smoothgate_lab.benchmarks.datasets_bench import QUICK, Amount, run
+
+        hide_progress()
+        given = {"pictures": pictures, "n_select": n_select, "n_certify": n_certify}
+        named = {name: number for name, number in given.items() if number is not None}
+        amount = replace(QUICK if quick else Amount(), **named)
+        with progress(console=console) as bar:
+
+            def begin(part: str, total: int) -> Callable[[int], None]:
+                task = bar.add_task(part, total=total)
+                return lambda done: bar.update(task, completed=done)
+
+            figures = run(amount, seed, begin)
+    machine = figures["machine"]
+    console.print(f"{machine['device']}, {machine['cores']} cores, torch {machine['torch']}")
+    killed = Table(
+        *("run", "killed with", "first row after", "took"),
+        title=f"{amount.pictures} pictures, {amount.n_select} + {amount.n_certify} samples each",
+    )
+    labels = {
+        "alone": "alone, its process killed",
+        "ray": f"{figures['runs']['ray']['workers']} workers on Ray, one killed",
+    }
+    for name, label in labels.items():
+        row = figures["runs"][name]
+        killed.add_row(
+            label, f"{row['kept']} rows", f"{row['first_row_seconds']:.1f} s", f"{row['seconds']:.0f} s"
+        )
+    console.print(killed)
+    compared = figures["comparisons"]
+    tables = Table(
+        "pictures", *(" and ".join(row["tables"]) for row in compared), title="Tables, two at a time"
+    )
+    for kind in ("missing", "double", "foreign", "failed", "different", "identical"):
+        tables.add_row(kind, *(str(row[kind]) for row in compared))
+    tables.add_row(
+        "largest difference, allowed", *(f"{row['largest']:.1e}, {row['tolerance']:.0e}" for row in compared)
+    )
+    tables.add_row("equal", *("[green]yes[/]" if row["equal"] else "[red]NO[/]" for row in compared))
+    console.print(tables)
+    pace = figures["pace"]
+    rates = Table("", "pictures / s", "samples / s", title=f"Pace, medians of {amount.rounds} rounds in turn")
+    for name, label in (("certify", "certify, undisturbed"), ("sampler", "the sampler alone")):
+        rates.add_row(label, f"{pace[name]:.2f}", f"{pace[name] * pace['samples']:.0f}")
+    rates.add_row("certify, to the sampler", f"{pace['ratio']:.3f}", "")
+    console.print(rates)
+    console.print(f"Before that, the start (model, sampler) took {pace['start_seconds']:.1f} s.")
+    write(json_file, figures)
+    for row in compared:
+        for kind, found in row["examples"].items():
+            errors.print(f"{' and '.join(row['tables'])}: {kind}: {found}", style="red", markup=False)
+    if not all(row["equal"] for row in compared):
+        raise typer.Exit(1)
 
 
 @app.command("soak")
