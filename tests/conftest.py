@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 import smoothgate.compat.repaired_imports  # noqa: F401, before any test imports transformers
 from smoothgate import logs
@@ -40,12 +41,15 @@ os.environ |= {
 }
 
 # Folders that begin first, since they take long and start a vLLM of their own, and folders that begin last,
-# since they wait for the shared vLLM: what
-# has long modules before what has short ones.
+# since they wait for the shared vLLM: what has long modules before what has short ones.
 _FIRST = ("deploy", "families", "engine")
 _LAST = ("playground", "http", "extproc", "conformance", "fuzz")
 # Modules around the stack of tests/deploy/conftest.py.
 _STACK = ("test_dashboard.py", "test_envoy.py", "test_prometheus.py")
+# What mostly waits, for alerts and for clients that hang, has the third worker for itself: it takes little
+# from the two that compute.
+_WAITING = ("stack", "tests/engine/test_local_engine.py")
+_WAITING_WORKER = "gw2"
 
 
 class _ByFixture(LoadScopeScheduling):
@@ -54,8 +58,18 @@ class _ByFixture(LoadScopeScheduling):
     What the stack of a deployment is made for runs in one worker too. In tests/families every family has a
     vLLM or an encoder of its own, so that each may run in another worker. xdist's own groups
     (`--dist=loadgroup`) are lost on pytest 9.2, whose items do not take the new name that xdist 3.8 gives
-    them.
+    them. Where there is a third worker, it runs what mostly waits, and nothing else.
     """
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        if len(self.nodes) > int(_WAITING_WORKER[2:]):
+            waits = node.gateway.id == _WAITING_WORKER
+            scope = next((s for s in self.workqueue if (s in _WAITING) == waits), None)
+            if scope is None:
+                node.shutdown()
+                return
+            self.workqueue.move_to_end(scope, last=False)
+        super()._assign_work_unit(node)
 
     def _split_scope(self, nodeid: str) -> str:
         path, _, name = nodeid.partition("::")

@@ -109,6 +109,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Build]:
     shutil.rmtree(scratch)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_steps_of_the_cpu_image_run_in_order(image: Build) -> None:
     where = image.run(["python", "-c", "import smoothgate; print(smoothgate.__file__)"])

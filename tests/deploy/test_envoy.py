@@ -302,6 +302,7 @@ class Load:
             self.answered += 1
 
 
+@pytest.mark.long
 def test_replicas_roll_under_load_and_no_request_is_lost(stack: Stack, gateway: Envoy, blind: Envoy) -> None:
     rolling, _ = stack.gates
     load = Load(gateway.url)
