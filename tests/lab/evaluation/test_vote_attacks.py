@@ -17,7 +17,7 @@ from smoothgate_lab.evaluation.vote_attacks import (
     figures,
     upper_bound,
 )
-from smoothgate_lab.evaluation.vote_samples import BLOCK, VoteSamples
+from smoothgate_lab.evaluation.vote_samples import VoteSamples
 
 RESULTS = Path(__file__).parents[3] / "docs" / "results"
 SEED = 24
@@ -84,13 +84,12 @@ def test_the_published_attacks_refute_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(3 * 3600)
-def test_no_attack_refutes_the_certificates_of_fifty_pictures(tmp_path: Path) -> None:
-    mine = samples(tmp_path)
-    mine.run([0.5], 60, BLOCK, lambda sigma, count: None)
-    attacks = VoteAttacks(mine, tmp_path, AttackTerms(seed=SEED + 1))
-    pictures = attacks.pictures(60)
-    assert len(pictures) >= 50
+@pytest.mark.timeout(3600)
+def test_no_attack_refutes_a_published_certificate(tmp_path: Path) -> None:
+    """With starts and noise that the published attacks do not have. `make votes` attacks more, for hours."""
+    attacks = VoteAttacks(samples(tmp_path), tmp_path, AttackTerms(seed=SEED + 1))
+    pictures = attacks.pictures(15)
+    assert len(pictures) >= 10
     attacks.run(pictures, [0.5, 0.75, 1.0], lambda: None)
     lines = attacks.lines()
     assert len(lines) == 3 * len(pictures)
