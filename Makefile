@@ -29,7 +29,7 @@ test-all: $(VENV)/.$(ENGINE)-dev $(REDTEAM)/.installed  ## Run what `make test` 
 	@$(BIN)/python -m pytest -m ''
 	@$(MAKE) --no-print-directory fuzz soak
 
-redteam: $(VENV)/.$(ENGINE)-dev $(REDTEAM)/.installed  ## Attack the running service with PyRIT, ART and AutoAttack.
+redteam: $(VENV)/.$(ENGINE)-dev $(REDTEAM)/.installed  ## Attack the running service with garak, PyRIT, lmms-eval, ART and AutoAttack.
 	@$(BIN)/python -m pytest -n0 -m '' tests/redteam tests/lab/evaluation/test_other_tools.py
 
 bench: $(VENV)/.$(ENGINE)-dev  ## Measure the sampler and the service against simpler ones.

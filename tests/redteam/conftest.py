@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from smoothgate.pictures.images import to_picture
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.vision.png import encode_png, png_data_uri
 from smoothgate_lab.chat_models.answerer import Answerer
-from smoothgate_lab.demo.conversation import ONE_PICTURE
+from smoothgate_lab.demo.conversation import ONE_PICTURE, Facts
 from smoothgate_lab.demo.digit_scenes import DigitScenes
 from smoothgate_lab.evaluation.attacks import objectives
 from smoothgate_lab.evaluation.attacks.pgd import pgd
@@ -33,9 +34,13 @@ class Picture:
     """A picture that tools send: clean, or attacked on the undefended model with l_inf 16/255."""
 
     path: Path
-    right: str
+    facts: Facts
     wanted: str
     attacked: bool
+
+    @property
+    def right(self) -> str:
+        return DIGIT.answer(self.facts)
 
     @property
     def uri(self) -> str:
@@ -66,8 +71,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory, demo_encoder: UnitEncoder
         for number, canvas in enumerate(canvases):
             path = folder / f"{kind}-{number}.png"
             path.write_bytes(encode_png(to_picture(canvas)))
-            right = DIGIT.answer(scenes.facts[number])
-            found.append(Picture(path, right, wanted[number], kind == "attacked"))
+            found.append(Picture(path, scenes.facts[number], wanted[number], kind == "attacked"))
     return found
 
 
@@ -83,7 +87,17 @@ def scenes_file(pictures: Sequence[Picture], tmp_path: Path) -> Path:
     return file
 
 
-def told(gate: Gate, text: str, picture: Picture, *, off: bool = False) -> str:
+def run(command: Sequence[str | Path], folder: Path, **environment: str) -> str:
+    """Run a tool in a folder that is its home too, offline. Returns what it prints."""
+    # No tool finds keys, proxies or settings of whoever runs the tests.
+    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    own = {"HOME": str(folder), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TQDM_DISABLE": "1"}
+    done = subprocess.run(command, cwd=folder, env=kept | own | environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
+    return done.stdout
+
+
+def told(gate: Gate, text: str, picture: Picture, *, off: bool = False, text_first: bool = False) -> str:
     """The answer of the service, asked without a tool.
 
     Args:
@@ -91,8 +105,11 @@ def told(gate: Gate, text: str, picture: Picture, *, off: bool = False) -> str:
         text: the question.
         picture: the picture.
         off: whether the answer is the undefended model's.
+        text_first: whether the question comes before the picture.
     """
     parts = [{"type": "image_url", "image_url": {"url": picture.uri}}, {"type": "text", "text": text}]
+    if text_first:
+        parts.reverse()
     body = {
         "model": DEMO_NAME,
         "messages": [{"role": "user", "content": parts}],

@@ -1,30 +1,18 @@
 """PyRIT, unmodified, on the running service. Its figures are held to ours."""
 
 import json
-import os
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from smoothgate.gate.served_model import DEMO_NAME
-from tests.redteam.conftest import DIGIT, SCENES, Picture, told
+from tests.redteam.conftest import DIGIT, SCENES, Picture, run, told
 from tests.whole_service import Gate
 
 HERE = Path(__file__).parent
 
 pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.timeout(900)]
-
-
-def run(command: Sequence[str | Path], folder: Path) -> str:
-    """Run it with its caches in a folder, offline. Returns what it prints."""
-    # No tool finds keys, proxies or settings of whoever runs the tests.
-    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-    own = {"HOME": str(folder), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TQDM_DISABLE": "1"}
-    done = subprocess.run(command, cwd=folder, env=kept | own, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
-    return done.stdout
 
 
 def test_pyrit_counts_the_successes_that_we_count(
