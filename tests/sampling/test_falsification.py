@@ -42,7 +42,7 @@ FRESH, MORE, FIRST = 4096, 2048, 512
 FAR = 0.2
 # Samples of the worst-case encoder, which is cheap.
 MANY = 40_000
-PICTURES, PARTS = 50, 25
+PICTURES = 50
 # An angular radius is attacked for pictures one after the other, at one cosine each.
 COSINES = (0.5, 0.7, 0.8)
 
@@ -179,17 +179,17 @@ def demo() -> UnitEncoder:
     return UnitEncoder.load(adapter, bundled("psm"))
 
 
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("part", [0, *(pytest.param(n, marks=pytest.mark.long) for n in range(1, PARTS))])
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("two", [True, pytest.param(False, marks=pytest.mark.long)], ids=["two", "others"])
 def test_no_attack_inside_the_ball_beats_a_certificate_of_the_demo_model(
-    demo: UnitEncoder, part: int
+    demo: UnitEncoder, two: bool
 ) -> None:
     scenes, _ = labelled_scenes("held-out", PICTURES, seed=97)
-    gen = torch.Generator().manual_seed(part)
+    gen = torch.Generator().manual_seed(int(not two))
     sigma, radii = 0.5, (0.2, 0.5, 0.9)
     moved = []
 
-    for number, scene in enumerate(scenes[part::PARTS]):
+    for number, scene in enumerate(scene for n, scene in enumerate(scenes) if (n % 25 == 0) == two):
         x = demo.adapter.canvas(DecodedImage(np.asarray(scene.picture), "PNG", "")).x
         at = number % len(radii)
         certified = _certify(demo.units, x, sigma, radii, 512, gen)

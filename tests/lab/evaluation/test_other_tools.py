@@ -138,6 +138,13 @@ def test_a_plan_that_cannot_be_meant_is_refused(
     assert complaint in result.output
 
 
+def _fewer(plan: Path, published: str, here: str) -> str:
+    """A published plan with fewer scenes."""
+    text = plan.read_text()
+    assert text.count(published) == 1
+    return text.replace(published, here)
+
+
 def _evaluated(plan: str, folder: Path) -> dict[tuple[str, str], dict[str, object]]:
     """The rows of a plan, by defence and attack."""
     (folder / "plan.toml").write_text(plan)
@@ -159,16 +166,11 @@ def _evaluated(plan: str, folder: Path) -> dict[tuple[str, str], dict[str, objec
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_autoattack_on_the_pipeline_beside_our_pgd(tmp_path: Path) -> None:
-    plan = (PLANS / "results-autoattack.toml").read_text()
-    few = (
-        plan.replace("n = 16", "n = 2")
-        .replace("linf = [8, 16]", "linf = [16]")
-        .replace("batch = 8", "batch = 1")
-    )
-    rows = _evaluated(few, tmp_path)
+    rows = _evaluated(_fewer(PLANS / "results-autoattack.toml", "n = 4", "n = 1"), tmp_path)
     for (defence, attack), row in rows.items():
         assert row["n"] == 1, defence
-        assert attack == "clean" or 0 < float(str(row["l2"])) < 48 * 48 * 3
+        # Where AutoAttack finds nothing, it returns the picture itself.
+        assert attack != "untargeted PGD" or 0 < float(str(row["l2"])) < 48 * 48 * 3
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert max(line["linf"] for line in lines) <= 16 / 255 + 1e-6
 
@@ -178,7 +180,7 @@ def test_autoattack_on_the_pipeline_beside_our_pgd(tmp_path: Path) -> None:
 @pytest.mark.timeout(1800)
 def test_art_on_the_running_service(demo_vllm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SMOOTHGATE_ENGINE_URL", demo_vllm)
-    plan = (PLANS / "results-art.toml").read_text().replace("n = 4", "n = 2")
+    plan = _fewer(PLANS / "results-art.toml", "n = 4", "n = 2")
     square = (
         "\n[[attacks]]\nname = 'Square (ART)'\nobjective = 'art-square'\nsetting = 'service'\nlinf = [16]\n"
     )
