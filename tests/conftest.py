@@ -67,7 +67,7 @@ class _ByFixture(LoadScopeScheduling):
     """
 
     def _assign_work_unit(self, node: WorkerController) -> None:
-        if len(self.nodes) > int(_WAITING_WORKER[2:]):
+        if any(each.gateway.id == _WAITING_WORKER for each in self.nodes):
             waits = node.gateway.id == _WAITING_WORKER
             scope = next((s for s in self.workqueue if (s in _WAITING) == waits), None)
             if scope is None:

@@ -235,7 +235,7 @@ def _check_model(
     watched = {} if watch is None else {"watch": watch}
     again = Replay.of(encoder, decoded, encoder.adapter.canvas(decoded), certificate, **watched)
     yield from _compare(again)
-    fields = _fields(certificate.model_dump(mode="json"))
+    fields = leaves(certificate.model_dump(mode="json"))
     trusted = [name for name in _ON_TRUST if any(f"{field}.".startswith(f"{name}.") for field in fields)]
     yield Check("on trust", True, f"{', '.join(trusted)}: nothing here can check these")
 
@@ -243,9 +243,9 @@ def _check_model(
 def _compare(again: Replay) -> Iterator[Check]:
     """Hold the whole certificate against the one that comes out here."""
     close = _TOLERANCE[str(again.encoder.adapter.dtype).removeprefix("torch.")]
-    certified = _fields(again.recorded.model_dump(mode="json"))
-    here = _fields(again.certificate().model_dump(mode="json"))
-    most = _fields(again.certificate(raised=close).model_dump(mode="json"))
+    certified = leaves(again.recorded.model_dump(mode="json"))
+    here = leaves(again.certificate().model_dump(mode="json"))
+    most = leaves(again.certificate(raised=close).model_dump(mode="json"))
     wrong: dict[str, list[str]] = {}
     for name in certified.keys() | here.keys():
         if name not in _FOLLOWS and not _agrees(
@@ -272,7 +272,7 @@ def _agrees(name: str, certified: Any, here: Any, most: Any, close: float) -> bo
     return bool(certified == here)
 
 
-def _fields(value: Any, name: str = "") -> dict[str, Any]:
+def leaves(value: Any, name: str = "") -> dict[str, Any]:
     """The leaves of a JSON value by their path, such as `bounds.0.eps`."""
     if isinstance(value, dict):
         items = list(value.items())
@@ -280,4 +280,4 @@ def _fields(value: Any, name: str = "") -> dict[str, Any]:
         items = list(enumerate(value))
     else:
         return {name: value}
-    return {k: v for key, item in items for k, v in _fields(item, f"{name}.{key}".lstrip(".")).items()}
+    return {k: v for key, item in items for k, v in leaves(item, f"{name}.{key}".lstrip(".")).items()}

@@ -834,7 +834,7 @@ async def test_a_server_that_never_shakes_hands(
         else:
             error = await refusal(fetcher, f"https://{HOST}/a.png")
             assert "longer than 0.4 seconds" in error.message
-        await asyncio.wait_for(left.wait(), 30)
+        await asyncio.wait_for(left.wait(), 1)
 
 
 @pytest.mark.asyncio

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from smoothgate.certify.signing import content
 from smoothgate.datasets.rows import Row
+from smoothgate.verification import leaves
 from smoothgate_lab.benchmarks.device_bench import TOLERANCE
 
 #: What says when and under which name a certificate was made, and its signature: they differ in every run.
@@ -128,25 +128,6 @@ def _is_number(value: Any) -> bool:
 def _leaves(row: Row) -> dict[str, Any]:
     """The fields of a row and of its certificate by their paths, without `OWN`."""
     columns: dict[str, Any] = {name: value for name, value in row.items() if name not in OWN}
-    signed = _payload(str(row["jws"]))
+    signed = content(str(row["jws"]))
     certificate = {name: value for name, value in signed.items() if name not in OWN}
-    return _flat(columns | {"certificate": certificate})
-
-
-def _payload(jws: str) -> Mapping[str, Any]:
-    """What a compact JWS signs; the signature is not checked."""
-    part = jws.split(".")[1]
-    payload: dict[str, Any] = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
-    return payload
-
-
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    if isinstance(value, dict):
-        items = list(value.items())
-    elif isinstance(value, list):
-        items = list(enumerate(value))
-    else:
-        return {name: value}
-    return {
-        path: leaf for key, item in items for path, leaf in _flat(item, f"{name}.{key}".lstrip(".")).items()
-    }
+    return leaves(columns | {"certificate": certificate})

@@ -35,8 +35,9 @@ def _row(path: str, *, time: str = "now", **certified: Any) -> Row:
         "bounds": [{"eps": 0.25, "fcsb": 0.5}],
         "served_tokens_sha256": "70ce",
     } | certified
-    payload = base64.urlsafe_b64encode(json.dumps(certificate).encode()).decode().rstrip("=")
-    return cast(Row, {"path": path, "error_code": None, "time": time, "jws": f"head.{payload}.{time}"})
+    parts = (json.dumps({"alg": "Ed25519"}), json.dumps(certificate), time)
+    jws = ".".join(base64.urlsafe_b64encode(part.encode()).decode().rstrip("=") for part in parts)
+    return cast(Row, {"path": path, "error_code": None, "time": time, "jws": jws})
 
 
 def _compared(*second: Row) -> Comparison:

@@ -166,11 +166,15 @@ def _evaluated(plan: str, folder: Path) -> dict[tuple[str, str], dict[str, objec
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_autoattack_on_the_pipeline_beside_our_pgd(tmp_path: Path) -> None:
-    rows = _evaluated(_fewer(PLANS / "results-autoattack.toml", "n = 4", "n = 1"), tmp_path)
+    undefended = '{ name = "none", parts = "none", n = 1 }, '
+    plan = _fewer(PLANS / "results-autoattack.toml", "n = 4", "n = 1")
+    rows = _evaluated(plan.replace("defences = [", f"defences = [{undefended}"), tmp_path)
     for (defence, attack), row in rows.items():
         assert row["n"] == 1, defence
-        # Where AutoAttack finds nothing, it returns the picture itself.
-        assert attack != "untargeted PGD" or 0 < float(str(row["l2"])) < 48 * 48 * 3
+        # Where AutoAttack finds nothing, as on one defended picture, it returns the picture itself.
+        found = (defence, attack) != ("FS + PSM, fine-tuned", "AutoAttack")
+        assert attack == "clean" or not found or 0 < float(str(row["l2"])) < 48 * 48 * 3
+    assert rows["none", "AutoAttack"]["hits"] == 1
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert max(line["linf"] for line in lines) <= 16 / 255 + 1e-6
 
