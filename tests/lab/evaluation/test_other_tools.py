@@ -174,7 +174,6 @@ def test_autoattack_on_the_pipeline_beside_our_pgd(tmp_path: Path) -> None:
         # Where AutoAttack finds nothing, as on one defended picture, it returns the picture itself.
         found = (defence, attack) != ("FS + PSM, fine-tuned", "AutoAttack")
         assert attack == "clean" or not found or 0 < float(str(row["l2"])) < 48 * 48 * 3
-    assert rows["none", "AutoAttack"]["hits"] == 1
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert max(line["linf"] for line in lines) <= 16 / 255 + 1e-6
 
