@@ -1,5 +1,6 @@
 """The whole service on the bundled demo model, with a real vLLM behind it."""
 
+import asyncio
 import base64
 import socket
 import threading
@@ -14,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from prometheus_client import generate_latest
 
 from smoothgate.engine import Engine
 from smoothgate.gate.build import build
@@ -21,6 +23,8 @@ from smoothgate.gate.service import Service
 from smoothgate.playground.page_app import create_app
 from smoothgate.sampling.smoother import Smoother
 from smoothgate.settings import Settings
+from tests import metric_lines
+from tests.waiting import eventually
 
 SAMPLES = Path(str(files("smoothgate.demo") / "samples"))
 # Small enough for two cores; the defaults draw more.
@@ -51,9 +55,11 @@ class Gate:
         return self.service.smoother.loaded
 
     def metric(self, start: str) -> float:
-        """The sum of the series whose line starts so."""
-        lines = self.http.get("/metrics").text.splitlines()
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(start))
+        """The sum of the series whose line starts so, as Prometheus would read them.
+
+        They are read in this process: over HTTP, a service with accounts asks for a key.
+        """
+        return metric_lines.total(generate_latest().decode(), start)
 
     def wait_ready(self, seconds: float = 240) -> None:
         end = time.monotonic() + seconds
@@ -69,6 +75,26 @@ class Gate:
             "smoothing": self.smoothing,
         }
         return self.http.post("/v1/chat", json=body | fields)
+
+    def leave(
+        self,
+        path: str,
+        body: dict[str, Any],
+        *,
+        once: Callable[[], bool],
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        """Ask, and close the connection as soon as the condition holds, before an answer comes."""
+
+        async def ask_and_leave() -> None:
+            async with httpx.AsyncClient(base_url=self.url, timeout=60) as http:
+                asked = asyncio.create_task(http.post(path, json=body, headers=headers))
+                await eventually(once)
+                assert not asked.done(), "an answer came first"
+                asked.cancel()
+                await asyncio.wait([asked])
+
+        asyncio.run(ask_and_leave())
 
 
 @pytest.fixture(scope="session")

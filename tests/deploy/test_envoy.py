@@ -22,6 +22,7 @@ from PIL import Image
 from smoothgate import server
 from smoothgate.settings import Settings
 from smoothgate_lab.benchmarks.serving_bench import picture_uri
+from tests import metric_lines
 from tests.deploy.envoy import Envoy, manager_of, read_configuration, running_envoy
 from tests.deploy.stack import ROOT, Gate, Stack, stopped
 from tests.waiting import wait_until
@@ -357,5 +358,5 @@ def _refuses(gate: Gate) -> bool:
 
 def _metric(gate: Gate, start: str) -> float:
     """The sum of the series whose line starts so."""
-    lines = httpx.get(f"http://127.0.0.1:{gate.metrics_port}/metrics", timeout=60).text.splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(start))
+    text = httpx.get(f"http://127.0.0.1:{gate.metrics_port}/metrics", timeout=60).text
+    return metric_lines.total(text, start)

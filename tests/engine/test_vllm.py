@@ -23,7 +23,7 @@ from smoothgate.engine import (
 from smoothgate.engine.media_check import media_part
 from smoothgate.errors import EngineFailed, NotReady, RequestError, UnknownModel
 from smoothgate.vision import Prompt
-from tests import processes
+from tests import metric_lines, processes
 from tests.checkpoints import HIDDEN_SIZE, IMAGE_TOKEN, MODEL_NAME, TOKENS_PER_IMAGE
 from tests.waiting import eventually, until_ready
 
@@ -234,8 +234,7 @@ async def until(engine: LocalEngine, *, busy: bool) -> None:
     async with httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=60) as http:
 
         async def is_so() -> bool:
-            lines = (await http.get("/metrics")).text.splitlines()
-            return busy == any(float(line.split()[-1]) > 0 for line in lines if line.startswith(RUNNING))
+            return busy == (metric_lines.total((await http.get("/metrics")).text, RUNNING) > 0)
 
         await eventually(is_so)
 

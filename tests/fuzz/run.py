@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 
 from smoothgate.demo import bundled
+from tests import metric_lines
 from tests.fuzz import memory
 from tests.fuzz.checks import Checks
 from tests.fuzz.request import FEW_TOKENS, Json, Raw, Request
@@ -242,8 +243,7 @@ def _growth(readings: list[tuple[int, dict[str, int]]], count: int) -> Json:
 
 
 async def _restarts(client: httpx.AsyncClient) -> int:
-    lines = (await client.get("/metrics")).text.splitlines()
-    return sum(int(float(line.split()[1])) for line in lines if line.startswith(f"{_RESTARTS} "))
+    return int(metric_lines.total((await client.get("/metrics")).text, _RESTARTS))
 
 
 async def _is_ready(client: httpx.AsyncClient) -> bool:

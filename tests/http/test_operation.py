@@ -21,7 +21,7 @@ from smoothgate.gate import accounts
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling.sampler import LOST_AFTER, Sampler
 from smoothgate.vision import Layout
-from tests import processes
+from tests import metric_lines, processes
 from tests.fake_vllm import FakeVllm
 from tests.quick_gate import OpenGate
 from tests.whole_service import FEW, Gate, data_uri, image_part
@@ -159,8 +159,7 @@ LONG: dict[str, Any] = {
 def test_sampling_stops_when_the_client_leaves(open_gate: OpenGate) -> None:
     gate = open_gate()
     before = gate.metric("smoothgate_work_dropped_total")
-    with pytest.raises(httpx.ReadTimeout):
-        gate.http.post("/v1/chat", json=LONG, timeout=0.5)
+    gate.leave("/v1/chat", LONG, once=lambda: gate.metric("smoothgate_queued_samples") > 0)
     _wait_until(lambda: gate.metric("smoothgate_work_dropped_total") - before > 1000)
     assert gate.metric("smoothgate_queued_samples") == 0
 
@@ -337,8 +336,7 @@ def test_a_dead_sampler_fails_its_requests_at_once_and_comes_back(
 
 def _of_engine(vllm: str, start: str) -> float:
     """The sum of vLLM's series whose line starts so."""
-    lines = httpx.get(f"{vllm}/metrics", timeout=60).text.splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(start))
+    return metric_lines.total(httpx.get(f"{vllm}/metrics", timeout=60).text, start)
 
 
 @pytest.mark.engine
