@@ -57,6 +57,7 @@ def test_the_environment_holds_no_settings_of_the_service(
     assert environment["PYTHONPATH"].endswith("child_site:elsewhere")
     assert float(environment["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"]) > CLIENT_KEEPALIVE_SECONDS
     assert environment["TORCH_COMPILE_DISABLE"] == "1"
+    assert environment["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "128"
     assert environment["HF_HUB_OFFLINE"] == "1"
     hub = vllm_environment("someone/a-model", tmp_path, on_cpu=False)
     assert "HF_HUB_OFFLINE" not in hub

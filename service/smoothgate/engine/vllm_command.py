@@ -131,4 +131,7 @@ def vllm_environment(model: str, scratch: Path, *, on_cpu: bool) -> dict[str, st
         # In spite of its name: with 0, vLLM's server keeps its only worker in the process of the engine. A
         # worker in a process of its own takes a whole core for a second after each step, while it waits.
         environment.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        # oneDNN keeps a kernel for each length of a prompt, 1,024 of them if left alone: hundreds of MiB for
+        # the demo model, and no faster.
+        environment.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     return environment
