@@ -15,8 +15,9 @@ import numpy as np
 from smoothgate.demo import bundled
 from tests import metric_lines
 from tests.fuzz import memory
+from tests.fuzz.bystander import Bystander, standing_by
 from tests.fuzz.checks import Checks
-from tests.fuzz.request import FEW_TOKENS, Json, Raw, Request
+from tests.fuzz.request import Json, Raw, Request
 from tests.fuzz.sending import SECONDS, Answer, Lost, send
 from tests.fuzz.shrink import shrunk
 from tests.fuzz.stream import stream
@@ -33,7 +34,6 @@ SEVEN = "The digit is 7."
 MOST_WAIT = {"probe": 2.0, "answer": 30.0}
 
 _READ_EVERY_SECONDS = 1.0
-_BYSTANDER_PAUSE_SECONDS = 0.25
 _AGAIN_SECONDS = 30.0
 _RESTARTS = "smoothgate_engine_restarts_total"
 _SHOWN_BODY = 1000
@@ -53,8 +53,6 @@ class _Seen:
     statuses: dict[str, Counter[str]] = field(default_factory=dict)
     routes: dict[str, Counter[str]] = field(default_factory=dict)
     failures: dict[str, _Failure] = field(default_factory=dict)
-    waited: dict[str, float] = field(default_factory=lambda: dict.fromkeys(MOST_WAIT, 0.0))
-    refused: list[int] = field(default_factory=list)
     memory: list[tuple[int, dict[str, int]]] = field(default_factory=list)
 
 
@@ -104,7 +102,7 @@ async def run(
         checks, seen = Checks(document), _Seen()
         todo: asyncio.Queue[Request | Raw | None] = asyncio.Queue(4 * clients)
         started = time.perf_counter()
-        async with _beside(_watch(seen, pid, step)), _beside(_stand_by(client, seen)):
+        async with _beside(_watch(seen, pid, step)), _standing_by(url) as bystander:
             await asyncio.gather(
                 _fill(todo, stream(document, count, seed, patient=patient), clients),
                 *(_client(todo, client, checks, seen) for _ in range(clients)),
@@ -116,7 +114,7 @@ async def run(
         failures = [await _reported(failure, client, checks) for failure in seen.failures.values()]
     measured = None if pid is None else _growth(seen.memory, count)
     grew = any(part["growth"] > MOST_GROWTH for part in (measured or {}).values())
-    in_time = all(seen.waited[name] <= most for name, most in MOST_WAIT.items())
+    in_time = all(bystander.waited[name] <= most for name, most in MOST_WAIT.items())
     return {
         "requests": seen.done,
         "seed": seed,
@@ -127,10 +125,10 @@ async def run(
         "routes": {route: dict(found) for route, found in sorted(seen.routes.items())},
         "failures": failures,
         "memory": measured,
-        "bystander": seen.waited | {"refused": seen.refused},
+        "bystander": bystander.waited | {"refused": bystander.refused},
         "restarts": restarts,
         "well": well,
-        "passed": well and in_time and not (seen.refused or failures or restarts or grew),
+        "passed": well and in_time and not (bystander.refused or failures or restarts or grew),
     }
 
 
@@ -204,18 +202,17 @@ async def _watch(seen: _Seen, pid: int | None, step: Callable[[int], None]) -> N
         await asyncio.sleep(_READ_EVERY_SECONDS)
 
 
-async def _stand_by(client: httpx.AsyncClient, seen: _Seen) -> None:
-    """Ask as a client does that knows nothing of the others."""
-    probe = client.build_request("GET", "/health/live")
-    answer = client.build_request("POST", "/v1/chat", json={"message": "Hello", "max_tokens": FEW_TOKENS})
-    while True:
-        for name, request in (("probe", probe), ("answer", answer)):
-            began = time.perf_counter()
-            status = (await client.send(request)).status_code
-            seen.waited[name] = max(seen.waited[name], time.perf_counter() - began)
-            if status != httpx.codes.OK:
-                seen.refused.append(status)
-        await asyncio.sleep(_BYSTANDER_PAUSE_SECONDS)
+@asynccontextmanager
+async def _standing_by(url: str) -> AsyncIterator[Bystander]:
+    """`standing_by`, of which the start and the end take seconds."""
+    client = standing_by(url)
+    seen = await asyncio.to_thread(client.__enter__)
+    try:
+        yield seen
+    except BaseException as error:
+        await asyncio.to_thread(client.__exit__, type(error), error, error.__traceback__)
+        raise
+    await asyncio.to_thread(client.__exit__, None, None, None)
 
 
 @asynccontextmanager

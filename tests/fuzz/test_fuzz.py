@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import io
+import socket
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -17,6 +18,7 @@ from smoothgate.http.app import create_app
 from smoothgate.settings import Settings
 from tests.families import tiny_model
 from tests.fuzz import bodies, hostile, images, names, openapi, sizes, wire
+from tests.fuzz.bystander import standing_by
 from tests.fuzz.checks import Checks
 from tests.fuzz.request import Json, Raw, Request
 from tests.fuzz.run import MOST_WAIT, run
@@ -59,6 +61,14 @@ def test_hostile_bodies_delay_nobody_else(quick_gate: Gate, monkeypatch: pytest.
     assert 0 < figures["bystander"]["probe"] < MOST_WAIT["probe"]
     assert 0 < figures["bystander"]["answer"] < MOST_WAIT["answer"]
     assert set(figures["statuses"][hostile.SOURCE]) >= {"400", "413", "415", "422"}
+
+
+def test_a_run_beside_which_nobody_is_answered_fails() -> None:
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unheard.getsockname()[1]}"
+        with pytest.raises(RuntimeError, match="stands by has failed"), standing_by(url):
+            pass
 
 
 @pytest.fixture(scope="module")
