@@ -34,8 +34,10 @@ class Bystander:
 def standing_by(url: str) -> Iterator[Bystander]:
     """Let it ask a service meanwhile, as a client does that knows nothing of the others.
 
+    Its start and its end take a second or two, in which the caller waits.
+
     Raises:
-        RuntimeError: it got no answer at all, or did not start.
+        RuntimeError: it did not start, or a request of it got no answer.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -48,7 +50,7 @@ def standing_by(url: str) -> Iterator[Bystander]:
         _told(ours, _START_SECONDS)
         yield seen
         over.set()
-        found: Bystander = _told(ours, SECONDS + _PAUSE_SECONDS)
+        found: Bystander = _told(ours, 2 * SECONDS + _PAUSE_SECONDS)
         seen.waited, seen.refused = found.waited, found.refused
     finally:
         process.kill()

@@ -15,7 +15,7 @@ import numpy as np
 from smoothgate.demo import bundled
 from tests import metric_lines
 from tests.fuzz import memory
-from tests.fuzz.bystander import Bystander, standing_by
+from tests.fuzz.bystander import standing_by
 from tests.fuzz.checks import Checks
 from tests.fuzz.request import Json, Raw, Request
 from tests.fuzz.sending import SECONDS, Answer, Lost, send
@@ -101,14 +101,15 @@ async def run(
         restarts = await _restarts(client)
         checks, seen = Checks(document), _Seen()
         todo: asyncio.Queue[Request | Raw | None] = asyncio.Queue(4 * clients)
-        started = time.perf_counter()
-        async with _beside(_watch(seen, pid, step)), _standing_by(url) as bystander:
-            await asyncio.gather(
-                _fill(todo, stream(document, count, seed, patient=patient), clients),
-                *(_client(todo, client, checks, seen) for _ in range(clients)),
-            )
-        step(seen.done)
-        seconds = time.perf_counter() - started
+        with standing_by(url) as bystander:
+            started = time.perf_counter()
+            async with _beside(_watch(seen, pid, step)):
+                await asyncio.gather(
+                    _fill(todo, stream(document, count, seed, patient=patient), clients),
+                    *(_client(todo, client, checks, seen) for _ in range(clients)),
+                )
+            step(seen.done)
+            seconds = time.perf_counter() - started
         well = await _is_well(client, answer)
         restarts = await _restarts(client) - restarts
         failures = [await _reported(failure, client, checks) for failure in seen.failures.values()]
@@ -200,19 +201,6 @@ async def _watch(seen: _Seen, pid: int | None, step: Callable[[int], None]) -> N
         if pid is not None:
             seen.memory.append((seen.done, memory.resident(pid)))
         await asyncio.sleep(_READ_EVERY_SECONDS)
-
-
-@asynccontextmanager
-async def _standing_by(url: str) -> AsyncIterator[Bystander]:
-    """`standing_by`, of which the start and the end take seconds."""
-    client = standing_by(url)
-    seen = await asyncio.to_thread(client.__enter__)
-    try:
-        yield seen
-    except BaseException as error:
-        await asyncio.to_thread(client.__exit__, type(error), error, error.__traceback__)
-        raise
-    await asyncio.to_thread(client.__exit__, None, None, None)
 
 
 @asynccontextmanager
