@@ -33,22 +33,45 @@ class ClipEncoder(nn.Module):
         """D, the width of a visual token."""
         return self.linear_2.out_features
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Canvases (N, 3, H, W) in [0, 1] -> visual tokens (N, T, D)."""
-        states = self.tower(pixel_values=(x - 0.5) / 0.5, output_hidden_states=True).hidden_states[-1]
+    def forward(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Canvases (N, 3, H, W) in [0, 1] -> visual tokens (N, T, D).
+
+        Args:
+            x: the canvases.
+            kept: (N, K), the patches that the tower sees of each canvas, to train faster. It gives visual
+                tokens (N, K, D). None: all patches.
+        """
+        states = self.tower.pre_layrnorm(self.tower.embeddings((x - 0.5) / 0.5))
+        if kept is not None:
+            # State 0 is the class embedding's.
+            places = F.pad(kept + 1, (1, 0))
+            states = states.gather(1, places[..., None].expand(-1, -1, states.shape[2]))
+        states = self.tower.encoder(inputs_embeds=states).last_hidden_state
         tokens: Tensor = self.linear_2(F.gelu(self.linear_1(states[:, 1:])))
         return tokens
 
 
-def centred_unit(tokens: Tensor, mu: Tensor, *, follow: bool) -> Tensor:
+def centred_unit(tokens: Tensor, mu: Tensor, *, follow: bool, kept: Tensor | None = None) -> Tensor:
     """Centred unit features (N, T, D) of visual tokens (N, T, D), as the service computes them.
 
     Args:
         tokens: visual tokens.
         mu: (T, D), the running mean of tokens.
         follow: whether `mu` moves towards these tokens, in place.
+        kept: (N, K), the places of the tokens (N, K, D) that there are. None: all T.
     """
     if follow:
         with torch.no_grad():
-            mu.lerp_(tokens.detach().mean(0), 0.02)
-    return F.normalize((tokens - mu).flatten(1), dim=1).view_as(tokens)
+            mu.copy_(_towards(mu, tokens.detach(), kept))
+    centre = mu if kept is None else mu[kept]
+    return F.normalize((tokens - centre).flatten(1), dim=1).view_as(tokens)
+
+
+def _towards(mu: Tensor, tokens: Tensor, kept: Tensor | None) -> Tensor:
+    """`mu`, moved by a fiftieth towards the mean of tokens at each place. A place without tokens stays."""
+    if kept is None:
+        return mu.lerp(tokens.mean(0), 0.02)
+    places = kept.flatten()
+    sums = torch.zeros_like(mu).index_add_(0, places, tokens.flatten(0, 1))
+    counts = torch.bincount(places, minlength=len(mu))[:, None]
+    return torch.where(counts > 0, mu.lerp(sums / counts.clamp(min=1), 0.02), mu)

@@ -35,20 +35,6 @@ def cut_out(x: Tensor, gen: torch.Generator, side: int = 8) -> Tensor:
     return x.masked_fill(inside, 0.5)
 
 
-def recoloured(x: Tensor, gen: torch.Generator, most: float = 0.4) -> Tensor:
-    """Canvases (N, 3, H, W) in [0, 1] with other brightness, contrast and saturation.
-
-    Each factor is between 1 - `most` and 1 + `most`.
-    """
-    brightness, contrast, saturation = 1 + most * (2 * torch.rand(3, len(x), 1, 1, 1, generator=gen) - 1)
-    x = x * brightness
-    mean = x.mean((1, 2, 3), keepdim=True)
-    x = mean + contrast * (x - mean)
-    grey = x.mean(1, keepdim=True)
-    varied: Tensor = grey + saturation * (x - grey)
-    return varied.clamp(0, 1)
-
-
 def turned(x: Tensor, gen: torch.Generator, angle: float = 0.25, scale: float = 0.2) -> Tensor:
     """Canvases (N, 3, H, W), turned by up to `angle` radians and scaled by up to 1 +- `scale`."""
     theta = angle * (2 * torch.rand(len(x), generator=gen) - 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,17 @@ from smoothgate_lab.photos.photo_teacher import PhotoTeacher, teacher_loss
 from smoothgate_lab.photos.photo_tower import PhotoTowerTrainer, photo_encoder, tower_loss
 from smoothgate_lab.photos.photographs import Photographs
 from smoothgate_lab.training_loop import HeldOut, Loss, Schedule, claim, seeded, train
+from smoothgate_lab.training_loop import bfloat16 as in_bfloat16
 
-TEACHER = Schedule(steps=4000, muon_lr=0.04, adam_lr=2e-3, decay=0.8)
-TOWER = Schedule(steps=9600, muon_lr=0.02, adam_lr=1e-3, warmup=200, decay=0.8)
+TEACHER = Schedule(steps=3000, muon_lr=0.06, adam_lr=4e-3, decay=0.9)
+TOWER = Schedule(steps=9000, muon_lr=0.02, adam_lr=1e-3, warmup=200, decay=0.8)
 LANGUAGE = Schedule(steps=1200, muon_lr=0.01, adam_lr=2e-3)
 
 # Batches of photographs that the served form is measured on.
 _SERVED = 10
+
+# Photographs that the teacher's first layer is set by.
+_WHITENED = 5000
 
 #: Of each class, the training pictures that are held out: they are measured on during training.
 HELD_OUT = 100
@@ -36,29 +41,31 @@ class Recipe:
     """Sizes and lengths of the stages.
 
     Attributes:
-        teacher_width: number of channels of the teacher's first layer.
+        teacher_width: number of channels of the teacher's first group.
         hidden, layers: width of the tower, and number of its layers.
         width, mlp, text_layers: width of the language model, of its MLPs, and number of its layers.
         teacher, tower, language: steps and learning rates.
+        thinned_steps: number of the tower's first steps in which it sees half of the patches.
         batch: number of photographs in a batch.
         language_batch: number of photographs in a batch of the language model.
         measure_every: number of steps between two measurements on held-out pictures.
         save_every: number of steps between two checkpoints.
     """
 
-    teacher_width: int = 48
+    teacher_width: int = 64
     hidden: int = 256
-    layers: int = 8
+    layers: int = 7
     width: int = 192
     mlp: int = 512
     text_layers: int = 4
     teacher: Schedule = TEACHER
     tower: Schedule = TOWER
     language: Schedule = LANGUAGE
+    thinned_steps: int = 6500
     batch: int = 256
     language_batch: int = 96
     measure_every: int = 200
-    save_every: int = 50
+    save_every: int = 100
 
 
 class PhotoTraining:
@@ -91,7 +98,7 @@ class PhotoTraining:
         self.photographs = photographs.of_each_class(held_out, len(photographs))
         self._folder = folder
         self._seed = seed
-        self._precision = torch.autocast("cpu", torch.bfloat16, enabled=bfloat16)
+        self._bfloat16 = bfloat16
         self._facts = {"photographs": photographs.digest, "seed": seed, "bfloat16": bfloat16}
 
     def run(self, output: Path) -> None:
@@ -110,6 +117,7 @@ class PhotoTraining:
         recipe = self.recipe
         torch.manual_seed(self._seed)
         teacher = PhotoTeacher(recipe.teacher_width)
+        teacher.look_at(self.photographs.batch(0, min(_WHITENED, len(self.photographs)), self._seed))
 
         def loss(step: int) -> tuple[Tensor, dict[str, float]]:
             batch = self.photographs.batch(step, recipe.batch, self._seed)
@@ -137,10 +145,12 @@ class PhotoTraining:
 
         def loss(step: int) -> tuple[Tensor, dict[str, float]]:
             batch = self.photographs.batch(step, recipe.batch, self._seed + 2)
-            return tower_loss(trainer, teacher, batch, seeded(self._seed + 3, step))
+            patches = encoder.tokens // 2 if step < recipe.thinned_steps else None
+            return tower_loss(trainer, teacher, batch, seeded(self._seed + 3, step), patches)
 
         sizes = {"hidden": recipe.hidden, "layers": recipe.layers, "width": recipe.width}
-        facts = {"batch": recipe.batch, **sizes, "teacher": digest(teacher)}
+        lengths = {"batch": recipe.batch, "thinned_steps": recipe.thinned_steps}
+        facts = {**lengths, **sizes, "teacher": digest(teacher)}
         self._stage("tower", trainer, loss, recipe.tower, facts, classifier=trainer)
         return encoder.eval().requires_grad_(False)
 
@@ -148,7 +158,7 @@ class PhotoTraining:
         """Stage 3: train the language model on the frozen encoder's visual tokens. Returns it frozen."""
         recipe, seed = self.recipe, self._seed + 4
         chat = ChatEncoder(tokenizer, encoder.tokens)
-        with torch.no_grad(), self._precision:
+        with torch.no_grad(), self._precision():
             known = [self.photographs.batch(n, recipe.language_batch, seed) for n in range(_SERVED)]
             served = Served.measure(encoder(batch.canvases).float() for batch in known)
         torch.manual_seed(seed)
@@ -181,7 +191,7 @@ class PhotoTraining:
         claim(folder, {**self._facts, **facts, "schedule": asdict(schedule)})
 
         def in_precision(step: int) -> tuple[Tensor, dict[str, float]]:
-            with self._precision:
+            with self._precision():
                 return loss(step)
 
         measured = None
@@ -202,8 +212,11 @@ class PhotoTraining:
             save_every=self.recipe.save_every,
         )
 
+    def _precision(self) -> AbstractContextManager[None]:
+        return in_bfloat16("cpu", enabled=self._bfloat16)
+
     def _errors(self, classifier: nn.Module) -> float:
-        with self._precision:
+        with self._precision():
             return 1 - accuracy(classifier, self.held_out)
 
 

@@ -7,6 +7,7 @@ resumed run gives the same weights as an uninterrupted one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from smoothgate_lab.psm_training.attacks_through_noise import attack
 from smoothgate_lab.psm_training.feature_attacks import perturb
 from smoothgate_lab.psm_training.noise_pairs import noise_pairs
 from smoothgate_lab.psm_training.vote_tuning import AskedPictures, VoteTuning
-from smoothgate_lab.training_loop import HeldOut, Schedule, claim, seeded, train
+from smoothgate_lab.training_loop import HeldOut, Schedule, bfloat16, claim, seeded, train
 
 #: (number of a batch, pictures in it) -> canvases (n, 3, H, W) in [0, 1]. It depends only on its arguments.
 Pictures = Callable[[int, int], Tensor]
@@ -60,6 +61,7 @@ class Recipe:
         muon_lr, adam_lr: largest learning rates. Stages after the first use a share of them.
         seed: seed of weights, pictures and noise.
         held_out_every, patience: early stopping, see `HeldOut`.
+        bfloat16: whether to compute in bfloat16 on a CPU too. On CUDA it always is.
     """
 
     sigmas: tuple[float, ...] = (0.25, 0.5, 0.75)
@@ -84,6 +86,7 @@ class Recipe:
     seed: int = 1
     held_out_every: int = 500
     patience: int = 4
+    bfloat16: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -428,6 +431,6 @@ class Trainer:
         device = self.adapter.device
         return _Noisy(x.repeat(2, 1, 1, 1).to(device), z.to(device), levels.to(device), gen)
 
-    def _autocast(self) -> torch.autocast:
-        cuda = self.adapter.device.type == "cuda"
-        return torch.autocast(self.adapter.device.type, torch.bfloat16, enabled=cuda)
+    def _autocast(self) -> AbstractContextManager[None]:
+        device = self.adapter.device.type
+        return bfloat16(device, enabled=device == "cuda" or self.recipe.bfloat16)

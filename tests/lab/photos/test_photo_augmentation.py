@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from smoothgate_lab.photos.photo_augmentation import cut_out, mixed, recoloured, shifted, turned
+from smoothgate_lab.photos.photo_augmentation import cut_out, mixed, shifted, turned
 
 Change = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -13,7 +13,7 @@ def _gen(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("change", [cut_out, mixed, recoloured, shifted, turned])
+@pytest.mark.parametrize("change", [cut_out, mixed, shifted, turned])
 def test_a_change_depends_on_the_generator_alone_and_stays_in_the_range(change: Change) -> None:
     x = torch.rand(32, 3, 32, 32, generator=_gen())
     first, again, other = change(x, _gen(1)), change(x, _gen(1)), change(x, _gen(2))

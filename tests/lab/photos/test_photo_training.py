@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from smoothgate.errors import SmoothgateError
 from smoothgate.vision import DecodedImage, load
 from smoothgate_lab.chat_models.answerer import Answerer
+from smoothgate_lab.chat_models.clip_encoder import centred_unit
 from smoothgate_lab.cli import photos_commands
 from smoothgate_lab.photos import photo_training
 from smoothgate_lab.photos.photo_evaluation import photo_accuracy
@@ -35,6 +36,7 @@ RECIPE = Recipe(
     teacher=SHORT,
     tower=Schedule(steps=8, muon_lr=0.02, adam_lr=2e-3, warmup=2),
     language=Schedule(steps=4, muon_lr=0.02, adam_lr=2e-3, warmup=2),
+    thinned_steps=5,
     batch=32,
     language_batch=8,
     measure_every=8,
@@ -135,9 +137,53 @@ def test_the_tower_learns_what_the_teacher_says(teacher: PhotoTeacher, photograp
         torch.autograd.backward(total)
         optimiser.step()
         totals.append(float(total.detach()))
-    assert set(figures) == {"what", "tokens", "map", "shared", "agreement"}
+    assert set(figures) == {"what", "tokens", "fine", "coarse", "shared", "agreement"}
     assert sum(totals[-5:]) < 0.8 * sum(totals[:5])
     assert all(weight.grad is not None for weight in model.encoder.linear_2.parameters())
+
+
+def test_a_tower_that_sees_all_patches_in_any_order_gives_the_same_tokens() -> None:
+    torch.manual_seed(0)
+    encoder = photo_encoder(32, 2, 32)
+    x = torch.rand(3, 3, 32, 32)
+    order = torch.stack([torch.randperm(64) for _ in x])
+    with torch.no_grad():
+        tokens, reordered = encoder(x), encoder(x, order)
+        few = encoder(x, order[:, :20])
+    torch.testing.assert_close(reordered, tokens.gather(1, order[..., None].expand_as(tokens)))
+    assert few.shape == (3, 20, 32)
+
+
+def test_a_tower_that_sees_some_patches_does_not_know_the_others() -> None:
+    torch.manual_seed(0)
+    encoder = photo_encoder(32, 2, 32)
+    x = torch.rand(1, 3, 32, 32)
+    other = x.clone()
+    other[..., 4:, :] = torch.rand(1, 3, 28, 32)
+    first_row = torch.arange(8)[None]
+    with torch.no_grad():
+        assert torch.equal(encoder(x, first_row), encoder(other, first_row))
+        assert not torch.equal(encoder(x)[:, :8], encoder(other)[:, :8])
+
+
+def test_the_centre_follows_the_mean_at_the_places_that_were_seen() -> None:
+    mu = torch.zeros(4, 2)
+    tokens = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [7.0, 8.0]]])
+    unit = centred_unit(tokens, mu, follow=True, kept=torch.tensor([[0, 1], [0, 3]]))
+    assert torch.allclose(mu, 0.02 * torch.tensor([[3.0, 4.0], [3.0, 4.0], [0.0, 0.0], [7.0, 8.0]]))
+    assert torch.allclose(unit.flatten(1).norm(dim=1), torch.ones(2))
+
+
+def test_the_teacher_sees_whitened_patches(photographs: Photographs) -> None:
+    teacher = PhotoTeacher(4)
+    teacher.look_at(photographs)
+    with torch.no_grad():
+        seen = teacher.whiten((photographs.canvases - 0.5) / 0.25)[:, :12]
+    values = seen.transpose(0, 1).flatten(1)
+    second_moments = values @ values.T / values.shape[1]
+    assert second_moments.diagonal().max() < 1.2
+    off = second_moments - second_moments.diagonal().diag()
+    assert off.abs().max() < 0.1
 
 
 def test_the_encoder_of_the_files_is_the_one_that_was_trained(work: Path, photographs: Photographs) -> None:
