@@ -5,7 +5,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from smoothgate.cli import app
+from smoothgate.cli.main import app
 from tests.families import tiny_model
 
 with tempfile.TemporaryDirectory(prefix="smoothgate-soak-") as folder:

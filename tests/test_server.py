@@ -17,7 +17,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from smoothgate import logs, server
-from smoothgate.cli import app, setting_errors
+from smoothgate.cli import setting_errors
+from smoothgate.cli.main import app
 from smoothgate.demo import bundled
 from smoothgate.engine import EngineState
 from smoothgate.errors import SmoothgateError
@@ -28,7 +29,7 @@ from tests import processes
 from tests.captured_log import captured
 
 CONSOLE = {"SMOOTHGATE_LOG_FORMAT": "console"}
-COMMAND = [sys.executable, "-c", "from smoothgate.cli import app; app()", "serve"]
+COMMAND = [sys.executable, "-c", "from smoothgate.cli.main import app; app()", "serve"]
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from smoothgate.cli import app
+from smoothgate.cli.main import app
 from smoothgate.psm.calibration import Calibration
 from tests import checkpoints
 

@@ -9,7 +9,8 @@ import typer
 from typer.testing import CliRunner
 
 from smoothgate import extras
-from smoothgate.cli import app, plugins
+from smoothgate.cli import plugins
+from smoothgate.cli.main import app
 
 LAB = ("bench", "demo", "evaluate", "photos", "psm.evaluate", "psm.train", "psm.tune")
 
@@ -28,7 +29,7 @@ def test_importing_smoothgate_imports_no_other_package() -> None:
 
 def test_the_commands_are_listed_without_importing_what_they_use() -> None:
     heavy = {"torch", "numpy", "scipy", "transformers", "vllm", "fastapi", "pydantic", "httpx", "structlog"}
-    listing = "from smoothgate.cli import app; app(['--help'], standalone_mode=False)"
+    listing = "from smoothgate.cli.main import app; app(['--help'], standalone_mode=False)"
     imported = _imported(listing)
     assert {"smoothgate", "smoothgate_lab"} <= imported
     assert not imported & heavy
@@ -40,6 +41,11 @@ def test_the_lab_brings_its_commands() -> None:
         result = CliRunner().invoke(app, [*name.split("."), "--help"])
         assert result.exit_code == 0
         assert "needs the extra" not in result.output
+
+
+@pytest.mark.parametrize("module", sorted({entry.module for entry in plugins.installed()}))
+def test_a_plugin_can_be_imported_before_the_command_line(module: str) -> None:
+    assert "smoothgate_lab" in _imported(f"import {module}")
 
 
 @pytest.mark.parametrize("reason", ["a dependency of the lab is missing", "the lab is missing"])

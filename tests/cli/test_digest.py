@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from smoothgate.certify.signing import verify
-from smoothgate.cli import app
+from smoothgate.cli.main import app
 from smoothgate.demo import bundled
 from tests.whole_service import Gate
 

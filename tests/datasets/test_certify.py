@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from smoothgate.cli import app
+from smoothgate.cli.main import app
 from tests.whole_service import SAMPLES
 
 NUMBER = 14
@@ -90,7 +90,7 @@ def _started(words: list[str], killed_after: int = 0) -> subprocess.Popen[bytes]
     """The command in a process of its own, which kills itself after so many rows; 0: never."""
     code = f"""
 import os, signal, sys
-from smoothgate.cli import app
+from smoothgate.cli.main import app
 from smoothgate.datasets.run_folder import RunFolder
 
 kept = RunFolder.add

@@ -221,7 +221,7 @@ def test_a_filter_that_is_killed_lets_nothing_pass(demo_vllm: str, tmp_path: Pat
     # Of a gate that is set up beside it; the filter has no use for it.
     settings |= {"PORT": str(port), "ENGINE_URL": demo_vllm}
     environment = os.environ | {PREFIX + name: value for name, value in settings.items()}
-    command = [sys.executable, "-c", "from smoothgate.cli import app; app()", "extproc"]
+    command = [sys.executable, "-c", "from smoothgate.cli.main import app; app()", "extproc"]
     log = tmp_path / "extproc.log"
     with process(command, log, environment) as pid, _envoy(tmp_path, port, demo_vllm) as gateway:
         body = json.dumps({"model": MODEL, "messages": _chat(image_part("seven.png"))}).encode()

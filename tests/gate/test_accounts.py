@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from smoothgate.cli import app
+from smoothgate.cli.main import app
 from smoothgate.errors import SmoothgateError
 from smoothgate.gate import accounts
 from smoothgate.gate.accounts import AccountBook

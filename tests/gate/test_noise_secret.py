@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from smoothgate.cli import app
+from smoothgate.cli.main import app
 from smoothgate.errors import SmoothgateError
 from smoothgate.gate.build import build
 from smoothgate.gate.smoother_loading import load_noise_seeds

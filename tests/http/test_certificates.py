@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from smoothgate.certify.signing import PublicKey, SigningKey, verify
-from smoothgate.cli import app
+from smoothgate.cli.main import app
 from smoothgate.errors import SmoothgateError
 from smoothgate.gate.build import build
 from smoothgate.gate.issuing import Issuer

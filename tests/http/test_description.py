@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from typer.testing import CliRunner
 
 from smoothgate import __version__
-from smoothgate.cli import app
+from smoothgate.cli.main import app
 from smoothgate.gate import accounts
 from smoothgate.gate.served_model import DEMO_NAME
 from tests.quick_gate import OpenGate

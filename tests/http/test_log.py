@@ -16,7 +16,7 @@ from smoothgate.certify.certificate import Certificate
 from smoothgate.certify.commitment import certificate_entry, committed_entry
 from smoothgate.certify.merkle import extends
 from smoothgate.certify.signing import verify, verify_checkpoint
-from smoothgate.cli import app
+from smoothgate.cli.main import app
 from smoothgate.errors import NotReady
 from smoothgate.gate import accounts, commitment_log
 from smoothgate.gate.commitment_log import CommitmentLog

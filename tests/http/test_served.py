@@ -98,7 +98,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         "SMOOTHGATE_ENGINE_MAX_MODEL_LEN": "1024",
     }
     log = folder / "log"
-    command = [sys.executable, "-c", "from smoothgate.cli import app; app()", "serve"]
+    command = [sys.executable, "-c", "from smoothgate.cli.main import app; app()", "serve"]
     with log.open("wb") as out:
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
     url = f"http://127.0.0.1:{port}"

@@ -13,7 +13,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from smoothgate.certify.answer_certificate import AnswerCertificate, sha256
-from smoothgate.cli import app
+from smoothgate.cli.main import app
 from tests.fake_vllm import FakeVllm
 from tests.quick_gate import OpenGate
 from tests.whole_service import SAMPLES, Gate, data_uri

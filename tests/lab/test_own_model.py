@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from smoothgate import logs, server
-from smoothgate.cli import app
+from smoothgate.cli.main import app
 from smoothgate.gate.served_model import DEMO_NAME
 from smoothgate.psm.calibration import Calibration
 from smoothgate.psm.checkpoint import PSM

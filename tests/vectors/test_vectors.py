@@ -12,7 +12,7 @@ import numpy as np
 from scipy import special
 from typer.testing import CliRunner
 
-from smoothgate.cli import app
+from smoothgate.cli.main import app
 from smoothgate.verification import UNCHECKED, answered, check, read
 from tests.node import run
 from tests.playground.browser import chromium, opened

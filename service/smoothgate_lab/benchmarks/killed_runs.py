@@ -43,7 +43,7 @@ class KilledRun:
     """
 
     def __init__(self, words: Sequence[str], out: Path, pictures: int, step: Callable[[int], None]) -> None:
-        self._words = [sys.executable, "-c", "from smoothgate.cli import app; app()"]
+        self._words = [sys.executable, "-c", "from smoothgate.cli.main import app; app()"]
         self._words += ["certify", *words, "--out", str(out)]
         self.out = out
         self._log = out.with_suffix(".log")

@@ -163,7 +163,7 @@ def running(
     url = f"http://127.0.0.1:{port}"
     environment = os.environ | {"SMOOTHGATE_HOST": "127.0.0.1", "SMOOTHGATE_PORT": str(port)}
     environment |= settings or {}
-    command = [sys.executable, "-c", "from smoothgate.cli import app; app()", "serve"]
+    command = [sys.executable, "-c", "from smoothgate.cli.main import app; app()", "serve"]
     with log.open("w") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)  # noqa: S603
     try:

@@ -51,7 +51,7 @@ class PhotoTeacher(nn.Module):
         self.map_width = 4 * width
         self.whiten = nn.Conv2d(3, 2 * patch, _WHITENED)
         self.whiten.weight.requires_grad_(False)
-        nn.init.zeros_(self.whiten.bias)
+        nn.init.zeros_(self.whiten.get_parameter("bias"))
         self.net = nn.Sequential(
             _group(2 * patch, width),
             _group(width, self.map_width),

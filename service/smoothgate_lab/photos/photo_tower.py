@@ -86,7 +86,8 @@ class PhotoTowerTrainer(nn.Module):
 
 def unit_variance(unit: Tensor) -> Tensor:
     """Centred unit features (N, K, D), scaled to what heads read."""
-    return unit * unit[0].numel() ** 0.5
+    scaled: Tensor = unit * unit[0].numel() ** 0.5
+    return scaled
 
 
 def tower_loss(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from smoothgate.cli import app
+from smoothgate.cli.main import app
 from smoothgate.gate.build import build
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.settings import Settings

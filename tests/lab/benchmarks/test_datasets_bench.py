@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 from typer.testing import CliRunner
 
-from smoothgate.cli import app
+from smoothgate.cli.main import app
 from smoothgate.datasets.rows import Row
 from smoothgate.datasets.run_folder import rows_file
 from smoothgate.errors import SmoothgateError

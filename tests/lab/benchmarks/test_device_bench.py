@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from smoothgate.cli import app
+from smoothgate.cli.main import app
 from smoothgate.sampling.forward import Forward
 from smoothgate_lab.benchmarks import device_bench
 from smoothgate_lab.benchmarks.random_llava import Sizes, random_adapter, with_purifier

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from smoothgate.cli import app
+from smoothgate.cli.main import app
 from smoothgate.sampling.autotune import Tuning
 from smoothgate_lab.benchmarks import sampler_bench
 

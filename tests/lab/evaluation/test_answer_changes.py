@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from smoothgate.cli import app
+from smoothgate.cli.main import app
 from smoothgate.errors import SmoothgateError
 from smoothgate_lab.evaluation.answer_changes import answer_changes
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
-from smoothgate.cli import app
+from smoothgate.cli.main import app
 from smoothgate.demo import bundled
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate_lab.chat_models.answerer import Answerer, answers

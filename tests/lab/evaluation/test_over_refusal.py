@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from smoothgate.certify.votes import Candidates, VoteCount, VoteTerms
-from smoothgate.cli import app
+from smoothgate.cli.main import app
 from smoothgate.settings import Settings
 from smoothgate_lab.evaluation.over_refusal import DEFAULT_BUDGET, figures, largest_radius, markdown
 from smoothgate_lab.evaluation.vote_samples import ALPHA, BLOCK, N_SELECT

@@ -7,7 +7,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from smoothgate.cli import app
+from smoothgate.cli.main import app
 from smoothgate.demo import bundled
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.vision import load

@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from smoothgate.cli import app
+from smoothgate.cli.main import app
 from smoothgate_lab.evaluation.evaluation_plan import load_plan
 from smoothgate_lab.evaluation.resubmission import Resubmission, Resubmitted, altered, figures, markdown
 from smoothgate_lab.evaluation.robustness import Evaluation

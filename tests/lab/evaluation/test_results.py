@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from smoothgate.cli import app
+from smoothgate.cli.main import app
 from smoothgate.errors import SmoothgateError
 from smoothgate_lab.evaluation.evaluation_plan import load_plan
 from smoothgate_lab.evaluation.report import markdown, summarise

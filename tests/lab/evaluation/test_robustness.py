@@ -8,7 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from smoothgate.cli import app
+from smoothgate.cli.main import app
 from smoothgate_lab.evaluation.attacks.square import square
 from smoothgate_lab.evaluation.evaluation_plan import EvaluationPlan, load_plan
 from smoothgate_lab.evaluation.report import markdown, summarise

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from smoothgate.certify.votes import radius_of
-from smoothgate.cli import app
+from smoothgate.cli.main import app
 from smoothgate_lab.evaluation.vote_attacks import (
     AttackedVote,
     AttackTerms,

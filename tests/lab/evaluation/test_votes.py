@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from smoothgate.certify.votes import Tally, VoteCount, VoteTerms
-from smoothgate.cli import app
+from smoothgate.cli.main import app
 from smoothgate_lab.evaluation import vote_samples
 from smoothgate_lab.evaluation.json_lines import appending, whole_lines
 from smoothgate_lab.evaluation.vote_report import figures, markdown, plot

@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner
 
-from smoothgate.cli import app, common
+from smoothgate.cli import common
+from smoothgate.cli.main import app
 from smoothgate.errors import SmoothgateError
 from smoothgate.psm.calibration import Calibration, calibrate
 from smoothgate.psm.checkpoint import PSM, Identity
@@ -39,7 +40,7 @@ RECIPE = Recipe(
     served_steps=6,
     held_out_every=5,
 )
-SMOOTHGATE = [sys.executable, "-c", "from smoothgate.cli import app; app()"]
+SMOOTHGATE = [sys.executable, "-c", "from smoothgate.cli.main import app; app()"]
 
 
 @pytest.fixture(scope="module")

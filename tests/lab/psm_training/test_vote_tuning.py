@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner
 
-from smoothgate.cli import app, common
+from smoothgate.cli import common
+from smoothgate.cli.main import app
 from smoothgate.errors import SmoothgateError
 from smoothgate.psm.calibration import Calibration, calibrate
 from smoothgate.psm.checkpoint import PSM
