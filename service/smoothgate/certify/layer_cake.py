@@ -32,6 +32,7 @@ concave in mu. Any mu gives a true bound, so an error in the search for the best
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -160,7 +161,7 @@ class Expected:
         return float(optimize.brentq(excess, 0.0, 40.0, xtol=1e-6)) if excess(0.0) > 0.0 else 0.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Moments:
     """What certification establishes: lower bounds on the means of the transforms. All of them are true with
     probability at least 1 - alpha.
@@ -186,63 +187,87 @@ class Moments:
         """
         if delta <= 0.0:
             return self.score_lower
-        return _Dual(self.transforms, self.lowers, delta).best()
+        return self._dual.best(delta)
+
+    @cached_property
+    def _dual(self) -> _Dual:
+        return _Dual(self.transforms, self.lowers)
 
 
 class _Dual:
-    """(3) at one delta: the concave function of mu, its derivatives, and a maximiser."""
+    """(3), a concave function of mu at every delta, and its maximiser."""
 
-    def __init__(self, transforms: tuple[Transform, ...], lowers: Array, delta: float) -> None:
+    def __init__(self, transforms: tuple[Transform, ...], lowers: Array) -> None:
         # Each transform is scaled to T(1) = 1, so that all entries of mu have the same unit.
         self.slopes = np.stack([transform.slopes / transform.scale for transform in transforms])
         self.widths = np.diff(transforms[0].thresholds)
         self.lowers = lowers
-        self.delta = delta
+        self.quantiles = special.ndtri(np.clip(lowers, _LEAST, _MOST))
 
-    def value(self, mu: Array) -> float:
-        """The bound for this mu, rounded down by more than its rounding error."""
-        y = mu @ self.slopes
-        z = self._z(y)
-        paid = y * special.ndtr(z)
-        gained = special.ndtr(z - self.delta)
-        scale = float(mu @ self.lowers + self.widths @ (paid + gained))
-        return float(mu @ self.lowers - self.widths @ (paid - gained)) - 10 * MARGIN * (1.0 + scale)
-
-    def best(self) -> float:
+    def best(self, delta: float) -> float:
         """Newton's method from the best single transform. Each step is a non-negative quadratic programme."""
-        mu = self._start()
-        value = self.value(mu)
+        # Each single transform with the multiple psi'(b_j) that is right for the identity.
+        singles = _DualPoint.at(self, np.diag(np.exp(delta * self.quantiles - delta**2 / 2.0)), delta)
+        here = _DualPoint.at(self, singles.mu[np.argmax(singles.value)], delta)
         for _ in range(12):
-            step = self._newton(mu) - mu
-            ahead = self.value(mu + step)
-            while ahead < value and float(np.abs(step).max()) > 1e-9:
+            step = here.newton() - here.mu
+            ahead = _DualPoint.at(self, here.mu + step, delta)
+            while ahead.value < here.value and float(np.abs(step).max()) > 1e-9:
                 step = step / 2.0
-                ahead = self.value(mu + step)
-            if ahead <= value + 1e-9:
+                ahead = _DualPoint.at(self, here.mu + step, delta)
+            if ahead.value <= here.value + 1e-9:
                 break
-            mu, value = mu + step, ahead
-        return max(value, 0.0)
+            here = ahead
+        return max(float(here.value), 0.0)
 
-    def _z(self, y: Array) -> Array:
-        return np.asarray(np.log(np.maximum(y, 1e-300)) / self.delta + self.delta / 2.0, dtype=np.float64)
 
-    def _start(self) -> Array:
-        """The best single transform, each with the multiple psi'(b_j) that is right for the identity."""
-        multiples = np.exp(
-            self.delta * special.ndtri(np.clip(self.lowers, _LEAST, _MOST)) - self.delta**2 / 2.0
-        )
-        return max(np.diag(multiples), key=self.value)
+@dataclass(frozen=True, slots=True, eq=False)
+class _DualPoint:
+    """(3) at one delta and at one mu (J,), or at several (K, J).
 
-    def _newton(self, mu: Array) -> Array:
-        """The maximiser over mu >= 0 of the second-order model of (3) at mu."""
-        y = mu @ self.slopes
-        z = self._z(y)
-        gradient = self.lowers - self.slopes @ (self.widths * special.ndtr(z))
-        density = np.exp(-np.square(z) / 2.0) / np.sqrt(2.0 * np.pi)
-        curvature = self.widths * density / (self.delta * np.maximum(y, 1e-300))
-        hessian = (self.slopes * curvature) @ self.slopes.T
-        hessian += (1e-9 * float(np.trace(hessian)) + 1e-12) * np.eye(len(mu))
+    Attributes:
+        dual: the function.
+        mu: where it is.
+        delta: eps / sigma.
+        y: the slopes of the mixture, with an entry for each layer.
+        z: as in psi*(y).
+        standing: Phi(z).
+        value: the bound for this mu, rounded down by more than its rounding error.
+    """
+
+    dual: _Dual
+    mu: Array
+    delta: float
+    y: Array
+    z: Array
+    standing: Array
+    value: Array
+
+    @classmethod
+    def at(cls, dual: _Dual, mu: Array, delta: float) -> _DualPoint:
+        """The function at mu."""
+        y = mu @ dual.slopes
+        z = np.log(np.maximum(y, 1e-300)) / delta + delta / 2.0
+        standing = special.ndtr(z)
+        direct = mu @ dual.lowers
+        paid = (y * standing) @ dual.widths
+        gained = special.ndtr(z - delta) @ dual.widths
+        value = direct - paid + gained - 10 * MARGIN * (1.0 + direct + paid + gained)
+        return cls(dual, mu, delta, y, z, standing, value)
+
+    def newton(self) -> Array:
+        """The maximiser over mu >= 0 of the second-order model of (3) at one mu."""
+        dual = self.dual
+        gradient = dual.lowers - dual.slopes @ (dual.widths * self.standing)
+        density = np.exp(-np.square(self.z) / 2.0) / np.sqrt(2.0 * np.pi)
+        curvature = dual.widths * density / (self.delta * np.maximum(self.y, 1e-300))
+        if len(self.mu) == 1:
+            # As below, without the cost of three solvers: an angular radius takes dozens of these steps.
+            bend = float(np.square(dual.slopes[0]) @ curvature)
+            return np.maximum(self.mu + gradient / (bend * (1.0 + 1e-9) + 1e-12), 0.0)
+        hessian = (dual.slopes * curvature) @ dual.slopes.T
+        hessian += (1e-9 * float(np.trace(hessian)) + 1e-12) * np.eye(len(self.mu))
         root = np.linalg.cholesky(hessian)
-        target = np.linalg.solve(root, gradient + hessian @ mu)
+        target = np.linalg.solve(root, gradient + hessian @ self.mu)
         solution, _ = optimize.nnls(root.T, target)
         return np.asarray(solution, dtype=np.float64)
