@@ -221,26 +221,12 @@ def demo_votes(
     json_file: Json = None,
 ) -> None:
     """Measure certified accuracy of answers: how often the right answer holds within a radius."""
-    from rich.markdown import Markdown
-
-    from smoothgate.progress import progress
-    from smoothgate_lab.evaluation import vote_report
-    from smoothgate_lab.evaluation.vote_samples import BLOCK, VoteSamples
+    from smoothgate_lab.cli.vote_runs import measure_votes
+    from smoothgate_lab.evaluation.asked_scenes import demo_scenes
 
     with failures():
-        samples = VoteSamples(output, seed)
-        if not report_only:
-            blocks = scenes * -(-n // BLOCK)
-            with progress(console=console) as bar:
-                tasks = {each: bar.add_task(f"sigma {each:g}", total=blocks) for each in sigma}
-                samples.run(sigma, scenes, n, lambda each, count: bar.advance(tasks[each], count))
-        figures = vote_report.figures(samples.blocks())
-    tables = vote_report.markdown(figures)
-    (output / "votes.md").write_text(tables)
-    (output / "votes.svg").write_text(vote_report.plot(figures))
-    console.print(Markdown(tables))
-    console.print(f"Wrote {output / 'votes.md'} and {output / 'votes.svg'}")
-    write(json_file, figures)
+        wanted = None if report_only else (scenes, n)
+        measure_votes(demo_scenes(seed), output, seed, sigma, wanted, json_file)
 
 
 @app.command("attack-votes", cls=Lists)
@@ -266,32 +252,13 @@ def demo_attack_votes(
     json_file: Json = None,
 ) -> None:
     """Try to refute certificates of answers by attacks inside their radius; print what gives in outside."""
-    from rich.markdown import Markdown
-
-    from smoothgate.progress import progress
-    from smoothgate_lab.evaluation import vote_attacks
-    from smoothgate_lab.evaluation.vote_attacks import AttackTerms, VoteAttacks
-    from smoothgate_lab.evaluation.vote_samples import BLOCK, VoteSamples
+    from smoothgate_lab.cli.vote_runs import attack_votes
+    from smoothgate_lab.evaluation.asked_scenes import demo_scenes
+    from smoothgate_lab.evaluation.vote_attacks import AttackTerms
 
     with failures():
-        samples = VoteSamples(output, seed)
-        attacks = VoteAttacks(samples, output, AttackTerms(sigma, steps, draws, fresh, seed))
-        if not report_only:
-            with progress(console=console) as bar:
-                drawing = bar.add_task("samples", total=scenes)
-                samples.run([sigma], scenes, BLOCK, lambda _, count: bar.advance(drawing, count))
-                pictures = attacks.pictures(scenes)
-                attacking = bar.add_task("attacks", total=len(pictures) * len(factor))
-                attacks.run(pictures, factor, lambda: bar.advance(attacking))
-        rows = vote_attacks.figures(attacks.lines())
-    table = vote_attacks.markdown(rows, attacks.terms)
-    (output / "attacked-votes.md").write_text(table)
-    (output / "attacked-votes.svg").write_text(vote_attacks.plot(rows))
-    console.print(Markdown(table))
-    console.print(f"Wrote {output / 'attacked-votes.md'} and {output / 'attacked-votes.svg'}")
-    write(json_file, {"terms": asdict(attacks.terms), "rows": rows})
-    if any(row["refuted"] for row in rows):
-        raise typer.Exit(1)
+        terms = AttackTerms(sigma, steps, draws, fresh, seed)
+        attack_votes(demo_scenes(seed), output, terms, factor, None if report_only else scenes, json_file)
 
 
 @app.command("over-refusal")
@@ -306,10 +273,11 @@ def demo_over_refusal(
     from rich.markdown import Markdown
 
     from smoothgate_lab.evaluation import over_refusal
+    from smoothgate_lab.evaluation.asked_scenes import demo_scenes
     from smoothgate_lab.evaluation.vote_samples import VoteSamples
 
     with failures():
-        figures = over_refusal.figures(VoteSamples(output, seed).blocks())
+        figures = over_refusal.figures(VoteSamples(output, seed, demo_scenes(seed)).blocks())
     tables = over_refusal.markdown(figures)
     (output / "over-refusal.md").write_text(tables)
     console.print(Markdown(tables))

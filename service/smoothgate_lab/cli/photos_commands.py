@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
-from smoothgate.cli.common import Json, console, errors, failures, write
+from smoothgate.cli.common import Json, Lists, Sigmas, console, errors, failures, write
+
+_SIGMAS = [0.12, 0.25, 0.5, 1.0]
+_FACTORS = [0.5, 1.0, 2.0]
 
 app = typer.Typer(no_args_is_help=True, help="The photographs model (CIFAR-10).")
 
@@ -19,6 +22,9 @@ Data = Annotated[
         help="Folder with cifar-10-binary.tar.gz, or with cifar10-train.npz and cifar10-test.npz.",
     ),
 ]
+
+Model = Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of the model.")]
+Psm = Annotated[Path, typer.Option("--psm", exists=True, file_okay=False, help="Folder of its PSM.")]
 
 
 @app.command("train")
@@ -46,9 +52,7 @@ def photos_train(
 @app.command("evaluate")
 def photos_evaluate(
     data: Data,
-    model: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of the model.")] = Path(
-        "runs/photos/model"
-    ),
+    model: Model = Path("runs/photos/model"),
     per_class: Annotated[
         int, typer.Option(min=1, help="The first of each class's test pictures, in this number.")
     ] = 1000,
@@ -69,3 +73,83 @@ def photos_evaluate(
     for name, wrong in figures["errors"].items():
         errors.print(f"{name}: {'; '.join(wrong)}", style="dim")
     write(json_file, figures)
+
+
+@app.command("pictures")
+def photos_pictures(
+    data: Data,
+    output: Annotated[Path, typer.Option(help="Folder that gets the files.")] = Path("runs/photos/pictures"),
+) -> None:
+    """Write the training pictures as PNG files, for `smoothgate psm train --images`."""
+    from PIL import Image
+
+    from smoothgate_lab.photos.photographs import load_photographs
+
+    with failures():
+        photographs = load_photographs(data, "train")
+    output.mkdir(parents=True, exist_ok=True)
+    for number, picture in enumerate(photographs.pixels.permute(0, 2, 3, 1).numpy()):
+        Image.fromarray(picture).save(output / f"{number:05}.png")
+    console.print(f"Wrote {len(photographs)} pictures to {output}")
+
+
+@app.command("votes", cls=Lists)
+def photos_votes(
+    data: Data,
+    model: Model = Path("runs/photos/model"),
+    psm: Psm = Path("runs/photos/psm"),
+    output: Annotated[
+        Path, typer.Option(help="Folder of samples and results. A run resumes where it stopped.")
+    ] = Path("runs/photos/votes"),
+    sigma: Sigmas = _SIGMAS,
+    pictures: Annotated[int, typer.Option(min=1, max=500, help="Test pictures for each sigma.")] = 500,
+    n: Annotated[
+        int, typer.Option(min=512, help="Certification samples per picture; whole blocks of 512 are drawn.")
+    ] = 1024,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 26,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Report the present samples without further ones.")
+    ] = False,
+    json_file: Json = None,
+) -> None:
+    """Measure certified accuracy of answers about the first 50 test pictures of each class."""
+    from smoothgate_lab.cli.vote_runs import measure_votes
+    from smoothgate_lab.evaluation.asked_scenes import photo_scenes
+    from smoothgate_lab.photos.photographs import load_photographs
+
+    with failures():
+        scenes = photo_scenes(load_photographs(data, "test"), model, psm)
+        measure_votes(scenes, output, seed, sigma, None if report_only else (pictures, n), json_file)
+
+
+@app.command("attack-votes", cls=Lists)
+def photos_attack_votes(
+    data: Data,
+    model: Model = Path("runs/photos/model"),
+    psm: Psm = Path("runs/photos/psm"),
+    output: Annotated[
+        Path, typer.Option(help="Folder of `photos votes`: has samples, gets attacks. A run resumes.")
+    ] = Path("runs/photos/votes"),
+    sigma: Annotated[float, typer.Option(min=0.01, help="Noise level.")] = 0.25,
+    pictures: Annotated[
+        int, typer.Option(min=1, max=500, help="Test pictures: attacked where the answer is certified.")
+    ] = 50,
+    factor: Annotated[
+        list[float], typer.Option(min=0.01, help="Radii of the attacks, in certified radii of the picture.")
+    ] = _FACTORS,
+    seed: Annotated[int, typer.Option(help="Seed of starts and noise.")] = 26,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Report the present attacks without further ones.")
+    ] = False,
+    json_file: Json = None,
+) -> None:
+    """Try to refute certificates of answers about test pictures by attacks inside their radius."""
+    from smoothgate_lab.cli.vote_runs import attack_votes
+    from smoothgate_lab.evaluation.asked_scenes import photo_scenes
+    from smoothgate_lab.evaluation.vote_attacks import AttackTerms
+    from smoothgate_lab.photos.photographs import load_photographs
+
+    with failures():
+        scenes = photo_scenes(load_photographs(data, "test"), model, psm)
+        terms = AttackTerms(sigma=sigma, seed=seed)
+        attack_votes(scenes, output, terms, factor, None if report_only else pictures, json_file)

@@ -89,6 +89,13 @@ def train(
             "start from: a folder or a Hugging Face id."
         ),
     ] = "light",
+    patch: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Side of the blocks of pixels of the light purifier: small ones for small canvases.",
+        ),
+    ] = 4,
     mapper: Annotated[MapperChoice, typer.Option(help="Mapper to train.")] = MapperChoice.RESIDUAL,
     denoise_steps: Annotated[int, typer.Option(min=0, help="Updates of stage 1 without the encoder.")] = 3000,
     purifier_steps: Annotated[int, typer.Option(min=0, help="Updates of stage 1 with all losses.")] = 5000,
@@ -153,7 +160,7 @@ def train(
         trainer = Trainer(
             adapter, calibration, training, held_out, recipe, work or output / "work", save_every=save_every
         )
-        psm = trainer.run(_purifier(purifier), mapper=mapper is MapperChoice.RESIDUAL)
+        psm = trainer.run(_purifier(purifier, patch), mapper=mapper is MapperChoice.RESIDUAL)
         psm.save(output)
         measure_smoothed(adapter, output, calibration, held_out(0, CALIBRATED), sigma, seed)
     _say_skipped(training, held_out, skipped)
@@ -359,13 +366,13 @@ def _require_demo(model: str | None) -> None:
         raise MalformedRequest("--model needs --images, a folder of pictures.")
 
 
-def _purifier(choice: str) -> nn.Module:
+def _purifier(choice: str, patch: int) -> nn.Module:
     from smoothgate.psm.checkpoint import Identity
     from smoothgate.psm.purifier import LightUNet, LightUNetConfig
 
     match choice:
         case "light":
-            return LightUNet(LightUNetConfig())
+            return LightUNet(LightUNetConfig(patch=patch))
         case "identity":
             return Identity()
     from smoothgate.psm.diffusion_purifier import DiffusionPurifier

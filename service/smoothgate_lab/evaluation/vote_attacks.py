@@ -29,11 +29,10 @@ from scipy import special
 from scipy.stats import binomtest
 
 from smoothgate.certify.votes import VoteStatement
-from smoothgate.demo import bundled
 from smoothgate.gate.answer_form import fold
 from smoothgate.sampling.draw import draw, generator_noise
 from smoothgate_lab.chat_models.answerer import Answerer
-from smoothgate_lab.demo.drafted_answers import DraftedAnswers
+from smoothgate_lab.chat_models.drafted_answers import DraftedAnswers
 from smoothgate_lab.evaluation.attacks.objectives import away_from_vote
 from smoothgate_lab.evaluation.attacks.pgd import pgd
 from smoothgate_lab.evaluation.json_lines import appending, whole_lines
@@ -43,14 +42,12 @@ from smoothgate_lab.evaluation.threads import one_core_each
 from smoothgate_lab.evaluation.victims import SmoothedVictim
 from smoothgate_lab.evaluation.vote_samples import (
     BLOCK,
-    QUESTIONS,
     VoteSamples,
     sampled_scenes,
     seed_of,
     vote,
 )
 
-_QUESTION = next(q for q in QUESTIONS if q.name == "digit")
 # Of the confidence bound on the vote at an attacked picture, one-sided.
 _CONFIDENCE = 0.999
 _BATCH = 64
@@ -136,28 +133,34 @@ class AttackedVote:
 
 
 class VoteAttacks:
-    """Attacks on the certified answers to the digit question. Lines go to `attacks.jsonl`.
+    """Attacks on the certified answers to the first question. Lines go to `attacks.jsonl`.
 
     Args:
         samples: give the certificates, from the first `BLOCK` samples of each scene.
         folder: of the samples.
         terms: how pictures are attacked.
+
+    Attributes:
+        terms: the same.
+        question: the first one.
+        made_of: digest of all that determines the attacks but for picture and radius.
     """
 
     def __init__(self, samples: VoteSamples, folder: Path, terms: AttackTerms) -> None:
         self.terms = terms
+        self.question = samples.scenes.questions[0]
         self._samples = samples
         self._file = folder / "attacks.jsonl"
         parts = [samples.made_of, asdict(terms)]
         self.made_of = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-        self._victim = SmoothedVictim(samples.encoder, terms.sigma, terms.draws)
+        self._victim = SmoothedVictim(samples.scenes.encoder, terms.sigma, terms.draws)
         self._own = threading.local()
 
     def pictures(self, scenes: int) -> list[CertifiedPicture]:
         """Those of the first scenes whose answer is certified, right or wrong, from stored samples."""
         found = []
         for scene in sampled_scenes(self._samples.blocks(), self.terms.sigma, BLOCK):
-            answers = scene.answers[_QUESTION.name]
+            answers = scene.answers[self.question.name]
             candidates, statement = vote(answers, self.terms.sigma)
             if scene.scene < scenes and statement.radius is not None:
                 text = next(each for each in answers if fold(each) == candidates.answer)
@@ -185,11 +188,11 @@ class VoteAttacks:
         spare = SimpleQueue[Answerer]()
         # transformers can load in only one thread at a time.
         for _ in range(threads):
-            spare.put(Answerer(bundled("model")))
+            spare.put(Answerer(self._samples.scenes.model))
 
         def enter() -> None:
             self._own.answerer = spare.get()
-            self._own.answers = DraftedAnswers(self._own.answerer, [_QUESTION.phrasings[0]])
+            self._own.answers = DraftedAnswers(self._own.answerer, [self.question.phrasings[0]])
 
         with one_core_each(threads, enter) as pool, appending(self._file) as add:
             wanted = [(picture, factor) for factor in factors for picture in pictures]
@@ -205,7 +208,7 @@ class VoteAttacks:
         seed = seed_of(terms.seed, terms.sigma, picture.scene, factor)
         gen = torch.Generator().manual_seed(seed)
         x = self._samples.scenes.canvases[picture.scene]
-        question = _QUESTION.phrasings[0]
+        question = self.question.phrasings[0]
         loss = away_from_vote(self._victim, self._own.answerer, question, [picture.answer], gen)
         found = pgd(loss, x[None], "l2", factor * picture.radius, terms.steps, gen)[0]
         l2 = float((found - x).norm())
@@ -213,10 +216,10 @@ class VoteAttacks:
         answers.forget()
         counted: Counter[str] = Counter()
         with torch.inference_mode():
-            units = self._samples.encoder.units
+            units = self._samples.scenes.encoder.units
             noise = generator_noise(gen)
             for copies in draw(units, found, terms.sigma, noise, terms.fresh, batch=_BATCH):
-                counted.update(map(fold, answers(self._samples.encoder.served(copies))[0]))
+                counted.update(map(fold, answers(self._samples.scenes.encoder.served(copies))[0]))
         hits = counted.pop(fold(picture.answer), 0)
         statement = picture.statement
         return AttackedVote(
@@ -272,8 +275,8 @@ def figures(lines: Sequence[AttackedVote]) -> list[dict[str, Any]]:
     return rows
 
 
-def markdown(rows: Sequence[dict[str, Any]], terms: AttackTerms) -> str:
-    """The table of `figures` in Markdown."""
+def markdown(rows: Sequence[dict[str, Any]], terms: AttackTerms, question: str) -> str:
+    """The table of `figures` in Markdown, with the name of the question."""
     heads = (
         "radius / certified",
         "pictures",
@@ -286,7 +289,7 @@ def markdown(rows: Sequence[dict[str, Any]], terms: AttackTerms) -> str:
         "another answer is first",
     )
     title = (
-        f"Votes on the digit under attack, sigma {terms.sigma:g}: {terms.steps} steps, {terms.draws} noisy "
+        f"Votes ({question}) under attack, sigma {terms.sigma:g}: {terms.steps} steps, {terms.draws} noisy "
         f"copies each, {terms.fresh:,} fresh samples"
     )
     listed = [

@@ -187,10 +187,10 @@ def markdown(measured: dict[str, Any]) -> str:
     )
     parts.append(
         markdown_table(
-            f"What {BLOCK} samples say at a radius: of features, and of the digit",
+            f"What {BLOCK} samples say at a radius: of features, and of the answer ({questions[0]})",
             [
                 *("sigma", "scenes", "radius", "cosine of features is at least (mean)"),
-                "the right digit is certified",
+                "the right answer is certified",
             ],
             [
                 [
@@ -201,7 +201,7 @@ def markdown(measured: dict[str, Any]) -> str:
                     _with_interval(row["certified"][radius]),
                 ]
                 for row in rows
-                if row["question"] == "digit" and row["n"] == BLOCK
+                if row["question"] == questions[0] and row["n"] == BLOCK
                 for radius, bound in row["fcsb"].items()
             ],
         )

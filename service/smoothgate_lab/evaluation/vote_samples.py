@@ -1,4 +1,4 @@
-"""What noisy copies of held-out scenes are answered: the samples behind certified accuracy, stored as lines.
+"""What noisy copies of held-out pictures are answered: samples behind certified accuracy, stored as lines.
 
 A scene's samples are numbered, for each sigma anew: first those of the selection split, then those of the
 certification split. They come in blocks. A block is a line of JSON, and its noise follows from the seed, the
@@ -23,23 +23,15 @@ from torch import Tensor
 
 from smoothgate.certify.statement import Terms, certify
 from smoothgate.certify.votes import Candidates, VoteCount, VoteStatement, VoteTerms
-from smoothgate.demo import bundled
 from smoothgate.gate.answer_form import fold
-from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling.draw import draw, generator_noise
 from smoothgate.sampling.selection import scores_against, select
-from smoothgate.vision import load
 from smoothgate_lab.chat_models.answerer import Answerer
-from smoothgate_lab.demo.conversation import ONE_PICTURE
-from smoothgate_lab.demo.digit_scenes import DigitScenes
-from smoothgate_lab.demo.drafted_answers import DraftedAnswers
+from smoothgate_lab.chat_models.drafted_answers import DraftedAnswers
+from smoothgate_lab.evaluation.asked_scenes import AskedScenes
 from smoothgate_lab.evaluation.json_lines import appending, whole_lines
 from smoothgate_lab.evaluation.threads import one_core_each
 
-#: The questions, each in its first phrasing.
-QUESTIONS = tuple(q for q in ONE_PICTURE if q.name in ("digit", "ink", "parity", "describe"))
-#: Scenes there are. They do not depend on how many of them are sampled.
-SCENES = 500
 #: Selection samples, as the service has them by default.
 N_SELECT = 16
 #: Certification samples of a block.
@@ -89,25 +81,24 @@ class VoteSamples:
 
     Args:
         folder: gets `votes.jsonl`.
-        seed: of scenes and noise.
-        psm: folder of PSM and calibration; None: the bundled one.
+        seed: of the noise.
+        scenes: what is asked.
 
     Attributes:
-        encoder: with the PSM.
-        scenes: all of them.
+        scenes: the same.
         made_of: digest of all that determines the samples but for sigma, scene and block.
     """
 
-    def __init__(self, folder: Path, seed: int, psm: Path | None = None) -> None:
+    def __init__(self, folder: Path, seed: int, scenes: AskedScenes) -> None:
         self._seed = seed
         self._file = folder / "votes.jsonl"
-        self.encoder = UnitEncoder.load(
-            load(str(bundled("model")), device="cpu", dtype=torch.float32), psm or bundled("psm")
-        )
-        self.scenes = DigitScenes(self.encoder.adapter, SCENES, 0, seed)
-        weights = (bundled("model") / "model.safetensors").read_bytes()
-        numbers = (seed, SCENES, N_SELECT, BLOCK, [q.name for q in QUESTIONS])
-        parts = [hashlib.sha256(weights).hexdigest(), self.encoder.digest, numbers]
+        self.scenes = scenes
+        weights = (scenes.model / "model.safetensors").read_bytes()
+        names = [q.name for q in scenes.questions]
+        numbers = (seed, len(scenes.canvases), N_SELECT, BLOCK, names)
+        parts = [hashlib.sha256(weights).hexdigest(), scenes.encoder.digest, numbers]
+        if scenes.pictures:
+            parts.append(scenes.pictures)
         self.made_of = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
         self._own = threading.local()
         folder.mkdir(parents=True, exist_ok=True)
@@ -130,9 +121,10 @@ class VoteSamples:
         done = {(block.sigma, block.scene, block.block) for block in self.blocks()}
         threads = torch.get_num_threads()
         spare = SimpleQueue[DraftedAnswers]()
+        asked = [q.phrasings[0] for q in self.scenes.questions]
         # transformers can load in only one thread at a time.
         for _ in range(threads):
-            spare.put(DraftedAnswers(Answerer(bundled("model")), [q.phrasings[0] for q in QUESTIONS]))
+            spare.put(DraftedAnswers(Answerer(self.scenes.model), asked))
 
         def enter() -> None:
             self._own.answers = spare.get()
@@ -155,16 +147,17 @@ class VoteSamples:
         seed = seed_of(self._seed, sigma, scene, number)
         noise = generator_noise(torch.Generator().manual_seed(seed))
         x = self.scenes.canvases[scene]
+        encoder, questions = self.scenes.encoder, self.scenes.questions
 
         def drawn(n: int) -> Tensor:
-            return torch.cat(list(draw(self.encoder.units, x, sigma, noise, n, batch=_BATCH)))
+            return torch.cat(list(draw(encoder.units, x, sigma, noise, n, batch=_BATCH)))
 
         parts = [drawn(N_SELECT), drawn(BLOCK)] if number == 0 else [drawn(BLOCK)]
         asker: DraftedAnswers = self._own.answers
         asker.forget()
-        told: list[list[str]] = [[] for _ in QUESTIONS]
+        told: list[list[str]] = [[] for _ in questions]
         for units in (batch for part in parts for batch in torch.split(part, _BATCH)):
-            for texts, more in zip(told, asker(self.encoder.served(units)), strict=True):
+            for texts, more in zip(told, asker(encoder.served(units)), strict=True):
                 texts += more
         mean = fcsb = None
         if number == 0:
@@ -174,18 +167,18 @@ class VoteSamples:
             )
             fcsb = {f"{point.eps:g}": point.value for point in statement.points}
             served, _ = select([torch.cat(parts)[:N_MEAN]])
-            answers = asker(self.encoder.served(served[None]))
-            mean = {q.name: texts[0] for q, texts in zip(QUESTIONS, answers, strict=True)}
+            answers = asker(encoder.served(served[None]))
+            mean = {q.name: texts[0] for q, texts in zip(questions, answers, strict=True)}
         kinds = [list(dict.fromkeys(texts)) for texts in told]
         places = [{text: place for place, text in enumerate(each)} for each in kinds]
-        names = [q.name for q in QUESTIONS]
+        names = [q.name for q in questions]
         return Block(
             made_of=self.made_of,
             seed=seed,
             sigma=sigma,
             scene=scene,
             block=number,
-            right={q.name: q.answer(self.scenes.facts[scene]) for q in QUESTIONS},
+            right=self.scenes.right[scene],
             answers=dict(zip(names, kinds, strict=True)),
             votes={
                 name: [place[text] for text in texts]

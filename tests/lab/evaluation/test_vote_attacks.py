@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from smoothgate.certify.votes import radius_of
 from smoothgate.cli.main import app
+from smoothgate_lab.evaluation.asked_scenes import demo_scenes
 from smoothgate_lab.evaluation.vote_attacks import (
     AttackedVote,
     AttackTerms,
@@ -26,7 +27,7 @@ SEED = 24
 def samples(folder: Path) -> VoteSamples:
     """With the published samples."""
     (folder / "votes.jsonl").write_bytes(gzip.decompress((RESULTS / "votes.jsonl.gz").read_bytes()))
-    return VoteSamples(folder, SEED)
+    return VoteSamples(folder, SEED, demo_scenes(SEED))
 
 
 def overstated(picture: CertifiedPicture) -> CertifiedPicture:

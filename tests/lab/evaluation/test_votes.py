@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from smoothgate.certify.votes import Tally, VoteCount, VoteTerms
 from smoothgate.cli.main import app
 from smoothgate_lab.evaluation import vote_samples
+from smoothgate_lab.evaluation.asked_scenes import demo_scenes
 from smoothgate_lab.evaluation.json_lines import appending, whole_lines
 from smoothgate_lab.evaluation.vote_report import figures, markdown, plot
 from smoothgate_lab.evaluation.vote_samples import (
@@ -51,7 +52,7 @@ def test_samples_resume_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(vote_samples, "N_MEAN", 32)
 
     def drawn(folder: Path, n: int) -> list[Block]:
-        samples = VoteSamples(folder, SEED)
+        samples = VoteSamples(folder, SEED, demo_scenes(SEED))
         samples.run([1.0], 2, n, lambda sigma, count: None)
         return samples.blocks()
 
@@ -72,7 +73,7 @@ def test_samples_resume_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert set(first.right) == {"digit", "ink", "parity", "describe"}
     assert first.right != second.right
     # Others' samples are not mixed with these.
-    assert VoteSamples(tmp_path / "a", SEED + 1).blocks() == []
+    assert VoteSamples(tmp_path / "a", SEED + 1, demo_scenes(SEED + 1)).blocks() == []
 
 
 def test_lines_that_are_being_written_are_not_read_and_cut_off_later(tmp_path: Path) -> None:

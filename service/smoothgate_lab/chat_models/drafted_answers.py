@@ -1,4 +1,4 @@
-"""Greedy answers of the demo model about many pictures at once: much faster than one token after another.
+"""Greedy answers of a bundled model about many pictures at once: much faster than one token after another.
 
 The picture stands first in the prompt, so its keys and values are computed once for all questions. An answer
 is drafted from earlier answers, and one forward checks the whole draft (Leviathan et al. 2023, speculative
@@ -16,7 +16,6 @@ from transformers import DynamicCache
 
 from smoothgate_lab.chat_models.answerer import Answerer
 from smoothgate_lab.chat_models.chats import user_message
-from smoothgate_lab.demo.tower import TOKENS
 
 _MOST_TOKENS = 40
 
@@ -27,7 +26,7 @@ class DraftedAnswers:
     """Answers to the same few questions, in their order. Not to be shared by threads.
 
     Args:
-        answerer: of the demo model.
+        answerer: of the model.
         questions: texts, each asked in a chat of its own.
     """
 
@@ -36,10 +35,11 @@ class DraftedAnswers:
         self._tokenizer = answerer.processor.tokenizer
         self._end: int = self._tokenizer.eos_token_id
         self._image: int = self._model.config.image_token_index
+        self._tokens: int = self._model.config.image_seq_length
         prompts = [self._prompt(answerer, question) for question in questions]
         self._seen: list[Counter[_Ids]] = [Counter() for _ in prompts]
         # All prompts begin alike, up to the last visual token.
-        start = prompts[0].index(self._image) + TOKENS
+        start = prompts[0].index(self._image) + self._tokens
         self._start = torch.tensor(prompts[0][:start])
         self._rests: list[_Ids] = [tuple(prompt[start:]) for prompt in prompts]
 
@@ -63,7 +63,7 @@ class DraftedAnswers:
         text = answerer.processor.apply_chat_template(
             [user_message(1, question)], add_generation_prompt=True, tokenize=False
         )
-        ids: list[int] = self._tokenizer(text.replace("<image>", "<image>" * TOKENS)).input_ids
+        ids: list[int] = self._tokenizer(text.replace("<image>", "<image>" * self._tokens)).input_ids
         return ids
 
     def _answers(self, number: int, kept: list[tuple[Tensor, Tensor]], count: int) -> list[str]:

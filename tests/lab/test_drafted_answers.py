@@ -15,9 +15,9 @@ from smoothgate.sampling.draw import draw, generator_noise
 from smoothgate.vision import load
 from smoothgate.vision.text_embeddings import TextEmbeddings
 from smoothgate_lab.chat_models.answerer import Answerer, answers
+from smoothgate_lab.chat_models.drafted_answers import DraftedAnswers
 from smoothgate_lab.demo.conversation import ONE_PICTURE
 from smoothgate_lab.demo.digit_scenes import DigitScenes
-from smoothgate_lab.demo.drafted_answers import DraftedAnswers
 
 TEXTS = [question.phrasings[0] for question in ONE_PICTURE]
 
