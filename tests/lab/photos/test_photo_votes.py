@@ -7,6 +7,8 @@ import torch
 from typer.testing import CliRunner
 
 from smoothgate.cli.main import app
+from smoothgate.sampling.chance import FEWEST
+from smoothgate_lab.cli import psm_training_commands
 from smoothgate_lab.evaluation import vote_report, vote_samples
 from smoothgate_lab.evaluation.asked_scenes import photo_scenes
 from smoothgate_lab.evaluation.vote_samples import N_SELECT, VoteSamples, sampled_scenes
@@ -43,12 +45,13 @@ def test_a_psm_is_trained_on_photographs_and_their_answers_are_certified(
 ) -> None:
     data, model, psm, votes = (tmp_path / name for name in ("data", "model", "psm", "votes"))
     data.mkdir()
-    write_copies(data, 30, "train")
+    write_copies(data, 12, "train")
     write_copies(data, 3, "test")
     PhotoTraining(load_photographs(data, "train"), tmp_path / "work", 1, recipe=RECIPE).run(tmp_path)
 
+    monkeypatch.setattr(psm_training_commands, "CALIBRATED", FEWEST)
     run("photos", "pictures", "--data", data, "--output", tmp_path / "pictures")
-    assert len(list((tmp_path / "pictures").glob("*.png"))) == 300
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 120
     stages = [word for stage, steps in STAGES.items() for word in (f"--{stage}-steps", str(steps))]
     files: list[str | Path] = ["--model", model, "--images", tmp_path / "pictures", "--output", psm]
     # A purifier would take a minute to measure.
