@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from smoothgate_lab.training_loop import HeldOut, Schedule, seeded, train
+from smoothgate_lab.training_loop import HeldOut, Schedule, bfloat16, seeded, train
 
 SCHEDULE = Schedule(steps=40, muon_lr=0.01, adam_lr=1e-2, warmup=5)
 
@@ -120,3 +120,11 @@ def test_the_schedule_rises_stays_and_falls() -> None:
     assert schedule.factor(0) == pytest.approx(0.1)
     assert schedule.factor(30) == schedule.factor(59) == 1
     assert schedule.factor(80) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_bfloat16_is_computed_in_where_it_is_asked_for(enabled: bool) -> None:
+    x = torch.ones(2, 2)
+    with bfloat16("cpu", enabled=enabled):
+        assert (x @ x).dtype == (torch.bfloat16 if enabled else torch.float32)
+    assert (x @ x).dtype == torch.float32

@@ -22,6 +22,7 @@ from smoothgate.cli.common import (
     write,
 )
 from smoothgate.errors import MalformedRequest
+from smoothgate_lab.cli.vote_options import AttacksReport, Factors, Samples, SamplesReport
 
 _SIGMAS = [0.25, 0.5, 0.75, 1.0]
 _FACTORS = [0.5, 0.75, 1.0, 1.5, 2.0, 3.0]
@@ -211,13 +212,9 @@ def demo_votes(
     ] = Path("runs/votes"),
     sigma: Sigmas = _SIGMAS,
     scenes: Annotated[int, typer.Option(min=1, max=500, help="Held-out scenes for each sigma.")] = 500,
-    n: Annotated[
-        int, typer.Option(min=512, help="Certification samples per scene; whole blocks of 512 are drawn.")
-    ] = 2048,
+    n: Samples = 2048,
     seed: Annotated[int, typer.Option(help="Seed of scenes and noise.")] = 24,
-    report_only: Annotated[
-        bool, typer.Option("--report-only", help="Report the present samples without further ones.")
-    ] = False,
+    report_only: SamplesReport = False,
     json_file: Json = None,
 ) -> None:
     """Measure certified accuracy of answers: how often the right answer holds within a radius."""
@@ -239,16 +236,12 @@ def demo_attack_votes(
         typer.Option(min=1, max=500, help="Held-out scenes: attacked where the digit is certified."),
     ] = 64,
     sigma: Annotated[float, typer.Option(min=0.01, help="Noise level.")] = 0.5,
-    factor: Annotated[
-        list[float], typer.Option(min=0.01, help="Radii of the attacks, in certified radii of the picture.")
-    ] = _FACTORS,
+    factor: Factors = _FACTORS,
     steps: Annotated[int, typer.Option(min=1, help="Steps of each attack.")] = 20,
     draws: Annotated[int, typer.Option(min=1, help="Noisy copies for each step.")] = 8,
     fresh: Annotated[int, typer.Option(min=1, help="Fresh samples at each attacked picture.")] = 2048,
     seed: Annotated[int, typer.Option(help="Seed of scenes, starts and noise.")] = 24,
-    report_only: Annotated[
-        bool, typer.Option("--report-only", help="Report the present attacks without further ones.")
-    ] = False,
+    report_only: AttacksReport = False,
     json_file: Json = None,
 ) -> None:
     """Try to refute certificates of answers by attacks inside their radius; print what gives in outside."""

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from smoothgate.cli.common import Json, Lists, Sigmas, console, errors, failures, write
+from smoothgate_lab.cli.vote_options import AttacksReport, Factors, Samples, SamplesReport
 
 _SIGMAS = [0.12, 0.25, 0.5, 1.0]
 _FACTORS = [0.5, 1.0, 2.0]
@@ -103,13 +104,9 @@ def photos_votes(
     ] = Path("runs/photos/votes"),
     sigma: Sigmas = _SIGMAS,
     pictures: Annotated[int, typer.Option(min=1, max=500, help="Test pictures for each sigma.")] = 500,
-    n: Annotated[
-        int, typer.Option(min=512, help="Certification samples per picture; whole blocks of 512 are drawn.")
-    ] = 1024,
+    n: Samples = 1024,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 26,
-    report_only: Annotated[
-        bool, typer.Option("--report-only", help="Report the present samples without further ones.")
-    ] = False,
+    report_only: SamplesReport = False,
     json_file: Json = None,
 ) -> None:
     """Measure certified accuracy of answers about the first 50 test pictures of each class."""
@@ -134,13 +131,9 @@ def photos_attack_votes(
     pictures: Annotated[
         int, typer.Option(min=1, max=500, help="Test pictures: attacked where the answer is certified.")
     ] = 50,
-    factor: Annotated[
-        list[float], typer.Option(min=0.01, help="Radii of the attacks, in certified radii of the picture.")
-    ] = _FACTORS,
+    factor: Factors = _FACTORS,
     seed: Annotated[int, typer.Option(help="Seed of starts and noise.")] = 26,
-    report_only: Annotated[
-        bool, typer.Option("--report-only", help="Report the present attacks without further ones.")
-    ] = False,
+    report_only: AttacksReport = False,
     json_file: Json = None,
 ) -> None:
     """Try to refute certificates of answers about test pictures by attacks inside their radius."""

@@ -44,15 +44,10 @@ class AskedScenes:
     pictures: str = ""
 
 
-def demo_scenes(seed: int, psm: Path | None = None) -> AskedScenes:
-    """Scenes of held-out digits for the demo model.
-
-    Args:
-        seed: of the scenes.
-        psm: folder of PSM and calibration; None: the bundled one.
-    """
+def demo_scenes(seed: int) -> AskedScenes:
+    """Scenes of held-out digits, of a seed, for the demo model with its PSM."""
     model = bundled("model")
-    encoder = _encoder(model, psm or bundled("psm"))
+    encoder = _encoder(model, bundled("psm"))
     scenes = DigitScenes(encoder.adapter, SCENES, 0, seed)
     questions = tuple(q for q in ONE_PICTURE if q.name in ("digit", "ink", "parity", "describe"))
     right = tuple({q.name: q.answer(facts) for q in questions} for facts in scenes.facts)

@@ -16,7 +16,8 @@ from smoothgate_lab.photos.photographs import CLASSES, Photographs
 
 FINE_SIDE, COARSE_SIDE = 8, 4
 
-_WHITENED = 2
+# Side of the patches that the first layer whitens.
+_PATCH = 2
 _SMOOTHING = 0.1
 # The logits' scale, as in airbench.
 _SCALE = 1 / 9
@@ -47,9 +48,9 @@ class PhotoTeacher(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        patch = 3 * _WHITENED**2
+        patch = 3 * _PATCH**2
         self.map_width = 4 * width
-        self.whiten = nn.Conv2d(3, 2 * patch, _WHITENED)
+        self.whiten = nn.Conv2d(3, 2 * patch, _PATCH)
         self.whiten.weight.requires_grad_(False)
         nn.init.zeros_(self.whiten.get_parameter("bias"))
         self.net = nn.Sequential(
@@ -64,9 +65,9 @@ class PhotoTeacher(nn.Module):
     @torch.no_grad()
     def look_at(self, photographs: Photographs) -> None:
         """Set the first layer: it whitens patches of 2 x 2 pixels of these photographs."""
-        patches = F.unfold(_centred(photographs.canvases), _WHITENED).transpose(1, 2).flatten(0, 1)
+        patches = F.unfold(_centred(photographs.canvases), _PATCH).transpose(1, 2).flatten(0, 1)
         values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
-        filters = (vectors / (values + 5e-4).sqrt()).T.view(-1, 3, _WHITENED, _WHITENED)
+        filters = (vectors / (values + 5e-4).sqrt()).T.view(-1, 3, _PATCH, _PATCH)
         self.whiten.weight.copy_(torch.cat([filters, -filters]))
 
     def feature_maps(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,7 @@ LANGUAGE = Schedule(steps=1200, muon_lr=0.01, adam_lr=2e-3)
 _SERVED = 10
 
 # Photographs that the teacher's first layer is set by.
-_WHITENED = 5000
+_LOOKED_AT = 5000
 
 #: Of each class, the training pictures that are held out: they are measured on during training.
 HELD_OUT = 100
@@ -117,7 +117,7 @@ class PhotoTraining:
         recipe = self.recipe
         torch.manual_seed(self._seed)
         teacher = PhotoTeacher(recipe.teacher_width)
-        teacher.look_at(self.photographs.batch(0, min(_WHITENED, len(self.photographs)), self._seed))
+        teacher.look_at(self.photographs.batch(0, min(_LOOKED_AT, len(self.photographs)), self._seed))
 
         def loss(step: int) -> tuple[Tensor, dict[str, float]]:
             batch = self.photographs.batch(step, recipe.batch, self._seed)

@@ -22,26 +22,10 @@ from smoothgate_lab.photos.photo_teacher import PhotoTeacher
 from smoothgate_lab.photos.photo_tower import PhotoTowerTrainer, photo_encoder, tower_loss
 from smoothgate_lab.photos.photo_training import PhotoTraining, Recipe, accuracy, digest
 from smoothgate_lab.photos.photographs import Photographs
-from smoothgate_lab.training_loop import Schedule, seeded
+from smoothgate_lab.training_loop import seeded
 from tests.lab.photos.made_photographs import made_pixels, write_archive
+from tests.lab.photos.tiny_recipe import RECIPE, SHORT
 
-SHORT = Schedule(steps=24, muon_lr=0.04, adam_lr=1e-2, warmup=2)
-RECIPE = Recipe(
-    teacher_width=4,
-    hidden=32,
-    layers=1,
-    width=32,
-    mlp=32,
-    text_layers=1,
-    teacher=SHORT,
-    tower=Schedule(steps=8, muon_lr=0.02, adam_lr=2e-3, warmup=2),
-    language=Schedule(steps=4, muon_lr=0.02, adam_lr=2e-3, warmup=2),
-    thinned_steps=5,
-    batch=32,
-    language_batch=8,
-    measure_every=8,
-    save_every=3,
-)
 STAGES = ("teacher", "tower", "language")
 
 

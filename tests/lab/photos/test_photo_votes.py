@@ -1,5 +1,6 @@
 """From photographs to certified accuracy, with tiny networks: every command of docs/photographs.md."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,29 +9,16 @@ from typer.testing import CliRunner
 
 from smoothgate.cli.main import app
 from smoothgate.sampling.chance import FEWEST
-from smoothgate_lab.cli import psm_training_commands
-from smoothgate_lab.evaluation import vote_report, vote_samples
+from smoothgate_lab.cli import psm_training_commands, vote_runs
+from smoothgate_lab.evaluation import vote_attacks, vote_report, vote_samples
 from smoothgate_lab.evaluation.asked_scenes import photo_scenes
+from smoothgate_lab.evaluation.vote_attacks import AttackTerms
 from smoothgate_lab.evaluation.vote_samples import N_SELECT, VoteSamples, sampled_scenes
-from smoothgate_lab.photos.photo_training import PhotoTraining, Recipe
+from smoothgate_lab.photos.photo_training import PhotoTraining
 from smoothgate_lab.photos.photographs import CLASSES, load_photographs
-from smoothgate_lab.training_loop import Schedule
 from tests.lab.photos.made_photographs import write_copies
+from tests.lab.photos.tiny_recipe import RECIPE
 
-SHORT = Schedule(steps=2, muon_lr=0.02, adam_lr=2e-3, warmup=2)
-RECIPE = Recipe(
-    teacher_width=4,
-    hidden=32,
-    layers=1,
-    width=32,
-    mlp=32,
-    text_layers=1,
-    teacher=SHORT,
-    tower=SHORT,
-    language=SHORT,
-    batch=16,
-    language_batch=8,
-)
 STAGES = {"denoise": 0, "purifier": 0, "mapper": 1, "joint": 1, "served": 1}
 
 
@@ -58,7 +46,7 @@ def test_a_psm_is_trained_on_photographs_and_their_answers_are_certified(
     parts = ["--sigma", "0.25", "--batch", "8", "--purifier", "identity"]
     run("psm", "train", *files, *parts, *stages, "--bfloat16")
 
-    for module in (vote_samples, vote_report):
+    for module in (vote_samples, vote_report, vote_attacks, vote_runs):
         monkeypatch.setattr(module, "BLOCK", 16)
     monkeypatch.setattr(vote_samples, "N_MEAN", 32)
     scenes = photo_scenes(load_photographs(data, "test"), model, psm)
@@ -69,19 +57,15 @@ def test_a_psm_is_trained_on_photographs_and_their_answers_are_certified(
     assert second.right["what"] == "A photo of an automobile."
     assert {len(texts) for texts in first.answers.values()} == {N_SELECT + 16}
 
-    options: list[str | Path] = [
-        "--data",
-        data,
-        "--model",
-        model,
-        "--psm",
-        psm,
-        "--output",
-        votes,
-        "--report-only",
-    ]
-    assert "what" in run("photos", "votes", *options)
+    options: list[str | Path] = ["--data", data, "--model", model, "--psm", psm, "--output", votes]
+    assert "what" in run("photos", "votes", *options, "--report-only")
     assert "right and certified" in (votes / "votes.svg").read_text()
+
+    few = partial(AttackTerms, steps=2, draws=2, fresh=16)
+    monkeypatch.setattr(vote_attacks, "AttackTerms", few)
+    run("photos", "attack-votes", *options, "--sigma", "0.25", "--pictures", "2", "--factor", "1")
+    (row,) = (votes / "attacked-votes.md").read_text().splitlines()[4:]
+    assert row.startswith("| 1 | 2 |"), "a tiny model says the same of every noisy copy"
 
 
 def test_the_classes_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

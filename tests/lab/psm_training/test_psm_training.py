@@ -247,3 +247,9 @@ def test_a_killed_run_is_resumed_to_the_same_weights_and_the_model_stays_as_it_w
     figures = Calibration.load(tmp_path / "whole").figures
     assert set(figures.scores) == {"0.25", "0.5"}
     assert figures.psm_digest == PSM.load(tmp_path / "whole").digest
+
+
+def test_the_patch_of_the_light_purifier_can_be_named() -> None:
+    purifier = psm_training_commands._purifier("light", 2)
+    assert isinstance(purifier, LightUNet)
+    assert purifier.config.patch == 2
