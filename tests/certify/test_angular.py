@@ -17,6 +17,7 @@ from scipy import special
 from smoothgate.certify.alpha import COSINES
 from smoothgate.certify.angular import AngularTransform, angular_scores
 from smoothgate.certify.evidence import Evidence
+from smoothgate.certify.layer_cake import _Dual, _DualPoint
 from smoothgate.certify.statement import Statement, Target, Terms, certify, evidence_for
 from smoothgate.certify.stopping import StoppingRule
 
@@ -273,3 +274,15 @@ def test_without_a_selection_score_perfect_ones_are_expected() -> None:
     without = certify(Terms(sigma=0.5, alpha=0.001, eps=(0.1,), cosines=COSINES), [], scores)
     perfect = certify(Terms(sigma=0.5, alpha=0.001, eps=(0.1,), cosines=COSINES), [1.0], scores)
     assert without.angular == perfect.angular
+
+
+@pytest.mark.parametrize(("a", "b"), [(60, 2), (20, 3), (5, 5)])
+@pytest.mark.parametrize("delta", [0.1, 0.5, 1.5])
+def test_the_search_ends_at_the_maximum(a: float, b: float, delta: float) -> None:
+    """With one transform, the maximum of (3) over mu can be found on a grid."""
+    rng = np.random.default_rng(0)
+    transform = AngularTransform.choose(rng.beta(a, b, 64), 256, 1e-4, 0.5)
+    moments = transform.bound(rng.beta(a, b, 256)).moments
+    multiples = np.geomspace(1e-4, 1e4, 20_001)[:, None]
+    on_grid = float(_DualPoint.at(_Dual(moments.transforms, moments.lowers), multiples, delta).value.max())
+    assert moments.expected_score(delta) == pytest.approx(max(on_grid, 0.0), abs=2e-6)
