@@ -9,6 +9,8 @@ BIN    := $(VENV)/bin
 
 # glibc's default is an arena for each thread: resident memory then takes long to settle (docs/operations.md).
 export MALLOC_ARENA_MAX ?= 2
+# pip compiles nothing (.ci/install), so the first import of a module has to keep what it compiles.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -87,9 +89,7 @@ upgrade: $(VENV)/.cpu-dev  ## Install the newest versions that are allowed, and 
 	@$(MAKE) --no-print-directory lock
 
 sbom: $(VENV)/.cpu-dev  ## List what the images install, as CycloneDX, into runs/.
-	@mkdir -p runs
-	@for kind in cpu cuda lab; do $(BIN)/cyclonedx-py requirements docker/requirements.$$kind.txt \
-		--pyproject pyproject.toml --output-file runs/smoothgate-$$kind.cdx.json; done
+	@PATH="$(abspath $(BIN)):$$PATH" .ci/sbom runs
 
 clean:  ## Remove the environment and all caches.
 	rm -rf $(VENV) $(REDTEAM) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

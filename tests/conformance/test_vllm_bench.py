@@ -25,6 +25,7 @@ main(parser.parse_args())
 """
 
 
+@pytest.mark.long
 def test_bench_serve(gate: Gate, tmp_path: Path) -> None:
     options = {
         "base-url": gate.url,

@@ -151,6 +151,7 @@ def _with_other_scores(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_an_engine_that_crashes_and_an_encoder_that_is_not_what_it_was(
     stack: Stack, prometheus: Prometheus, tmp_path: Path
 ) -> None:
@@ -179,6 +180,7 @@ def _nothing() -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
+@pytest.mark.long
 def test_a_flood_and_pictures_that_cannot_be_certified(stack: Stack, prometheus: Prometheus) -> None:
     one, two = stack.gates
     with httpx.Client(base_url=two.url, timeout=120) as http:
@@ -200,6 +202,7 @@ def test_a_flood_and_pictures_that_cannot_be_certified(stack: Stack, prometheus:
     prometheus.wait_clear(alerts)
 
 
+@pytest.mark.long
 def test_a_vllm_that_hangs(stack: Stack, prometheus: Prometheus) -> None:
     prometheus.wait_clear(HUNG_ENGINE)
 

@@ -1,6 +1,7 @@
 """The release: its workflow, its notes, and the list of what the images hold."""
 
 import json
+import os
 import re
 import runpy
 import subprocess
@@ -90,17 +91,17 @@ def test_the_changelog_has_a_place_for_what_comes_next() -> None:
 
 
 def test_the_list_of_parts_has_every_package_with_its_hashes(tmp_path: Path) -> None:
-    cyclonedx = program("cyclonedx-py", package="the Python package cyclonedx-bom")
+    uv = program("uv", package="the Python package uv")
     lock = ROOT / "docker/requirements.cuda.txt"
-    target = tmp_path / "bom.json"
     told = subprocess.run(
-        [cyclonedx, "requirements", lock, "--pyproject", ROOT / "pyproject.toml", "--output-file", target],
+        [ROOT / ".ci/sbom", tmp_path, "cuda"],
         capture_output=True,
         text=True,
         check=False,
+        env=os.environ | {"PATH": f"{Path(uv).parent}{os.pathsep}{os.environ['PATH']}"},
     )
     assert told.returncode == 0, told.stderr
-    parts = json.loads(target.read_text())
+    parts = json.loads((tmp_path / "smoothgate-cuda.cdx.json").read_text())
     assert parts["metadata"]["component"]["name"] == "smoothgate"
     pinned = runpy.run_path(str(ROOT / "docker/lock.py"))["pinned"](lock.read_text())
     assert {f"{each['name']}=={each['version']}" for each in parts["components"]} == set(pinned.split())

@@ -5,6 +5,7 @@ borders between.
 import itertools
 import json
 from collections.abc import Iterator
+from functools import cache
 from random import Random
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,17 +29,8 @@ _LEFT_OUT = {"x-schemathesis-testcaseid", "user-agent", "content-length", "conne
 
 def requests(rng: Random, document: Json) -> Iterator[Request]:
     """Without end; `document` is the parsed `/openapi.json`."""
-    schema = schemathesis.openapi.from_dict(json.loads(json.dumps(document)))
-    operations: list[Any] = [result.ok() for result in schema.get_all_operations()]  # type: ignore[union-attr]
-    borders = [
-        _request(case, "border")
-        for operation in operations
-        for case in schema.iter_coverage_cases(
-            operation,
-            generation_modes=list(GenerationMode),
-            generation_config=schema.config.generation_for(operation=operation),
-        )
-    ]
+    operations, found = _described(json.dumps(document))
+    borders = list(found)
     rng.shuffle(borders)
     again = itertools.cycle(borders)
     while True:
@@ -49,6 +41,23 @@ def requests(rng: Random, document: Json) -> Iterator[Request]:
                 some += [_request(case, mode.value) for case in cases]
         rng.shuffle(some)
         yield from some
+
+
+@cache
+def _described(document: str) -> tuple[list[Any], list[Request]]:
+    """The operations of a description, and the borders of their data."""
+    schema = schemathesis.openapi.from_dict(json.loads(document))
+    operations: list[Any] = [result.ok() for result in schema.get_all_operations()]  # type: ignore[union-attr]
+    borders = [
+        _request(case, "border")
+        for operation in operations
+        for case in schema.iter_coverage_cases(
+            operation,
+            generation_modes=list(GenerationMode),
+            generation_config=schema.config.generation_for(operation=operation),
+        )
+    ]
+    return operations, borders
 
 
 def _cases(operation: Any, mode: GenerationMode, number: int) -> list[Case[Any]]:

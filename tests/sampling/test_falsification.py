@@ -179,8 +179,9 @@ def demo() -> UnitEncoder:
     return UnitEncoder.load(adapter, bundled("psm"))
 
 
+@pytest.mark.long
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("two", [True, pytest.param(False, marks=pytest.mark.long)], ids=["two", "others"])
+@pytest.mark.parametrize("two", [True, False], ids=["two", "others"])
 def test_no_attack_inside_the_ball_beats_a_certificate_of_the_demo_model(
     demo: UnitEncoder, two: bool
 ) -> None:

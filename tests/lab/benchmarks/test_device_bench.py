@@ -17,6 +17,7 @@ from smoothgate_lab.benchmarks.random_llava import Sizes, random_adapter, with_p
 SMALL = ["bench", "device", "--small", "--device", "cpu"]
 
 
+@pytest.mark.long
 def test_the_command_checks_and_measures(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [*SMALL, "--json", str(tmp_path / "out.json")])
     assert result.exit_code == 0, result.output
@@ -47,6 +48,7 @@ def test_a_check_that_fails_fails_the_command(monkeypatch: pytest.MonkeyPatch) -
     assert "FAILS" in result.output
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("purifier", device_bench._PURIFIERS.values(), ids=device_bench._PURIFIERS)
 def test_the_encoder_is_one_graph_with_either_purifier(purifier: Callable[[Sizes], nn.Module]) -> None:
     """On CUDA it is compiled; a break in the graph would cost what the compiler saves."""

@@ -11,6 +11,7 @@ from smoothgate.sampling.autotune import Tuning
 from smoothgate_lab.benchmarks import sampler_bench
 
 
+@pytest.mark.long
 def test_the_command_measures_and_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampler_bench, "autotune", lambda *_: Tuning(1, 1, 32, 100.0))
     monkeypatch.setattr(sampler_bench, "memory", lambda large: {"small": 1.0, "large": large, "ratio": large})

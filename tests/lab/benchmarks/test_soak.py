@@ -46,6 +46,7 @@ def test_pictures_have_sizes_within_and_beyond_the_canvas_of_the_model_that_make
     assert min(pixels) < tiny_model.MOST_PIXELS < max(pixels)
 
 
+@pytest.mark.long
 def test_the_program_of_make_soak_starts() -> None:
     command = [sys.executable, "-m", "tests.soak", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

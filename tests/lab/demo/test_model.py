@@ -76,6 +76,7 @@ def test_the_shipped_samples_are_made_by_the_command(tmp_path: Path) -> None:
         assert (tmp_path / name).read_bytes() == (bundled("samples") / name).read_bytes(), name
 
 
+@pytest.mark.long
 def test_a_small_evaluation() -> None:
     """A smoke test of the command's figures with bounds far below what it prints on 1,000 scenes."""
     figures = run(Answerer(bundled("model")), 60, 3)

@@ -26,6 +26,7 @@ def losses(mine: AnswerTuning) -> float:
     return sum(mine.loss(batch)[1]["answers"] for batch in range(3))
 
 
+@pytest.mark.long
 def test_purifier_and_mapper_learn_and_the_model_does_not(tmp_path: Path) -> None:
     mine = tuning()
     encoder = mine.encoder

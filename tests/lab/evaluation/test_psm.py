@@ -23,6 +23,7 @@ def encoder() -> UnitEncoder:
     return UnitEncoder.load(adapter, bundled("psm"))
 
 
+@pytest.mark.long
 def test_the_parts_are_told_apart(encoder: UnitEncoder) -> None:
     figures = run(encoder, ["identity", "both"], DigitScenes(encoder.adapter, 8, 4, 5), SAMPLING)
     assert (figures["n"], figures["twins"]) == (8, 4)
@@ -41,6 +42,7 @@ def test_the_parts_are_told_apart(encoder: UnitEncoder) -> None:
     assert again["rows"][0]["score"] == pytest.approx(both["score"], abs=1e-6)
 
 
+@pytest.mark.long
 def test_the_command_takes_lists_and_writes_json_and_a_plot(tmp_path: Path) -> None:
     words = ["psm", "evaluate", "--sigma", "0.25", "0.5", "--eps", "0.1", "0.3", "--part", "mapper", "both"]
     small = ["--n", "8", "--twins", "2", "--n-select", "16", "--n-certify", "64"]

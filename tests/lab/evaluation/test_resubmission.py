@@ -48,6 +48,7 @@ def line(fresh: list[str], changed: list[str], number: int = 0) -> Resubmitted:
     )
 
 
+@pytest.mark.long
 def test_the_command_sends_the_evaluations_pictures_and_resumes(tmp_path: Path) -> None:
     plan, output, figures_file = tmp_path / "plan.toml", tmp_path / "out", tmp_path / "out.json"
     plan.write_text(PLAN)

@@ -39,6 +39,7 @@ def plan(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.long
 def test_the_command_attacks_reports_and_resumes(
     plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -141,6 +141,7 @@ def test_without_samples_the_command_says_so(tmp_path: Path) -> None:
     assert "no samples" in result.output
 
 
+@pytest.mark.long
 def test_the_published_table_is_of_what_is_bundled(tmp_path: Path) -> None:
     """Whoever changes the bundled model or PSM has to measure it anew."""
     (tmp_path / "votes.jsonl").write_bytes(gzip.decompress((RESULTS / "votes.jsonl.gz").read_bytes()))

@@ -28,6 +28,7 @@ def run(*words: str | Path) -> str:
     return result.output
 
 
+@pytest.mark.long
 def test_a_psm_is_trained_on_photographs_and_their_answers_are_certified(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
