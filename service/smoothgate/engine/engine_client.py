@@ -10,7 +10,7 @@ import asyncio
 import json
 import socket as socket_module
 import sys
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import ExitStack, aclosing, contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
@@ -121,9 +121,15 @@ class EngineClient:
         """
         return await self._whole(Route.CHAT, body, request_id)
 
-    async def completions(self, body: Json, request_id: str | None = None) -> Json:
-        """Ask for whole answers to prompts that are no chats; takes and raises as `chat`."""
-        return await self._whole(Route.COMPLETIONS, body, request_id)
+    async def completions(self, body: Json, prompts: Sequence[bytes], request_id: str | None = None) -> Json:
+        """Ask for whole answers to prompts that are no chats; raises as `chat`.
+
+        Args:
+            body: the request, without its prompts.
+            prompts: embeddings in base64, at least one.
+            request_id: as `chat`.
+        """
+        return await self._whole(Route.COMPLETIONS, body, request_id, prompts)
 
     async def tokens(self, body: Json) -> tuple[list[int], int]:
         """The tokens of a chat's prompt, and how many the model's context holds; raises as `chat`.
@@ -141,11 +147,13 @@ class EngineClient:
             raise EngineFailed("The engine does not say what the tokens of a prompt are.")
         return tokens, context
 
-    async def _whole(self, route: Route, body: Json, request_id: str | None) -> Json:
+    async def _whole(
+        self, route: Route, body: Json, request_id: str | None, prompts: Sequence[bytes] = ()
+    ) -> Json:
         self._require_ready()
         with ExitStack() as stack:
             call = self._begin(stack)
-            response = await self._post(route, body | {"stream": False}, request_id, call)
+            response = await self._post(route, body | {"stream": False}, request_id, call, prompts)
             answer = await off_loop(_parsed, await self._read(response))
         self.chat_timed_out = False
         _refuse_unfinished(answer)
@@ -227,9 +235,14 @@ class EngineClient:
         return call
 
     async def _post(
-        self, route: Route, body: Json, request_id: str | None, call: EngineCall
+        self,
+        route: Route,
+        body: Json,
+        request_id: str | None,
+        call: EngineCall,
+        prompts: Sequence[bytes] = (),
     ) -> httpx.Response:
-        content = await off_loop(encoded, body)
+        content = await off_loop(_content, body, prompts)
         headers = {"Content-Type": "application/json", **call.headers()}
         if request_id is not None:
             headers["X-Request-Id"] = request_id
@@ -378,6 +391,14 @@ def encoded(value: Any, field: str | None = None) -> bytes:
         raise MalformedRequest(
             f"{field or 'The request'} holds a number or a character that JSON cannot represent.", param=field
         ) from error
+
+
+def _content(body: Json, prompts: Sequence[bytes]) -> bytes:
+    content = encoded(body)
+    if prompts:
+        # Base64 needs no escapes, and is nearly all of such a body.
+        content = b"".join((content[:-1], b', "prompt_embeds": ["', b'", "'.join(prompts), b'"]}'))
+    return content
 
 
 def _refuse_unfinished(answer: Json) -> None:

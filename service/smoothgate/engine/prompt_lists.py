@@ -48,7 +48,8 @@ class PromptTemplate:
 
     Attributes:
         embeddings: of the text (L, D); rows of visual tokens have no meaning yet.
-        places: which rows are visual tokens, (L,) bool.
+        places: numbers of the rows that are visual tokens, (T,). Not a mask: torch would count that anew for
+            each prompt, with all of its threads.
         parameters: of vLLM's request, without the prompt.
     """
 
@@ -61,15 +62,15 @@ class PromptTemplate:
         """Most prompts in one request."""
         return max(1, min(MOST_PROMPTS, MOST_BYTES // max(1, self.embeddings.nbytes)))
 
-    def filled(self, tokens: Sequence[Tensor]) -> str:
-        """The prompt with the visual tokens (T, D) of each image, as vLLM takes it."""
+    def filled(self, tokens: Sequence[Tensor]) -> bytes:
+        """The prompt with the visual tokens (T, D) of each image, as vLLM takes it: in base64."""
         whole = self.embeddings.clone()
         whole[self.places] = torch.cat(list(tokens)).to(whole.dtype)
         if not whole.isfinite().all():
             raise EngineFailed("Some visual tokens are not finite.")
         buffer = io.BytesIO()
         torch.save(whole, buffer)
-        return base64.b64encode(buffer.getvalue()).decode()
+        return base64.b64encode(buffer.getvalue())
 
 
 class PromptLists:
@@ -112,8 +113,8 @@ class PromptLists:
                 raise LookupError(f"{name} is known to the chat route alone")
         asked = {name: body[name] for name in ("model", "messages", *_PROMPT_FIELDS) if name in body}
         tokens, context = await self._client.tokens(asked)
-        places = torch.tensor(tokens) == self._image_token
-        if int(places.sum()) != visual_tokens:
+        places = (torch.tensor(tokens) == self._image_token).nonzero().flatten()
+        if len(places) != visual_tokens:
             raise EngineFailed("The engine reads another number of visual tokens in this prompt.")
         room = context - len(tokens)
         if room < 1:
@@ -140,7 +141,7 @@ class PromptLists:
             SmoothgateError: as `EngineClient.completions`.
         """
         encoded = await off_loop(lambda: [template.filled(tokens) for tokens in prompts])
-        answer = await self._client.completions(template.parameters | {"prompt_embeds": encoded}, request_id)
+        answer = await self._client.completions(template.parameters, encoded, request_id)
         choices = answer.get("choices")
         texts = {
             one["index"]: one

@@ -162,13 +162,13 @@ class ListAsker:
         try:
             template = await self._lists.template(*self._chat.with_placeholders())
             usage = read_completion(generations[0].completion).usage or {}
-            if usage.get("prompt_tokens") == len(template.places):
+            if usage.get("prompt_tokens") == len(template.embeddings):
                 self._template = template
             else:
                 log.warning(
                     "a list of prompts would not be the prompt of the chat: asking one by one",
                     chat=usage.get("prompt_tokens"),
-                    prompt_list=len(template.places),
+                    prompt_list=len(template.embeddings),
                 )
         except (SmoothgateError, LookupError) as error:
             log.warning("lists of prompts cannot be asked: asking one by one", reason=str(error))

@@ -52,8 +52,8 @@ class Amount:
         pictures: that are certified one by one.
     """
 
-    rounds: int = 3
-    requests: int = 2
+    rounds: int = 5
+    requests: int = 4
     samples: int = 512
     pictures: int = 12
 
