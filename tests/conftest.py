@@ -46,8 +46,8 @@ _FIRST = ("deploy", "families", "engine")
 _LAST = ("playground", "http", "extproc", "conformance", "fuzz")
 # Modules around the stack of tests/deploy/conftest.py.
 _STACK = ("test_dashboard.py", "test_envoy.py", "test_prometheus.py")
-# What mostly waits, for alerts, hung clients and killed engines, has the third worker for itself: it takes
-# little from the two that compute.
+# What mostly waits, for alerts, hung clients and killed engines, has the third worker for itself until it is done:
+# it takes little from the two that compute.
 _WAITING = (
     "stack",
     "tests/engine/test_local_engine.py",
@@ -63,17 +63,18 @@ class _ByFixture(LoadScopeScheduling):
     What the stack of a deployment is made for runs in one worker too. In tests/families every family has a
     vLLM or an encoder of its own, so that each may run in another worker. xdist's own groups
     (`--dist=loadgroup`) are lost on pytest 9.2, whose items do not take the new name that xdist 3.8 gives
-    them. Where there is a third worker, it runs what mostly waits, and nothing else.
+    them. Where there is a third worker, it runs what mostly waits first, and no other worker does.
     """
 
     def _assign_work_unit(self, node: WorkerController) -> None:
         if any(each.gateway.id == _WAITING_WORKER for each in self.nodes):
             waits = node.gateway.id == _WAITING_WORKER
             scope = next((s for s in self.workqueue if (s in _WAITING) == waits), None)
-            if scope is None:
+            if scope is None and not waits:
                 node.shutdown()
                 return
-            self.workqueue.move_to_end(scope, last=False)
+            if scope is not None:
+                self.workqueue.move_to_end(scope, last=False)
         super()._assign_work_unit(node)
 
     def _split_scope(self, nodeid: str) -> str:

@@ -35,6 +35,7 @@ def broken_audio(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.long
 def test_transformers_and_torchvision_import_here() -> None:
     """So does vLLM, which other tests start."""
     code = "import transformers.processing_utils, torchvision.transforms; print('well')"
