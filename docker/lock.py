@@ -2,9 +2,9 @@
 
 They are those of the environment that runs this, which is the one that the tests ran in, closed under
 requirements, with the hashes of all files that the package index has of them: all that
-`smoothgate[cpu,fleet]` needs; for the CUDA image what `smoothgate[serve,fleet]` needs and vLLM's own image
-does not bring; for either image with the laboratory what `smoothgate[lab]` needs on top. torch and
-torchvision are left out: they come from PyTorch's index.
+`smoothgate[cpu,fleet,extproc]` needs; for the CUDA image what `smoothgate[serve,fleet,extproc]` needs and
+vLLM's own image does not bring; for either image with the laboratory what `smoothgate[lab]` needs on top.
+torch and torchvision are left out: they come from PyTorch's index.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def with_hashes(lines: str) -> str:
 
 def locks() -> dict[str, str]:
     """File name -> its lines without hashes."""
-    cpu, serve = (closure("smoothgate", extra, "fleet") for extra in ("cpu", "serve"))
+    cpu, serve = (closure("smoothgate", extra, "fleet", "extproc") for extra in ("cpu", "serve"))
     lab = closure("smoothgate", "lab")
     return {
         "requirements.cpu.txt": render(cpu),

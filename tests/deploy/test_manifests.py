@@ -20,6 +20,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from smoothgate.cli import extproc_command
+from smoothgate.extproc.filter_server import LIVE, SERVICE
 from smoothgate.settings import Settings
 from tests.deploy.test_rules import names_of_service
 from tests.programs import left_out, program
@@ -278,7 +280,8 @@ def test_pods_are_closed_pinned_and_bounded(overlay: str) -> None:
             assert container["resources"]["requests"].keys() >= {"cpu", "memory"}
             assert "memory" in container["resources"]["limits"]
             assert re.fullmatch(
-                r"smoothgate:(cpu|cuda)|smoothgate-psm|\S+:v?\d+\.\d+\.\d+\S*", container["image"]
+                r"smoothgate:(cpu|cuda)|smoothgate-(psm|checkpoint)|\S+:v?\d+\.\d+\.\d+\S*",
+                container["image"],
             )
             assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
 
@@ -331,6 +334,7 @@ HUB = {("0.0.0.0/0", 443), ("2000::/3", 443)}
     [
         ("cpu-demo", set(), None),
         ("single", {GATEWAY, MONITORING}, None),
+        ("filter", {GATEWAY, MONITORING}, None),
         ("split", {GATEWAY, MONITORING}, {GATE, MONITORING}),
         ("split-copy", {GATEWAY, MONITORING}, {GATE, MONITORING}),
         ("split-multihost", {GATEWAY, MONITORING}, {GATE, MONITORING, PEERS}),
@@ -347,6 +351,7 @@ def test_only_who_must_gets_in(overlay: str, gate: Peers, vllm: Peers | None) ->
     [
         ("cpu-demo", set(), None),
         ("single", {DNS, COLLECTOR, *HUB}, None),
+        ("filter", {DNS, COLLECTOR}, None),
         ("split", {DNS, COLLECTOR, VLLM, *HUB}, {DNS, *HUB}),
         ("split-copy", {DNS, COLLECTOR, VLLM, *HUB}, {DNS, *HUB}),
         ("split-multihost", {DNS, COLLECTOR, VLLM, *HUB}, {DNS, PEERS, *HUB}),
@@ -370,27 +375,97 @@ def test_the_way_to_the_hub_leads_to_no_neighbour(overlay: str, address: str) ->
         assert not inside or any(ip_address(address) in ip_network(each) for each in block["except"])
 
 
-@pytest.mark.parametrize("overlay", ["single", "split", "split-copy", "split-multihost"])
-def test_the_psm_is_that_of_an_image_with_a_digest(overlay: str) -> None:
-    """The gate reads what the init container copied, and an overlay names it by its digest."""
+def edited(overlay: str, changes: Manifest) -> str:
+    """What `kubectl kustomize` makes of an operator's own overlay on top of this one."""
+    with TemporaryDirectory(dir=DEPLOY) as folder:
+        changes = changes | {"resources": [f"../overlays/{overlay}"]}
+        (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(changes))
+        result = _run(program("kubectl", package="1.21 or newer"), "kustomize", folder)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize(
+    ("overlay", "name", "variable"),
+    [
+        ("single", "psm", "SMOOTHGATE_PSM"),
+        ("split", "psm", "SMOOTHGATE_PSM"),
+        ("split-copy", "psm", "SMOOTHGATE_PSM"),
+        ("split-multihost", "psm", "SMOOTHGATE_PSM"),
+        ("filter", "psm", "SMOOTHGATE_PSM"),
+        ("filter", "checkpoint", "SMOOTHGATE_MODEL"),
+    ],
+)
+def test_what_the_gate_reads_is_that_of_an_image_with_a_digest(
+    overlay: str, name: str, variable: str
+) -> None:
+    """It reads what the init container copied, and an overlay names that by its digest."""
     pod = find(overlay, "Deployment")["spec"]["template"]["spec"]
-    (copying,) = pod["initContainers"]
+    (copying,) = (each for each in pod["initContainers"] if each["name"] == name)
     (mount,) = copying["volumeMounts"]
     assert copying["command"][-1].rstrip("/") == mount["mountPath"]
     (read,) = (each for each in pod["containers"][0]["volumeMounts"] if each["name"] == mount["name"])
-    assert (read["mountPath"], read["readOnly"]) == (variables(overlay)["SMOOTHGATE_PSM"], True)
-    steps = (ROOT / "docker/Dockerfile.psm").read_text().splitlines()
-    assert f"COPY psm/ {copying['command'][-2].rstrip('.')}" in steps
-    with TemporaryDirectory(dir=DEPLOY) as folder:
-        image = {
-            "name": "smoothgate-psm",
-            "newName": "registry.example.com/psm",
-            "digest": f"sha256:{'0' * 64}",
-        }
-        named = {"resources": [f"../overlays/{overlay}"], "images": [image]}
-        (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(named))
-        result = _run(program("kubectl", package="1.21 or newer"), "kustomize", folder)
-    assert f"image: registry.example.com/psm@sha256:{'0' * 64}\n" in result.stdout, result.stderr
+    assert (read["mountPath"], read["readOnly"]) == (variables(overlay)[variable], True)
+    steps = (ROOT / f"docker/Dockerfile.{name}").read_text().splitlines()
+    assert f"COPY {name}/ {copying['command'][-2].rstrip('.')}" in steps
+    assert f"!{name}" in (ROOT / f"docker/Dockerfile.{name}.dockerignore").read_text().splitlines()
+    digest = f"sha256:{'0' * 64}"
+    image = {"name": f"smoothgate-{name}", "newName": f"registry.example.com/{name}", "digest": digest}
+    assert f"image: registry.example.com/{name}@{digest}\n" in edited(overlay, {"images": [image]})
+
+
+@pytest.mark.parametrize(
+    ("overlay", "deployments"), [("single", ["smoothgate"]), ("split", ["smoothgate", "vllm"])]
+)
+def test_a_checkpoint_may_come_as_an_image_for_gates_and_vllm(
+    overlay: str, deployments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = list(yaml.safe_load_all(edited(overlay, {"components": ["../components/checkpoint-image"]})))
+    for each in filter(is_kubernetes_own, made):
+        kubernetes_validate.validate(each, KUBERNETES, strict=True)
+    assert not [each for each in made if each["kind"] == "PersistentVolumeClaim"], "nothing is shared"
+    (model,) = (each["data"] for each in made if each["metadata"]["name"].startswith("smoothgate-model-"))
+    for name, value in model.items():
+        monkeypatch.setenv(name, value)
+    assert Settings(_env_file=None).model_revision is None, "a folder has none"
+    pods = {
+        each["metadata"]["name"]: each["spec"]["template"]["spec"]
+        for each in made
+        if each["kind"] == "Deployment"
+    }
+    assert sorted(pods) == deployments
+    for pod in pods.values():
+        volumes = {each["name"]: each for each in pod["volumes"]}
+        assert all("persistentVolumeClaim" not in each for each in volumes.values())
+        container = pod["containers"][0]
+        mounts = {each["mountPath"]: each["name"] for each in container["volumeMounts"]}
+        (copying,) = (each for each in pod["initContainers"] if each["name"] == "checkpoint")
+        assert {each["name"] for each in copying["volumeMounts"]} == {mounts[model["SMOOTHGATE_MODEL"]]}
+        # The kubelet adds up what all volumes on the node's disk hold.
+        on_disk = (each["emptyDir"] for each in volumes.values() if "emptyDir" in each)
+        sizes = [
+            int(each["sizeLimit"].removesuffix("Gi"))
+            for each in on_disk
+            if each.get("sizeLimit", "").endswith("Gi") and each.get("medium") != "Memory"
+        ]
+        assert int(container["resources"]["limits"]["ephemeral-storage"].removesuffix("Gi")) >= sum(sizes)
+
+
+def test_the_filter_is_found_and_asked_for_its_health_by_grpc() -> None:
+    container = find("filter", "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    assert container["args"] == [extproc_command.extproc.__name__]
+    port = Settings(_env_file=None, port=variables("filter")["SMOOTHGATE_PORT"]).port
+    probes = {name: container[f"{name}Probe"]["grpc"] for name in ("startup", "liveness", "readiness")}
+    assert probes == {
+        "startup": {"port": port, "service": LIVE},
+        "liveness": {"port": port, "service": LIVE},
+        "readiness": {"port": port, "service": SERVICE},
+    }
+    (service,) = find("filter", "Service")["spec"]["ports"]
+    assert service["appProtocol"] == "kubernetes.io/h2c"
+    # The policy in docs/deploy.md leads to it.
+    guide = (ROOT / "docs/deploy.md").read_text()
+    assert f"backendRefs: [{{name: smoothgate, port: {service['port']}}}]" in guide
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -13,8 +13,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from smoothgate.certify.signing import verify
 from smoothgate.errors import SmoothgateError
-from smoothgate.extproc.filter_server import SERVICE
+from smoothgate.extproc.filter_server import LIVE, SERVICE
 from smoothgate.gate import accounts
+from smoothgate.gate.health import Health
 from smoothgate.psm.unit_encoder import UnitEncoder
 from tests.extproc.envoys_words import BUFFERED, STREAMED, Passed, Refused, ask, refusal, streaming
 from tests.extproc.running_filter import Filter, running_filter
@@ -281,6 +282,20 @@ def test_accounts_are_those_of_the_gate(demo_encoder: UnitEncoder, tmp_path: Pat
         refused = _refused(ask(started, HELLO, authorization=f"Bearer {key}"))
     assert (refused.status, refused.error["code"]) == (429, "tokens_per_minute")
     assert int(refused.headers["retry-after"]) > 30
+
+
+def test_a_filter_that_is_not_ready_lives(demo_encoder: UnitEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kubernetes would otherwise start it again."""
+    with running_filter(demo_encoder) as started, grpc.insecure_channel(started.address) as channel:
+        check = health_pb2_grpc.HealthStub(channel).Check
+
+        def serves(name: str) -> bool:
+            return bool(check(health_pb2.HealthCheckRequest(service=name)).status == 1)
+
+        wait_until(lambda: serves(SERVICE), 10, lambda: "not serving")
+        monkeypatch.setattr(Health, "problems", lambda _: {"encoder": "lost"})
+        wait_until(lambda: not serves(SERVICE), 10, lambda: "still serving")
+        assert serves(LIVE)
 
 
 def test_draining(demo_encoder: UnitEncoder) -> None:

@@ -26,6 +26,8 @@ from smoothgate.settings import Settings
 
 #: As Envoy calls it.
 SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
+#: Name of the process's own health, for Kubernetes: a filter that is not ready is not started again.
+LIVE = "live"
 _METHOD = "Process"
 _POLL_SECONDS = 0.5
 # Beside the body that a message holds: headers of requests, which Envoy limits to 60 KiB.
@@ -91,6 +93,7 @@ async def serve_until(
     await service.start()
     try:
         await server.start()
+        await health.set(LIVE, _Status.SERVING)
         watching = asyncio.create_task(_tell_health(service, health, settings))
         try:
             listening()
