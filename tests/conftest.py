@@ -46,8 +46,8 @@ _FIRST = ("deploy", "families", "engine")
 _LAST = ("playground", "http", "extproc", "conformance", "fuzz")
 # Modules around the stack of tests/deploy/conftest.py.
 _STACK = ("test_dashboard.py", "test_envoy.py", "test_prometheus.py")
-# What mostly waits, for alerts, hung clients and killed engines, has the third worker for itself until it is done:
-# it takes little from the two that compute.
+# What mostly waits, for alerts, hung clients and killed engines, has the third worker for itself until it is
+# done: it takes little from the two that compute.
 _WAITING = (
     "stack",
     "tests/engine/test_local_engine.py",
