@@ -140,9 +140,9 @@ def test_an_answer_is_certified(served: Served, monkeypatch: pytest.MonkeyPatch)
         asked["chat"] += 1
         return chat(self, *args)
 
-    def many(self: Any, content: Json, *args: Any) -> Any:
-        asked["list"] += len(content["prompt_embeds"])
-        return completions(self, content, *args)
+    def many(self: Any, content: Json, prompts: Sequence[bytes], *args: Any) -> Any:
+        asked["list"] += len(prompts)
+        return completions(self, content, prompts, *args)
 
     monkeypatch.setattr(type(client), "chat", one)
     monkeypatch.setattr(type(client), "completions", many)
