@@ -74,6 +74,14 @@ def test_the_images_install_the_versions_that_the_tests_run_in(file: str) -> Non
     assert set(locked.splitlines()) == set(here.splitlines())
 
 
+@pytest.mark.parametrize("file", ["requirements.cpu.txt", "requirements.cuda.txt"])
+def test_the_images_bring_what_a_filter_and_shared_limits_need(file: str) -> None:
+    """The topology `filter` runs `smoothgate extproc` in the same image."""
+    locked = (DOCKER / file).read_text()
+    for package in ("envoy-data-plane", "grpcio", "grpcio-health-checking", "redis"):
+        assert f"\n{package}==" in locked, package
+
+
 @pytest.mark.parametrize("file", ["requirements.cpu.txt", "requirements.cuda.txt", "requirements.lab.txt"])
 def test_every_package_of_a_lock_has_its_hashes(file: str) -> None:
     text = (DOCKER / file).read_text()
