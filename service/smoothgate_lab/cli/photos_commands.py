@@ -146,3 +146,38 @@ def photos_attack_votes(
         scenes = photo_scenes(load_photographs(data, "test"), model, psm)
         terms = AttackTerms(sigma=sigma, seed=seed)
         attack_votes(scenes, output, terms, factor, None if report_only else pictures, json_file)
+
+
+@app.command("attack")
+def photos_attack(
+    plan: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Plan of the evaluation (TOML).")],
+    data: Data,
+    model: Model = Path("runs/photos/model"),
+    psm: Psm = Path("runs/photos/psm"),
+    output: Annotated[
+        Path, typer.Option(help="Folder of the results. A run resumes where it stopped.")
+    ] = Path("runs/photos/attacks"),
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Report the present results without further attacks.")
+    ] = False,
+    json_file: Json = None,
+) -> None:
+    """Attack the photographs model with several defences, as `smoothgate evaluate` attacks the demo's."""
+    from smoothgate.errors import SmoothgateError
+    from smoothgate.vision import hide_progress
+    from smoothgate_lab.cli.evaluate_command import report_on, run_with_progress
+    from smoothgate_lab.evaluation.attacked_scenes import attacked_photographs
+    from smoothgate_lab.evaluation.evaluation_plan import load_plan
+    from smoothgate_lab.evaluation.robustness import Evaluation
+    from smoothgate_lab.photos.photographs import load_photographs
+
+    hide_progress()
+    with failures():
+        wanted = load_plan(plan)
+        scenes = attacked_photographs(load_photographs(data, "test"), wanted.n)
+        evaluation = Evaluation(wanted, output, model, psm, scenes)
+        if evaluation.asks_service():
+            raise SmoothgateError("Attacks on the running service are for the demo model.", code="no_service")
+        if not report_only:
+            run_with_progress(evaluation)
+    report_on(evaluation, plan.stem, json_file)

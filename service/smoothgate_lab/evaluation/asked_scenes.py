@@ -64,15 +64,20 @@ def photo_scenes(test: Photographs, model: Path, psm: Path) -> AskedScenes:
         model: folder of the model.
         psm: folder of PSM and calibration.
     """
-    photographs = test.of_each_class(0, _PER_CLASS)
-    # The place of each among those of its class.
-    turns = torch.cat([torch.arange(int((photographs.labels == c).sum())) for c in range(len(CLASSES))])
-    photographs = photographs.take(turns.argsort(stable=True))
+    photographs = in_turns(test)
     questions = (WHAT, KIND, DESCRIBE)
     names = [CLASSES[label] for label in photographs.labels]
     right = tuple({q.name: q.answer(name) for q in questions} for name in names)
     encoder = _encoder(model, psm)
     return AskedScenes(model, encoder, photographs.canvases, questions, right, photographs.digest)
+
+
+def in_turns(test: Photographs) -> Photographs:
+    """The first 50 of each class. The classes take turns."""
+    photographs = test.of_each_class(0, _PER_CLASS)
+    # The place of each among those of its class.
+    turns = torch.cat([torch.arange(int((photographs.labels == c).sum())) for c in range(len(CLASSES))])
+    return photographs.take(turns.argsort(stable=True))
 
 
 def _encoder(model: Path, psm: Path) -> UnitEncoder:

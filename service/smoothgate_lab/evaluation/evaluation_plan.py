@@ -11,15 +11,14 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from smoothgate.errors import MalformedRequest
-from smoothgate_lab.chat_models.chats import Question
-from smoothgate_lab.demo.conversation import ONE_PICTURE
 from smoothgate_lab.evaluation.attacks.pgd import Norm
 
 Positive = Annotated[int, Field(ge=1)]
 
 # Attacks of the Adversarial Robustness Toolbox.
 _ART = ("art-square", "hop-skip-jump")
-_QUESTIONS = {question.name: question for question in ONE_PICTURE}
+# Questions whose answers are the classes of a model's pictures.
+_CLASSES = ("digit", "what")
 
 
 class _Strict(BaseModel):
@@ -62,8 +61,8 @@ class Attack(_Strict):
         description="adaptive: crafted on the defence itself with new noise; transferred: crafted on the "
         "undefended model; service: crafted on the running service through HTTP (only square and ART's)."
     )
-    question: Literal["digit", "ink", "background", "pattern", "parity", "describe"] = Field(
-        "digit", description="The question whose answer is attacked."
+    question: Literal["digit", "ink", "background", "pattern", "parity", "what", "kind", "describe"] = Field(
+        "digit", description="The question whose answer is attacked; of photographs: what, kind or describe."
     )
     defences: tuple[str, ...] = Field((), description="Names of the attacked defences. By default all.")
     n: Positive | None = Field(None, description="Only this many of the plan's scenes, from the first.")
@@ -81,8 +80,8 @@ class Attack(_Strict):
             raise ValueError("ART's attacks ask the running service")
         if self.setting != "adaptive" and self.objective == "auto-attack":
             raise ValueError("AutoAttack is adaptive")
-        if self.question != "digit" and self.objective in ("auto-attack", *_ART):
-            raise ValueError("the classes of this attack are the ten digits")
+        if self.question not in _CLASSES and self.objective in ("auto-attack", *_ART):
+            raise ValueError("the classes of this attack are the ten digits, or what photographs show")
         return self
 
     def balls(self) -> list[tuple[Norm, float]]:
@@ -163,11 +162,6 @@ class Cell:
             return "clean"
         about = "" if self.attack.question == "digit" else f" ({self.attack.question})"
         return f"{self.attack.name}{about}, {self.attack.setting}, {self.norm} {self.eps:.6g}"
-
-    @property
-    def question(self) -> Question:
-        """The question whose answer is attacked. The attacker wants the twin's answer."""
-        return _QUESTIONS[self.attack.question if self.attack else "digit"]
 
 
 def load_plan(file: Path) -> EvaluationPlan:

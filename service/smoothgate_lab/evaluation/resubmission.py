@@ -125,7 +125,7 @@ class Resubmission:
 
     def _batch(self, cell: Cell, numbers: Sequence[int]) -> list[Resubmitted]:
         evaluation = self._evaluation
-        scenes, plan = evaluation.scenes, evaluation.plan
+        scenes, plan, question = evaluation.scenes, evaluation.plan, evaluation.question(cell)
         victim = evaluation.victim(cell.defence, plan.n_select)
         assert isinstance(victim, SmoothedVictim)  # noqa: S101
         found = []
@@ -135,7 +135,7 @@ class Resubmission:
             with torch.inference_mode():
                 fresh = [self._with_fresh_noise(victim, picture, seed, time) for time in range(self.times)]
                 own = [self._with_its_own_noise(victim, cell, each) for each in changed]
-            given = answers(evaluation.answerer, cell.question.phrasings[0], torch.stack(fresh + own))
+            given = answers(evaluation.answerer, question.phrasings[0], torch.stack(fresh + own))
             found.append(
                 Resubmitted(
                     made_of=self.made_of(cell),
@@ -143,12 +143,12 @@ class Resubmission:
                     defence=cell.defence.name,
                     attack=cell.attack.name if cell.attack else "clean",
                     setting=cell.attack.setting if cell.attack else "clean",
-                    question=cell.question.name,
+                    question=question.name,
                     norm=cell.norm,
                     eps=cell.eps,
                     index=number,
-                    right=cell.question.answer(scenes.facts[number]),
-                    wanted=cell.question.answer(scenes.twin_facts[number]),
+                    right=question.answer(scenes.facts[number]),
+                    wanted=question.answer(scenes.twin_facts[number]),
                     fresh=given[: self.times],
                     altered=given[self.times :],
                 )

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -33,8 +33,8 @@ from smoothgate.sampling.draw import noisy
 from smoothgate.vision import load
 from smoothgate.vision.png import encode_png
 from smoothgate_lab.chat_models.answerer import Answerer, answers
-from smoothgate_lab.demo.conversation import ONE_PICTURE
-from smoothgate_lab.demo.digit_scenes import DigitScenes
+from smoothgate_lab.chat_models.chats import Question
+from smoothgate_lab.evaluation.attacked_scenes import AttackedScenes, attacked_digits
 from smoothgate_lab.evaluation.attacks import objectives
 from smoothgate_lab.evaluation.attacks.art_attacks import art_square, hop_skip_jump
 from smoothgate_lab.evaluation.attacks.auto_attack import auto_attack
@@ -100,10 +100,19 @@ class Evaluation:
         folder: gets `results.jsonl` and the attacked pictures.
         model: folder of the plan's model.
         psm: folder of the plan's PSM and calibration.
+        scenes: at least as many as the plan's `n`. By default the demo model's.
+
+    Raises:
+        MalformedRequest: the plan attacks a question that the scenes do not have.
     """
 
     def __init__(
-        self, plan: EvaluationPlan, folder: Path, model: Path | None = None, psm: Path | None = None
+        self,
+        plan: EvaluationPlan,
+        folder: Path,
+        model: Path | None = None,
+        psm: Path | None = None,
+        scenes: AttackedScenes | None = None,
     ) -> None:
         self.plan = plan
         self.folder = folder
@@ -113,7 +122,9 @@ class Evaluation:
         self._psm = psm or bundled("psm")
         self._encoders: dict[tuple[str, str, str], UnitEncoder] = {}
         self.base = self.encoder(Defence(name="none", parts="none"))
-        self.scenes = DigitScenes(self.base.adapter, plan.n, plan.n, plan.seed)
+        self.scenes = scenes or attacked_digits(self.base.adapter, plan.n, plan.seed)
+        for attack in plan.attacks:
+            self.scenes.question(attack.question)
         self.clean = CleanPictures(plan, self.scenes.canvases, lambda d: self.victim(d, plan.n_select))
         self._own = threading.local()
         self._own.answerer = Answerer(self._model)
@@ -138,7 +149,13 @@ class Evaluation:
         attack = cell.attack.model_dump(mode="json", exclude=lists) if cell.attack else None
         encoder = self.encoder(cell.defence)
         parts = [shared, attack, cell.key, cell.defence.parts, self.base.digest, encoder.digest]
+        if self.scenes.pictures:
+            parts.append(self.scenes.pictures)
         return _digest(json.dumps(parts))[:16]
+
+    def question(self, cell: Cell) -> Question:
+        """The question whose answer is attacked. The attacker wants the twin's answer."""
+        return self.scenes.question(cell.attack.question if cell.attack else None)
 
     def run(self, step: Callable[[Cell, int], None]) -> None:
         """Do the remaining work. `step` is called with a cell and a number of pictures that are done.
@@ -252,7 +269,8 @@ class Evaluation:
                 seen = many.see(picture[None], gen)
             features.append(seen.features[0])
             tokens.append(seen.tokens[0].cpu())
-        given = {q.name: answers(self.answerer, q.phrasings[0], torch.stack(tokens)) for q in ONE_PICTURE}
+        questions, attacked = self.scenes.questions, self.question(cell)
+        given = {q.name: answers(self.answerer, q.phrasings[0], torch.stack(tokens)) for q in questions}
         for row, number in enumerate(numbers):
             x, twin = self.scenes.facts[number], self.scenes.twin_facts[number]
             delta = pictures[row] - self.scenes.canvases[number]
@@ -262,14 +280,14 @@ class Evaluation:
                 defence=cell.defence.name,
                 attack=cell.attack.name if cell.attack else "clean",
                 setting=cell.attack.setting if cell.attack else "clean",
-                question=cell.question.name,
+                question=attacked.name,
                 norm=cell.norm,
                 eps=cell.eps,
                 index=number,
                 seed=self.plan.seed_of(cell, number),
                 given={name: each[row] for name, each in given.items()},
-                right={q.name: given[q.name][row] == q.answer(x) for q in ONE_PICTURE},
-                hit=given[cell.question.name][row] == cell.question.answer(twin),
+                right={q.name: given[q.name][row] == q.answer(x) for q in questions},
+                hit=given[attacked.name][row] == attacked.answer(twin),
                 cosine=float(features[row] @ self.clean.feature(cell.defence, number)),
                 l2=l2,
                 linf=float(delta.abs().max()),
@@ -297,9 +315,9 @@ class Evaluation:
     ) -> Tensor:
         assert cell.attack is not None and cell.norm is not None  # noqa: S101, PT018
         queries, seed = self.plan.queries, self.plan.seed_of(cell, numbers[0])
-        right = [cell.question.answer(self.scenes.facts[i]) for i in numbers]
-        digits = [self.scenes.facts[i].digit for i in numbers]
-        choices = self._choices(cell)
+        right = [self.question(cell).answer(self.scenes.facts[i]) for i in numbers]
+        labels = [self.scenes.labels[i] for i in numbers]
+        choices = list(self.scenes.classes)
         with self._service(cell) as remote:
 
             def ask(z: Tensor) -> Tensor:
@@ -308,41 +326,38 @@ class Evaluation:
             classes = len(choices) + 1
             match cell.attack.objective:
                 case "hop-skip-jump":
-                    return hop_skip_jump(ask, x, digits, classes, cell.norm, cell.eps, queries, seed)
+                    return hop_skip_jump(ask, x, labels, classes, cell.norm, cell.eps, queries, seed)
                 case "art-square":
-                    return art_square(ask, x, digits, classes, cell.eps, queries, seed)
+                    return art_square(ask, x, labels, classes, cell.eps, queries, seed)
                 case _:
                     return square(lambda z: remote.score(right, z), x, cell.eps, queries, gen)
 
     def _auto_attack(self, cell: Cell, x: Tensor, numbers: Sequence[int], gen: torch.Generator) -> Tensor:
-        """AutoAttack on the ten digits. It checks what it finds with as many noisy copies as are served."""
+        """AutoAttack on the classes. It checks what it finds with as many noisy copies as are served."""
         assert cell.norm is not None  # noqa: S101
         attacked = self.victim(cell.defence, _AUTO_ATTACK_DRAWS)
         served = self.victim(cell.defence, self.plan.n_select)
-        question, choices = cell.question.phrasings[0], self._choices(cell)
+        question, choices = self.question(cell).phrasings[0], list(self.scenes.classes)
 
         def logits(z: Tensor) -> Tensor:
             victim = attacked if torch.is_grad_enabled() else served
             return self.answerer.choice_logits(question, choices, victim.see(z, gen).tokens)
 
-        labels = torch.tensor([self.scenes.facts[i].digit for i in numbers])
+        labels = torch.tensor([self.scenes.labels[i] for i in numbers])
         seed = self.plan.seed_of(cell, numbers[0])
         return auto_attack(logits, x, labels, cell.norm, cell.eps, seed)
 
-    def _choices(self, cell: Cell) -> list[str]:
-        """The answers to the attacked question for the digits 0 to 9."""
-        return [cell.question.answer(replace(self.scenes.facts[0], digit=digit)) for digit in range(10)]
-
     def _loss(self, cell: Cell, victim: Victim, numbers: Sequence[int], gen: torch.Generator) -> Loss:
         assert cell.attack is not None  # noqa: S101
-        question = cell.question.phrasings[0]
+        asked = self.question(cell)
+        question = asked.phrasings[0]
         target = self.scenes.twins[list(numbers)]
         match cell.attack.objective:
             case "answer":
-                wanted = [cell.question.answer(self.scenes.twin_facts[i]) for i in numbers]
+                wanted = [asked.answer(self.scenes.twin_facts[i]) for i in numbers]
                 return objectives.towards_answer(victim, self.answerer, question, wanted, gen)
             case "untargeted" | "square":
-                right = [cell.question.answer(self.scenes.facts[i]) for i in numbers]
+                right = [asked.answer(self.scenes.facts[i]) for i in numbers]
                 return objectives.away_from_answer(victim, self.answerer, question, right, gen)
             case "feature":
                 return objectives.towards_feature(victim, target, gen)
@@ -359,12 +374,13 @@ class Evaluation:
         if self.url is None:
             raise SmoothgateError("An attack on the running service needs its address.", code="no_service")
         plan, psm = self.plan, self.encoder(cell.defence).psm_digest
+        question = self.question(cell).phrasings[0]
         if cell.defence.parts == "none":
-            with RemoteModel(self.url, cell.question.phrasings[0], {"mode": "off"}) as remote:
+            with RemoteModel(self.url, question, {"mode": "off"}) as remote:
                 yield remote
             return
         smoothing = {"n_select": plan.n_select, "n_certify": _SERVICE_CERTIFY, "sigma": plan.sigma}
-        with RemoteModel(self.url, cell.question.phrasings[0], smoothing) as remote:
+        with RemoteModel(self.url, question, smoothing) as remote:
             if remote.psm_digest(self.scenes.canvases[0]) != psm:
                 raise SmoothgateError(
                     f"The service at {self.url} does not run the plan's defence {cell.defence.name}.",

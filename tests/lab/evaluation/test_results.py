@@ -42,7 +42,8 @@ def test_the_quick_plan_runs_through_and_asks_the_service(
 
 
 @pytest.mark.parametrize(
-    "name", ["results", "results-square", "results-sigma-025", "results-sigma-075", "results-resubmitted"]
+    "name",
+    ["results", "results-square", "results-sigma-025", "results-sigma-075", "results-resubmitted", "photos"],
 )
 def test_the_long_plans_can_be_read(name: str) -> None:
     plan = load_plan(PLANS / f"{name}.toml")

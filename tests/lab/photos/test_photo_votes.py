@@ -1,5 +1,6 @@
 """From photographs to certified accuracy, with tiny networks: every command of docs/photographs.md."""
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -8,16 +9,44 @@ import torch
 from typer.testing import CliRunner
 
 from smoothgate.cli.main import app
+from smoothgate.errors import MalformedRequest, SmoothgateError
 from smoothgate.sampling.chance import FEWEST
 from smoothgate_lab.cli import psm_training_commands, vote_runs
 from smoothgate_lab.evaluation import vote_attacks, vote_report, vote_samples
 from smoothgate_lab.evaluation.asked_scenes import photo_scenes
+from smoothgate_lab.evaluation.attacked_scenes import attacked_photographs
 from smoothgate_lab.evaluation.vote_attacks import AttackTerms
 from smoothgate_lab.evaluation.vote_samples import N_SELECT, VoteSamples, sampled_scenes
+from smoothgate_lab.photos.photo_conversation import WHAT
 from smoothgate_lab.photos.photo_training import PhotoTraining
 from smoothgate_lab.photos.photographs import CLASSES, load_photographs
 from tests.lab.photos.made_photographs import write_copies
 from tests.lab.photos.tiny_recipe import RECIPE
+
+PLAN = """
+n = 2
+n_select = 4
+n_certify = 64
+n_check = 8
+steps = 1
+draws = 1
+sigma = 0.25
+radii = [0.25]
+defences = [{name = "none", parts = "none"}, {name = "FS + PSM", parts = "both"}]
+[[attacks]]
+name = "PGD"
+objective = "answer"
+question = "what"
+setting = "transferred"
+linf = [8]
+[[attacks]]
+name = "PGD"
+objective = "untargeted"
+question = "what"
+setting = "adaptive"
+l2 = [0.5]
+defences = ["FS + PSM"]
+"""
 
 STAGES = {"denoise": 0, "purifier": 0, "mapper": 1, "joint": 1, "served": 1}
 
@@ -67,6 +96,40 @@ def test_a_psm_is_trained_on_photographs_and_their_answers_are_certified(
     run("photos", "attack-votes", *options, "--sigma", "0.25", "--pictures", "2", "--factor", "1")
     (row,) = (votes / "attacked-votes.md").read_text().splitlines()[4:]
     assert row.startswith("| 1 | 2 |"), "a tiny model says the same of every noisy copy"
+
+    plan, attacks = tmp_path / "plan.toml", tmp_path / "attacks"
+    plan.write_text(PLAN)
+    figures = tmp_path / "attacks.json"
+    run("photos", "attack", plan, *options[:-1], attacks, "--json", figures)
+    rows = json.loads(figures.read_text())["rows"]
+    assert [(each["attack"], each["setting"], each["n"]) for each in rows] == [
+        *2 * [("clean", "clean", 2)],
+        *2 * [("PGD", "transferred", 2)],
+        ("PGD", "adaptive", 2),
+    ]
+    assert all(set(each["accuracy"]) == {"what", "kind", "describe"} for each in rows)
+    assert {each["question"] for each in rows} == {"what"}
+    assert set(rows[1]["fcsb"]) == {"0.25"}
+    lines = (attacks / "results.jsonl").read_text()
+    run("photos", "attack", plan, *options[:-1], attacks)
+    assert (attacks / "results.jsonl").read_text() == lines, "nothing is attacked again"
+
+
+def test_the_twin_of_an_attacked_photograph_is_of_another_class(tmp_path: Path) -> None:
+    write_copies(tmp_path, 3, "test")
+    test = load_photographs(tmp_path, "test")
+    scenes = attacked_photographs(test, 30)
+    assert list(scenes.facts) == list(CLASSES) * 3
+    assert all(facts != twin for facts, twin in zip(scenes.facts, scenes.twin_facts, strict=True))
+    assert torch.equal(scenes.twins[:-1], scenes.canvases[1:])
+    assert [scenes.classes[label] for label in scenes.labels] == [
+        WHAT.answer(facts) for facts in scenes.facts
+    ]
+    assert scenes.question(None) is WHAT
+    with pytest.raises(MalformedRequest, match=r"digit, but what, kind, describe"):
+        scenes.question("digit")
+    with pytest.raises(SmoothgateError, match="31 pictures"):
+        attacked_photographs(test, 31)
 
 
 def test_the_classes_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
