@@ -89,7 +89,7 @@ upgrade: $(VENV)/.cpu-dev  ## Install the newest versions that are allowed, and 
 	@$(MAKE) --no-print-directory lock
 
 sbom: $(VENV)/.cpu-dev  ## List what the images install, as CycloneDX, into runs/.
-	@PATH="$(abspath $(BIN)):$$PATH" .ci/sbom runs
+	@.ci/sbom $(VENV) runs
 
 clean:  ## Remove the environment and all caches.
 	rm -rf $(VENV) $(REDTEAM) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
