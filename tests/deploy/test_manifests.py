@@ -6,13 +6,14 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import dedent
+from types import MappingProxyType
 from typing import Any
 
 import jsonschema
@@ -375,11 +376,12 @@ def test_the_way_to_the_hub_leads_to_no_neighbour(overlay: str, address: str) ->
         assert not inside or any(ip_address(address) in ip_network(each) for each in block["except"])
 
 
-def edited(overlay: str, changes: Manifest) -> str:
-    """What `kubectl kustomize` makes of an operator's own overlay on top of this one."""
+def edited(overlay: str, changes: Manifest, files: Mapping[str, str] = MappingProxyType({})) -> str:
+    """What `kubectl kustomize` makes of an operator's own overlay on top of this one, with these files."""
     with TemporaryDirectory(dir=DEPLOY) as folder:
-        changes = changes | {"resources": [f"../overlays/{overlay}"]}
-        (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(changes))
+        changes = changes | {"resources": [f"../overlays/{overlay}", *changes.get("resources", ())]}
+        for name, text in {**files, "kustomization.yaml": yaml.safe_dump(changes)}.items():
+            (Path(folder) / name).write_text(text)
         result = _run(program("kubectl", package="1.21 or newer"), "kustomize", folder)
     assert result.returncode == 0, result.stderr
     return result.stdout
@@ -420,10 +422,14 @@ def test_what_the_gate_reads_is_that_of_an_image_with_a_digest(
 def test_a_checkpoint_may_come_as_an_image_for_gates_and_vllm(
     overlay: str, deployments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = list(yaml.safe_load_all(edited(overlay, {"components": ["../components/checkpoint-image"]})))
+    # An operator's own volume, as for a store, stays.
+    own = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "store"}}
+    changes = {"components": ["../components/checkpoint-image"], "resources": ["own.yaml"]}
+    made = list(yaml.safe_load_all(edited(overlay, changes, {"own.yaml": yaml.safe_dump(own)})))
+    claims = [each["metadata"]["name"] for each in made if each["kind"] == "PersistentVolumeClaim"]
+    assert claims == ["store"]
     for each in filter(is_kubernetes_own, made):
         kubernetes_validate.validate(each, KUBERNETES, strict=True)
-    assert not [each for each in made if each["kind"] == "PersistentVolumeClaim"], "nothing is shared"
     (model,) = (each["data"] for each in made if each["metadata"]["name"].startswith("smoothgate-model-"))
     for name, value in model.items():
         monkeypatch.setenv(name, value)
@@ -729,14 +735,10 @@ def test_the_documented_shift_of_traffic_names_the_second_copy() -> None:
     """The patch in docs/deploy.md, applied to `split`."""
     guide = (ROOT / "docs/deploy.md").read_text()
     (found,) = re.findall(r"\n( +patches:\n +- target: {kind: HTTPRoute, .*?)\n\n", guide, re.DOTALL)
-    with TemporaryDirectory(dir=DEPLOY) as folder:
-        overlay = Path(folder) / "kustomization.yaml"
-        overlay.write_text(f"resources: [../overlays/split]\n{dedent(found)}\n")
-        result = _run(program("kubectl", package="1.21 or newer"), "kustomize", folder)
-    assert result.returncode == 0, result.stderr
+    made = edited("split", yaml.safe_load(dedent(found)))
     (route,) = (
         each
-        for each in yaml.safe_load_all(result.stdout)
+        for each in yaml.safe_load_all(made)
         if (each["kind"], each["metadata"]["name"]) == ("HTTPRoute", "smoothgate")
     )
     copy_of = find("split-copy", "Service")["metadata"]
@@ -753,14 +755,8 @@ def test_the_documented_way_to_a_redis_is_one() -> None:
     guide = (ROOT / "docs/deploy.md").read_text().partition("**Limits of clients for all gates")[2]
     section = guide.partition("## What to watch")[0]
     overlay, policy = (dedent(part) for part in re.findall(r"\n((?: {4}.*\n|\n(?= {4}[^#]))+)", section))
-    with TemporaryDirectory(dir=DEPLOY) as folder:
-        resources = "resources: [../overlays/split, to-redis.yaml]"
-        text = overlay.replace("resources: [to-redis.yaml]", resources)
-        (Path(folder) / "kustomization.yaml").write_text(text)
-        (Path(folder) / "to-redis.yaml").write_text(policy)
-        result = _run(program("kubectl", package="1.21 or newer"), "kustomize", folder)
-    assert result.returncode == 0, result.stderr
-    made = {(each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(result.stdout)}
+    told = edited("split", yaml.safe_load(overlay), {"to-redis.yaml": policy})
+    made = {(each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(told)}
     kubernetes_validate.validate(made["NetworkPolicy", "to-redis"], KUBERNETES, strict=True)
     (gate,) = made["Deployment", "smoothgate"]["spec"]["template"]["spec"]["containers"]
     given = {each["name"] for each in gate["env"]}

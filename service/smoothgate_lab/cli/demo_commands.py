@@ -22,6 +22,7 @@ from smoothgate.cli.common import (
     write,
 )
 from smoothgate.errors import MalformedRequest
+from smoothgate_lab.cli.evaluation_options import Plan, ReportOnly, Results
 from smoothgate_lab.cli.vote_options import AttacksReport, Factors, Samples, SamplesReport
 
 _SIGMAS = [0.25, 0.5, 0.75, 1.0]
@@ -280,14 +281,10 @@ def demo_over_refusal(
 
 @app.command("resubmit")
 def demo_resubmit(
-    plan: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Plan of the evaluation (TOML).")],
-    output: Annotated[
-        Path, typer.Option(help="Folder of attacked pictures and results. A run resumes where it stopped.")
-    ] = Path("runs/results"),
+    plan: Plan,
+    output: Results = Path("runs/results"),
     times: Annotated[int, typer.Option(min=1, max=1000, help="How often each picture is sent.")] = 10,
-    report_only: Annotated[
-        bool, typer.Option("--report-only", help="Report the present results without further requests.")
-    ] = False,
+    report_only: ReportOnly = False,
     json_file: Json = None,
 ) -> None:
     """Send attacked pictures several times, and count what the attacker gets at least once."""

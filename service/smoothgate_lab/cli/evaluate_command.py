@@ -9,23 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from smoothgate.cli.common import Json, console, failures, write
+from smoothgate_lab.cli.evaluation_options import Plan, ReportOnly, Results
 
 if TYPE_CHECKING:
     from smoothgate_lab.evaluation.robustness import Evaluation
 
 
 def evaluate(
-    plan: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Plan of the evaluation (TOML).")],
-    output: Annotated[
-        Path, typer.Option(help="Folder of the results. A run resumes where it stopped.")
-    ] = Path("runs/evaluation"),
+    plan: Plan,
+    output: Results = Path("runs/evaluation"),
     url: Annotated[
         str | None,
         typer.Option(help="Service for black-box attacks. By default `serve` is started for them."),
     ] = None,
-    report_only: Annotated[
-        bool, typer.Option("--report-only", help="Report the present results without further attacks.")
-    ] = False,
+    report_only: ReportOnly = False,
     json_file: Json = None,
 ) -> None:
     """Attack the demo model with several defences and report the results."""

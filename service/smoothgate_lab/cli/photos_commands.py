@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from smoothgate.cli.common import Json, Lists, Sigmas, console, errors, failures, write
+from smoothgate_lab.cli.evaluation_options import Plan, ReportOnly, Results
 from smoothgate_lab.cli.vote_options import AttacksReport, Factors, Samples, SamplesReport
 
 _SIGMAS = [0.12, 0.25, 0.5, 1.0]
@@ -150,16 +151,12 @@ def photos_attack_votes(
 
 @app.command("attack")
 def photos_attack(
-    plan: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Plan of the evaluation (TOML).")],
+    plan: Plan,
     data: Data,
     model: Model = Path("runs/photos/model"),
     psm: Psm = Path("runs/photos/psm"),
-    output: Annotated[
-        Path, typer.Option(help="Folder of the results. A run resumes where it stopped.")
-    ] = Path("runs/photos/attacks"),
-    report_only: Annotated[
-        bool, typer.Option("--report-only", help="Report the present results without further attacks.")
-    ] = False,
+    output: Results = Path("runs/photos/attacks"),
+    report_only: ReportOnly = False,
     json_file: Json = None,
 ) -> None:
     """Attack the photographs model with several defences, as `smoothgate evaluate` attacks the demo's."""

@@ -14,7 +14,7 @@ from smoothgate.vision import load
 from smoothgate_lab.chat_models.chats import Question
 from smoothgate_lab.demo.conversation import ONE_PICTURE
 from smoothgate_lab.demo.digit_scenes import DigitScenes
-from smoothgate_lab.photos.photo_conversation import DESCRIBE, KIND, WHAT
+from smoothgate_lab.photos.photo_conversation import ONE_PHOTO
 from smoothgate_lab.photos.photographs import CLASSES, Photographs
 
 #: Scenes of the demo model. They do not depend on how many of them are sampled.
@@ -65,11 +65,9 @@ def photo_scenes(test: Photographs, model: Path, psm: Path) -> AskedScenes:
         psm: folder of PSM and calibration.
     """
     photographs = in_turns(test)
-    questions = (WHAT, KIND, DESCRIBE)
-    names = [CLASSES[label] for label in photographs.labels]
-    right = tuple({q.name: q.answer(name) for q in questions} for name in names)
+    right = tuple({q.name: q.answer(name) for q in ONE_PHOTO} for name in photographs.names)
     encoder = _encoder(model, psm)
-    return AskedScenes(model, encoder, photographs.canvases, questions, right, photographs.digest)
+    return AskedScenes(model, encoder, photographs.canvases, ONE_PHOTO, right, photographs.digest)
 
 
 def in_turns(test: Photographs) -> Photographs:

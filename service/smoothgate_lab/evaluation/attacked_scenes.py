@@ -15,7 +15,7 @@ from smoothgate_lab.chat_models.chats import Question
 from smoothgate_lab.demo.conversation import ONE_PICTURE
 from smoothgate_lab.demo.digit_scenes import DigitScenes
 from smoothgate_lab.evaluation.asked_scenes import in_turns
-from smoothgate_lab.photos.photo_conversation import DESCRIBE, KIND, WHAT
+from smoothgate_lab.photos.photo_conversation import ONE_PHOTO
 from smoothgate_lab.photos.photographs import CLASSES, Photographs
 
 
@@ -98,12 +98,12 @@ def attacked_photographs(test: Photographs, n: int) -> AttackedScenes:
     numbers = torch.arange(n)
     pictures, twins = photographs.take(numbers), photographs.take((numbers + 1) % len(photographs))
     return AttackedScenes(
-        questions=(WHAT, KIND, DESCRIBE),
+        questions=ONE_PHOTO,
         canvases=pictures.canvases,
-        facts=[CLASSES[label] for label in pictures.labels],
+        facts=pictures.names,
         twins=twins.canvases,
-        twin_facts=[CLASSES[label] for label in twins.labels],
-        classes=tuple(WHAT.answer(name) for name in CLASSES),
+        twin_facts=twins.names,
+        classes=tuple(ONE_PHOTO[0].answer(name) for name in CLASSES),
         labels=pictures.labels.tolist(),
         pictures=pictures.digest,
     )

@@ -315,7 +315,8 @@ class Evaluation:
     ) -> Tensor:
         assert cell.attack is not None and cell.norm is not None  # noqa: S101, PT018
         queries, seed = self.plan.queries, self.plan.seed_of(cell, numbers[0])
-        right = [self.question(cell).answer(self.scenes.facts[i]) for i in numbers]
+        question = self.question(cell)
+        right = [question.answer(self.scenes.facts[i]) for i in numbers]
         labels = [self.scenes.labels[i] for i in numbers]
         choices = list(self.scenes.classes)
         with self._service(cell) as remote:

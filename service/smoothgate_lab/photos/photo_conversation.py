@@ -86,6 +86,10 @@ BOTH = Question(
 )
 
 
+#: Questions about one picture that name no class themselves. The answer to the first names the class.
+ONE_PHOTO = (WHAT, KIND, DESCRIBE)
+
+
 def is_a(asked: str) -> Question:
     """The question whether a picture shows a class."""
     thing = named(asked)

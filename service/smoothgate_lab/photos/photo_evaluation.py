@@ -42,7 +42,7 @@ def photo_accuracy(
     starts = range(0, len(pictures), _ENCODED)
     encoded = [(encode or answerer.tokens)(pictures[i : i + _ENCODED]) for i in track(starts, "Encoding")]
     tokens = torch.cat(encoded)
-    names = [CLASSES[label] for label in photographs.labels]
+    names = photographs.names
 
     def case(question: Question, *shown: int) -> Case:
         chat = [user_message(len(shown), question.phrasings[0])]

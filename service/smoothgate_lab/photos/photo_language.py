@@ -50,7 +50,7 @@ def language_loss(
     rng = random.Random(int(torch.randint(2**31, (1,), generator=gen)))
     with torch.no_grad():
         tokens = served.perturbed(encoder(shifted(photographs.canvases, gen)).float(), gen)
-    names = [CLASSES[label] for label in photographs.labels]
+    names = photographs.names
     chats: list[list[Message]] = []
     shown: list[int] = []
     for place in range(0, len(names) - 1, 2):

@@ -68,6 +68,11 @@ class Photographs:
         return hashlib.sha256(self.pixels.numpy().tobytes() + self.labels.numpy().tobytes()).hexdigest()
 
     @property
+    def names(self) -> list[str]:
+        """The class of each, by its name."""
+        return [CLASSES[label] for label in self.labels]
+
+    @property
     def canvases(self) -> Tensor:
         """(N, 3, 32, 32) in [0, 1]."""
         return self.pixels / 255
