@@ -43,6 +43,8 @@ FAR = 0.2
 # Samples of the worst-case encoder, which is cheap.
 MANY = 40_000
 PICTURES = 50
+# At its radius, the attack on it takes seconds and is felt.
+QUICK = 25
 # An angular radius is attacked for pictures one after the other, at one cosine each.
 COSINES = (0.5, 0.7, 0.8)
 
@@ -189,7 +191,9 @@ def test_no_attack_inside_the_ball_beats_a_certificate_of_the_demo_model(
     sigma, radii = 0.5, (0.2, 0.5, 0.9)
     moved = []
 
-    for number, scene in enumerate(scene for n, scene in enumerate(scenes) if (n == 0) == one):
+    for number, scene in enumerate(scenes):
+        if (number == QUICK) != one:
+            continue
         x = demo.adapter.canvas(DecodedImage(np.asarray(scene.picture), "PNG", "")).x
         at = number % len(radii)
         certified = _certify(demo.units, x, sigma, radii, 512, gen)
