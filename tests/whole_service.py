@@ -99,8 +99,14 @@ class Gate:
 
 @pytest.fixture(scope="session")
 def shared_gate(demo_vllm: str) -> Iterator[Gate]:
-    """A service in this process, in front of the vLLM that all tests share."""
-    with opened(Settings(_env_file=None, allow_smoothing_off=True, engine_url=demo_vllm)) as gate:
+    """A service in this process, in front of the vLLM that all tests share.
+
+    It sends one canary, at the start: metrics are those of the process, and other gates count in them too.
+    """
+    settings = Settings(
+        _env_file=None, allow_smoothing_off=True, engine_url=demo_vllm, canary_seconds=24 * 3600
+    )
+    with opened(settings) as gate:
         yield gate
 
 

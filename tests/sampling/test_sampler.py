@@ -412,6 +412,21 @@ def test_small_batches_do_not_make_the_device_look_slow(run: Run) -> None:
     assert sampler.work_per_second == pytest.approx(before, rel=0.01)
 
 
+def test_whoever_has_an_answer_finds_its_samples_counted(run: Run) -> None:
+    def drawn() -> float:
+        value = REGISTRY.get_sample_value("smoothgate_samples_total")
+        assert value is not None
+        return value
+
+    seen: list[float] = []
+    asked = ticket(n_select=16, budget=64)
+    asked.result.add_done_callback(lambda _: seen.append(drawn()))
+    before = drawn()
+    run().submit(asked)
+    wait_until(lambda: seen, 10, lambda: "no answer")
+    assert seen == [before + 16 + 64]
+
+
 def _counted(reason: str) -> float:
     value = REGISTRY.get_sample_value("smoothgate_failed_images_total", {"reason": reason})
     assert value is not None

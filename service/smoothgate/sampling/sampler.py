@@ -248,6 +248,15 @@ class Sampler:
         except Exception:
             self._batch_failed(launched.batch)
             return
+        drawn = sum(each.count for each in launched.batch)
+        size = self._queue.size(launched.batch[0].ticket.x.numel())
+        work, seconds = drawn * size, launched.seconds
+        self._measured(launched.rows * size, seconds)
+        # Before the tickets are told: whoever has an answer finds its samples counted.
+        metrics.SAMPLES.inc(drawn)
+        metrics.WORK.inc(work)
+        metrics.BATCH_FILL.observe(drawn / self.batch_size)
+        metrics.SAMPLING_SECONDS.inc(seconds / len(self._workers))
         for ticket, first, values in pieces:
             with ticket.failing_alone("scores"):
                 ticket.account(first, values)
@@ -255,14 +264,6 @@ class Sampler:
         self._failed_in_a_row = 0
         self._queue.wake()
         self._last_progress = time.monotonic()
-        drawn = sum(each.count for each in launched.batch)
-        size = self._queue.size(launched.batch[0].ticket.x.numel())
-        work, seconds = drawn * size, launched.seconds
-        self._measured(launched.rows * size, seconds)
-        metrics.SAMPLES.inc(drawn)
-        metrics.WORK.inc(work)
-        metrics.BATCH_FILL.observe(drawn / self.batch_size)
-        metrics.SAMPLING_SECONDS.inc(seconds / len(self._workers))
 
     def _measured(self, work: float, seconds: float) -> None:
         """Correct the throughput by a batch. One that is far from full is slower for its size than those of a
