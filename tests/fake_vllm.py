@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
-from smoothgate.gate.served_model import DEMO_NAME
+from smoothgate.bundled import DEMO
 
 Json = dict[str, Any]
 
@@ -56,7 +56,7 @@ class FakeVllm:
     slow_seconds: float = 3.0
     open: threading.Event = field(default_factory=threading.Event)
     bodies: list[Json] = field(default_factory=list)
-    model: str = DEMO_NAME
+    model: str = DEMO.served_name
     version: str | None = "0.32.0"
     takes: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
@@ -70,7 +70,7 @@ class FakeVllm:
         """As at the start."""
         self.text, self.fault = TEXT, ""
         self.calls, self.stop = [], None
-        self.model, self.version = DEMO_NAME, "0.32.0"
+        self.model, self.version = DEMO.served_name, "0.32.0"
         self.bodies, self.asked = [], []
         self._earlier |= self._begun
         self.takes = set()

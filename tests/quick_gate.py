@@ -14,9 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from smoothgate.demo import bundled
+from smoothgate.bundled import DEMO
 from smoothgate.engine import Engine
-from smoothgate.gate.served_model import DEMO_NAME
 from smoothgate.gate.smoother_loading import load_noise_seeds
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling.sampler import Sampler, Worker
@@ -71,8 +70,8 @@ class OpenGate(Protocol):
 @pytest.fixture(scope="session")
 def demo_encoder() -> UnitEncoder:
     """The bundled model and its PSM, loaded once. Tests must not change it."""
-    adapter = load(str(bundled("model")), device="cpu", dtype=torch.float32)
-    return UnitEncoder.load(adapter, bundled("psm"))
+    adapter = load(str(DEMO.model), device="cpu", dtype=torch.float32)
+    return UnitEncoder.load(adapter, DEMO.psm)
 
 
 @pytest.fixture(scope="session")
@@ -137,7 +136,7 @@ def quick_smoother(encoder: UnitEncoder, settings: Settings) -> Callable[[], Smo
         return Smoother(
             encoder,
             sampler,
-            DEMO_NAME,
+            DEMO.served_name,
             seeds=load_noise_seeds(settings.noise_secret_file),
             cache_bytes=settings.cache_mib * 2**20,
         )

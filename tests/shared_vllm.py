@@ -17,10 +17,9 @@ from pathlib import Path
 
 import httpx
 
-from smoothgate.demo import bundled
+from smoothgate.bundled import DEMO
 from smoothgate.engine.vllm_command import VLLMOptions, vllm_command, vllm_environment
 from smoothgate.engine.vllm_process import GUARD
-from smoothgate.gate.served_model import DEMO_NAME
 from smoothgate_lab.evaluation.running_service import free_port
 from tests import processes
 
@@ -86,8 +85,8 @@ def guard() -> int:
 
 def _spawn(folder: Path, port: int) -> subprocess.Popen[bytes]:
     options = VLLMOptions(
-        model=str(bundled("model")),
-        served_model_name=DEMO_NAME,
+        model=str(DEMO.model),
+        served_model_name=DEMO.served_name,
         dtype="float32",
         kv_cache_gib=KV_CACHE_GIB,
         drain_seconds=0,

@@ -17,9 +17,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from smoothgate import logs, server
+from smoothgate.bundled import DEMO
 from smoothgate.cli import setting_errors
 from smoothgate.cli.main import app
-from smoothgate.demo import bundled
 from smoothgate.engine import EngineState
 from smoothgate.errors import SmoothgateError
 from smoothgate.gate.service import Service
@@ -84,10 +84,10 @@ def test_settings_that_contradict_each_other_are_named(variables: dict[str, str]
         ({"noise_secret_file": "/nowhere/noise"}, "SMOOTHGATE_NOISE_SECRET_FILE: .*noise cannot be used"),
         ({"store": "/proc/nowhere"}, "SMOOTHGATE_STORE: .*/proc/nowhere cannot be used"),
         ({"model": "/nowhere/model"}, "^SMOOTHGATE_MODEL: There is no folder /nowhere/model"),
-        ({"model": str(bundled("psm"))}, "^SMOOTHGATE_MODEL: .*/psm holds no config.json"),
-        ({"model": str(bundled("model"))}, "^SMOOTHGATE_PSM is not set"),
+        ({"model": str(DEMO.psm)}, "^SMOOTHGATE_MODEL: .*/psm holds no config.json"),
+        ({"model": str(DEMO.model)}, "^SMOOTHGATE_PSM is not set"),
         ({"psm": "/nowhere/psm"}, "^SMOOTHGATE_PSM: There is no folder /nowhere/psm"),
-        ({"psm": str(bundled("samples"))}, "^SMOOTHGATE_PSM: .* holds no calibration.safetensors"),
+        ({"psm": str(DEMO.samples)}, "^SMOOTHGATE_PSM: .* holds no calibration.safetensors"),
         ({"device": "cuda:99"}, "^SMOOTHGATE_DEVICE: cuda:99 is not there: PyTorch"),
         ({"engine_args": "--port 3"}, "^SMOOTHGATE_ENGINE_ARGS: --port cannot be set"),
         (

@@ -18,12 +18,11 @@ from prometheus_client import start_http_server
 from rich.console import Console
 
 from smoothgate import tracing
-from smoothgate.demo import bundled
+from smoothgate.bundled import CANARY, bundled
 from smoothgate.errors import SmoothgateError
 from smoothgate.gate.build import build
 from smoothgate.gate.in_flight import InFlight
 from smoothgate.gate.service import Service
-from smoothgate.http.openapi_examples import SAMPLE
 from smoothgate.logs import get_logger
 from smoothgate.playground.page_app import create_app
 from smoothgate.settings import Settings
@@ -244,8 +243,10 @@ def _url(settings: Settings) -> str:
 def _commands(settings: Settings) -> list[str]:
     """What to try first: a question, and a check of the answer."""
     url = _url(settings)
-    sample = _shown(bundled("samples") / SAMPLE)
-    ask = "certify" if settings.engine == "none" else "chat -F 'message=What digit is shown?'"
+    model = bundled(settings.model)
+    sample = _shown(CANARY if model is None else model.samples / model.sample)
+    question = "What is shown?" if model is None else model.questions[0]
+    ask = "certify" if settings.engine == "none" else f"chat -F 'message={question}'"
     key = "" if settings.accounts is None else " -H 'Authorization: Bearer KEY'"
     return [
         f"curl {url}/v1/{ask} -F image=@{sample}{key} | tee answer.json",

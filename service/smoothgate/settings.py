@@ -27,6 +27,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from smoothgate.bundled import DEMO, bundled
 from smoothgate.certify.alpha import COSINES
 
 PREFIX = "SMOOTHGATE_"
@@ -80,7 +81,7 @@ class ServerSettings(_Group):
     )
     playground: bool | None = Field(
         None,
-        description="Whether `GET /` serves the playground. Unset: with the demo model and an engine.",
+        description="Whether `GET /` serves the playground. Unset: with a bundled model and an engine.",
     )
     laboratory: bool | None = Field(
         None,
@@ -135,7 +136,8 @@ class EncoderSettings(_Group):
     """Which model is served, and how its encoder runs."""
 
     model: str | None = Field(
-        None, description="Checkpoint to serve: a folder or a Hugging Face id. Unset: the bundled demo model."
+        None,
+        description="Checkpoint to serve: a folder, a Hugging Face id or a bundled model. Unset: `demo`.",
     )
     model_revision: str | None = Field(
         None,
@@ -150,7 +152,7 @@ class EncoderSettings(_Group):
     psm: Path | None = Field(
         None,
         description="Folder that `smoothgate psm train` or `psm calibrate` wrote for this model. Unset: the "
-        "bundled one of the demo model. Any other model needs one.",
+        "bundled model's own. Any other model needs one.",
     )
     device: str = Field(
         "auto",
@@ -497,14 +499,14 @@ class Settings(
         """Whether the page is served."""
         if self.playground is not None:
             return self.playground
-        return self.model is None and self.engine == "vllm"
+        return bundled(self.model) is not None and self.engine == "vllm"
 
     @property
     def has_laboratory(self) -> bool:
         """Whether the demo model may be attacked there."""
         if self.laboratory is not None:
             return self.laboratory
-        return self.has_playground and self.model is None and self.accounts is None
+        return self.has_playground and bundled(self.model) is DEMO and self.accounts is None
 
     @property
     def is_loopback(self) -> bool:
@@ -529,7 +531,7 @@ class Settings(
                 "SMOOTHGATE_ENGINE=none goes with no SMOOTHGATE_ENGINE_URL, SMOOTHGATE_PLAYGROUND or "
                 "SMOOTHGATE_LABORATORY"
             )
-        if self.laboratory and not (self.has_playground and self.model is None):
+        if self.laboratory and not (self.has_playground and bundled(self.model) is DEMO):
             raise ValueError("SMOOTHGATE_LABORATORY=true needs the playground and the bundled demo model")
         return self
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from smoothgate.demo import bundled
+from smoothgate.bundled import DEMO
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.vision import load
 
@@ -43,7 +43,7 @@ def keys() -> dict[str, Any]:
 
 def encoder(folder: Path) -> UnitEncoder:
     """The bundled model and PSM with the calibration of that release; `folder` is a place for a copy."""
-    shutil.copytree(bundled("psm"), folder, dirs_exist_ok=True)
+    shutil.copytree(DEMO.psm, folder, dirs_exist_ok=True)
     shutil.copy(FOLDER / "calibration.safetensors", folder)
-    adapter = load(str(bundled("model")), device="cpu", dtype=torch.float32)
+    adapter = load(str(DEMO.model), device="cpu", dtype=torch.float32)
     return UnitEncoder.load(adapter, folder)

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from smoothgate.bundled import DEMO
 from smoothgate.certify.signing import verify
 from smoothgate.cli.main import app
-from smoothgate.demo import bundled
 from tests.whole_service import Gate
 
 TUNED = Path(__file__).parent.parent.parent / "docs/results/tuned"
@@ -34,8 +34,13 @@ def carried(gate: Gate) -> dict[str, Any]:
 
 
 def test_they_are_those_of_a_certificate(quick_gate: Gate, tmp_path: Path) -> None:
-    named = ("--model", str(bundled("model")), "--psm", str(bundled("psm")))
-    assert printed(tmp_path) == printed(tmp_path, *named) == carried(quick_gate)
+    named = ("--model", str(DEMO.model), "--psm", str(DEMO.psm))
+    assert (
+        printed(tmp_path)
+        == printed(tmp_path, *named)
+        == printed(tmp_path, "--model", "demo")
+        == carried(quick_gate)
+    )
 
 
 def test_another_psm_has_others(quick_gate: Gate, tmp_path: Path) -> None:
@@ -51,7 +56,7 @@ def test_another_psm_has_others(quick_gate: Gate, tmp_path: Path) -> None:
     [
         (["--psm", "./nowhere"], "nowhere"),
         (["--model", "./nowhere"], "--model needs --psm"),
-        (["--model", "./nowhere", "--psm", str(bundled("psm"))], "There is no folder ./nowhere"),
+        (["--model", "./nowhere", "--psm", str(DEMO.psm)], "There is no folder ./nowhere"),
     ],
 )
 def test_what_is_not_there_is_named_in_one_line(words: list[str], said: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from smoothgate.demo import bundled
+from smoothgate.bundled import DEMO
 from smoothgate.engine.vllm_command import CHILD_SITE
 from tests.conformance.conftest import EXTRA
 from tests.whole_service import Gate
@@ -31,7 +31,7 @@ def test_bench_serve(gate: Gate, tmp_path: Path) -> None:
         "base-url": gate.url,
         "backend": "openai-chat",
         "endpoint": "/v1/chat/completions",
-        "tokenizer": bundled("model"),
+        "tokenizer": DEMO.model,
         "dataset-name": "random-mm",
         "num-prompts": 3,
         "random-input-len": 16,

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from smoothgate.demo import bundled
+from smoothgate.bundled import DEMO
 from smoothgate.gate.certificate_store import FILE as STORE_FILE
 from smoothgate.gate.commitment_log import FILE
 from smoothgate.psm.calibration import Calibration
@@ -140,7 +140,7 @@ def _repeating(work: Callable[[], None], pause: float = 0.1) -> Iterator[None]:
 
 def _with_other_scores(folder: Path) -> Path:
     """Nearly the bundled PSM, as if it had been calibrated to half of its scores."""
-    shutil.copytree(bundled("psm"), folder)
+    shutil.copytree(DEMO.psm, folder)
     psm = PSM.load(folder)
     next(psm.parameters()).mul_(1.01)
     psm.save(folder)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from random import Random
 from urllib.parse import quote
 
-from smoothgate.gate.served_model import DEMO_NAME
+from smoothgate.bundled import DEMO
 from tests.fuzz.images import pictures
 from tests.fuzz.request import LEAST, Request, json_request
 
@@ -29,7 +29,7 @@ def requests(rng: Random) -> Iterator[Request]:
     for name in known:
         yield _certified(name)
     while True:
-        path, good = rng.choice(((MODELS, DEMO_NAME), (CERTIFICATES, rng.choice(known))))
+        path, good = rng.choice(((MODELS, DEMO.served_name), (CERTIFICATES, rng.choice(known))))
         name = good if rng.random() < 0.4 else _changed(rng, good)
         yield Request(SOURCE, f"{path}{name[:40]}", rng.choice(_METHODS), path + name)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import httpx
 import numpy as np
 
-from smoothgate.demo import bundled
+from smoothgate.bundled import DEMO
 from tests import metric_lines
 from tests.fuzz import memory
 from tests.fuzz.bystander import standing_by
@@ -237,7 +237,7 @@ async def _is_ready(client: httpx.AsyncClient) -> bool:
 
 async def _is_well(client: httpx.AsyncClient, expected: str | None) -> bool:
     """Ready, at the latest after a while, and what it knew it still knows."""
-    picture = base64.b64encode((bundled("samples") / "seven.png").read_bytes()).decode()
+    picture = base64.b64encode((DEMO.samples / "seven.png").read_bytes()).decode()
     asked = {
         "message": "What digit is shown?",
         "images": [f"data:image/png;base64,{picture}"],

@@ -14,7 +14,7 @@ import torch
 from prometheus_client import REGISTRY
 
 from smoothgate import metrics
-from smoothgate.demo import bundled
+from smoothgate.bundled import DEMO
 from smoothgate.errors import EngineFailed, NotReady, PolicyNotMet, RequestTimedOut, SmoothgateError
 from smoothgate.gate import answering
 from smoothgate.gate.answering import (
@@ -192,7 +192,7 @@ async def test_a_certificate_names_request_question_answer_and_what_was_served(
     messages = json.dumps([{"content": [image, text], "role": "user"}], separators=(",", ":"))
     assert certificate.question.messages_sha256 == _sha256(messages)
     assert certificate.question.decoding_sha256 == _sha256('{"max_tokens":5}')
-    assert certificate.model.language_model_digest == checkpoint_digest(str(bundled("model")))
+    assert certificate.model.language_model_digest == checkpoint_digest(str(DEMO.model))
     (part, _) = vllm.bodies[0]["messages"][0]["content"]
     tokens = torch.load(io.BytesIO(base64.b64decode(part["image_embeds"])), weights_only=True)
     served = tokens.float().numpy().astype("<f4").tobytes()

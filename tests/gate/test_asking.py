@@ -7,14 +7,13 @@ import pytest_asyncio
 import torch
 from torch import Tensor
 
-from smoothgate.demo import bundled
+from smoothgate.bundled import DEMO
 from smoothgate.engine import EngineClient
 from smoothgate.engine.prompt_lists import PromptLists
 from smoothgate.errors import EngineFailed
 from smoothgate.gate.answer_form import AnswerForm
 from smoothgate.gate.asking import ChatAsker, ListAsker
 from smoothgate.gate.chat_images import ImageSlot
-from smoothgate.gate.served_model import DEMO_NAME
 from smoothgate.gate.token_meter import TokenMeter
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling.draw import draw, generator_noise
@@ -25,7 +24,7 @@ from tests.whole_service import SAMPLES
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio]
 
 COPIES = 12
-ROWS = TextEmbeddings(str(bundled("model"))).rows
+ROWS = TextEmbeddings(str(DEMO.model)).rows
 SLOTS = [ImageSlot(1, 0, "", "")]
 
 
@@ -51,7 +50,7 @@ def copies(encoder: UnitEncoder) -> list[Tensor]:
 
 def asker(client: EngineClient, encoder: UnitEncoder, form: AnswerForm, spent: list[int]) -> ChatAsker:
     body = {
-        "model": DEMO_NAME,
+        "model": DEMO.served_name,
         "messages": [
             {"role": "system", "content": "Answer in one sentence."},
             {

@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from smoothgate.bundled import DEMO
 from smoothgate.errors import SmoothgateError
 from smoothgate.gate.served_model import ServedModel
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-def _served(checkpoint: str | None, revision: str | None, psm: Path) -> ServedModel:
+def _served(checkpoint: str | None, revision: str | None, psm: Path | None) -> ServedModel:
     return ServedModel.of(checkpoint, name=None, psm=psm, device="cpu", dtype="float32", revision=revision)
 
 
@@ -32,9 +33,18 @@ def test_a_revision_is_a_folder_that_encoder_and_vllm_share(downloaded: Path, tm
     assert _served("org/model", None, tmp_path).checkpoint == "org/model"
 
 
+def test_a_bundled_model_is_served_by_its_name(tmp_path: Path) -> None:
+    served = _served("demo", None, None)
+    assert served == _served(None, None, None)
+    assert (Path(served.checkpoint), served.psm, served.name) == (DEMO.model, DEMO.psm, "smoothgate-demo")
+    assert _served("demo", None, tmp_path).psm == tmp_path
+    assert _served("./demo", None, tmp_path).checkpoint == "./demo", "a folder"
+
+
 @pytest.mark.usefixtures("downloaded")
 @pytest.mark.parametrize(
-    ("checkpoint", "revision"), [("org/model", "f" * 40), (None, COMMIT), ("folder", COMMIT), ("a b", "main")]
+    ("checkpoint", "revision"),
+    [("org/model", "f" * 40), (None, COMMIT), ("demo", COMMIT), ("folder", COMMIT), ("a b", "main")],
 )
 def test_what_has_no_such_revision_is_refused(
     checkpoint: str | None, revision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

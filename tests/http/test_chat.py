@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from smoothgate.demo import bundled
+from smoothgate.bundled import DEMO
 from smoothgate.psm.checkpoint import PSM
 from smoothgate.schemas import IssuedCertificate as Certificate
 from tests.fake_vllm import TEXT, FakeVllm
@@ -52,7 +52,7 @@ def test_the_default_budget_certifies_the_sample_pictures_at_sigma_a_half(
     assert response.json()["answer"] == f"The digit is {digit}."
     (certificate,) = _certificates(response)
     assert certificate.noise.sigma == 0.5
-    assert certificate.model.psm_digest == PSM.load(bundled("psm")).digest
+    assert certificate.model.psm_digest == PSM.load(DEMO.psm).digest
     assert certificate.outcome == "bounded"
     assert certificate.bounds[0].eps == 0.25
     assert certificate.chance is not None

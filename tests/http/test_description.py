@@ -11,9 +11,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from typer.testing import CliRunner
 
 from smoothgate import __version__
+from smoothgate.bundled import DEMO
 from smoothgate.cli.main import app
 from smoothgate.gate import accounts
-from smoothgate.gate.served_model import DEMO_NAME
 from tests.quick_gate import OpenGate
 from tests.whole_service import Gate
 
@@ -32,7 +32,7 @@ def test_version_and_metric_carry_the_digests_of_certificates(
     said = quick_gate.http.get("/v1/version").json()
     assert said == {
         "version": __version__,
-        "model": DEMO_NAME,
+        "model": DEMO.served_name,
         "digests": {
             "model": certified["digest"],
             "psm": certified["psm_digest"],
@@ -44,7 +44,7 @@ def test_version_and_metric_carry_the_digests_of_certificates(
     assert (build.name, build.value) == ("smoothgate_build_info", 1)
     assert build.labels == {
         "version": __version__,
-        "model": DEMO_NAME,
+        "model": DEMO.served_name,
         **{f"{name}_digest": value for name, value in said["digests"].items()},
     }
 
@@ -53,7 +53,7 @@ def test_the_model_by_its_name_has_digests_terms_and_limits(
     quick_gate: Gate, certified: dict[str, Any]
 ) -> None:
     with openai.OpenAI(base_url=f"{quick_gate.url}/v1", api_key="unused") as client:
-        card: Any = client.models.retrieve(DEMO_NAME)
+        card: Any = client.models.retrieve(DEMO.served_name)
     own = card.smoothgate
     assert own["digests"]["model"] == certified["digest"]
     assert own["defaults"]["n_certify"] == quick_gate.settings.n_certify
@@ -65,8 +65,8 @@ def test_the_model_by_its_name_has_digests_terms_and_limits(
 def test_anthropics_clients_read_the_models_too(quick_gate: Gate) -> None:
     with anthropic.Anthropic(base_url=quick_gate.url, api_key="unused") as client:
         (listed,) = client.models.list()
-        assert (listed.id, listed.type, listed.display_name) == (DEMO_NAME, "model", DEMO_NAME)
-        assert client.models.retrieve(DEMO_NAME).created_at == listed.created_at
+        assert (listed.id, listed.type, listed.display_name) == (DEMO.served_name, "model", DEMO.served_name)
+        assert client.models.retrieve(DEMO.served_name).created_at == listed.created_at
 
 
 def test_kept_certificates_come_back_as_they_were_handed_out(open_gate: OpenGate, tmp_path: Path) -> None:

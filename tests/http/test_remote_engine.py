@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
+from smoothgate.bundled import DEMO
 from smoothgate.engine import EngineState, MediaCheck, RemoteEngine
-from smoothgate.gate.served_model import DEMO_NAME
 from tests import fake_vllm
 from tests.captured_log import captured
 from tests.fake_vllm import FakeVllm
@@ -18,7 +18,7 @@ from tests.sse_data import sse_data
 from tests.whole_service import Gate, data_uri
 
 READ_SECONDS = 1.0
-CHECK = MediaCheck(DEMO_NAME)
+CHECK = MediaCheck(DEMO.served_name)
 
 
 @pytest.fixture

@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from smoothgate.demo import bundled
+from smoothgate.bundled import DEMO
 from smoothgate.engine import EngineClient
 from smoothgate.engine.prompt_lists import PromptLists
-from smoothgate.gate.served_model import DEMO_NAME
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling.draw import draw, generator_noise
 from smoothgate.vision import load
@@ -24,7 +23,7 @@ TEXTS = [question.phrasings[0] for question in ONE_PICTURE]
 
 def noisy_tokens(scenes: int, copies: int, sigma: float = 1.0) -> Tensor:
     """Visual tokens (scenes * copies, T, D). At this sigma the answers about a scene differ."""
-    encoder = UnitEncoder.load(load(str(bundled("model")), device="cpu", dtype=torch.float32), bundled("psm"))
+    encoder = UnitEncoder.load(load(str(DEMO.model), device="cpu", dtype=torch.float32), DEMO.psm)
     noise = generator_noise(torch.Generator().manual_seed(0))
     with torch.inference_mode():
         units = [
@@ -37,7 +36,7 @@ def noisy_tokens(scenes: int, copies: int, sigma: float = 1.0) -> Tensor:
 
 def test_drafts_do_not_change_the_answers() -> None:
     tokens = noisy_tokens(3, 10)
-    answerer = Answerer(bundled("model"))
+    answerer = Answerer(DEMO.model)
     greedy = [answers(answerer, text, tokens) for text in TEXTS]
     assert len(set(greedy[-1])) > 5, "answers that are all the same would need no checks"
     drafted = DraftedAnswers(answerer, TEXTS)
@@ -61,10 +60,10 @@ class Asked:
 @pytest.fixture
 def asked() -> Asked:
     tokens = noisy_tokens(6, 32, sigma=0.75)
-    image_token = load(str(bundled("model")), device="cpu", dtype=torch.float32).list_token
+    image_token = load(str(DEMO.model), device="cpu", dtype=torch.float32).list_token
     assert image_token is not None
-    answers = DraftedAnswers(Answerer(bundled("model")), TEXTS)(tokens)
-    return Asked(tokens, answers, TextEmbeddings(str(bundled("model"))), image_token)
+    answers = DraftedAnswers(Answerer(DEMO.model), TEXTS)(tokens)
+    return Asked(tokens, answers, TextEmbeddings(str(DEMO.model)), image_token)
 
 
 @pytest.mark.engine
@@ -78,7 +77,11 @@ async def test_vllm_gives_the_same_answers(demo_vllm: str, asked: Asked) -> None
         for text, mine in zip(TEXTS, asked.answers, strict=True):
             parts = [placeholder * asked.tokens.shape[1], text]
             content = [{"type": "text", "text": part} for part in parts]
-            body = {"model": DEMO_NAME, "messages": [{"role": "user", "content": content}], "temperature": 0}
+            body = {
+                "model": DEMO.served_name,
+                "messages": [{"role": "user", "content": content}],
+                "temperature": 0,
+            }
             template = await lists.template(body, asked.tokens.shape[1])
             theirs = []
             for first in range(0, len(pictures), template.most):

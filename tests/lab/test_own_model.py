@@ -15,8 +15,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from smoothgate import logs, server
+from smoothgate.bundled import DEMO
 from smoothgate.cli.main import app
-from smoothgate.gate.served_model import DEMO_NAME
 from smoothgate.psm.calibration import Calibration
 from smoothgate.psm.checkpoint import PSM
 from smoothgate.settings import Settings
@@ -131,7 +131,7 @@ def gates(vllm: FakeVllm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
             settings = _served(line, vllm, monkeypatch)
             # The tiny model is uncalibrated for want of pictures, and random.
             quick: dict[str, Any] = {"canary_seconds": 0, "n_select": 16, "batch_size": 16}
-            quick["served_model_name"] = DEMO_NAME
+            quick["served_model_name"] = DEMO.served_name
             with opened(settings.model_copy(update=quick)) as gate:
                 gate.wait_ready(60)
                 yield gate

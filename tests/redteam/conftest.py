@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from smoothgate.demo import bundled
-from smoothgate.gate.served_model import DEMO_NAME
+from smoothgate.bundled import DEMO
 from smoothgate.pictures.images import to_picture
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.vision.png import encode_png, png_data_uri
@@ -64,7 +63,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory, demo_encoder: UnitEncoder
     wanted = [DIGIT.answer(facts) for facts in scenes.twin_facts]
     gen = torch.Generator().manual_seed(31)
     victim, question = Undefended(demo_encoder), DIGIT.phrasings[0]
-    loss = objectives.towards_answer(victim, Answerer(bundled("model")), question, wanted, gen)
+    loss = objectives.towards_answer(victim, Answerer(DEMO.model), question, wanted, gen)
     attacked = pgd(loss, scenes.canvases, "linf", 16 / 255, 20, gen)
     found = []
     for kind, canvases in (("clean", scenes.canvases), ("attacked", attacked)):
@@ -111,7 +110,7 @@ def told(gate: Gate, text: str, picture: Picture, *, off: bool = False, text_fir
     if text_first:
         parts.reverse()
     body = {
-        "model": DEMO_NAME,
+        "model": DEMO.served_name,
         "messages": [{"role": "user", "content": parts}],
         "temperature": 0,
         "max_tokens": 40,

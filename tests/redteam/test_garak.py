@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from smoothgate.gate.served_model import DEMO_NAME
+from smoothgate.bundled import DEMO
 from tests.redteam.conftest import DIGIT, SCENES, Picture, run, told
 from tests.whole_service import Gate
 
@@ -71,7 +71,7 @@ def attack(
         "run": {"generations": 1, "spec": {"include": [f"probes.{probe}"]}},
         "plugins": {
             "target_type": "nim.Vision",
-            "target_name": DEMO_NAME,
+            "target_name": DEMO.served_name,
             "generators": {"nim": {"Vision": generator}},
             "probes": {module: {name: options}},
         },

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from smoothgate.bundled import DEMO
 from smoothgate.engine.vllm_command import CHILD_SITE
-from smoothgate.gate.served_model import DEMO_NAME
 from smoothgate_lab.demo.conversation import ONE_PICTURE
 from tests.redteam.conftest import Picture, run, told
 from tests.whole_service import Gate
@@ -37,7 +37,10 @@ def test_lmms_eval_computes_the_accuracy_that_we_compute(
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     command: list[str | Path] = [tool_python, "-m", "lmms_eval", "eval", "--model", "openai"]
-    command += ["--model_args", f"model={DEMO_NAME},base_url={gate.url}/v1,api_key=none,num_concurrent=2"]
+    command += [
+        "--model_args",
+        f"model={DEMO.served_name},base_url={gate.url}/v1,api_key=none,num_concurrent=2",
+    ]
     command += ["--include_path", TASKS, "--tasks", "digit_scenes", "--batch_size", "1"]
     command += ["--output_path", "told", "--log_samples"]
     # PyPI's torchvision is a CUDA build, and the tools have a torch for CPUs (smoothgate.compat).

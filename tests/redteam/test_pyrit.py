@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from smoothgate.gate.served_model import DEMO_NAME
+from smoothgate.bundled import DEMO
 from tests.redteam.conftest import DIGIT, SCENES, Picture, run, told
 from tests.whole_service import Gate
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.timeout(900)]
 def test_pyrit_counts_the_successes_that_we_count(
     gate: Gate, tool_python: Path, pictures: Sequence[Picture], scenes_file: Path, tmp_path: Path
 ) -> None:
-    output = run([tool_python, HERE / "pyrit_attack.py", gate.url, DEMO_NAME, scenes_file], tmp_path)
+    output = run([tool_python, HERE / "pyrit_attack.py", gate.url, DEMO.served_name, scenes_file], tmp_path)
     theirs = json.loads(output.splitlines()[-1])
     ours = [told(gate, DIGIT.phrasings[0], picture) for picture in pictures]
     assert [each["answer"] for each in theirs] == ours

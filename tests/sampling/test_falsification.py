@@ -25,9 +25,9 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
+from smoothgate.bundled import DEMO
 from smoothgate.certify.betting import betting
 from smoothgate.certify.statement import Statement, Terms
-from smoothgate.demo import bundled
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling.draw import Units, draw, generator_noise, noisy
 from smoothgate.sampling.selection import scores_against
@@ -177,8 +177,8 @@ def _falls_short(
 
 @pytest.fixture(scope="module")
 def demo() -> UnitEncoder:
-    adapter = load(str(bundled("model")), device="cpu", dtype=torch.float32)
-    return UnitEncoder.load(adapter, bundled("psm"))
+    adapter = load(str(DEMO.model), device="cpu", dtype=torch.float32)
+    return UnitEncoder.load(adapter, DEMO.psm)
 
 
 @pytest.mark.timeout(3600)

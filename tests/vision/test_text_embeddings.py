@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from smoothgate.demo import bundled
+from smoothgate.bundled import DEMO
 from smoothgate.vision.text_embeddings import TextEmbeddings
 
 WEIGHT = torch.arange(12.0).reshape(6, 2)
@@ -35,4 +35,4 @@ def test_a_checkpoint_without_them_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_demo_model_has_them() -> None:
-    assert TextEmbeddings(str(bundled("model"))).rows(range(4)).shape == (4, 160)
+    assert TextEmbeddings(str(DEMO.model)).rows(range(4)).shape == (4, 160)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
+from smoothgate.bundled import checkpoint_of
 from smoothgate.cli.common import Json, OtherModel, console, errors, failures, load_encoder, write
 from smoothgate.errors import MalformedRequest
 from smoothgate.extras import require
@@ -183,13 +184,12 @@ def digest(
     """Print the digests that certificates of a model carry, to compare with those that one names."""
     with failures():
         encoder = load_encoder(model, psm)
-        from smoothgate.demo import bundled
         from smoothgate.gate.served_model import checkpoint_digest
 
         digests = {
             "digest": encoder.digest,
             "psm_digest": encoder.psm_digest,
-            "language_model_digest": checkpoint_digest(model or str(bundled("model"))),
+            "language_model_digest": checkpoint_digest(checkpoint_of(model)),
         }
         for name, value in digests.items():
             console.print(f"{name:22} {value}", soft_wrap=True, highlight=False)
@@ -223,7 +223,6 @@ def _votes_again(
     max_samples: int,
 ) -> Iterator[Check]:
     require("serve", "Asking votes again")
-    from smoothgate.demo import bundled
     from smoothgate.engine import EngineClient
     from smoothgate.vote_replay import check_votes
 
@@ -239,7 +238,7 @@ def _votes_again(
         request,
         load,
         client,
-        checkpoint=model or str(bundled("model")),
+        checkpoint=checkpoint_of(model),
         share=share,
         max_samples=max_samples,
         watch=_watched,

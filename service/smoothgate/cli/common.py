@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
+from smoothgate.bundled import CANARY, checkpoint_of, psm_of
 from smoothgate.errors import MalformedRequest, SmoothgateError
 from smoothgate.extras import require
 
@@ -35,7 +36,8 @@ Json = Annotated[Path | None, typer.Option("--json", help="Also write the figure
 OtherModel = Annotated[
     str | None,
     typer.Option(
-        "--model", help="Checkpoint: a folder or a Hugging Face id. Left out: the bundled demo model."
+        "--model",
+        help="Checkpoint: a folder, a Hugging Face id or the name of a bundled model. Left out: demo.",
     ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N; auto: CUDA where there is one.")]
@@ -97,7 +99,7 @@ def say_unreadable(paths: Sequence[Path]) -> None:
 def load_adapter(
     model: str | None, device: str = "cpu", max_canvas_pixels: int | None = None, dtype: str = "float32"
 ) -> VisionAdapter:
-    """The vision part of a checkpoint, or of the bundled demo model, with or without a limit on its canvases.
+    """The vision part of a checkpoint or a bundled model, with or without a limit on its canvases.
 
     Raises:
         MissingExtra: the extra `serve` is not installed.
@@ -106,14 +108,13 @@ def load_adapter(
     require("serve", "A command that loads a model")
     import torch
 
-    from smoothgate.demo import bundled
     from smoothgate.vision import devices_named, hide_progress, load, require_checkpoint
 
     hide_progress()
-    if model is not None:
-        require_checkpoint(model)
+    checkpoint = checkpoint_of(model)
+    require_checkpoint(checkpoint)
     return load(
-        model or str(bundled("model")),
+        checkpoint,
         device=devices_named(device)[0],
         dtype=getattr(torch, dtype),
         max_canvas_pixels=max_canvas_pixels,
@@ -127,14 +128,14 @@ def load_encoder(
     max_canvas_pixels: int | None = None,
     dtype: str = "float32",
 ) -> UnitEncoder:
-    """A model with its calibration and PSM, or the bundled ones; raises as `load_adapter`."""
-    if model is not None and psm is None:
+    """A model with its calibration and PSM, those of a bundled model left out; raises as `load_adapter`."""
+    psm = psm_of(model, psm)
+    if psm is None:
         raise MalformedRequest("--model needs --psm, the folder of its calibration.")
     adapter = load_adapter(model, device, max_canvas_pixels, dtype)
-    from smoothgate.demo import bundled
     from smoothgate.psm.unit_encoder import UnitEncoder
 
-    return UnitEncoder.load(adapter, psm or bundled("psm"))
+    return UnitEncoder.load(adapter, psm)
 
 
 def measure_smoothed(
@@ -155,7 +156,6 @@ def measure_smoothed(
         sigmas: noise levels.
         seed: of the noise.
     """
-    from smoothgate.demo import CANARY, bundled
     from smoothgate.psm.checkpoint import PSM
     from smoothgate.psm.picture_files import read_picture
     from smoothgate.psm.unit_encoder import UnitEncoder
@@ -163,7 +163,7 @@ def measure_smoothed(
     from smoothgate.sampling.splits import robustness_scores
 
     encoder = UnitEncoder(adapter, calibration, PSM.load(folder))
-    canary = adapter.canvas(read_picture(bundled("samples") / CANARY))
+    canary = adapter.canvas(read_picture(CANARY))
     x = x.to(adapter.device)
     scores = robustness_scores(encoder.units, x[:_SCORED], sigmas, seed)
     canary_scores = robustness_scores(

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from smoothgate import metrics
+from smoothgate.bundled import bundled
 from smoothgate.certify.statement import Target
 from smoothgate.engine import (
     Engine,
@@ -182,7 +183,7 @@ def _setting(name: str) -> Iterator[None]:
 
 
 def _model(s: Settings) -> ServedModel:
-    if s.model is not None:
+    if s.model is not None and bundled(s.model) is None:
         with _setting("model"):
             require_checkpoint(s.model)
             family_of(s.model)

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from smoothgate import metrics
-from smoothgate.demo import CANARY, bundled
+from smoothgate.bundled import CANARY
 from smoothgate.engine import Engine, EngineState
 from smoothgate.errors import SmoothgateError
 from smoothgate.gate.image_smoothing import sampling
@@ -71,7 +71,7 @@ class Canary:
         self._plan = plan
         self._tolerance = tolerance
         self._pause_seconds = pause_seconds
-        self._picture = decode((bundled("samples") / CANARY).read_bytes(), max_pixels=10**6)
+        self._picture = decode((CANARY).read_bytes(), max_pixels=10**6)
         self._first: tuple[float, Tensor] | None = None
         #: What is wrong, or None.
         self.problem: str | None = "not sent yet"

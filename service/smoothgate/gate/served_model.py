@@ -11,11 +11,9 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from smoothgate.demo import bundled
+from smoothgate.bundled import bundled, checkpoint_of, psm_of
 from smoothgate.errors import SmoothgateError
 from smoothgate.vision import devices_named
-
-DEMO_NAME = "smoothgate-demo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +48,22 @@ class ServedModel:
         """As the settings say: None and `auto` are resolved.
 
         Args:
-            checkpoint: None: the bundled demo model.
+            checkpoint: the name of a bundled model, a folder or an id; None: the demo model.
             name: None: the last part of the checkpoint's.
-            psm: None: the bundled one of the demo model.
+            psm: None: the one of a bundled model.
             device: `auto`, or names separated by commas.
             dtype: `auto`, or the name of a torch dtype.
             revision: commit, tag or branch of a checkpoint on Hugging Face, which is then downloaded; None:
                 the latest when a file is first needed.
 
         Raises:
-            SmoothgateError: code `no_calibration`: `psm` is missing for another model than the demo's. Code
+            SmoothgateError: code `no_calibration`: `psm` is missing for a model that is not bundled. Code
                 `no_device`: a device is not there. Code `bad_revision`: a folder has no revisions, or the hub
                 has no such one.
         """
-        if checkpoint is not None and psm is None:
+        found = bundled(checkpoint)
+        psm = psm_of(checkpoint, psm)
+        if psm is None:
             raise SmoothgateError(
                 "SMOOTHGATE_PSM is not set: make one with "
                 "`smoothgate psm train --model ... --images DIR --output FOLDER`, or a calibration "
@@ -71,10 +71,11 @@ class ServedModel:
                 code="no_calibration",
             )
         devices = devices_named(device)
+        path = _at(checkpoint_of(checkpoint), revision)
         return cls(
-            checkpoint=_at(checkpoint, revision) or str(bundled("model")),
-            name=name or (DEMO_NAME if checkpoint is None else Path(checkpoint).name),
-            psm=psm or bundled("psm"),
+            checkpoint=path,
+            name=name or (Path(str(checkpoint)).name if found is None else found.served_name),
+            psm=psm,
             devices=devices,
             dtype=_dtype(dtype, devices[0]),
         )
@@ -103,11 +104,11 @@ def checkpoint_digest(checkpoint: str) -> str:
     return sha.hexdigest()
 
 
-def _at(checkpoint: str | None, revision: str | None) -> str | None:
+def _at(checkpoint: str, revision: str | None) -> str:
     """A checkpoint, or the folder that holds it in a revision."""
     if revision is None:
         return checkpoint
-    if checkpoint is None or Path(checkpoint).is_dir():
+    if Path(checkpoint).is_dir():
         raise SmoothgateError(
             f"SMOOTHGATE_MODEL_REVISION is {revision}, but SMOOTHGATE_MODEL is no id of Hugging Face's.",
             code="bad_revision",

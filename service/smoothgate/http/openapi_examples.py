@@ -7,14 +7,13 @@ from typing import Any
 
 from PIL import Image
 
-from smoothgate.demo import bundled
+from smoothgate.bundled import DEMO
 from smoothgate.http.request_body import FORM_JSON
 from smoothgate.schemas import CertifyRequest, ChatRequest, ErrorAnswer, RefusalAnswer
 from smoothgate.vision.png import encode_png, png_data_uri
 
 Json = dict[str, Any]
 
-SAMPLE = "seven.png"
 
 Responses = dict[int | str, Json]
 
@@ -66,7 +65,7 @@ _OF_ANSWER = {"certify": "answer", "target": {"eps": 0.1}}
 @cache
 def _sample() -> str:
     """A sample picture of a kilobyte: at the size of the encoder's input, in 32 colours."""
-    sample = Image.open(bundled("samples") / SAMPLE).convert("RGB")
+    sample = Image.open(DEMO.samples / DEMO.sample).convert("RGB")
     small = sample.resize((48, 48), Image.Resampling.BOX).quantize(32)
     return png_data_uri(encode_png(small))
 

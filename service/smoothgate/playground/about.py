@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter
 
 from smoothgate import __version__
-from smoothgate.demo import QUESTIONS, bundled
+from smoothgate.bundled import DEMO, bundled
 from smoothgate.playground.laboratory_plugin import LaboratoryPlugin
 from smoothgate.settings import Settings
 
@@ -26,16 +27,17 @@ def about_router(settings: Settings, model_name: str, laboratory: LaboratoryPlug
 
 
 def _facts(s: Settings, model_name: str, laboratory: LaboratoryPlugin | None) -> dict[str, Any]:
-    demo = s.model is None
-    samples = sorted(path.stem for path in bundled("samples").iterdir()) if demo else []
+    model = bundled(s.model)
     return {
         "version": __version__,
         "model": model_name,
-        "demo": demo,
+        "likeness": model is DEMO,
         "laboratory": None if laboratory is None else laboratory.facts(),
         "metrics": s.metrics_port is None,
-        "samples": samples,
-        "questions": list(QUESTIONS) if demo else [],
+        "samples": [] if model is None else sorted(path.stem for path in model.samples.iterdir()),
+        "first_sample": None if model is None else Path(model.sample).stem,
+        "questions": [] if model is None else list(model.questions),
+        "choices": ["yes", "no"] if model is None else list(model.choices),
         "keys": s.accounts is not None,
         "sigma": {"least": s.sigma_min, "usual": s.sigma, "most": s.sigma_max},
         "n_select": s.n_select,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from fastapi import APIRouter, FastAPI
 
+from smoothgate.bundled import DEMO, bundled
 from smoothgate.extras import MissingExtra
 from smoothgate.gate.service import Service
 from smoothgate.http import app as api
-from smoothgate.playground import page
 from smoothgate.playground.about import about_router
 from smoothgate.playground.inspection import inspection_router
 from smoothgate.playground.laboratory_plugin import LaboratoryPlugin, load_laboratory
 from smoothgate.playground.likeness_route import likeness_router
+from smoothgate.playground.page import page_router
 from smoothgate.settings import Settings
 
 
@@ -23,17 +24,19 @@ def create_app(service: Service, settings: Settings) -> FastAPI:
     """
     if not settings.has_playground:
         return api.create_app(service, settings)
+    model = bundled(settings.model)
+    page, public = page_router(model)
     laboratory = _laboratory(settings)
     routers: list[APIRouter] = [
-        page.router,
+        page,
         about_router(settings, service.model.name, laboratory),
         inspection_router(service.answering, service.readiness),
     ]
-    if settings.model is None:
+    if model is DEMO:
         routers.append(likeness_router(service))
     if laboratory is not None:
         routers.append(laboratory.router(service))
-    return api.create_app(service, settings, routers, page.PUBLIC)
+    return api.create_app(service, settings, routers, public)
 
 
 def _laboratory(settings: Settings) -> LaboratoryPlugin | None:

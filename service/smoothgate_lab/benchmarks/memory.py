@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from smoothgate.demo import bundled
+from smoothgate.bundled import DEMO
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.vision import load
 from smoothgate_lab.benchmarks.sampler_bench import QUICK, Bench
@@ -16,8 +16,8 @@ from smoothgate_lab.demo.digit_scenes import DigitScenes
 
 def main(n: int) -> int:
     """Draw n samples. Returns the peak of resident memory of this process, in bytes."""
-    adapter = load(str(bundled("model")), device="cpu", dtype=torch.float32)
-    encoder = UnitEncoder.load(adapter, bundled("psm"))
+    adapter = load(str(DEMO.model), device="cpu", dtype=torch.float32)
+    encoder = UnitEncoder.load(adapter, DEMO.psm)
     bench = Bench(encoder, DigitScenes(encoder.adapter, 1, 0, 7).canvases, QUICK)
     sampler = bench.sampler()
     ticket = bench.ticket(0, n)

@@ -21,8 +21,8 @@ from rich.progress import Progress
 from torch import Tensor
 from transformers import AutoConfig, CLIPVisionModel
 
+from smoothgate.bundled import DEMO
 from smoothgate.certify.statement import Target, Terms
-from smoothgate.demo import bundled
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.sampling import noise
 from smoothgate.sampling.autotune import Tuning, autotune, cores
@@ -261,7 +261,7 @@ def canvas_growth(
     """
     rows = []
     for size in sizes:
-        config = AutoConfig.from_pretrained(bundled("model")).vision_config
+        config = AutoConfig.from_pretrained(DEMO.model).vision_config
         config.image_size = size
         tower = CLIPVisionModel(config).eval()
         z, sigma = torch.rand(8, 3, size, size), torch.full((8,), SIGMA)

@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from smoothgate.demo import bundled
+from smoothgate.bundled import DEMO
 from smoothgate.engine import EngineState, LocalEngine, VLLMOptions
 from smoothgate.errors import SmoothgateError
 from smoothgate.gate.served_model import ServedModel
@@ -232,7 +232,7 @@ def picture_file(number: int, size: tuple[int, int] | None = None) -> bytes:
     """A PNG of the sample with its own grain, so that no two pictures are the same; `size` is width and
     height, of the sample itself where there is none.
     """
-    sample = Image.open(bundled("samples") / _SAMPLE).convert("RGB")
+    sample = Image.open(DEMO.samples / _SAMPLE).convert("RGB")
     pixels = np.asarray(sample.resize(size or sample.size)).astype(np.int16)
     grain = np.random.default_rng(abs(number)).integers(-2, 3, pixels.shape)
     return encode_png(Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8)))

@@ -63,7 +63,7 @@ def demo_evaluate(
     json_file: Json = None,
 ) -> None:
     """Measure exact-match accuracy of the demo model on held-out digits, undefended or smoothed."""
-    from smoothgate.demo import bundled
+    from smoothgate.bundled import DEMO
     from smoothgate.psm.unit_encoder import UnitEncoder
     from smoothgate_lab.chat_models.answerer import Answerer, smoothed_tokens
     from smoothgate_lab.chat_models.exact_match import accuracy_table
@@ -71,12 +71,12 @@ def demo_evaluate(
 
     encode = None
     if sigma:
-        folder = bundled("psm") if model is None else model.parent / "psm"
-        encoder = load_encoder(str(model or bundled("model")), folder)
+        folder = DEMO.psm if model is None else model.parent / "psm"
+        encoder = load_encoder(str(model or DEMO.model), folder)
         if not psm:
             encoder = UnitEncoder(encoder.adapter, encoder.calibration)
         encode = smoothed_tokens(encoder, sigma, n_select, seed)
-    answerer = Answerer(model or bundled("model"))
+    answerer = Answerer(model or DEMO.model)
     figures = run(answerer, n, seed, encode=encode, every_phrasing=every_phrasing)
     figures |= {"sigma": sigma, "n_select": n_select, "psm": psm}
     how = f"sigma {sigma:g}, {n_select} samples{'' if psm else ', no PSM'}" if sigma else "undefended"
@@ -110,7 +110,7 @@ def demo_harden(
     ] = None,
 ) -> None:
     """Train an adversarially robust vision tower, to compare with smoothing."""
-    from smoothgate.demo import bundled
+    from smoothgate.bundled import DEMO
     from smoothgate_lab.evaluation.hardening import Hardening
     from smoothgate_lab.training_loop import Schedule
 
@@ -119,7 +119,7 @@ def demo_harden(
             raise MalformedRequest(f"{method} is neither fare nor tecoa.")
         folder = output or Path("runs") / method
         schedule = Schedule(steps=steps, muon_lr=0.002, adam_lr=3e-4, decay=0.7)
-        hardening = Hardening("fare" if method == "fare" else "tecoa", eps / 255, seed, psm or bundled("psm"))
+        hardening = Hardening("fare" if method == "fare" else "tecoa", eps / 255, seed, psm or DEMO.psm)
         if tower is not None:
             hardening.take(tower, folder)
         else:
@@ -145,13 +145,13 @@ def demo_tune(
     seed: Annotated[int, typer.Option(help="Seed of pictures, noise and attacks.")] = 1,
 ) -> None:
     """Fine-tune purifier and mapper on answers, attacked or for votes (our extension)."""
-    from smoothgate.demo import bundled
+    from smoothgate.bundled import DEMO
     from smoothgate_lab.demo.scene_stream import scene_pictures
     from smoothgate_lab.evaluation.answer_tuning import AnswerTuning
     from smoothgate_lab.training_loop import Schedule
 
     with failures():
-        encoder = load_encoder(None, psm or bundled("psm"))
+        encoder = load_encoder(None, psm or DEMO.psm)
         calibration = encoder.calibration
         tuning = AnswerTuning(encoder, seed, votes=votes)
         tuning.run(output / "work", Schedule(steps=steps, muon_lr=5e-4, adam_lr=1e-4, decay=0.6))

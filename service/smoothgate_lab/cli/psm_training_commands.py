@@ -214,7 +214,7 @@ def tune(
     device: Device = "auto",
 ) -> None:
     """Fine-tune a trained PSM, on attacked pictures or for votes (our extensions)."""
-    from smoothgate.demo import bundled
+    from smoothgate.bundled import DEMO
     from smoothgate_lab.demo.scene_stream import twin_pictures
     from smoothgate_lab.psm_training.frozen_language_model import FrozenLanguageModel
     from smoothgate_lab.psm_training.stages import Recipe, Trainer
@@ -260,7 +260,7 @@ def tune(
                 lambda_agreement=agreement,
                 attacked=attacked,
             )
-            language_model = FrozenLanguageModel(model or str(bundled("model")), encoder.adapter)
+            language_model = FrozenLanguageModel(model or str(DEMO.model), encoder.adapter)
             tuned = trainer.train_for_votes(encoder.psm, VoteTuning(language_model, vote_recipe))
         else:
             tuned = trainer.train_adversarially(encoder.psm)
@@ -404,13 +404,13 @@ def _calibration(
     adapter: VisionAdapter, images: Path | None, output: Path, unreadable: list[Path]
 ) -> Calibration:
     """The model's calibration: the one in OUTPUT or a new one. `unreadable` gets the skipped pictures."""
-    from smoothgate.demo import bundled
+    from smoothgate.bundled import DEMO
     from smoothgate.psm.calibration import FILE, Calibration, calibrate
     from smoothgate.psm.picture_files import clean_tokens, list_pictures, read_pictures
     from smoothgate_lab.psm_training.folder_pictures import split_pictures
 
     if images is None:
-        return Calibration.load(bundled("psm"))
+        return Calibration.load(DEMO.psm)
     if (output / FILE).is_file():
         known = Calibration.load(output)
         if known.figures.model_digest == adapter.digest:

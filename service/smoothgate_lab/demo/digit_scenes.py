@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from smoothgate.demo import bundled
+from smoothgate.bundled import DEMO
 from smoothgate.vision import DecodedImage, VisionAdapter
 from smoothgate_lab.chat_models.answerer import Answerer, ask
 from smoothgate_lab.demo.conversation import ONE_PICTURE
@@ -29,7 +29,7 @@ class DigitScenes:
         self.twin_facts = [scene.facts for scene in others[:twins]]
         self.canvases = _canvases(adapter, scenes)
         self.twins = _canvases(adapter, others[:twins]) if twins else self.canvases[:0]
-        self._answerer = Answerer(bundled("model"))
+        self._answerer = Answerer(DEMO.model)
 
     def accuracy(self, tokens: Tensor) -> dict[str, float]:
         """Share of right greedy answers by question in its first phrasing, from visual tokens (N, T, D)."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from smoothgate.demo import bundled
+from smoothgate.bundled import DEMO
 from smoothgate.demo.likeness import likeness
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.vision import DecodedImage, load
@@ -24,7 +24,7 @@ _SEED = 1
 
 def main() -> None:
     """Measure, and print percentiles."""
-    encoder = UnitEncoder.load(load(str(bundled("model")), device="cpu", dtype=torch.float32), bundled("psm"))
+    encoder = UnitEncoder.load(load(str(DEMO.model), device="cpu", dtype=torch.float32), DEMO.psm)
     scenes, _ = labelled_scenes("held-out", _SCENES, _SEED)
     pictures = [scene.picture for scene in scenes]
     pictures += [picture for picture, _ in plain_pictures(_PLAIN, _SEED)]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from smoothgate.demo import bundled
+from smoothgate.bundled import DEMO
 from smoothgate.errors import SmoothgateError
 from smoothgate.psm.mapper import ResidualMapper
 from smoothgate.psm.unit_encoder import UnitEncoder
@@ -55,7 +55,7 @@ class AnswerTuning:
         self.encoder = encoder
         self.seed = seed
         self.votes = votes
-        self.answerer = Answerer(bundled("model"))
+        self.answerer = Answerer(DEMO.model)
         self.answerer.model.requires_grad_(False)
         self._digits = load_digits("train")
         self._recipe = Recipe()

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from smoothgate.demo import bundled
+from smoothgate.bundled import DEMO
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.vision import load
 from smoothgate_lab.chat_models.chats import Question
@@ -46,8 +46,8 @@ class AskedScenes:
 
 def demo_scenes(seed: int) -> AskedScenes:
     """Scenes of held-out digits, of a seed, for the demo model with its PSM."""
-    model = bundled("model")
-    encoder = _encoder(model, bundled("psm"))
+    model = DEMO.model
+    encoder = _encoder(model, DEMO.psm)
     scenes = DigitScenes(encoder.adapter, SCENES, 0, seed)
     questions = tuple(q for q in ONE_PICTURE if q.name in ("digit", "ink", "parity", "describe"))
     right = tuple({q.name: q.answer(facts) for q in questions} for facts in scenes.facts)

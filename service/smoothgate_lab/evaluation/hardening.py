@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from smoothgate.demo import bundled
+from smoothgate.bundled import DEMO
 from smoothgate.psm.checkpoint import PSM
 from smoothgate.vision import VisionAdapter, load
 from smoothgate_lab.chat_models.answerer import Answerer
@@ -54,8 +54,8 @@ class Hardening:
         self.eps = eps
         self.seed = seed
         self.psm = psm
-        self.answerer = Answerer(bundled("model"))
-        self.original: VisionAdapter = load(str(bundled("model")), device="cpu", dtype=torch.float32)
+        self.answerer = Answerer(DEMO.model)
+        self.original: VisionAdapter = load(str(DEMO.model), device="cpu", dtype=torch.float32)
         self.model: Any = self.answerer.model
         self.model.requires_grad_(False)
         self.model.model.vision_tower.requires_grad_(True)

@@ -25,7 +25,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from smoothgate.demo import bundled
+from smoothgate.bundled import DEMO
 from smoothgate.errors import SmoothgateError
 from smoothgate.pictures.images import to_picture
 from smoothgate.psm.unit_encoder import UnitEncoder
@@ -118,8 +118,8 @@ class Evaluation:
         self.folder = folder
         #: The address of the service for attacks in the setting `service`.
         self.url: str | None = None
-        self._model = model or bundled("model")
-        self._psm = psm or bundled("psm")
+        self._model = model or DEMO.model
+        self._psm = psm or DEMO.psm
         self._encoders: dict[tuple[str, str, str], UnitEncoder] = {}
         self.base = self.encoder(Defence(name="none", parts="none"))
         self.scenes = scenes or attacked_digits(self.base.adapter, plan.n, plan.seed)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from smoothgate.demo import bundled
+from smoothgate.bundled import DEMO
 from smoothgate.errors import Overloaded
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.vision import load
@@ -101,6 +101,6 @@ class Laboratory:
         self, psm: Path, x: Tensor, asked: AttackRequest, sigma: float, report: Callable[[Step], None]
     ) -> Tensor:
         if self._subject is None:
-            adapter = load(str(bundled("model")), device="cpu", dtype=torch.float32)
-            self._subject = _Subject(UnitEncoder.load(adapter, psm), Answerer(bundled("model")))
+            adapter = load(str(DEMO.model), device="cpu", dtype=torch.float32)
+            self._subject = _Subject(UnitEncoder.load(adapter, psm), Answerer(DEMO.model))
         return craft(self._subject.encoder, self._subject.answerer, x, asked, sigma, report)

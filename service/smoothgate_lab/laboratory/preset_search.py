@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from smoothgate.demo import bundled
+from smoothgate.bundled import DEMO
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.vision import DecodedImage, load
 from smoothgate_lab.chat_models.answerer import Answerer, answers
@@ -26,11 +26,11 @@ _STEPS = 40
 
 def main() -> None:
     """Search, and print each size when it is done."""
-    adapter = load(str(bundled("model")), device="cpu", dtype=torch.float32)
-    victim = Undefended(UnitEncoder.load(adapter, bundled("psm")))
-    answerer = Answerer(bundled("model"))
+    adapter = load(str(DEMO.model), device="cpu", dtype=torch.float32)
+    victim = Undefended(UnitEncoder.load(adapter, DEMO.psm))
+    answerer = Answerer(DEMO.model)
     wanted = [f"The digit is {digit}." for digit in range(10)]
-    for path in sorted(bundled("samples").iterdir()):
+    for path in sorted(DEMO.samples.iterdir()):
         picture = DecodedImage(np.asarray(Image.open(path).convert("RGB")), "PNG", "")
         x = rounded(adapter.canvas(picture).x).expand(len(wanted), -1, -1, -1)
         for eps in _SIZES:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from smoothgate.demo import bundled
+from smoothgate.bundled import DEMO
 from smoothgate.psm.calibration import Calibration
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.vision import load
@@ -24,20 +24,20 @@ from smoothgate_lab.psm_training.stages import Recipe
 
 
 def test_it_is_small_enough_to_ship() -> None:
-    size = sum(path.stat().st_size for path in bundled("model").iterdir())
+    size = sum(path.stat().st_size for path in DEMO.model.iterdir())
     assert size <= 15 * 2**20
 
 
 def test_its_weights_have_the_names_that_vllm_s_own_image_path_knows() -> None:
-    names = load_file(bundled("model") / "model.safetensors")
+    names = load_file(DEMO.model / "model.safetensors")
     tower = [name for name in names if name.startswith("vision_tower.")]
     assert tower
     assert all(name.startswith("vision_tower.vision_model.") for name in tower)
 
 
 def test_the_calibration_belongs_to_the_model() -> None:
-    adapter = load(str(bundled("model")), device="cpu", dtype=torch.float32)
-    calibration = Calibration.load(bundled("psm"))
+    adapter = load(str(DEMO.model), device="cpu", dtype=torch.float32)
+    calibration = Calibration.load(DEMO.psm)
     UnitEncoder(adapter, calibration)
     figures = calibration.figures
     assert abs(figures.chance_mean) < 0.1
@@ -47,9 +47,9 @@ def test_the_calibration_belongs_to_the_model() -> None:
 
 
 def test_the_psm_is_of_the_default_recipe_and_small_enough_to_ship() -> None:
-    facts = json.loads((bundled("psm") / "psm.json").read_text())
+    facts = json.loads((DEMO.psm / "psm.json").read_text())
     assert facts["training"]["recipe"] == json.loads(json.dumps(asdict(Recipe())))
-    assert sum(path.stat().st_size for path in bundled("psm").iterdir()) <= 5_000_000
+    assert sum(path.stat().st_size for path in DEMO.psm.iterdir()) <= 5_000_000
 
 
 def test_training_reads_what_the_template_writes() -> None:
@@ -68,18 +68,18 @@ def test_training_reads_what_the_template_writes() -> None:
 
 
 def test_the_shipped_template_is_the_one_trained_with() -> None:
-    assert (bundled("model") / "chat_template.jinja").read_text() == TEMPLATE
+    assert (DEMO.model / "chat_template.jinja").read_text() == TEMPLATE
 
 
 def test_the_shipped_samples_are_made_by_the_command(tmp_path: Path) -> None:
     for name in write_samples(tmp_path):
-        assert (tmp_path / name).read_bytes() == (bundled("samples") / name).read_bytes(), name
+        assert (tmp_path / name).read_bytes() == (DEMO.samples / name).read_bytes(), name
 
 
 @pytest.mark.long
 def test_a_small_evaluation() -> None:
     """A smoke test of the command's figures with bounds far below what it prints on 1,000 scenes."""
-    figures = run(Answerer(bundled("model")), 60, 3)
+    figures = run(Answerer(DEMO.model), 60, 3)
     assert set(figures["asked"].values()) == {60}
     assert figures["accuracy"]["digit"] > 0.9
     assert figures["accuracy"]["sum"] > 0.8
@@ -93,7 +93,7 @@ def test_plain_pictures_are_of_many_sizes() -> None:
 
 
 def test_answers_do_not_depend_on_the_batch() -> None:
-    answerer = Answerer(bundled("model"))
+    answerer = Answerer(DEMO.model)
     scenes, _ = labelled_scenes("held-out", 6, 5)
     tokens = answerer.tokens([scene.picture for scene in scenes])
     chats = [

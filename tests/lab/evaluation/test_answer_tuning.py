@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from smoothgate.demo import bundled
+from smoothgate.bundled import DEMO
 from smoothgate.errors import SmoothgateError
 from smoothgate.psm.calibration import Calibration
 from smoothgate.psm.checkpoint import PSM
@@ -17,8 +17,8 @@ from smoothgate_lab.training_loop import Schedule, seeded
 
 
 def tuning() -> AnswerTuning:
-    adapter = load(str(bundled("model")), device="cpu", dtype=torch.float32)
-    return AnswerTuning(UnitEncoder.load(adapter, bundled("psm")), seed=1)
+    adapter = load(str(DEMO.model), device="cpu", dtype=torch.float32)
+    return AnswerTuning(UnitEncoder.load(adapter, DEMO.psm), seed=1)
 
 
 def losses(mine: AnswerTuning) -> float:
@@ -69,8 +69,8 @@ def test_for_votes_each_sample_answers_by_itself_and_no_picture_is_attacked(
 
 
 def test_a_psm_without_weights_is_refused(tmp_path: Path) -> None:
-    adapter = load(str(bundled("model")), device="cpu", dtype=torch.float32)
-    bare = AnswerTuning(UnitEncoder(adapter, Calibration.load(bundled("psm"))), seed=1)
+    adapter = load(str(DEMO.model), device="cpu", dtype=torch.float32)
+    bare = AnswerTuning(UnitEncoder(adapter, Calibration.load(DEMO.psm)), seed=1)
     with pytest.raises(SmoothgateError, match="no weights"):
         bare.run(tmp_path, Schedule(steps=1, muon_lr=0.002, adam_lr=4e-4))
 

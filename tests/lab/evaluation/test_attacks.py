@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from smoothgate.demo import bundled
+from smoothgate.bundled import DEMO
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.vision import load
 from smoothgate_lab.chat_models.answerer import Answerer, ask
@@ -21,13 +21,13 @@ SCENES = 8
 
 @pytest.fixture(scope="module")
 def encoder() -> UnitEncoder:
-    adapter = load(str(bundled("model")), device="cpu", dtype=torch.float32)
-    return UnitEncoder.load(adapter, bundled("psm"))
+    adapter = load(str(DEMO.model), device="cpu", dtype=torch.float32)
+    return UnitEncoder.load(adapter, DEMO.psm)
 
 
 @pytest.fixture(scope="module")
 def answerer() -> Answerer:
-    return Answerer(bundled("model"))
+    return Answerer(DEMO.model)
 
 
 @pytest.fixture(scope="module")

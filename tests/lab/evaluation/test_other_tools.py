@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
+from smoothgate.bundled import DEMO
 from smoothgate.cli.main import app
-from smoothgate.demo import bundled
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate_lab.chat_models.answerer import Answerer, answers
 from smoothgate_lab.demo.conversation import ONE_PICTURE
@@ -92,7 +92,7 @@ def test_square_of_art_stays_in_the_ball_and_turns_answers() -> None:
 
 
 def test_the_first_of_the_logits_is_the_answer(demo_encoder: UnitEncoder) -> None:
-    answerer, digit = Answerer(bundled("model")), ONE_PICTURE[0]
+    answerer, digit = Answerer(DEMO.model), ONE_PICTURE[0]
     scenes = DigitScenes(demo_encoder.adapter, 8, 0, 21)
     tokens = demo_encoder.adapter.tokens(scenes.canvases).float()
     choices = [f"The digit is {d}." for d in range(10)]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from smoothgate.bundled import DEMO
 from smoothgate.cli.main import app
-from smoothgate.demo import bundled
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.vision import load
 from smoothgate_lab.demo.digit_scenes import DigitScenes
@@ -19,8 +19,8 @@ SAMPLING = Sampling(sigmas=(0.5,), eps=(0.1, 0.5), n_select=32, n_certify=96, al
 
 @pytest.fixture(scope="module")
 def encoder() -> UnitEncoder:
-    adapter = load(str(bundled("model")), device="cpu", dtype=torch.float32)
-    return UnitEncoder.load(adapter, bundled("psm"))
+    adapter = load(str(DEMO.model), device="cpu", dtype=torch.float32)
+    return UnitEncoder.load(adapter, DEMO.psm)
 
 
 @pytest.mark.long
@@ -62,7 +62,7 @@ def test_pictures_of_a_folder_have_no_answers(tmp_path: Path) -> None:
     small = ["--n", "8", "--n-select", "16", "--n-certify", "64", "--part", "both", "--sigma", "0.5"]
     (tmp_path / "pictures").mkdir()
     for i in range(3):
-        for source in bundled("samples").iterdir():
+        for source in DEMO.samples.iterdir():
             (tmp_path / "pictures" / f"{i}-{source.name}").write_bytes(source.read_bytes())
     words = ["psm", "evaluate", "--images", str(tmp_path / "pictures"), *small]
     result = CliRunner().invoke(app, [*words, "--json", str(tmp_path / "out.json")])

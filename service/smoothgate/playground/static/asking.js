@@ -16,7 +16,7 @@ let failed = false;
 
 export function start(about) {
   hasUndefended = about.laboratory !== null;
-  knowsLikeness = about.demo;
+  knowsLikeness = about.likeness;
   $("without").hidden = !hasUndefended;
   $("columns").classList.toggle("one", !hasUndefended);
   for (const question of about.questions) {

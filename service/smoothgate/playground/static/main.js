@@ -8,8 +8,6 @@ import * as picture from "./picture.js";
 import * as smoothing from "./smoothing.js";
 import * as status from "./status.js";
 
-const FIRST_SAMPLE = "seven";
-
 async function start() {
   const about = await get("/v1/playground");
   $("model").textContent = about.model;
@@ -21,8 +19,8 @@ async function start() {
   status.start(about, asking.forgive);
   document.body.dataset.started = "true";
   // Where keys count requests, nothing is asked unless the user asks.
-  if (about.samples.includes(FIRST_SAMPLE) && !about.keys) {
-    await picture.sample(FIRST_SAMPLE);
+  if (about.first_sample && !about.keys) {
+    await picture.sample(about.first_sample);
     await asking.ask(about.questions[0]);
   }
 }

@@ -7,7 +7,6 @@ const BUDGETS = [256, 512, 1024, 2048, 4096];
 const USUAL_BUDGET = 1024;
 const RADII = [0.25, 0.5, 0.75, 1, 1.25];
 const USUAL_RADIUS = 0.5;
-const DEMO_CHOICES = Array.from({ length: 10 }, (_, digit) => `The digit is ${digit}.`).join(", ");
 
 export function start(about) {
   const sigma = $("sigma");
@@ -24,7 +23,7 @@ export function start(about) {
     ...RADII.filter((radius) => radius >= (about.policy_radius ?? 0)).map((radius) => new Option(radius.toFixed(2), radius, false, radius === USUAL_RADIUS)),
     new Option("as much as all noisy copies can prove", ""),
   );
-  $("choices").value = about.demo ? DEMO_CHOICES : "yes, no";
+  $("choices").value = about.choices.join(", ");
   $("form").addEventListener("change", () => { $("choices-label").hidden = $("form").value !== "choices"; });
 }
 
