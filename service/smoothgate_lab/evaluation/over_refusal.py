@@ -11,7 +11,6 @@ from dataclasses import asdict
 from typing import Any
 
 from smoothgate.certify.votes import Candidates, VoteCount, VoteTerms, reachable
-from smoothgate.errors import SmoothgateError
 from smoothgate.gate.answer_form import fold
 from smoothgate_lab.evaluation.report import markdown_table
 from smoothgate_lab.evaluation.shares import Share
@@ -21,6 +20,7 @@ from smoothgate_lab.evaluation.vote_samples import (
     N_SELECT,
     RADII,
     Block,
+    most_samples,
     sampled_scenes,
 )
 
@@ -43,11 +43,8 @@ def figures(blocks: Sequence[Block]) -> dict[str, Any]:
     Raises:
         SmoothgateError: code `no_results`: there are no samples.
     """
-    if not blocks:
-        raise SmoothgateError("There are no samples of this seed, model and PSM.", code="no_results")
     rows = []
-    for sigma in sorted({block.sigma for block in blocks}):
-        most = BLOCK * (1 + max(block.block for block in blocks if block.sigma == sigma))
+    for sigma, most in most_samples(blocks).items():
         for budget in sorted({DEFAULT_BUDGET, BLOCK, most}):
             scenes = list(sampled_scenes(blocks, sigma, budget))
             for question in scenes[0].right:

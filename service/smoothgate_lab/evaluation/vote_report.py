@@ -12,7 +12,6 @@ from statistics import mean, median
 from typing import Any
 
 from smoothgate.certify.votes import VoteCount, VoteTerms
-from smoothgate.errors import SmoothgateError
 from smoothgate.gate.answer_form import fold
 from smoothgate_lab.evaluation.report import figure_svg, markdown_table
 from smoothgate_lab.evaluation.shares import Share
@@ -23,6 +22,7 @@ from smoothgate_lab.evaluation.vote_samples import (
     RADII,
     Block,
     SampledScene,
+    most_samples,
     sampled_scenes,
     vote,
 )
@@ -93,11 +93,8 @@ def figures(blocks: Sequence[Block]) -> dict[str, Any]:
     Raises:
         SmoothgateError: code `no_results`: there are no samples.
     """
-    if not blocks:
-        raise SmoothgateError("There are no samples of this seed, model and PSM.", code="no_results")
     rows = []
-    for sigma in sorted({block.sigma for block in blocks}):
-        most = BLOCK * (1 + max(block.block for block in blocks if block.sigma == sigma))
+    for sigma, most in most_samples(blocks).items():
         for n in sorted({BLOCK, most}):
             scenes = list(sampled_scenes(blocks, sigma, n))
             rows += [_row(scenes, sigma, n, question) for question in scenes[0].right]

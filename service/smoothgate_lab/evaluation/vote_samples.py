@@ -23,6 +23,7 @@ from torch import Tensor
 
 from smoothgate.certify.statement import Terms, certify
 from smoothgate.certify.votes import Candidates, VoteCount, VoteStatement, VoteTerms
+from smoothgate.errors import SmoothgateError
 from smoothgate.gate.answer_form import fold
 from smoothgate.sampling.draw import draw, generator_noise
 from smoothgate.sampling.selection import scores_against, select
@@ -199,6 +200,20 @@ class SampledScene:
     answers: dict[str, list[str]]
     mean: dict[str, str]
     fcsb: dict[str, float]
+
+
+def most_samples(blocks: Sequence[Block]) -> dict[float, int]:
+    """The largest number of certification samples that any scene has, for each sigma in ascending order.
+
+    Raises:
+        SmoothgateError: code `no_results`: there are no samples.
+    """
+    if not blocks:
+        raise SmoothgateError("There are no samples of this seed, model and PSM.", code="no_results")
+    most: dict[float, int] = defaultdict(int)
+    for block in sorted(blocks, key=lambda block: block.sigma):
+        most[block.sigma] = max(most[block.sigma], BLOCK * (1 + block.block))
+    return dict(most)
 
 
 def sampled_scenes(blocks: Sequence[Block], sigma: float, n: int) -> Iterator[SampledScene]:
