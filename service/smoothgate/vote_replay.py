@@ -195,8 +195,7 @@ async def _generations(
         following = iter(watch(chosen, len(chosen)))
         while batch := list(islice(following, _BATCH)):
             samples = _drawn(certificate, images, encoder, batch)
-            for (answer,) in await asyncio.gather(*(ask([sample]) for sample in samples)):
-                generations.append(answer)
+            generations += await ask(samples)
     finally:
         await client.aclose()
     return generations

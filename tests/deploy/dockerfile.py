@@ -11,6 +11,7 @@ one: the folder is emptied between stages. What differs from a build:
 * The test declares pairs of text that are `rewritten`.
 """
 
+import compileall
 import json
 import os
 import re
@@ -201,6 +202,8 @@ class Build:
             if here.version != version:
                 continue
             link_distribution(here, site)
+        # As pip does, and as the environment here may not be.
+        compileall.compile_dir(site, quiet=2, workers=0)
 
 
 # pip's own words are wanted when it fails, and the machine's configuration says where packages come from.

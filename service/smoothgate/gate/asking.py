@@ -70,6 +70,7 @@ class ChatAsker:
         finally:
             for one in asked:
                 one.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
 
     async def _one(self, number: int, tokens: Sequence[Tensor]) -> Generation:
         parts = [
