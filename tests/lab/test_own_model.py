@@ -132,6 +132,8 @@ def gates(vllm: FakeVllm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
             # The tiny model is uncalibrated for want of pictures, and random.
             quick: dict[str, Any] = {"canary_seconds": 0, "n_select": 16, "batch_size": 16}
             quick["served_model_name"] = DEMO.served_name
+            # A machine that does other things too is no reason to refuse.
+            quick |= {"max_queued_seconds": 3600.0, "request_timeout_seconds": 600.0}
             with opened(settings.model_copy(update=quick)) as gate:
                 gate.wait_ready(60)
                 yield gate
@@ -151,7 +153,7 @@ def test_it_is_served_asked_and_compared(gates: Iterator[Gate], capsys: pytest.C
             words = shlex.split(line.replace("http://127.0.0.1:8000", gate.url))
             ran = subprocess.run([curl, "-sS", *words[1:]], capture_output=True, text=True, check=True)
             answer = json.loads(ran.stdout)
-            assert answer["answer"], answer
+            assert answer.get("answer"), answer
             assert answer["certificates"] or answer["answer_certificate"]
         if gate.settings.allow_smoothing_off:
             for line in _commands("compare_answers"):
