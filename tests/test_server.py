@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from smoothgate import logs, server
-from smoothgate.bundled import DEMO
+from smoothgate.bundled import CANARY, DEMO
 from smoothgate.cli import setting_errors
 from smoothgate.cli.main import app
 from smoothgate.engine import EngineState
@@ -165,6 +166,24 @@ def test_a_secret_that_is_refused_is_not_shown() -> None:
     (said,) = setting_errors.sentences(caught.value, ())
     assert said.startswith("SMOOTHGATE_ENGINE_API_KEY must be")
     assert "hunter2" not in said
+
+
+@pytest.mark.parametrize(
+    ("fields", "question", "sample"),
+    [
+        ({}, "What digit is shown?", DEMO.samples / DEMO.sample),
+        ({"model": "other", "psm": "psm"}, "What is shown?", CANARY),
+    ],
+    ids=["demo", "other"],
+)
+def test_what_to_try_first_is_what_the_model_answers(
+    fields: dict[str, Any], question: str, sample: Path
+) -> None:
+    ask, _ = server._commands(Settings(_env_file=None, **fields))
+    words = shlex.split(ask.partition(" | ")[0])
+    assert f"message={question}" in words
+    (image,) = [word.removeprefix("image=@") for word in words if word.startswith("image=@")]
+    assert Path(image).samefile(sample)
 
 
 def test_the_start_shows_what_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:

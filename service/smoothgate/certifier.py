@@ -80,8 +80,8 @@ class Certifier:
     (`smoothgate.errors`) that says why.
 
     Args:
-        model: checkpoint, a folder or a Hugging Face id; None: the bundled demo model.
-        psm: folder of its purifier, mapper and calibration; None: the bundled one.
+        model: checkpoint: a folder, a Hugging Face id or a bundled model; None: `demo`.
+        psm: folder of its purifier, mapper and calibration; None: the bundled model's own.
         engine: `vllm`: starts a vLLM to `ask`; `none`: there is none, and pictures are only certified.
         engine_url: of a vLLM that runs elsewhere.
         settings: further settings of the service (docs/settings.md) by their names in small letters: the

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser
 
+from smoothgate.bundled import DEMO
 from smoothgate.gate import accounts
 from smoothgate.http.page_headers import POLICY
 from smoothgate.vision.png import png_data_uri
@@ -203,3 +204,13 @@ def test_it_can_be_switched_off(open_gate: OpenGate) -> None:
     gate = open_gate(playground=False)
     assert gate.http.get("/").status_code == 404
     assert gate.http.get("/v1/playground").status_code == 404
+
+
+def test_another_model_has_no_samples_or_questions_of_the_demo_model(open_gate: OpenGate) -> None:
+    """The same files, named as a folder: nobody knows what they answer."""
+    gate = open_gate(playground=True, model=str(DEMO.model), psm=DEMO.psm, ready=False)
+    about = gate.http.get("/v1/playground").json()
+    assert (about["samples"], about["first_sample"], about["questions"]) == ([], None, [])
+    assert (about["choices"], about["likeness"]) == (["yes", "no"], False)
+    assert gate.http.get("/playground/samples/seven.png").status_code == 404
+    assert gate.http.get("/").status_code == 200

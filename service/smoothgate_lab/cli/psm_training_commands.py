@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from smoothgate.bundled import DEMO, bundled, checkpoint_of
 from smoothgate.cli.common import (
     CALIBRATED,
     Device,
@@ -214,7 +215,6 @@ def tune(
     device: Device = "auto",
 ) -> None:
     """Fine-tune a trained PSM, on attacked pictures or for votes (our extensions)."""
-    from smoothgate.bundled import DEMO
     from smoothgate_lab.demo.scene_stream import twin_pictures
     from smoothgate_lab.psm_training.frozen_language_model import FrozenLanguageModel
     from smoothgate_lab.psm_training.stages import Recipe, Trainer
@@ -260,7 +260,7 @@ def tune(
                 lambda_agreement=agreement,
                 attacked=attacked,
             )
-            language_model = FrozenLanguageModel(model or str(DEMO.model), encoder.adapter)
+            language_model = FrozenLanguageModel(checkpoint_of(model), encoder.adapter)
             tuned = trainer.train_for_votes(encoder.psm, VoteTuning(language_model, vote_recipe))
         else:
             tuned = trainer.train_adversarially(encoder.psm)
@@ -362,7 +362,7 @@ def _cosine_cells(figures: dict[str, Any]) -> list[str]:
 
 
 def _require_demo(model: str | None) -> None:
-    if model is not None:
+    if bundled(model) is not DEMO:
         raise MalformedRequest("--model needs --images, a folder of pictures.")
 
 
@@ -404,7 +404,6 @@ def _calibration(
     adapter: VisionAdapter, images: Path | None, output: Path, unreadable: list[Path]
 ) -> Calibration:
     """The model's calibration: the one in OUTPUT or a new one. `unreadable` gets the skipped pictures."""
-    from smoothgate.bundled import DEMO
     from smoothgate.psm.calibration import FILE, Calibration, calibrate
     from smoothgate.psm.picture_files import clean_tokens, list_pictures, read_pictures
     from smoothgate_lab.psm_training.folder_pictures import split_pictures
