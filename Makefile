@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lock upgrade redteam sbom serve test test-all bench soak fuzz results results-quick votes screenshots lint format clean
+.PHONY: help lock upgrade redteam sbom serve test test-all all-tests bench soak fuzz results results-quick votes screenshots lint format clean
 
 help:  ## Show the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,9 +27,10 @@ test: $(VENV)/.$(ENGINE)-dev  ## Install, then run lint, types, the import contr
 	@$(BIN)/python -m pytest
 
 test-all: $(VENV)/.$(ENGINE)-dev $(REDTEAM)/.installed  ## Run what `make test` runs, the long tests, the fuzzer and the soak: before a release.
-	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory --keep-going lint all-tests fuzz soak
+
+all-tests: $(VENV)/.$(ENGINE)-dev $(REDTEAM)/.installed
 	@$(BIN)/python -m pytest -m ''
-	@$(MAKE) --no-print-directory fuzz soak
 
 redteam: $(VENV)/.$(ENGINE)-dev $(REDTEAM)/.installed  ## Attack the running service with garak, PyRIT, lmms-eval, ART and AutoAttack.
 	@$(BIN)/python -m pytest -n0 -m '' tests/redteam tests/lab/evaluation/test_other_tools.py

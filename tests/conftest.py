@@ -55,6 +55,8 @@ _WAITING = (
     "tests/http/test_operation.py",
 )
 _WAITING_WORKER = "gw2"
+# Until a long test that names no time of its own is taken to hang, with others beside it.
+_LONG_SECONDS = 1800
 
 
 class _ByFixture(LoadScopeScheduling):
@@ -100,6 +102,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("long") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(_LONG_SECONDS))
     items.sort(key=lambda item: _turn(_folder(item.nodeid)))
 
 

@@ -129,7 +129,6 @@ def test_an_answer_of_a_vllm_that_runs_elsewhere(demo_vllm: str) -> None:
 
 @pytest.mark.long
 @pytest.mark.engine
-@pytest.mark.timeout(600)
 def test_an_answer_of_a_vllm_that_the_certifier_starts_and_ends() -> None:
     own: dict[str, Any] = {"engine_max_model_len": 1024, "engine_kv_cache_gib": shared_vllm.KV_CACHE_GIB}
     others = processes.descendants(os.getpid())

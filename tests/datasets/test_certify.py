@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from smoothgate.cli.main import app
+from smoothgate_lab.benchmarks.killed_runs import descendants
 from tests.whole_service import SAMPLES
 
 NUMBER = 14
@@ -155,19 +155,7 @@ def test_family_wise_alpha_is_shared(tmp_path: Path, pictures: Path, secret: Pat
     assert [row["alpha"] for row in _rows(out)] == pytest.approx([0.0005, 0.0005])
 
 
-def _workers() -> Iterator[int]:
-    """Processes of the actors."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command = path.read_bytes()
-        except OSError:
-            continue
-        if command.startswith(b"ray::") and b"MapWorker" in command:
-            yield int(path.parent.name)
-
-
 @pytest.mark.long
-@pytest.mark.timeout(900)
 def test_on_ray_every_picture_is_there_once_though_a_worker_is_killed(
     undisturbed: list[dict[str, Any]], tmp_path: Path, pictures: Path, secret: Path
 ) -> None:
@@ -175,7 +163,7 @@ def test_on_ray_every_picture_is_there_once_though_a_worker_is_killed(
     process = _started(_words(pictures, out, secret, "--ray", "--workers", "2"))
     try:
         _wait_for_rows(out, 1, process)
-        first, _ = _workers()
+        first, _ = [pid for pid, command in descendants(process.pid).items() if b"MapWorker" in command]
         os.kill(first, signal.SIGKILL)
         assert _lines(out) < NUMBER
         said, errors = process.communicate(timeout=300)

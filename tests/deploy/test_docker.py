@@ -118,7 +118,6 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Build]:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
 def test_the_steps_of_the_cpu_image_run_in_order(image: Build) -> None:
     where = image.run(["python", "-c", "import smoothgate; print(smoothgate.__file__)"])
     assert where.stdout.startswith(str(image.root)), where.stderr
@@ -131,7 +130,6 @@ def test_the_steps_of_the_cpu_image_run_in_order(image: Build) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
 def test_the_image_imports_vllm_starts_the_service_and_writes_only_to_home_and_tmp(
     image: Build, tmp_path: Path
 ) -> None:

@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 STEPS = ("step 1:", "step 2:", "step 3:")
 """What garak's detector of FigStep looks for, in small letters."""
 
-pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.engine, pytest.mark.long]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from tests.whole_service import Gate
 
 TASKS = Path(__file__).parent / "lmms_eval_tasks"
 
-pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.engine, pytest.mark.long]
 
 
 def test_lmms_eval_computes_the_accuracy_that_we_compute(

@@ -12,7 +12,7 @@ from tests.whole_service import Gate
 
 HERE = Path(__file__).parent
 
-pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.engine, pytest.mark.long]
 
 
 def test_pyrit_counts_the_successes_that_we_count(

@@ -17,7 +17,7 @@ from PIL import Image
 
 from smoothgate.vision import VisionAdapter, decode, load
 
-pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engine, pytest.mark.long]
 
 SIZES = [(32, 32), (31, 57), (64, 64), (200, 133), (11, 80), (480, 640)]
 

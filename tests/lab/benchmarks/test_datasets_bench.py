@@ -204,7 +204,6 @@ def test_the_command_fails_where_tables_are_not_equal(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1200)
 def test_the_command_kills_compares_and_measures(tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     result = CliRunner().invoke(app, ["bench", "datasets", "--quick", "--json", str(file)])

@@ -164,7 +164,6 @@ def _evaluated(plan: str, folder: Path) -> dict[tuple[str, str], dict[str, objec
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1800)
 def test_autoattack_on_the_pipeline_beside_our_pgd(tmp_path: Path) -> None:
     undefended = '{ name = "none", parts = "none", n = 1 }, '
     plan = _fewer(PLANS / "results-autoattack.toml", "n = 4", "n = 1")
@@ -180,7 +179,6 @@ def test_autoattack_on_the_pipeline_beside_our_pgd(tmp_path: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.engine
-@pytest.mark.timeout(1800)
 def test_art_on_the_running_service(demo_vllm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SMOOTHGATE_ENGINE_URL", demo_vllm)
     plan = _fewer(PLANS / "results-art.toml", "n = 4", "n = 2")

@@ -20,7 +20,6 @@ PLANS = DOCS / "plans"
 
 @pytest.mark.long
 @pytest.mark.engine
-@pytest.mark.timeout(600)
 def test_the_quick_plan_runs_through_and_asks_the_service(
     demo_vllm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -210,7 +210,6 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
 def test_a_killed_run_is_resumed_to_the_same_weights_and_the_model_stays_as_it_was(
     checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
