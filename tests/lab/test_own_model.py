@@ -123,12 +123,13 @@ def _served(line: str, vllm: FakeVllm, monkeypatch: pytest.MonkeyPatch) -> Setti
 
 
 @pytest.fixture
-def gates(vllm: FakeVllm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    """Each service of the page in turn."""
+def gates(vllm: FakeVllm, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Gate, list[str]]]:
+    """Each service of the page in turn, and the commands between it and the next one."""
 
-    def each() -> Iterator[Gate]:
-        for line in _commands("smoothgate serve"):
-            settings = _served(line, vllm, monkeypatch)
+    def each() -> Iterator[tuple[Gate, list[str]]]:
+        starts = [at for at, line in enumerate(COMMANDS) if "smoothgate serve" in line]
+        for at, following in zip(starts, [*starts[1:], len(COMMANDS)], strict=True):
+            settings = _served(COMMANDS[at], vllm, monkeypatch)
             # The tiny model is uncalibrated for want of pictures, and random.
             quick: dict[str, Any] = {"canary_seconds": 0, "n_select": 16, "batch_size": 16}
             quick["served_model_name"] = DEMO.served_name
@@ -136,29 +137,32 @@ def gates(vllm: FakeVllm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
             quick |= {"max_queued_seconds": 3600.0, "request_timeout_seconds": 600.0}
             with opened(settings.model_copy(update=quick)) as gate:
                 gate.wait_ready(60)
-                yield gate
+                yield gate, COMMANDS[at + 1 : following]
 
     return each()
 
 
-def test_it_is_served_asked_and_compared(gates: Iterator[Gate], capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_is_served_asked_and_compared(
+    gates: Iterator[tuple[Gate, list[str]]], capsys: pytest.CaptureFixture[str]
+) -> None:
     """After the tests above, which made what is served. Where the training is left out, its PSM is."""
     if not Path("psm-qwen-votes").exists():
         shutil.copytree("psm-qwen", "psm-qwen-votes")
     curl = program("curl", package="the Debian package curl")
-    seen = []
-    for gate in gates:
-        seen.append(gate.settings)
-        for line in _commands("curl "):
+    certified, sigmas, ran = [], [], []
+    for gate, lines in gates:
+        sigmas.append(gate.settings.sigma)
+        for line in lines:
             words = shlex.split(line.replace("http://127.0.0.1:8000", gate.url))
-            ran = subprocess.run([curl, "-sS", *words[1:]], capture_output=True, text=True, check=True)
-            answer = json.loads(ran.stdout)
-            assert answer.get("answer"), answer
-            assert answer["certificates"] or answer["answer_certificate"]
-        if gate.settings.allow_smoothing_off:
-            for line in _commands("compare_answers"):
-                _, script, _, *arguments = shlex.split(line)
-                runpy.run_path(str(ROOT / script))["main"](gate.url, *arguments)
+            if words[0] == "curl":
+                asked = subprocess.run([curl, "-sS", *words[1:]], capture_output=True, text=True, check=True)
+                answer = json.loads(asked.stdout)
+                assert answer.get("answer"), answer
+                certified.append("features" if answer["certificates"] else "answer")
+            elif words[0] == "python":
+                runpy.run_path(str(ROOT / words[1]))["main"](gate.url, *words[3:])
                 assert capsys.readouterr().out.endswith("8 of 8 answers are the same\n")
-    assert {settings.sigma for settings in seen} == {0.1, 0.25}
-    assert any(settings.allow_smoothing_off for settings in seen)
+            ran.append(words[0])
+    assert sigmas == [0.1, 0.25, 0.1]
+    assert certified == ["features", "answer"]
+    assert ran.count("python") == 1
