@@ -55,7 +55,7 @@ _WAITING = (
     "tests/http/test_operation.py",
 )
 _WAITING_WORKER = "gw2"
-# Until a long test that names no time of its own is taken to hang, with others beside it.
+# A long test that names no time of its own fails after this many seconds. Other tests run beside it.
 _LONG_SECONDS = 1800
 
 

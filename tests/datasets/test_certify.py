@@ -16,7 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from smoothgate.cli.main import app
-from smoothgate_lab.benchmarks.killed_runs import descendants
+from tests import processes
 from tests.whole_service import SAMPLES
 
 NUMBER = 14
@@ -163,7 +163,9 @@ def test_on_ray_every_picture_is_there_once_though_a_worker_is_killed(
     process = _started(_words(pictures, out, secret, "--ray", "--workers", "2"))
     try:
         _wait_for_rows(out, 1, process)
-        first, _ = [pid for pid, command in descendants(process.pid).items() if b"MapWorker" in command]
+        first, _ = [
+            pid for pid, command in processes.descendants(process.pid).items() if "MapWorker" in command
+        ]
         os.kill(first, signal.SIGKILL)
         assert _lines(out) < NUMBER
         said, errors = process.communicate(timeout=300)

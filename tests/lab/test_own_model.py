@@ -133,8 +133,6 @@ def gates(vllm: FakeVllm, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Gat
             # The tiny model is uncalibrated for want of pictures, and random.
             quick: dict[str, Any] = {"canary_seconds": 0, "n_select": 16, "batch_size": 16}
             quick["served_model_name"] = DEMO.served_name
-            # A machine that does other things too is no reason to refuse.
-            quick |= {"max_queued_seconds": 3600.0, "request_timeout_seconds": 600.0}
             with opened(settings.model_copy(update=quick)) as gate:
                 gate.wait_ready(60)
                 yield gate, COMMANDS[at + 1 : following]
@@ -149,7 +147,7 @@ def test_it_is_served_asked_and_compared(
     if not Path("psm-qwen-votes").exists():
         shutil.copytree("psm-qwen", "psm-qwen-votes")
     curl = program("curl", package="the Debian package curl")
-    certified, sigmas, ran = [], [], []
+    certified, sigmas, compared = [], [], 0
     for gate, lines in gates:
         sigmas.append(gate.settings.sigma)
         for line in lines:
@@ -162,7 +160,7 @@ def test_it_is_served_asked_and_compared(
             elif words[0] == "python":
                 runpy.run_path(str(ROOT / words[1]))["main"](gate.url, *words[3:])
                 assert capsys.readouterr().out.endswith("8 of 8 answers are the same\n")
-            ran.append(words[0])
+                compared += 1
     assert sigmas == [0.1, 0.25, 0.1]
     assert certified == ["features", "answer"]
-    assert ran.count("python") == 1
+    assert compared == 1
