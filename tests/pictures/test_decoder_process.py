@@ -76,10 +76,16 @@ def test_it_ends_by_itself_where_nobody_kills_it() -> None:
         Image.new("L", (9000, 9000)).save(file, "PNG", compress_level=1)
         with pytest.raises(DecoderDied, match="ended by signal 14"):
             decoder.decode(file.getvalue(), None)
-        decoder.start()
-        assert decoder.decode(picture("L", "PNG"), None).width == 60
     finally:
         decoder.close()
+
+
+def test_it_starts_again_after_its_end(decoder: DecoderProcess) -> None:
+    decoder.kill()
+    with pytest.raises(DecoderDied, match="ended by signal 9"):
+        decoder.decode(picture("L", "PNG"), None)
+    decoder.start()
+    assert decoder.decode(picture("L", "PNG"), None).width == 60
 
 
 def test_it_ends_with_its_standard_input_and_imports_no_torch() -> None:
