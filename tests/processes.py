@@ -1,44 +1,44 @@
 """What runs on this machine, by the kernel's account."""
 
-import contextlib
-import os
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 
 def mentioning(text: str) -> dict[int, str]:
     """Process id -> command line of every living process that has `text` in it, this one left out."""
-    found = {pid: command(pid) for pid in _parents()}
-    return {pid: line for pid, line in found.items() if text in line and pid != os.getpid()}
+    this = psutil.Process()
+    found = {each.pid: command(each.pid) for each in psutil.process_iter() if each != this}
+    return {pid: line for pid, line in found.items() if text in line}
 
 
 def descendants(root: int) -> dict[int, str]:
     """Process id -> command line of every living process below `root`."""
-    parents = _parents()
-    found: dict[int, str] = {}
-    while new := [pid for pid, parent in parents.items() if parent in {root, *found} and pid not in found]:
-        found |= {pid: command(pid) for pid in new}
-    return found
-
-
-def _parents() -> dict[int, int]:
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
-            if state != "Z":
-                parents[int(stat.parent.name)] = int(parent)
-    return parents
+    with suppress(psutil.NoSuchProcess):
+        below = psutil.Process(root).children(recursive=True)
+        return {each.pid: command(each.pid) for each in below if alive(each.pid)}
+    return {}
 
 
 def command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
+    """The command line of a process; empty after its end."""
+    with suppress(psutil.NoSuchProcess):
+        return " ".join(psutil.Process(pid).cmdline()).strip()
+    return ""
 
 
 def alive(pid: int) -> bool:
-    return pid in _parents()
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def resident(pid: int) -> int:
+    """Bytes of a process in memory; 0 after its end."""
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).memory_info().rss
+    return 0
 
 
 def shared_memory(pid: int) -> set[str]:

@@ -13,8 +13,7 @@ import httpx
 import numpy as np
 
 from smoothgate.bundled import DEMO
-from tests import metric_lines
-from tests.fuzz import memory
+from tests import metric_lines, processes
 from tests.fuzz.bystander import standing_by
 from tests.fuzz.checks import Checks
 from tests.fuzz.request import Json, Raw, Request
@@ -199,7 +198,8 @@ async def _watch(seen: _Seen, pid: int | None, step: Callable[[int], None]) -> N
     while True:
         step(seen.done)
         if pid is not None:
-            seen.memory.append((seen.done, memory.resident(pid)))
+            engine = sum(map(processes.resident, processes.descendants(pid)))
+            seen.memory.append((seen.done, {"service": processes.resident(pid), "engine": engine}))
         await asyncio.sleep(_READ_EVERY_SECONDS)
 
 

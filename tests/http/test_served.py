@@ -241,7 +241,7 @@ def test_sigterm_under_load_loses_no_request(served: Served) -> None:
     for status, text in answers:
         assert status == 200 or json.loads(text)["error"]["code"] == "draining"
     assert {text for _, text in answers[::4]} <= {"data: [DONE]"}
-    assert not [pid for pid in children if Path(f"/proc/{pid}").exists() and _alive(pid)]
+    assert not [pid for pid in children if processes.alive(pid)]
 
 
 def _in_flight(served: Served) -> float:
@@ -250,10 +250,3 @@ def _in_flight(served: Served) -> float:
         line for line in httpx.get(served.metrics, timeout=60).text.splitlines() if line.startswith(name)
     )
     return float(line.removeprefix(name))
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False

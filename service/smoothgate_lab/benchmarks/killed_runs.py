@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 from smoothgate.datasets.run_folder import rows_file
 from smoothgate.errors import SmoothgateError
@@ -21,7 +21,7 @@ _POLL_SECONDS = 0.01
 _SILENT_SECONDS = 600
 _STOP_SECONDS = 60
 # How Ray names the process of an actor of `map_batches`.
-_ACTOR = b"MapWorker"
+_ACTOR = "MapWorker"
 # Characters of a failed run's output that the message of an error repeats.
 _SAID = 2000
 
@@ -77,12 +77,13 @@ class KilledRun:
         self._words += ["--ray", "--workers", str(WORKERS)]
         with self._running() as process:
             rows = self._until(process, self._pictures // 2)
-            workers = [pid for pid, command in descendants(process.pid).items() if _ACTOR in command]
+            below = psutil.Process(process.pid).children(recursive=True)
+            workers = [each for each in below if _is_actor(each)]
             if len(workers) != WORKERS:
                 raise SmoothgateError(
                     f"There are {len(workers)} processes of Ray's workers, not {WORKERS}.", code="not_killed"
                 )
-            os.kill(workers[0], signal.SIGKILL)
+            workers[0].kill()
             self._kept_is(rows)
             self._to_end(process)
 
@@ -166,19 +167,7 @@ def _too_late() -> SmoothgateError:
     )
 
 
-def descendants(root: int) -> dict[int, bytes]:
-    """Process id -> command line of every living process below `root`, on Linux."""
-    parents: dict[int, int] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
-            if state != "Z":
-                parents[int(stat.parent.name)] = int(parent)
-    found: set[int] = set()
-    while new := {pid for pid, parent in parents.items() if parent in {root, *found}} - found:
-        found |= new
-    commands = {}
-    for pid in sorted(found):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            commands[pid] = Path(f"/proc/{pid}/cmdline").read_bytes()
-    return commands
+def _is_actor(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return any(_ACTOR in word for word in process.cmdline())
+    return False

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 
 from smoothgate_lab.benchmarks.serving_bench import picture_uri
 
@@ -102,7 +101,7 @@ async def _watching(
             now = time.monotonic() - started
             step(now)
             if pid is not None:
-                seen.memory.append((now, _resident(pid)))
+                seen.memory.append((now, float(psutil.Process(pid).memory_info().rss)))
             await asyncio.sleep(_READ_EVERY_SECONDS)
 
     watching = asyncio.create_task(watch())
@@ -179,9 +178,3 @@ def _memory(readings: list[tuple[float, float]]) -> Json | None:
     start, end = float(np.median(resident[:tenth])), float(np.median(resident[-tenth:]))
     slope = float(np.polyfit(at, resident, 1)[0]) * 3600
     return {"start": start, "end": end, "growth": end / start - 1, "slope": slope}
-
-
-def _resident(pid: int) -> float:
-    """Resident bytes of a process."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return float(pages * os.sysconf("SC_PAGE_SIZE"))

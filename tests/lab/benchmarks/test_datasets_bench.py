@@ -2,8 +2,6 @@
 
 import base64
 import json
-import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -19,7 +17,7 @@ from smoothgate.datasets.run_folder import rows_file
 from smoothgate.errors import SmoothgateError
 from smoothgate_lab.benchmarks import datasets_bench
 from smoothgate_lab.benchmarks.datasets_bench import QUICK
-from smoothgate_lab.benchmarks.killed_runs import KilledRun, descendants
+from smoothgate_lab.benchmarks.killed_runs import KilledRun
 from smoothgate_lab.benchmarks.table_comparison import Comparison, Difference, compare
 
 PICTURES = ["a.png", "b.png", "c.png"]
@@ -157,26 +155,6 @@ time.sleep(60)
     finally:
         stranger.kill()
         stranger.wait()
-
-
-def test_descendants_are_children_and_theirs() -> None:
-    words = """
-import subprocess, sys
-child = subprocess.Popen([sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"])
-child.wait()
-"""
-    process = subprocess.Popen([sys.executable, "-c", words], stdout=subprocess.PIPE)
-    found: dict[int, bytes] = {}
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"up\n"
-        found = descendants(os.getpid())
-        assert found.keys() >= {process.pid, *descendants(process.pid)}
-        assert [b"time.sleep" in command for command in descendants(process.pid).values()] == [True]
-    finally:
-        for pid in descendants(process.pid):
-            os.kill(pid, signal.SIGKILL)
-        process.communicate(timeout=60)
 
 
 def test_too_few_pictures_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

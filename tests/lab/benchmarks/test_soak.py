@@ -5,7 +5,6 @@ import io
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -77,8 +76,3 @@ def test_growth_is_measured_after_the_warm_up() -> None:
     assert found is not None
     assert found["slope"] == pytest.approx(1e5 * 3600, rel=0.01)
     assert found["growth"] == pytest.approx(0.018, abs=0.002)
-
-
-def test_resident_bytes_are_those_of_the_process() -> None:
-    pages = Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]
-    assert soak._resident(os.getpid()) == pytest.approx(int(pages) * 1024, rel=0.1)
