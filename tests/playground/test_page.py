@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -150,7 +151,7 @@ def test_an_attack_inside_the_radius_turns_the_answer_without_smoothgate_alone(
 ) -> None:
     with opened(browser, gate.url) as page:
         said = attack(page, "inside")
-        assert "is inside the radius of 1.25" in said
+        assert re.search(r"is inside the radius of \d\.\d\d: ", said), said
         for side, answer in (("undefended", "The digit is 2."), ("defended", "The digit is 7.")):
             found = page.locator(f"#{side} dd").all_inner_texts()
             assert found[:2] == ["The digit is 7.", answer]
@@ -226,7 +227,7 @@ def test_axe_finds_nothing_serious_in_light_and_dark(
             if scheme == "dark":
                 page.click("text=More choices")
                 page.select_option("#budget", "256")
-                assert "times as large as the radius of 1.25" in attack(page, "beyond")
+                assert re.search(r"times as large as the radius of \d\.\d\d\.", attack(page, "beyond"))
                 ask(page, "What digit is shown?")
             opened_details(page)
             assert "the samples of this certificate" in page.locator(".samples-seen").inner_text()

@@ -123,8 +123,12 @@ def test_the_package_installs_and_checks_an_answer_of_the_service(quick_gate: Ga
     example = re.search("```js\n(.*?)```", (PACKAGE / "README.md").read_text(), re.DOTALL)
     assert example is not None
     (tmp_path / "example.mjs").write_text(example[1].replace("https://gate.example", quick_gate.url))
+    command = ["node", "--no-warnings"]
+    version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout
+    if int(version.removeprefix("v").partition(".")[0]) < 20:
+        command.append("--experimental-global-webcrypto")
     ended = subprocess.run(
-        ["node", "--no-warnings", "example.mjs"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        [*command, "example.mjs"], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.startswith("true"), ended.stdout
