@@ -1,4 +1,6 @@
 import dataclasses
+import random
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -13,10 +15,11 @@ from smoothgate.sampling.ticket import SamplingTask
 TERMS = Terms(sigma=0.1, alpha=0.001, eps=(0.05,))
 
 
-def result() -> CachedResult:
-    rule = StoppingRule(TERMS, [0.9] * 10, 100)
-    rule.update([0.9] * 100)
-    return CachedResult(torch.ones(250), SamplingResult(rule, "budget", [0.9] * 10))
+def result(terms: Terms = TERMS, n: int = 100) -> CachedResult:
+    selection = [0.6 + 0.3 * random.random() for _ in range(64)]
+    rule = StoppingRule(terms, selection, n)
+    rule.update([0.9] * n)
+    return CachedResult(torch.ones(250), SamplingResult(rule, "budget", selection))
 
 
 TASK = SamplingTask(torch.zeros(3, 4, 4), TERMS, n_select=8, budget=64)
@@ -52,9 +55,23 @@ def test_other_noise_and_another_client_change_the_key() -> None:
     assert len({key_of("a", 1, TASK), key_of("a", 2, TASK), key_of("b", 1, TASK)}) == 3
 
 
+@pytest.mark.parametrize("n", [64, 2048])
+@pytest.mark.parametrize("cosines", [(), (0.5,), (0.25, 0.5, 0.75)])
+def test_the_size_is_what_a_result_takes(cosines: tuple[float, ...], n: int) -> None:
+    """But for the direction: the memory of tensors is not traced."""
+    terms = dataclasses.replace(TERMS, cosines=cosines)
+    result(terms, n)
+    tracemalloc.start()
+    try:
+        kept = [result(terms, n) for _ in range(40)]
+        taken = tracemalloc.get_traced_memory()[0] / len(kept)
+    finally:
+        tracemalloc.stop()
+    assert kept[0].size - kept[0].direction.nbytes == pytest.approx(taken, rel=0.25)
+
+
 def test_the_least_recently_used_result_is_dropped_first() -> None:
     cache = ResultCache(2 * result().size)
-    assert result().size == 250 * 4 + 10 * 32 + 100 * 8
     for number in (1, 2):
         cache.put(("k", number), result())
     assert cache.get(("k", 1)) is not None

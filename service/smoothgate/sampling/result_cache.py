@@ -18,6 +18,8 @@ from smoothgate.sampling.ticket import SamplingTask
 
 # A selection score is a Python float in a list, a certification score is a float64.
 _SELECTION_SCORE_BYTES, _SCORE_BYTES = 32, 8
+# What the objects around them take, and those of each cosine that has an angular radius.
+_OBJECTS_BYTES, _COSINE_BYTES = 6 * 1024, 2 * 1024
 
 #: Whose result it is, and everything that determines it.
 Key = tuple[object, ...]
@@ -32,9 +34,11 @@ class CachedResult:
 
     @property
     def size(self) -> int:
-        """Approximate size in bytes: the direction and the scores."""
-        selection = _SELECTION_SCORE_BYTES * len(self.result.selection_scores)
-        return self.direction.nbytes + selection + _SCORE_BYTES * self.result.rule.n
+        """Approximate size in bytes: the direction, the scores, and the objects that hold them."""
+        rule = self.result.rule
+        scores = _SELECTION_SCORE_BYTES * len(self.result.selection_scores) + _SCORE_BYTES * rule.n
+        objects = _OBJECTS_BYTES + _COSINE_BYTES * len(rule.terms.angular_cosines)
+        return self.direction.nbytes + scores + objects
 
 
 def key_of(scope: str, seed: int, task: SamplingTask) -> Key:
