@@ -6,7 +6,8 @@ and its two last feature maps at the place of each token. All is read from the c
 service serves, by heads that are dropped afterwards.
 
 In the first part of the training the tower sees a random half of the patches of each photograph, which
-takes half of the time (as Li et al. 2023 do for CLIP).
+takes half of the time (as Li et al. 2023 do for CLIP). In the last part photographs are neither turned nor
+mixed, so that it ends with pictures as sharp as those that it will see.
 """
 
 from __future__ import annotations
@@ -104,11 +105,14 @@ def tower_loss(
         teacher: what it learns from.
         photographs: a batch.
         gen: generator of all changes.
-        patches: number of patches that the tower sees of each photograph, chosen at random. None: all.
+        patches: number of patches that the tower sees of each photograph, chosen at random. None: all, of
+            photographs that are neither turned nor mixed.
     """
-    x = mixed(cut_out(turned(shifted(photographs.canvases, gen), gen), gen), gen)
-    kept = None
-    if patches is not None:
+    x, kept = shifted(photographs.canvases, gen), None
+    if patches is None:
+        x = cut_out(x, gen)
+    else:
+        x = mixed(cut_out(turned(x, gen), gen), gen)
         kept = torch.rand(len(x), model.encoder.tokens, generator=gen).topk(patches).indices
     with torch.no_grad():
         fine, coarse = teacher.feature_maps(x)

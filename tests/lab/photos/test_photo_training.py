@@ -2,6 +2,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from smoothgate.vision import DecodedImage, load
 from smoothgate_lab.chat_models.answerer import Answerer
 from smoothgate_lab.chat_models.clip_encoder import centred_unit
 from smoothgate_lab.cli import photos_commands
-from smoothgate_lab.photos import photo_training
+from smoothgate_lab.photos import photo_tower, photo_training
 from smoothgate_lab.photos.photo_evaluation import photo_accuracy
 from smoothgate_lab.photos.photo_teacher import PhotoTeacher
 from smoothgate_lab.photos.photo_tower import PhotoTowerTrainer, photo_encoder, tower_loss
@@ -124,6 +125,19 @@ def test_the_tower_learns_what_the_teacher_says(teacher: PhotoTeacher, photograp
     assert set(figures) == {"what", "tokens", "fine", "coarse", "shared", "agreement"}
     assert sum(totals[-5:]) < 0.8 * sum(totals[:5])
     assert all(weight.grad is not None for weight in model.encoder.linear_2.parameters())
+
+
+def test_photographs_are_turned_and_mixed_only_where_the_tower_sees_some_patches(
+    teacher: PhotoTeacher, photographs: Photographs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {name: Mock(side_effect=lambda x, gen: x) for name in ("turned", "mixed")}
+    for name, change in changes.items():
+        monkeypatch.setattr(photo_tower, name, change)
+    model = PhotoTowerTrainer(photo_encoder(32, 1, 32), teacher.map_width)
+    tower_loss(model, teacher, photographs.batch(0, 8, 1), seeded(1, 0))
+    assert not any(change.called for change in changes.values())
+    tower_loss(model, teacher, photographs.batch(0, 8, 1), seeded(1, 0), 32)
+    assert all(change.called for change in changes.values())
 
 
 def test_a_tower_that_sees_all_patches_in_any_order_gives_the_same_tokens() -> None:
