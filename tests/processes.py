@@ -13,11 +13,12 @@ def mentioning(text: str) -> dict[int, str]:
     return {pid: line for pid, line in found.items() if text in line}
 
 
-def descendants(root: int) -> dict[int, str]:
-    """Process id -> command line of every living process below `root`."""
+def descendants(root: int, text: str = "") -> dict[int, str]:
+    """Process id -> command line of every living process below `root` that has `text` in it."""
     with suppress(psutil.NoSuchProcess):
         below = psutil.Process(root).children(recursive=True)
-        return {each.pid: command(each.pid) for each in below if alive(each.pid)}
+        found = {each.pid: command(each.pid) for each in below if alive(each.pid)}
+        return {pid: line for pid, line in found.items() if text in line}
     return {}
 
 

@@ -163,9 +163,7 @@ def test_on_ray_every_picture_is_there_once_though_a_worker_is_killed(
     process = _started(_words(pictures, out, secret, "--ray", "--workers", "2"))
     try:
         _wait_for_rows(out, 1, process)
-        first, _ = [
-            pid for pid, command in processes.descendants(process.pid).items() if "MapWorker" in command
-        ]
+        first, _ = processes.descendants(process.pid, "MapWorker")
         os.kill(first, signal.SIGKILL)
         assert _lines(out) < NUMBER
         said, errors = process.communicate(timeout=300)

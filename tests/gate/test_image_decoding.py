@@ -51,8 +51,7 @@ def _leave_others_alone() -> None:
 
 def decoder_pids() -> set[int]:
     """The decoder processes of this module."""
-    children = descendants(os.getpid()).items()
-    return {pid for pid, line in children if "decoder_child" in line} - _others
+    return set(descendants(os.getpid(), "decoder_child")) - _others
 
 
 OpenDecoder = Callable[[float], ImageDecoder]

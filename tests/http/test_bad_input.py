@@ -227,5 +227,4 @@ def test_a_picture_that_takes_too_long_to_decode_is_refused(open_gate: OpenGate)
 
 
 def _decoders() -> set[int]:
-    children = descendants(os.getpid()).items()
-    return {pid for pid, line in children if "decoder_child" in line}
+    return set(descendants(os.getpid(), "decoder_child"))

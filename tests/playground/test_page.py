@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -151,7 +150,7 @@ def test_an_attack_inside_the_radius_turns_the_answer_without_smoothgate_alone(
 ) -> None:
     with opened(browser, gate.url) as page:
         said = attack(page, "inside")
-        assert re.search(r"is inside the radius of \d\.\d\d: ", said), said
+        assert f"is inside the radius of {_radius(page)}: " in said
         for side, answer in (("undefended", "The digit is 2."), ("defended", "The digit is 7.")):
             found = page.locator(f"#{side} dd").all_inner_texts()
             assert found[:2] == ["The digit is 7.", answer]
@@ -215,6 +214,11 @@ def test_it_fits_a_phone(gate: Gate, browser: Browser) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
+def _radius(page: Page) -> str:
+    """The radius beside the defended answer."""
+    return page.locator("#defended dd").nth(4).inner_text()
+
+
 def test_axe_finds_nothing_serious_in_light_and_dark(
     gate: Gate, browser: Browser, pytestconfig: pytest.Config
 ) -> None:
@@ -227,7 +231,8 @@ def test_axe_finds_nothing_serious_in_light_and_dark(
             if scheme == "dark":
                 page.click("text=More choices")
                 page.select_option("#budget", "256")
-                assert re.search(r"times as large as the radius of \d\.\d\d\.", attack(page, "beyond"))
+                said = attack(page, "beyond")
+                assert f"times as large as the radius of {_radius(page)}. " in said
                 ask(page, "What digit is shown?")
             opened_details(page)
             assert "the samples of this certificate" in page.locator(".samples-seen").inner_text()

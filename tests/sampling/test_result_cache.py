@@ -1,5 +1,4 @@
 import dataclasses
-import random
 import tracemalloc
 from typing import Any
 
@@ -16,7 +15,7 @@ TERMS = Terms(sigma=0.1, alpha=0.001, eps=(0.05,))
 
 
 def result(terms: Terms = TERMS, n: int = 100) -> CachedResult:
-    selection = [0.6 + 0.3 * random.random() for _ in range(64)]
+    selection = [0.6 + 0.005 * number for number in range(64)]
     rule = StoppingRule(terms, selection, n)
     rule.update([0.9] * n)
     return CachedResult(torch.ones(250), SamplingResult(rule, "budget", selection))
