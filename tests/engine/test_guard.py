@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
+import psutil
 import pytest
 
 from smoothgate.engine.vllm_process import GUARD
@@ -50,6 +51,12 @@ def close_stdin(process: subprocess.Popen[bytes]) -> None:
     process.stdin.close()
 
 
+def guarded_by(guard: subprocess.Popen[bytes]) -> psutil.Process:
+    """The process of the command. What it has started are no children of the guard as long as it lives."""
+    (command,) = psutil.Process(guard.pid).children()
+    return command
+
+
 def first_line(process: subprocess.Popen[bytes]) -> str:
     assert process.stdout is not None
     return process.stdout.readline().decode().strip()
@@ -72,8 +79,7 @@ def test_no_process_outlives_the_command(start: Start) -> None:
     first_line(process)
     tree = processes.descendants(process.pid)
     assert len(tree) == 2
-    (child,) = (pid for pid in tree if "print" in processes.command(pid))
-    os.kill(child, signal.SIGKILL)
+    guarded_by(process).kill()
     process.wait(60)
     assert not any(map(processes.alive, tree))
 
@@ -92,7 +98,6 @@ def test_shared_memory_is_unlinked_after_a_kill(start: Start) -> None:
     process = start(SHARED_MEMORY)
     segment = f"/dev/shm/{first_line(process)}"
     assert os.path.exists(segment)
-    (child,) = (pid for pid in processes.descendants(process.pid) if "tracker" not in processes.command(pid))
-    os.kill(child, signal.SIGKILL)
+    guarded_by(process).kill()
     process.wait(60)
     assert not os.path.exists(segment)
