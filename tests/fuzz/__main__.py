@@ -27,7 +27,7 @@ console = Console()
 
 
 # Of the requests of a run, those to the service whose canvases have free sizes.
-_FREE_SIZES_SHARE = 0.25
+_FREE_SIZES_SHARE = 0.4
 
 
 def main(

@@ -22,8 +22,6 @@ from tests.fuzz.shrink import shrunk
 from tests.fuzz.stream import stream
 from tests.waiting import eventually
 
-#: Caches fill and allocators settle before growth means anything.
-WARM_UP_SHARE = 0.2
 MOST_GROWTH = 0.05
 
 #: What the demo model says of the sample picture.
@@ -32,6 +30,9 @@ SEVEN = "The digit is 7."
 #: A bystander waits at most so long, for a probe and for an answer.
 MOST_WAIT = {"probe": 2.0, "answer": 30.0}
 
+# Caches fill and allocators settle before growth means anything: in so many requests, or in the first half of a
+# run of fewer than twice as many.
+_WARM_UP_REQUESTS = 3000
 _READ_EVERY_SECONDS = 1.0
 _AGAIN_SECONDS = 30.0
 _RESTARTS = "smoothgate_engine_restarts_total"
@@ -216,7 +217,7 @@ async def _beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
 
 
 def _growth(readings: list[tuple[int, dict[str, int]]], count: int) -> Json:
-    steady = [resident for done, resident in readings if done >= WARM_UP_SHARE * count]
+    steady = [resident for done, resident in readings if done >= min(_WARM_UP_REQUESTS, count / 2)]
     tenth = max(1, len(steady) // 10)
     measured: Json = {}
     for part in steady[0] if steady else ():
