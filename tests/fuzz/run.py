@@ -30,8 +30,8 @@ SEVEN = "The digit is 7."
 #: A bystander waits at most so long, for a probe and for an answer.
 MOST_WAIT = {"probe": 2.0, "answer": 30.0}
 
-# Caches fill and allocators settle before growth means anything: in so many requests, or in the first half of a
-# run of fewer than twice as many.
+# Caches fill and allocators settle before growth means anything: in so many requests, or in the first half of
+# a run of fewer than twice as many.
 _WARM_UP_REQUESTS = 3000
 _READ_EVERY_SECONDS = 1.0
 _AGAIN_SECONDS = 30.0
