@@ -63,9 +63,15 @@ class Gate:
 
     def wait_ready(self, seconds: float = 240) -> None:
         end = time.monotonic() + seconds
-        while self.http.get("/health/ready").status_code != 200:
+        while not self._is_ready():
             assert time.monotonic() < end, f"not ready: {self.service.health.problems()}"
             time.sleep(0.05)
+
+    def _is_ready(self) -> bool:
+        try:
+            return self.http.get("/health/ready").status_code == 200
+        except httpx.RemoteProtocolError:  # the kept connection was closed meanwhile: loading took its time
+            return False
 
     def ask(self, message: str = "What digit is shown?", *names: str, **fields: Any) -> httpx.Response:
         body = {
