@@ -113,7 +113,7 @@ async def run(
         well = await _is_well(client, answer)
         restarts = await _restarts(client) - restarts
         failures = [await _reported(failure, client, checks) for failure in seen.failures.values()]
-    measured = None if pid is None else _growth(seen.memory, count)
+    measured = None if pid is None else growth(seen.memory, count)
     grew = any(part["growth"] > MOST_GROWTH for part in (measured or {}).values())
     in_time = all(bystander.waited[name] <= most for name, most in MOST_WAIT.items())
     return {
@@ -216,7 +216,8 @@ async def _beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
             await task
 
 
-def _growth(readings: list[tuple[int, dict[str, int]]], count: int) -> Json:
+def growth(readings: list[tuple[int, dict[str, int]]], count: int) -> Json:
+    """`memory` of `run`, from readings of a run of so many requests: requests so far, bytes by process."""
     steady = [resident for done, resident in readings if done >= min(_WARM_UP_REQUESTS, count / 2)]
     tenth = max(1, len(steady) // 10)
     measured: Json = {}

@@ -21,7 +21,7 @@ from tests.fuzz import bodies, hostile, images, names, openapi, sizes, wire
 from tests.fuzz.bystander import standing_by
 from tests.fuzz.checks import Checks
 from tests.fuzz.request import Json, Raw, Request
-from tests.fuzz.run import MOST_WAIT, run
+from tests.fuzz.run import MOST_GROWTH, MOST_WAIT, growth, run
 from tests.fuzz.sending import Answer
 from tests.fuzz.shrink import shrunk
 from tests.fuzz.stream import SHARES, stream
@@ -229,3 +229,13 @@ def test_a_failure_is_shrunk_to_what_fails() -> None:
     assert less == Request("bodies", "", "POST", "/", (), b'{"a": [{"b": "bad"}]}')
     raw = asyncio.run(shrunk(Raw("wire", "", b"much before bad and after"), fails))
     assert raw == Raw("wire", "", b"bad")
+
+
+@pytest.mark.parametrize(("count", "settled"), [(12_000, 3_000), (1_000, 500)])
+def test_growth_counts_after_the_first_requests(count: int, settled: int) -> None:
+    def grown(until: int) -> float:
+        readings = [(done, {"service": 1000 + min(done, until)}) for done in range(0, count + 1, 10)]
+        return float(growth(readings, count)["service"]["growth"])
+
+    assert grown(settled) == 0
+    assert grown(count) > MOST_GROWTH
