@@ -803,6 +803,24 @@ async def test_the_time_is_that_of_all_hops(internet: Internet, make: Make) -> N
 
 
 @pytest.mark.asyncio
+async def test_a_client_that_leaves_at_any_step_leaves_no_connection_open(
+    internet: Internet, make: Make
+) -> None:
+    internet.answers["/old.png"] = redirect("/a.png")
+    steps, task = 0, None
+    while task is None or task.cancelled():
+        task = asyncio.create_task(make().fetch(f"https://{HOST}/old.png"))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        await eventually(lambda: not internet.open)
+        steps += 1
+    assert await task == IMAGE
+    assert len(internet.requests) > 2
+
+
+@pytest.mark.asyncio
 async def test_slow_dns(internet: Internet, make: Make) -> None:
     fetcher = make(timeout=0.1, resolve=lambda host: asyncio.sleep(60, [PUBLIC]))
     assert (await refusal(fetcher, f"https://{HOST}/a.png")).code == "url_failed"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, FilePayload, Page, expect
+from playwright.sync_api import Browser, FilePayload, Page, Route, expect
 
 from smoothgate.settings import Settings
 from smoothgate_lab.evaluation.running_service import free_port
@@ -202,6 +202,32 @@ def test_everything_is_reached_by_keyboard(gate: Gate, browser: Browser) -> None
         tab_to("#answer-verify")
         page.keyboard.press("Enter")
         page.wait_for_selector("#answer-verified.good")
+
+
+def test_a_question_waits_for_the_sample_that_was_chosen_before_it(gate: Gate, browser: Browser) -> None:
+    with opened(browser, gate.url) as page:
+        answered(page)
+        held: list[Route] = []
+
+        def hold(route: Route) -> None:
+            held.append(route)
+
+        page.route("**/playground/samples/three.png", hold)
+        with page.expect_request("**/playground/samples/three.png"):
+            page.get_by_label("Sample: three").click()
+        page.fill("#question", "What digit is shown?")
+        page.click("#send")
+        held.pop().continue_()
+        assert answered(page) == "The digit is 3."
+
+
+def test_a_sample_that_does_not_arrive_is_said_and_the_page_goes_on(gate: Gate, browser: Browser) -> None:
+    with opened(browser, gate.url) as page:
+        answered(page)
+        page.route("**/playground/samples/three.png", lambda route: route.abort())
+        page.get_by_label("Sample: three").click()
+        page.wait_for_selector("#board-hint:text('That picture cannot be read.')")
+        assert ask(page, "What digit is shown?") == "The digit is 7."
 
 
 def test_it_fits_a_phone(gate: Gate, browser: Browser) -> None:

@@ -22,7 +22,7 @@ from smoothgate_lab.photos.photographs import Photographs
 from smoothgate_lab.training_loop import HeldOut, Loss, Schedule, claim, seeded, train
 from smoothgate_lab.training_loop import bfloat16 as in_bfloat16
 
-TEACHER = Schedule(steps=3000, muon_lr=0.06, adam_lr=4e-3, decay=0.9)
+TEACHER = Schedule(steps=1600, muon_lr=0.06, adam_lr=4e-3, decay=0.9)
 TOWER = Schedule(steps=9000, muon_lr=0.02, adam_lr=1e-3, warmup=200, decay=0.8)
 LANGUAGE = Schedule(steps=1200, muon_lr=0.01, adam_lr=2e-3)
 
@@ -52,7 +52,7 @@ class Recipe:
         save_every: number of steps between two checkpoints.
     """
 
-    teacher_width: int = 64
+    teacher_width: int = 48
     hidden: int = 256
     layers: int = 7
     width: int = 192

@@ -48,9 +48,10 @@ export function forgive() {
 }
 
 export async function ask(question) {
-  const image = picture.current();
   if (!question) return;
   clear();
+  const image = await picture.current();
+  running?.abort();
   if (!image) {
     $("with-body").replaceChildren(refusal("Draw or choose a picture first."));
     return;

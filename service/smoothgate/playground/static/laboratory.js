@@ -72,7 +72,7 @@ async function take(preset) {
 
 async function attack() {
   const result = $("attack-result");
-  const image = picture.current();
+  const image = await picture.current();
   if (!image) {
     result.replaceChildren(make("p", { className: "refusal" }, "Draw or choose a picture first."));
     return;

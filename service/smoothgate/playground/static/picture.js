@@ -8,6 +8,7 @@ const COLOURS = {
 };
 const BRUSH = 22;
 const STRIDE = 12;
+const SLOWEST = 20_000; // Milliseconds that a sample may take to arrive.
 const WAYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 const canvas = $("canvas");
@@ -16,9 +17,13 @@ let opened = null; // The data URI of an opened file. Its bytes are sent unchang
 let largest = Infinity;
 let blank = true;
 let changed = () => {};
+let taking = Promise.resolve(); // Settles once the picture that was chosen last is there.
 
-/** The picture as a data URI, or null if there is none. */
-export const current = () => (opened ?? (blank ? null : canvas.toDataURL("image/png")));
+/** The picture as a data URI, once the one that was chosen last is there, or null if there is none. */
+export async function current() {
+  await taking;
+  return opened ?? (blank ? null : canvas.toDataURL("image/png"));
+}
 
 export function start(about, onChange) {
   changed = onChange;
@@ -35,7 +40,7 @@ export function start(about, onChange) {
   $("paper").addEventListener("change", clear);
   $("clear").addEventListener("click", clear);
   $("file").addEventListener("change", () => {
-    if ($("file").files[0]) open($("file").files[0]);
+    if ($("file").files[0]) take($("file").files[0]);
     $("file").value = "";
   });
   const board = $("board");
@@ -44,11 +49,11 @@ export function start(about, onChange) {
   board.addEventListener("drop", (event) => {
     event.preventDefault();
     board.classList.remove("over");
-    if (event.dataTransfer.files[0]) open(event.dataTransfer.files[0]);
+    if (event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
   });
   document.addEventListener("paste", (event) => {
     const file = [...event.clipboardData.files].find((each) => each.type.startsWith("image/"));
-    if (file) open(file);
+    if (file) take(file);
   });
   listen();
   listenToKeys();
@@ -58,8 +63,12 @@ export function start(about, onChange) {
 const sourceOf = (name) => `/playground/samples/${name}.png`;
 
 /** Take a bundled sample as the picture. */
-export async function sample(name) {
-  await open(await (await fetch(sourceOf(name))).blob());
+export const sample = (name) => take(fetch(sourceOf(name), { signal: AbortSignal.timeout(SLOWEST) }).then((found) => found.blob()));
+
+/** Take a file, or the promise of one, as the picture. Of two that are chosen, the later one stays. */
+function take(blob) {
+  taking = taking.then(async () => open(await blob)).catch(() => say("That picture cannot be read."));
+  return taking;
 }
 
 function clear() {
