@@ -70,11 +70,11 @@ def run(amount: Amount, step: Callable[[], None]) -> Json:
         step: called after each round and each picture.
 
     Returns:
-        `cores`: of each stage; `samples_per_second`: medians of `answered` (noisy forward, generation and
-        count, through HTTP), `sampler` and `engine` (each stage alone); `share`: median over the rounds of
-        answered to the slower stage; `answer`, `features`: medians of one picture, alone, whose answer or
-        features are certified at a radius of sigma: `samples`, `seconds`, and `certified`, the share of
-        pictures; for features also the `cosine` that is certified there.
+        `cores`: of each stage; `samples`: of a request; `samples_per_second`: medians of `answered` (noisy
+        forward, generation and count, through HTTP), `sampler` and `engine` (each stage alone); `share`:
+        median over the rounds of answered to the slower stage; `answer`, `features`: medians of one picture,
+        alone, whose answer or features are certified at a radius of sigma: `samples`, `seconds`, and
+        `certified`, the share of pictures; for features also the `cosine` that is certified there.
 
     Raises:
         SmoothgateError: this machine cannot give each stage cores of its own, or something failed.
@@ -128,6 +128,7 @@ async def _run(amount: Amount, cores: set[int], step: Callable[[], None]) -> Jso
             step()
     return {
         "cores": len(cores),
+        "samples": amount.samples,
         "samples_per_second": {name: statistics.median(each) for name, each in rates.items()},
         "share": statistics.median(shares),
         "answer": _medians(costs["answer"]),

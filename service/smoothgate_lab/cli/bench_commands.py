@@ -236,6 +236,10 @@ def bench_serving(
 @app.command("answers")
 def bench_answers(
     quick: Annotated[bool, typer.Option(help="Measure very little, to check that it works.")] = False,
+    samples: Annotated[
+        int | None,
+        typer.Option(min=32, help="Of each request. [default: 512, with --quick 64]", show_default=False),
+    ] = None,
     json_file: Json = None,
 ) -> None:
     """Measure certified answers on the demo model: how fast, and what one costs. Starts the service and vLLM.
@@ -250,6 +254,8 @@ def bench_answers(
 
     logs.configure("console", "error")
     amount = QUICK if quick else Amount()
+    if samples is not None:
+        amount = replace(amount, samples=samples)
     with failures(), progress(console=console) as bar:
         task = bar.add_task("rounds and pictures, after the start", total=amount.rounds + amount.pictures)
         figures = run(amount, lambda: bar.advance(task))

@@ -13,15 +13,17 @@ from smoothgate_lab.cli.vote_options import AttacksReport, Factors, Samples, Sam
 
 _SIGMAS = [0.12, 0.25, 0.5, 1.0]
 _FACTORS = [0.5, 1.0, 2.0]
+# Where Debian's package dataset-fashion-mnist has it.
+_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
-app = typer.Typer(no_args_is_help=True, help="The photographs model (CIFAR-10).")
+app = typer.Typer(no_args_is_help=True, help="The photographs model (Fashion-MNIST).")
 
 Data = Annotated[
     Path,
     typer.Option(
         exists=True,
         file_okay=False,
-        help="Folder with cifar-10-binary.tar.gz, or with cifar10-train.npz and cifar10-test.npz.",
+        help="Folder with the files of Fashion-MNIST or of CIFAR-10.",
     ),
 ]
 
@@ -31,7 +33,7 @@ Psm = Annotated[Path, typer.Option("--psm", exists=True, file_okay=False, help="
 
 @app.command("train")
 def photos_train(
-    data: Data,
+    data: Data = _FASHION_MNIST,
     output: Annotated[Path, typer.Option(help="Folder that gets `model`.")] = Path("runs/photos"),
     work: Annotated[
         Path, typer.Option(help="Folder for checkpoints and logs. A run resumes where it stopped.")
@@ -53,7 +55,7 @@ def photos_train(
 
 @app.command("evaluate")
 def photos_evaluate(
-    data: Data,
+    data: Data = _FASHION_MNIST,
     model: Model = Path("runs/photos/model"),
     per_class: Annotated[
         int, typer.Option(min=1, help="The first of each class's test pictures, in this number.")
@@ -79,7 +81,7 @@ def photos_evaluate(
 
 @app.command("pictures")
 def photos_pictures(
-    data: Data,
+    data: Data = _FASHION_MNIST,
     output: Annotated[Path, typer.Option(help="Folder that gets the files.")] = Path("runs/photos/pictures"),
 ) -> None:
     """Write the training pictures as PNG files, for `smoothgate psm train --images`."""
@@ -97,7 +99,7 @@ def photos_pictures(
 
 @app.command("votes", cls=Lists)
 def photos_votes(
-    data: Data,
+    data: Data = _FASHION_MNIST,
     model: Model = Path("runs/photos/model"),
     psm: Psm = Path("runs/photos/psm"),
     output: Annotated[
@@ -122,7 +124,7 @@ def photos_votes(
 
 @app.command("attack-votes", cls=Lists)
 def photos_attack_votes(
-    data: Data,
+    data: Data = _FASHION_MNIST,
     model: Model = Path("runs/photos/model"),
     psm: Psm = Path("runs/photos/psm"),
     output: Annotated[
@@ -152,7 +154,7 @@ def photos_attack_votes(
 @app.command("attack")
 def photos_attack(
     plan: Plan,
-    data: Data,
+    data: Data = _FASHION_MNIST,
     model: Model = Path("runs/photos/model"),
     psm: Psm = Path("runs/photos/psm"),
     output: Results = Path("runs/photos/attacks"),

@@ -14,8 +14,9 @@ from smoothgate.vision import load
 from smoothgate_lab.chat_models.chats import Question
 from smoothgate_lab.demo.conversation import ONE_PICTURE
 from smoothgate_lab.demo.digit_scenes import DigitScenes
-from smoothgate_lab.photos.photo_conversation import ONE_PHOTO
-from smoothgate_lab.photos.photographs import CLASSES, Photographs
+from smoothgate_lab.photos.photo_conversation import one_photo
+from smoothgate_lab.photos.photo_sets import CLASSES
+from smoothgate_lab.photos.photographs import Photographs
 
 #: Scenes of the demo model. They do not depend on how many of them are sampled.
 SCENES = 500
@@ -65,16 +66,17 @@ def photo_scenes(test: Photographs, model: Path, psm: Path) -> AskedScenes:
         psm: folder of PSM and calibration.
     """
     photographs = in_turns(test)
-    right = tuple({q.name: q.answer(name) for q in ONE_PHOTO} for name in photographs.names)
+    questions = one_photo(test.photo_set)
+    right = tuple({q.name: q.answer(noun) for q in questions} for noun in photographs.nouns)
     encoder = _encoder(model, psm)
-    return AskedScenes(model, encoder, photographs.canvases, ONE_PHOTO, right, photographs.digest)
+    return AskedScenes(model, encoder, photographs.canvases, questions, right, photographs.digest)
 
 
 def in_turns(test: Photographs) -> Photographs:
     """The first 50 of each class. The classes take turns."""
     photographs = test.of_each_class(0, _PER_CLASS)
     # The place of each among those of its class.
-    turns = torch.cat([torch.arange(int((photographs.labels == c).sum())) for c in range(len(CLASSES))])
+    turns = torch.cat([torch.arange(int((photographs.labels == c).sum())) for c in range(CLASSES)])
     return photographs.take(turns.argsort(stable=True))
 
 

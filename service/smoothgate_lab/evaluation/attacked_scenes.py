@@ -15,8 +15,8 @@ from smoothgate_lab.chat_models.chats import Question
 from smoothgate_lab.demo.conversation import ONE_PICTURE
 from smoothgate_lab.demo.digit_scenes import DigitScenes
 from smoothgate_lab.evaluation.asked_scenes import in_turns
-from smoothgate_lab.photos.photo_conversation import ONE_PHOTO
-from smoothgate_lab.photos.photographs import CLASSES, Photographs
+from smoothgate_lab.photos.photo_conversation import one_photo
+from smoothgate_lab.photos.photographs import Photographs
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,15 +95,15 @@ def attacked_photographs(test: Photographs, n: int) -> AttackedScenes:
         raise SmoothgateError(
             f"{n} pictures are wanted, and there are {len(photographs)}.", code="too_few_images"
         )
-    numbers = torch.arange(n)
+    numbers, questions = torch.arange(n), one_photo(test.photo_set)
     pictures, twins = photographs.take(numbers), photographs.take((numbers + 1) % len(photographs))
     return AttackedScenes(
-        questions=ONE_PHOTO,
+        questions=questions,
         canvases=pictures.canvases,
-        facts=pictures.names,
+        facts=pictures.nouns,
         twins=twins.canvases,
-        twin_facts=twins.names,
-        classes=tuple(ONE_PHOTO[0].answer(name) for name in CLASSES),
+        twin_facts=twins.nouns,
+        classes=tuple(questions[0].answer(noun) for noun in test.photo_set.nouns),
         labels=pictures.labels.tolist(),
         pictures=pictures.digest,
     )

@@ -1,1 +1,1 @@
-"""The photographs model: a LLaVA that answers questions about CIFAR-10 pictures, and its training."""
+"""The photographs model: a LLaVA that answers questions about small photographs, and its training."""

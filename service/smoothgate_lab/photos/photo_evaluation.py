@@ -13,8 +13,8 @@ from smoothgate.pictures.images import to_picture
 from smoothgate_lab.chat_models.answerer import Answerer, Encode
 from smoothgate_lab.chat_models.chats import Question, user_message
 from smoothgate_lab.chat_models.exact_match import Case, exact_match
-from smoothgate_lab.photos.photo_conversation import BOTH, DESCRIBE, KIND, WHAT, is_a, which
-from smoothgate_lab.photos.photographs import CLASSES, Photographs
+from smoothgate_lab.photos.photo_conversation import BOTH, is_a, one_photo, which
+from smoothgate_lab.photos.photographs import Photographs
 
 _ENCODED = 100
 
@@ -42,24 +42,24 @@ def photo_accuracy(
     starts = range(0, len(pictures), _ENCODED)
     encoded = [(encode or answerer.tokens)(pictures[i : i + _ENCODED]) for i in track(starts, "Encoding")]
     tokens = torch.cat(encoded)
-    names = photographs.names
+    nouns, known = photographs.nouns, photographs.photo_set.nouns
 
     def case(question: Question, *shown: int) -> Case:
         chat = [user_message(len(shown), question.phrasings[0])]
-        wanted = question.answer(*(names[i] for i in shown))
+        wanted = question.answer(*(nouns[i] for i in shown))
         return Case(question.name, chat, [tokens[i] for i in shown], wanted)
 
-    def other(*known: str) -> str:
-        return rng.choice([name for name in CLASSES if name not in known])
+    def other(*shown: str) -> str:
+        return rng.choice([noun for noun in known if noun not in shown])
 
     def cases() -> Iterator[Case]:
-        for i, name in enumerate(names):
-            for question in (WHAT, KIND, DESCRIBE):
+        for i, noun in enumerate(nouns):
+            for question in one_photo(photographs.photo_set):
                 yield case(question, i)
-            yield case(is_a(name if rng.random() < 0.5 else other(name)), i)
-            j = rng.randrange(len(names))
+            yield case(is_a(noun if rng.random() < 0.5 else other(noun)), i)
+            j = rng.randrange(len(nouns))
             yield case(BOTH, i, j)
-            asked = rng.choice((name, names[j], other(name, names[j])))
+            asked = rng.choice((noun, nouns[j], other(noun, nouns[j])))
             yield case(which(asked), i, j)
 
-    return {"n": len(names), "seed": seed, **exact_match(answerer, list(cases()))}
+    return {"n": len(nouns), "seed": seed, **exact_match(answerer, list(cases()))}

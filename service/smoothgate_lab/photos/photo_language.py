@@ -13,9 +13,10 @@ from smoothgate_lab.chat_models.chats import Message, conversation
 from smoothgate_lab.chat_models.clip_encoder import ClipEncoder
 from smoothgate_lab.chat_models.language_side import ChatEncoder, Served, answers_loss
 from smoothgate_lab.photos.photo_augmentation import shifted
-from smoothgate_lab.photos.photo_conversation import PHOTOS
+from smoothgate_lab.photos.photo_conversation import photo_subject
+from smoothgate_lab.photos.photo_sets import PhotoSet
 from smoothgate_lab.photos.photo_tower import PATCH
-from smoothgate_lab.photos.photographs import CANVAS, CLASSES, Photographs
+from smoothgate_lab.photos.photographs import CANVAS, Photographs
 
 _CONVERSATIONS = 4000
 # Weights of conversations about no, one and two pictures, and the share of pairs with one class twice.
@@ -23,13 +24,13 @@ _COUNTS = (0.06, 0.6, 0.34)
 _EQUAL = 0.2
 
 
-def build_tokenizer(seed: int) -> PreTrainedTokenizerFast:
+def build_tokenizer(photo_set: PhotoSet, seed: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE over the sentences of the chats."""
-    rng = random.Random(seed)
+    rng, subject = random.Random(seed), photo_subject(photo_set)
     texts: list[str] = []
     for _ in range(_CONVERSATIONS):
-        names = rng.choices(CLASSES, k=rng.randrange(3))
-        texts += llava_files.texts_of(conversation(PHOTOS, names, rng))
+        nouns = rng.choices(photo_set.nouns, k=rng.randrange(3))
+        texts += llava_files.texts_of(conversation(subject, nouns, rng))
     return llava_files.train_tokenizer(texts)
 
 
@@ -50,13 +51,13 @@ def language_loss(
     rng = random.Random(int(torch.randint(2**31, (1,), generator=gen)))
     with torch.no_grad():
         tokens = served.perturbed(encoder(shifted(photographs.canvases, gen)).float(), gen)
-    names = photographs.names
+    nouns, subject = photographs.nouns, photo_subject(photographs.photo_set)
     chats: list[list[Message]] = []
     shown: list[int] = []
-    for place in range(0, len(names) - 1, 2):
+    for place in range(0, len(nouns) - 1, 2):
         pictures = [place, place + 1][: rng.choices((0, 1, 2), _COUNTS)[0]]
         if len(pictures) == 2 and rng.random() < _EQUAL:
-            pictures[1] = rng.choice([i for i, name in enumerate(names) if name == names[place]])
-        chats.append(conversation(PHOTOS, [names[i] for i in pictures], rng, turns=rng.randint(1, 4)))
+            pictures[1] = rng.choice([i for i, noun in enumerate(nouns) if noun == nouns[place]])
+        chats.append(conversation(subject, [nouns[i] for i in pictures], rng, turns=rng.randint(1, 4)))
         shown += pictures
     return answers_loss(model, chat, chats, tokens[shown])

@@ -1,4 +1,4 @@
-"""The teacher of the photographs' tower: a convolutional network that learns CIFAR-10 in a few epochs.
+"""The teacher of the photographs' tower: a convolutional network that learns its pictures in a few epochs.
 
 It is a network as in airbench (Jordan 2024, arXiv 2404.00498), with padding in its first layer so that its
 feature maps have 8 x 8 and 4 x 4 places: the tower's 64 tokens lie on the first. The tower learns its class
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from smoothgate_lab.photos.photo_augmentation import cut_out, shifted
-from smoothgate_lab.photos.photographs import CLASSES, Photographs
+from smoothgate_lab.photos.photo_sets import CLASSES
+from smoothgate_lab.photos.photographs import Photographs
 
 FINE_SIDE, COARSE_SIDE = 8, 4
 
@@ -58,7 +59,7 @@ class PhotoTeacher(nn.Module):
             _group(width, self.map_width),
             _group(self.map_width, self.map_width),
         )
-        self.head = nn.Linear(self.map_width, len(CLASSES), bias=False)
+        self.head = nn.Linear(self.map_width, CLASSES, bias=False)
         # Twice as fast on a CPU. The types of torch know no overload of `to` with a memory format alone.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -19,8 +19,9 @@ from transformers import CLIPVisionConfig
 
 from smoothgate_lab.chat_models.clip_encoder import ClipEncoder, centred_unit
 from smoothgate_lab.photos.photo_augmentation import cut_out, mixed, shifted, turned
+from smoothgate_lab.photos.photo_sets import CLASSES
 from smoothgate_lab.photos.photo_teacher import COARSE_SIDE, FINE_SIDE, PhotoTeacher
-from smoothgate_lab.photos.photographs import CANVAS, CLASSES, Photographs
+from smoothgate_lab.photos.photographs import CANVAS, Photographs
 
 PATCH = CANVAS // FINE_SIDE
 
@@ -62,8 +63,8 @@ class PhotoTowerTrainer(nn.Module):
         width = encoder.width
         self.encoder = encoder
         self.pooled = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
-        self.what = nn.Linear(width, len(CLASSES))
-        self.token_what = nn.Linear(width, len(CLASSES))
+        self.what = nn.Linear(width, CLASSES)
+        self.token_what = nn.Linear(width, CLASSES)
         self.fine = nn.Linear(width, map_width)
         self.coarse = nn.Linear(width, map_width)
         self.register_buffer("mu", torch.zeros(encoder.tokens, width))

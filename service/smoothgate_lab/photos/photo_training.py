@@ -16,15 +16,12 @@ from smoothgate_lab.chat_models.clip_encoder import ClipEncoder
 from smoothgate_lab.chat_models.language_side import ChatEncoder, Served
 from smoothgate_lab.chat_models.llava_files import assemble, llama_config, save
 from smoothgate_lab.photos.photo_language import build_processor, build_tokenizer, language_loss
+from smoothgate_lab.photos.photo_sets import CIFAR10, FASHION_MNIST
 from smoothgate_lab.photos.photo_teacher import PhotoTeacher, teacher_loss
 from smoothgate_lab.photos.photo_tower import PhotoTowerTrainer, photo_encoder, tower_loss
 from smoothgate_lab.photos.photographs import Photographs
 from smoothgate_lab.training_loop import HeldOut, Loss, Schedule, claim, seeded, train
 from smoothgate_lab.training_loop import bfloat16 as in_bfloat16
-
-TEACHER = Schedule(steps=1600, muon_lr=0.06, adam_lr=4e-3, decay=0.9)
-TOWER = Schedule(steps=9000, muon_lr=0.02, adam_lr=1e-3, warmup=200, decay=0.8)
-LANGUAGE = Schedule(steps=1200, muon_lr=0.01, adam_lr=2e-3)
 
 # Batches of photographs that the served form is measured on.
 _SERVED = 10
@@ -52,20 +49,49 @@ class Recipe:
         save_every: number of steps between two checkpoints.
     """
 
-    teacher_width: int = 48
-    hidden: int = 256
-    layers: int = 7
-    width: int = 192
-    mlp: int = 512
-    text_layers: int = 4
-    teacher: Schedule = TEACHER
-    tower: Schedule = TOWER
-    language: Schedule = LANGUAGE
-    thinned_steps: int = 6500
+    teacher_width: int
+    hidden: int
+    layers: int
+    width: int
+    mlp: int
+    text_layers: int
+    teacher: Schedule
+    tower: Schedule
+    language: Schedule
+    thinned_steps: int
     batch: int = 256
     language_batch: int = 96
     measure_every: int = 200
     save_every: int = 100
+
+
+#: By the name of the set of photographs.
+RECIPES = {
+    FASHION_MNIST.name: Recipe(
+        teacher_width=32,
+        hidden=128,
+        layers=6,
+        width=128,
+        mlp=384,
+        text_layers=4,
+        teacher=Schedule(steps=1000, muon_lr=0.06, adam_lr=4e-3, decay=0.9),
+        tower=Schedule(steps=1500, muon_lr=0.02, adam_lr=1e-3, decay=0.8),
+        language=Schedule(steps=800, muon_lr=0.01, adam_lr=2e-3),
+        thinned_steps=1200,
+    ),
+    CIFAR10.name: Recipe(
+        teacher_width=64,
+        hidden=256,
+        layers=7,
+        width=192,
+        mlp=512,
+        text_layers=4,
+        teacher=Schedule(steps=3000, muon_lr=0.06, adam_lr=4e-3, decay=0.9),
+        tower=Schedule(steps=9000, muon_lr=0.02, adam_lr=1e-3, warmup=200, decay=0.8),
+        language=Schedule(steps=1200, muon_lr=0.01, adam_lr=2e-3),
+        thinned_steps=6500,
+    ),
+}
 
 
 class PhotoTraining:
@@ -80,7 +106,7 @@ class PhotoTraining:
         seed: seed of data and initial weights. Every stage derives its own seeds from it.
         bfloat16: whether forward and backward passes compute in bfloat16. It is twice as fast on CPUs with
             AVX-512-BF16, and slow on CPUs without it.
-        recipe: sizes and lengths.
+        recipe: sizes and lengths. None: those of the set in `RECIPES`.
     """
 
     def __init__(
@@ -92,7 +118,7 @@ class PhotoTraining:
         bfloat16: bool = False,
         recipe: Recipe | None = None,
     ) -> None:
-        self.recipe = recipe or Recipe()
+        self.recipe = recipe or RECIPES[photographs.photo_set.name]
         held_out = min(HELD_OUT, len(photographs) // 100)
         self.held_out = photographs.of_each_class(0, held_out)
         self.photographs = photographs.of_each_class(held_out, len(photographs))
@@ -108,7 +134,7 @@ class PhotoTraining:
             SmoothgateError: code `other_recipe`: the folder for checkpoints holds a stage of another run.
         """
         encoder = self.tower(self.teacher())
-        tokenizer = build_tokenizer(self._seed)
+        tokenizer = build_tokenizer(self.photographs.photo_set, self._seed)
         language = self.language(encoder, tokenizer)
         save(assemble(encoder, language, tokenizer).half(), build_processor(tokenizer), output / "model")
 

@@ -1,9 +1,11 @@
-"""CIFAR-10 (Krizhevsky 2009): photographs of 32 x 32 pixels in ten classes, and batches of them.
+"""Labelled photographs of 32 x 32 pixels, the files that hold them, and batches of them.
 
-A folder holds them in one of two forms:
+A folder holds them in one of three forms:
 
-* `cifar-10-binary.tar.gz`, the official archive in its binary version;
-* `cifar10-train.npz` and `cifar10-test.npz` with JPEG copies: `jpeg` has all files one after another
+* Fashion-MNIST (Xiao et al. 2017) as its four files, `train-images-idx3-ubyte.gz` and so on. The pictures of
+  28 x 28 get a black margin of two pixels.
+* `cifar-10-binary.tar.gz`, the official archive of CIFAR-10 (Krizhevsky 2009) in its binary version;
+* `cifar10-train.npz` and `cifar10-test.npz` with JPEG copies of it: `jpeg` has all files one after another
   (uint8), `offsets` has the places where they begin and end, `labels` has the classes, `names` their names.
 
 Figures from JPEG copies are not figures from the original pictures. Whoever reports them says so.
@@ -11,9 +13,11 @@ Figures from JPEG copies are not figures from the original pictures. Whoever rep
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import tarfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -26,16 +30,18 @@ from PIL import Image
 from torch import Tensor
 
 from smoothgate.errors import SmoothgateError
+from smoothgate_lab.photos.photo_sets import CIFAR10, CLASSES, FASHION_MNIST, PhotoSet
 from smoothgate_lab.training_loop import seeded
 
 CANVAS = 32
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 Split = Literal["train", "test"]
+Pixels = npt.NDArray[np.uint8]
 
-_ARCHIVE = "cifar-10-binary.tar.gz"
 _BATCHES = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
 _RECORD = 1 + 3 * CANVAS**2
+_IDX = {"train": "train", "test": "t10k"}
+_IDX_SIDE = 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,22 +50,24 @@ class Photographs:
 
     Attributes:
         pixels: (N, 3, 32, 32), uint8.
-        labels: (N,), int64: places in `CLASSES`.
+        labels: (N,), int64: places in the set's classes.
+        photo_set: what they show.
     """
 
     pixels: Tensor
     labels: Tensor
+    photo_set: PhotoSet
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: Tensor) -> Photographs:
         """The photographs at some places (M,)."""
-        return Photographs(self.pixels[indices], self.labels[indices])
+        return Photographs(self.pixels[indices], self.labels[indices], self.photo_set)
 
     def of_each_class(self, first: int, last: int) -> Photographs:
         """Of each class, the photographs from number `first` up to, but not including, number `last`."""
-        chosen = [(self.labels == c).nonzero()[first:last, 0] for c in range(len(CLASSES))]
+        chosen = [(self.labels == c).nonzero()[first:last, 0] for c in range(CLASSES)]
         return self.take(torch.cat(chosen))
 
     @property
@@ -68,9 +76,9 @@ class Photographs:
         return hashlib.sha256(self.pixels.numpy().tobytes() + self.labels.numpy().tobytes()).hexdigest()
 
     @property
-    def names(self) -> list[str]:
-        """The class of each, by its name."""
-        return [CLASSES[label] for label in self.labels]
+    def nouns(self) -> list[str]:
+        """The class of each, as answers name it."""
+        return [self.photo_set.nouns[label] for label in self.labels]
 
     @property
     def canvases(self) -> Tensor:
@@ -101,24 +109,42 @@ def load_photographs(folder: Path, split: Split) -> Photographs:
     Raises:
         SmoothgateError: code `no_photographs`: the folder does not hold them, or they cannot be read.
     """
-    copies, archive = folder / f"cifar10-{split}.npz", folder / _ARCHIVE
-    if not (copies.exists() or archive.exists()):
-        raise SmoothgateError(
-            f"{folder} holds neither {copies.name} nor {_ARCHIVE} (https://www.cs.toronto.edu/~kriz/cifar.html).",
-            code="no_photographs",
-        )
-    file = copies if copies.exists() else archive
-    try:
-        pixels, labels = _from_copies(file) if file is copies else _from_archive(file, split)
-    except (OSError, KeyError, ValueError, EOFError, tarfile.TarError) as error:
-        raise SmoothgateError(f"{file} cannot be read: {error}", code="no_photographs") from error
-    return Photographs(torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64)))
+    for name, photo_set, read in _forms(split):
+        file = folder / name
+        if file.exists():
+            try:
+                pixels, labels = read(file)
+            except (OSError, KeyError, ValueError, EOFError, tarfile.TarError) as error:
+                raise SmoothgateError(f"{file} cannot be read: {error}", code="no_photographs") from error
+            return Photographs(torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64)), photo_set)
+    known = " nor ".join(name for name, _, _ in _forms(split))
+    raise SmoothgateError(f"{folder} holds neither {known}.", code="no_photographs")
 
 
-def _from_copies(file: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+def _forms(split: Split) -> tuple[tuple[str, PhotoSet, Callable[[Path], tuple[Pixels, Pixels]]], ...]:
+    """Files that tell the form of a folder, the set that it holds, and how it is read."""
+    return (
+        (f"{_IDX[split]}-images-idx3-ubyte.gz", FASHION_MNIST, _from_idx),
+        (f"cifar10-{split}.npz", CIFAR10, _from_copies),
+        ("cifar-10-binary.tar.gz", CIFAR10, lambda file: _from_archive(file, split)),
+    )
+
+
+def _from_idx(file: Path) -> tuple[Pixels, Pixels]:
+    pictures = np.frombuffer(gzip.decompress(file.read_bytes()), np.uint8, offset=16)
+    labels_file = file.with_name(file.name.replace("images-idx3", "labels-idx1"))
+    labels = np.frombuffer(gzip.decompress(labels_file.read_bytes()), np.uint8, offset=8)
+    margin = (CANVAS - _IDX_SIDE) // 2
+    pixels = np.pad(
+        pictures.reshape(len(labels), 1, _IDX_SIDE, _IDX_SIDE), ((0, 0), (0, 0), *((margin, margin),) * 2)
+    )
+    return pixels.repeat(3, axis=1), labels
+
+
+def _from_copies(file: Path) -> tuple[Pixels, Pixels]:
     with np.load(file) as stored:
-        if tuple(stored["names"]) != CLASSES:
-            raise ValueError(f"its classes are not {', '.join(CLASSES)}")
+        if tuple(stored["names"]) != CIFAR10.labels:
+            raise ValueError(f"its classes are not {', '.join(CIFAR10.labels)}")
         jpeg, offsets, labels = stored["jpeg"], stored["offsets"], stored["labels"]
     pictures = [
         np.asarray(Image.open(io.BytesIO(jpeg[start:end].tobytes())).convert("RGB"))
@@ -127,7 +153,7 @@ def _from_copies(file: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint
     return np.stack(pictures).transpose(0, 3, 1, 2).copy(), labels
 
 
-def _from_archive(file: Path, split: Split) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+def _from_archive(file: Path, split: Split) -> tuple[Pixels, Pixels]:
     with tarfile.open(file) as archive:
         members = {Path(member.name).name: member for member in archive.getmembers() if member.isfile()}
         parts = [archive.extractfile(members[name]) for name in _BATCHES[split]]

@@ -13,7 +13,6 @@ from smoothgate.gate.build import build
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.settings import Settings
 from smoothgate_lab.benchmarks import served_demo
-from smoothgate_lab.benchmarks.answers_bench import QUICK
 from tests.fake_vllm import FakeVllm
 from tests.quick_gate import quick_smoother
 
@@ -40,9 +39,10 @@ def test_the_command_measures(
     load_smoother = quick_smoother(demo_encoder, Settings(_env_file=None))
     monkeypatch.setattr(served_demo, "build", partial(build, load_smoother=load_smoother))
     file = tmp_path / "out.json"
-    result = CliRunner().invoke(app, ["bench", "answers", "--quick", "--json", str(file)])
+    result = CliRunner().invoke(app, ["bench", "answers", "--quick", "--samples", "96", "--json", str(file)])
     assert result.exit_code == 0, result.output
     figures = json.loads(file.read_text())
+    assert figures["samples"] == 96
     rates = figures["samples_per_second"]
     assert figures["share"] == pytest.approx(rates["answered"] / min(rates["sampler"], rates["engine"]))
     assert figures["answer"]["samples"] <= 64, "where all agree"
@@ -50,7 +50,7 @@ def test_the_command_measures(
     assert figures["features"]["samples"] > 0
     # The engine's alone, and answered: once to warm up and once in a round. Then one picture.
     asked = sum(vllm.prompts) + len(vllm.bodies)
-    assert asked >= 3 * QUICK.samples + figures["answer"]["samples"]
+    assert asked >= 3 * 96 + figures["answer"]["samples"]
     assert {len(cores) for cores in pinned[:-1]} == {1}
     assert pinned[0].isdisjoint(pinned[1])
     assert pinned[-1] == {0, 1, 2}

@@ -1,9 +1,11 @@
-"""Small made-up data in the forms of CIFAR-10: each class has a colour of its own."""
+"""Small made-up data in the forms of CIFAR-10 and Fashion-MNIST: each class has a shade of its own."""
 
 from __future__ import annotations
 
 import colorsys
+import gzip
 import io
+import struct
 import tarfile
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from smoothgate_lab.photos.photographs import CLASSES
+from smoothgate_lab.photos.photo_sets import CIFAR10
 
 
 def made_pixels(per_class: int, seed: int = 0) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
@@ -37,7 +39,7 @@ def write_copies(folder: Path, per_class: int, split: str = "train") -> None:
         jpeg=np.frombuffer(b"".join(files), np.uint8),
         offsets=np.cumsum([0, *map(len, files)]),
         labels=labels,
-        names=np.array(CLASSES),
+        names=np.array(CIFAR10.labels),
     )
 
 
@@ -51,3 +53,13 @@ def write_archive(folder: Path, per_class: int) -> None:
             member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
             member.size = len(records)
             archive.addfile(member, io.BytesIO(records))
+
+
+def write_idx(folder: Path, per_class: int, split: str) -> npt.NDArray[np.uint8]:
+    """Write the two files of a split of Fashion-MNIST. Returns the pixels (N, 28, 28)."""
+    pixels, labels = made_pixels(per_class)
+    grey = pixels[:, 2:30, 2:30].mean(-1).astype(np.uint8)
+    for name, numbers in (("images-idx3", grey), ("labels-idx1", labels)):
+        head = struct.pack(f">4B{numbers.ndim}I", 0, 0, 8, numbers.ndim, *numbers.shape)
+        (folder / f"{split}-{name}-ubyte.gz").write_bytes(gzip.compress(head + numbers.tobytes()))
+    return grey

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -19,13 +20,14 @@ from smoothgate_lab.chat_models.clip_encoder import centred_unit
 from smoothgate_lab.cli import photos_commands
 from smoothgate_lab.photos import photo_tower, photo_training
 from smoothgate_lab.photos.photo_evaluation import photo_accuracy
+from smoothgate_lab.photos.photo_sets import CIFAR10, FASHION_MNIST, PhotoSet
 from smoothgate_lab.photos.photo_teacher import PhotoTeacher
 from smoothgate_lab.photos.photo_tower import PhotoTowerTrainer, photo_encoder, tower_loss
-from smoothgate_lab.photos.photo_training import PhotoTraining, Recipe, accuracy, digest
+from smoothgate_lab.photos.photo_training import RECIPES, PhotoTraining, accuracy, digest
 from smoothgate_lab.photos.photographs import Photographs
 from smoothgate_lab.training_loop import seeded
 from tests.lab.photos.made_photographs import made_pixels, write_archive
-from tests.lab.photos.tiny_recipe import RECIPE, SHORT
+from tests.lab.photos.tiny_recipe import RECIPE
 
 STAGES = ("teacher", "tower", "language")
 
@@ -33,7 +35,8 @@ STAGES = ("teacher", "tower", "language")
 @pytest.fixture(scope="module")
 def photographs() -> Photographs:
     pixels, labels = made_pixels(20)
-    return Photographs(torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()), torch.from_numpy(labels).long())
+    planes = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
+    return Photographs(planes, torch.from_numpy(labels).long(), CIFAR10)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +94,7 @@ def test_a_folder_of_another_run_is_refused(change: str, photographs: Photograph
         work,
         2 if change == "seed" else 1,
         bfloat16=change == "precision",
-        recipe=Recipe(teacher_width=5, teacher=SHORT, batch=32) if change == "recipe" else RECIPE,
+        recipe=replace(RECIPE, teacher_width=5) if change == "recipe" else RECIPE,
     )
     with pytest.raises(SmoothgateError, match="another model, start or recipe") as caught:
         other.teacher()
@@ -211,11 +214,12 @@ def test_the_files_are_in_half_precision_and_take_the_middle_of_a_picture(work: 
     assert torch.equal(tokens[0], tokens[1])
 
 
-def test_the_model_that_is_trained_by_default_leaves_room_for_a_psm() -> None:
-    recipe = Recipe()
+@pytest.mark.parametrize("photo_set", [CIFAR10, FASHION_MNIST], ids=lambda each: each.name)
+def test_each_set_has_a_recipe_whose_model_leaves_room_for_a_psm(photo_set: PhotoSet) -> None:
+    recipe = RECIPES[photo_set.name]
     encoder = photo_encoder(recipe.hidden, recipe.layers, recipe.width)
     size = sum(weight.numel() for weight in encoder.parameters())
-    assert 5e6 < size < 11e6
+    assert 1e6 < size < 11e6
     assert 2 * size < 16 * 2**20
 
 

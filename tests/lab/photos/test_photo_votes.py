@@ -18,8 +18,9 @@ from smoothgate_lab.evaluation.attacked_scenes import attacked_photographs
 from smoothgate_lab.evaluation.vote_attacks import AttackTerms
 from smoothgate_lab.evaluation.vote_samples import N_SELECT, VoteSamples, sampled_scenes
 from smoothgate_lab.photos.photo_conversation import WHAT
+from smoothgate_lab.photos.photo_sets import CIFAR10
 from smoothgate_lab.photos.photo_training import PhotoTraining
-from smoothgate_lab.photos.photographs import CLASSES, load_photographs
+from smoothgate_lab.photos.photographs import load_photographs
 from tests.lab.photos.made_photographs import write_copies
 from tests.lab.photos.tiny_recipe import RECIPE
 
@@ -119,7 +120,7 @@ def test_the_twin_of_an_attacked_photograph_is_of_another_class(tmp_path: Path) 
     write_copies(tmp_path, 3, "test")
     test = load_photographs(tmp_path, "test")
     scenes = attacked_photographs(test, 30)
-    assert list(scenes.facts) == list(CLASSES) * 3
+    assert list(scenes.facts) == list(CIFAR10.nouns) * 3
     assert all(facts != twin for facts, twin in zip(scenes.facts, scenes.twin_facts, strict=True))
     assert torch.equal(scenes.twins[:-1], scenes.canvases[1:])
     assert [scenes.classes[label] for label in scenes.labels] == [
@@ -137,6 +138,6 @@ def test_the_classes_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("smoothgate_lab.evaluation.asked_scenes._encoder", lambda model, psm: None)
     test = load_photographs(tmp_path, "test")
     scenes = photo_scenes(test, tmp_path, tmp_path)
-    assert [right["what"].split()[-1][:-1] for right in scenes.right] == list(CLASSES) * 3
+    assert [right["what"] for right in scenes.right] == [WHAT.answer(noun) for noun in CIFAR10.nouns] * 3
     assert torch.equal(scenes.canvases[1], test.canvases[3])
     assert scenes.pictures
