@@ -58,7 +58,7 @@ def write_archive(folder: Path, per_class: int) -> None:
 def write_idx(folder: Path, per_class: int, split: str) -> npt.NDArray[np.uint8]:
     """Write the two files of a split of Fashion-MNIST. Returns the pixels (N, 28, 28)."""
     pixels, labels = made_pixels(per_class)
-    grey = pixels[:, 2:30, 2:30].mean(-1).astype(np.uint8)
+    grey: npt.NDArray[np.uint8] = pixels[:, 2:30, 2:30].mean(-1).astype(np.uint8)
     for name, numbers in (("images-idx3", grey), ("labels-idx1", labels)):
         head = struct.pack(f">4B{numbers.ndim}I", 0, 0, 8, numbers.ndim, *numbers.shape)
         (folder / f"{split}-{name}-ubyte.gz").write_bytes(gzip.compress(head + numbers.tobytes()))

@@ -68,8 +68,8 @@ def test_training_reads_what_the_template_writes(photo_set: PhotoSet) -> None:
     chat = ChatEncoder(tokenizer, 64)
     processor = build_processor(tokenizer)
     rng, subject = random.Random(0), photo_subject(photo_set)
-    for shown in ([], photo_set.nouns[:1], photo_set.nouns[1:3]) * 10:
-        messages = conversation(subject, shown, rng)
+    for pictures in (0, 1, 2) * 10:
+        messages = conversation(subject, photo_set.nouns[1 : 1 + pictures], rng)
         ids, labels = chat(messages)
         text = processor.apply_chat_template(messages, tokenize=False)
         expected = tokenizer(text.replace("<image>", "<image>" * 64), add_special_tokens=False).input_ids
