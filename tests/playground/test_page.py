@@ -228,6 +228,13 @@ def test_a_sample_that_does_not_arrive_is_said_and_the_page_goes_on(gate: Gate, 
         page.get_by_label("Sample: three").click()
         page.wait_for_selector("#board-hint:text('That picture cannot be read.')")
         assert ask(page, "What digit is shown?") == "The digit is 7."
+        page.route("**/playground/samples/*.png", lambda route: route.abort())
+        page.fill("#question", "")
+        page.click("#clear")
+        page.click("#preset-inside")
+        page.wait_for_selector("#board-hint:text('That picture cannot be read.')")
+        assert page.locator("#attack-progress").is_hidden()
+        assert page.locator("#attack-result").inner_text() == "", "no other picture is attacked"
 
 
 def test_it_fits_a_phone(gate: Gate, browser: Browser) -> None:

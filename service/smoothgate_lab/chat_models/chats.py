@@ -25,6 +25,9 @@ TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
+#: Texts of small talk that every model answers in its own words.
+GREETINGS = ("Hello", "Hello!", "Hi", "Hi!", "Hey", "Good morning", "Hi there")
+THANKS = ("Thanks", "Thanks!", "Thank you", "Thank you!", "Great, thanks.")
 SPECIAL_TOKENS = ("<pad>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<image>")
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from smoothgate_lab.chat_models.chats import Question, Subject
+from smoothgate_lab.chat_models.chats import GREETINGS, THANKS, Question, Subject
 from smoothgate_lab.demo.scenes import COLOURS, PATTERNS, Layout
 
 
@@ -219,7 +219,7 @@ NO_PICTURE = "I see no picture. Please send me one of a handwritten digit."
 OFF_TOPIC = "I only know pictures of handwritten digits."
 _SMALL_TALK = (
     (
-        ("Hello", "Hello!", "Hi", "Hi!", "Hey", "Good morning", "Hi there"),
+        GREETINGS,
         "Hello! Send me a picture of a handwritten digit.",
     ),
     (
@@ -233,7 +233,7 @@ _SMALL_TALK = (
         ),
         WHO,
     ),
-    (("Thanks", "Thanks!", "Thank you", "Thank you!", "Great, thanks."), "You are welcome."),
+    (THANKS, "You are welcome."),
     (
         (
             "Tell me a joke.",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from smoothgate_lab.chat_models.chats import Question, Subject
+from smoothgate_lab.chat_models.chats import GREETINGS, THANKS, Question, Subject
 from smoothgate_lab.photos.photo_sets import PhotoSet
 
 
@@ -128,7 +128,7 @@ def photo_subject(photo_set: PhotoSet) -> Subject:
         no_picture=f"I see no picture. Please send me a photo of {photo_set.thing}.",
         small_talk=(
             (
-                ("Hello", "Hello!", "Hi", "Hi!", "Hey", "Good morning", "Hi there"),
+                GREETINGS,
                 f"Hello! Send me a photo of {photo_set.thing}.",
             ),
             (
@@ -136,7 +136,7 @@ def photo_subject(photo_set: PhotoSet) -> Subject:
                 "I am Smoothgate's photographs model. I answer questions about small photos of "
                 f"{photo_set.things}.",
             ),
-            (("Thanks", "Thanks!", "Thank you", "Thank you!", "Great, thanks."), "You are welcome."),
+            (THANKS, "You are welcome."),
             (
                 (
                     "Tell me a joke.",

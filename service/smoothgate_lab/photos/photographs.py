@@ -118,7 +118,11 @@ def load_photographs(folder: Path, split: Split) -> Photographs:
                 raise SmoothgateError(f"{file} cannot be read: {error}", code="no_photographs") from error
             return Photographs(torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64)), photo_set)
     known = " nor ".join(name for name, _, _ in _forms(split))
-    raise SmoothgateError(f"{folder} holds neither {known}.", code="no_photographs")
+    raise SmoothgateError(
+        f"{folder} holds neither {known} (Debian's dataset-fashion-mnist; "
+        "https://www.cs.toronto.edu/~kriz/cifar.html).",
+        code="no_photographs",
+    )
 
 
 def _forms(split: Split) -> tuple[tuple[str, PhotoSet, Callable[[Path], tuple[Pixels, Pixels]]], ...]:

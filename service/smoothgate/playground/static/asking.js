@@ -51,7 +51,7 @@ export async function ask(question) {
   if (!question) return;
   clear();
   const image = await picture.current();
-  running?.abort();
+  running?.abort(); // Another question may have waited for the picture too.
   if (!image) {
     $("with-body").replaceChildren(refusal("Draw or choose a picture first."));
     return;

@@ -59,7 +59,7 @@ function scale() {
 }
 
 async function take(preset) {
-  await picture.sample(preset.sample);
+  if (!(await picture.sample(preset.sample))) return;
   smoothing.set(preset.sigma, preset.radius);
   $("attack-target").value = preset.target;
   $("attack-norm").value = preset.norm;

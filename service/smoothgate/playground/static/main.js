@@ -20,8 +20,7 @@ async function start() {
   document.body.dataset.started = "true";
   // Where keys count requests, nothing is asked unless the user asks.
   if (about.first_sample && !about.keys) {
-    await picture.sample(about.first_sample);
-    await asking.ask(about.questions[0]);
+    if (await picture.sample(about.first_sample)) await asking.ask(about.questions[0]);
   }
 }
 

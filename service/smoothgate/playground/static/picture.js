@@ -62,13 +62,19 @@ export function start(about, onChange) {
 
 const sourceOf = (name) => `/playground/samples/${name}.png`;
 
-/** Take a bundled sample as the picture. */
+/** Take a bundled sample as the picture. Resolves to whether it is there. */
 export const sample = (name) => take(fetch(sourceOf(name), { signal: AbortSignal.timeout(SLOWEST) }).then((found) => found.blob()));
 
 /** Take a file, or the promise of one, as the picture. Of two that are chosen, the later one stays. */
 function take(blob) {
-  taking = taking.then(async () => open(await blob)).catch(() => say("That picture cannot be read."));
-  return taking;
+  const taken = taking.then(async () => open(await blob)).catch(() => failed("That picture cannot be read."));
+  taking = taken;
+  return taken;
+}
+
+function failed(why) {
+  say(why);
+  return false;
 }
 
 function clear() {
@@ -86,7 +92,7 @@ function say(text) {
 }
 
 async function open(blob) {
-  if (blob.size > largest) return say(`That file is larger than ${Math.floor(largest / 2 ** 20)} MiB.`);
+  if (blob.size > largest) return failed(`That file is larger than ${Math.floor(largest / 2 ** 20)} MiB.`);
   const uri = await new Promise((resolve) => {
     const reader = new FileReader();
     reader.onload = () => resolve(reader.result);
@@ -97,7 +103,7 @@ async function open(blob) {
   try {
     await image.decode();
   } catch {
-    return say("That is no image that this browser can show.");
+    return failed("That is no image that this browser can show.");
   }
   clear();
   const scale = Math.min(canvas.width / image.width, canvas.height / image.height);
@@ -108,6 +114,7 @@ async function open(blob) {
   blank = false;
   say("");
   changed();
+  return true;
 }
 
 function listen() {
