@@ -446,7 +446,11 @@ class LimitSettings(_Group):
         "refused (413).",
     )
     body_timeout_seconds: float = Field(30.0, gt=0, description="Longest time to receive a request body.")
-    decode_timeout_seconds: float = Field(10.0, gt=0, description="Longest time to decode one image.")
+    decode_timeout_seconds: float = Field(
+        10.0,
+        gt=0,
+        description="Longest time to decode one image, and that an image waits for a free decoder.",
+    )
     url_hosts: Words = Field(
         (),
         description="Hosts that pictures may be fetched from over https: names, or patterns such as "

@@ -217,7 +217,7 @@ def test_samples_per_minute_are_charged_before_an_image_is_looked_at(
 
 
 def test_two_hundred_clients_at_a_time_all_get_an_answer(open_gate: OpenGate) -> None:
-    gate = open_gate(cache_mib=16)
+    gate = open_gate(cache_mib=16, decode_timeout_seconds=60)
     gate.ask("What digit is shown?", "seven.png")  # the result that all others get
 
     async def ask_all() -> list[httpx.Response]:
@@ -226,7 +226,7 @@ def test_two_hundred_clients_at_a_time_all_get_an_answer(open_gate: OpenGate) ->
             return await asyncio.gather(*(http.post("/v1/chat", json=_body(number)) for number in range(200)))
 
     answers = asyncio.run(ask_all())
-    assert {answer.status_code for answer in answers} == {200}
+    assert {answer.text for answer in answers if answer.status_code != 200} == set()
     assert len({answer.json()["id"] for answer in answers}) == 200
     assert gate.metric("smoothgate_requests_in_flight") == 0
 

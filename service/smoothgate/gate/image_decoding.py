@@ -69,7 +69,7 @@ class ImageDecoder:
             MalformedRequest: not base64, or not a data URI.
             Unacceptable: not a picture, a URL that may not or cannot be fetched, or a picture that takes too
                 long or too much memory to decode, or that ends its decoder.
-            NotReady: code `decoders_busy`: no decoder has been free for as long as one image may take;
+            NotReady: code `decoders_busy`: an image has waited for a decoder for as long as one may take;
                 `decoders_down`: none can be started.
         """
         started = time.perf_counter()
