@@ -17,12 +17,14 @@ class BundledModel:
             shows them, and documents ask the first.
         sample: file of the sample picture that documents and the playground show first.
         choices: the answers to the first question, for a certified answer.
+        hint: what the playground invites to, where there is no picture yet.
     """
 
     name: str
     questions: tuple[str, ...]
     sample: str
     choices: tuple[str, ...]
+    hint: str
 
     @property
     def served_name(self) -> str:
@@ -61,9 +63,38 @@ DEMO = BundledModel(
     ),
     sample="seven.png",
     choices=tuple(f"The digit is {digit}." for digit in range(10)),
+    hint="Draw a digit, drop or paste an image",
 )
 
-_ALL = {each.name: each for each in (DEMO,)}
+#: Answers questions about photographs of clothes, shoes and bags, the pictures of Fashion-MNIST.
+PHOTOS = BundledModel(
+    name="photos",
+    questions=(
+        "What is shown?",
+        "Is it a garment, footwear or an accessory?",
+        "Is this a bag?",
+        "Describe the picture.",
+    ),
+    sample="sneaker.png",
+    choices=tuple(
+        f"A photo of {noun}."
+        for noun in (
+            "a T-shirt",
+            "a pair of trousers",
+            "a pullover",
+            "a dress",
+            "a coat",
+            "a sandal",
+            "a shirt",
+            "a sneaker",
+            "a bag",
+            "an ankle boot",
+        )
+    ),
+    hint="Draw, drop or paste a picture of clothes, shoes or a bag",
+)
+
+_ALL = {each.name: each for each in (DEMO, PHOTOS)}
 
 #: The picture that canaries send to any model, and that calibration scores for them.
 CANARY = DEMO.samples / "seven.png"

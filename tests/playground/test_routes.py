@@ -214,3 +214,14 @@ def test_another_model_has_no_samples_or_questions_of_the_demo_model(open_gate: 
     assert (about["choices"], about["likeness"]) == (["yes", "no"], False)
     assert gate.http.get("/playground/samples/seven.png").status_code == 404
     assert gate.http.get("/").status_code == 200
+
+
+def test_the_photographs_model_has_its_own_samples_and_neither_attacks_nor_likeness(open_gate: OpenGate) -> None:
+    gate = open_gate(model="photos", ready=False)
+    about = gate.http.get("/v1/playground").json()
+    assert (about["samples"], about["first_sample"]) == (["bag", "coat", "dress", "sneaker"], "sneaker")
+    assert (about["questions"][0], about["choices"][7]) == ("What is shown?", "A photo of a sneaker.")
+    assert (about["likeness"], about["laboratory"]) == (False, None)
+    assert "clothes" in about["hint"]
+    assert gate.http.get("/playground/samples/sneaker.png").status_code == 200
+    assert gate.http.get("/playground/samples/seven.png").status_code == 404

@@ -35,6 +35,7 @@ def _facts(s: Settings, model_name: str, laboratory: LaboratoryPlugin | None) ->
         "laboratory": None if laboratory is None else laboratory.facts(),
         "metrics": s.metrics_port is None,
         "samples": [] if model is None else sorted(path.stem for path in model.samples.iterdir()),
+        "hint": "Draw, drop or paste an image" if model is None else model.hint,
         "first_sample": None if model is None else Path(model.sample).stem,
         "questions": [] if model is None else list(model.questions),
         "choices": ["yes", "no"] if model is None else list(model.choices),

@@ -7,14 +7,15 @@ from typing import Annotated
 
 import typer
 
+from smoothgate.bundled import PHOTOS
 from smoothgate.cli.common import Json, Lists, Sigmas, console, errors, failures, write
 from smoothgate_lab.cli.evaluation_options import Plan, ReportOnly, Results
 from smoothgate_lab.cli.vote_options import AttacksReport, Factors, Samples, SamplesReport
 
 _SIGMAS = [0.12, 0.25, 0.5, 1.0]
 _FACTORS = [0.5, 1.0, 2.0]
-# Where Debian's package dataset-fashion-mnist has it.
-_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+#: Where Debian's package dataset-fashion-mnist has the data.
+FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
 app = typer.Typer(no_args_is_help=True, help="The photographs model (Fashion-MNIST).")
 
@@ -27,13 +28,21 @@ Data = Annotated[
     ),
 ]
 
-Model = Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of the model.")]
-Psm = Annotated[Path, typer.Option("--psm", exists=True, file_okay=False, help="Folder of its PSM.")]
+Model = Annotated[
+    Path | None,
+    typer.Option(exists=True, file_okay=False, help="Folder of the model. By default the bundled one."),
+]
+Psm = Annotated[
+    Path | None,
+    typer.Option(
+        "--psm", exists=True, file_okay=False, help="Folder of its PSM. By default the bundled one."
+    ),
+]
 
 
 @app.command("train")
 def photos_train(
-    data: Data = _FASHION_MNIST,
+    data: Data = FASHION_MNIST_FOLDER,
     output: Annotated[Path, typer.Option(help="Folder that gets `model`.")] = Path("runs/photos"),
     work: Annotated[
         Path, typer.Option(help="Folder for checkpoints and logs. A run resumes where it stopped.")
@@ -55,8 +64,8 @@ def photos_train(
 
 @app.command("evaluate")
 def photos_evaluate(
-    data: Data = _FASHION_MNIST,
-    model: Model = Path("runs/photos/model"),
+    data: Data = FASHION_MNIST_FOLDER,
+    model: Model = None,
     per_class: Annotated[
         int, typer.Option(min=1, help="The first of each class's test pictures, in this number.")
     ] = 1000,
@@ -71,7 +80,7 @@ def photos_evaluate(
 
     with failures():
         photographs = load_photographs(data, "test").of_each_class(0, per_class)
-        figures = photo_accuracy(Answerer(model), photographs, seed)
+        figures = photo_accuracy(Answerer(model or PHOTOS.model), photographs, seed)
     title = f"Exact match on {len(photographs)} test pictures, undefended, seed {seed}"
     console.print(accuracy_table(figures, title))
     for name, wrong in figures["errors"].items():
@@ -81,7 +90,7 @@ def photos_evaluate(
 
 @app.command("pictures")
 def photos_pictures(
-    data: Data = _FASHION_MNIST,
+    data: Data = FASHION_MNIST_FOLDER,
     output: Annotated[Path, typer.Option(help="Folder that gets the files.")] = Path("runs/photos/pictures"),
 ) -> None:
     """Write the training pictures as PNG files, for `smoothgate psm train --images`."""
@@ -99,9 +108,9 @@ def photos_pictures(
 
 @app.command("votes", cls=Lists)
 def photos_votes(
-    data: Data = _FASHION_MNIST,
-    model: Model = Path("runs/photos/model"),
-    psm: Psm = Path("runs/photos/psm"),
+    data: Data = FASHION_MNIST_FOLDER,
+    model: Model = None,
+    psm: Psm = None,
     output: Annotated[
         Path, typer.Option(help="Folder of samples and results. A run resumes where it stopped.")
     ] = Path("runs/photos/votes"),
@@ -118,15 +127,15 @@ def photos_votes(
     from smoothgate_lab.photos.photographs import load_photographs
 
     with failures():
-        scenes = photo_scenes(load_photographs(data, "test"), model, psm)
+        scenes = photo_scenes(load_photographs(data, "test"), model or PHOTOS.model, psm or PHOTOS.psm)
         measure_votes(scenes, output, seed, sigma, None if report_only else (pictures, n), json_file)
 
 
 @app.command("attack-votes", cls=Lists)
 def photos_attack_votes(
-    data: Data = _FASHION_MNIST,
-    model: Model = Path("runs/photos/model"),
-    psm: Psm = Path("runs/photos/psm"),
+    data: Data = FASHION_MNIST_FOLDER,
+    model: Model = None,
+    psm: Psm = None,
     output: Annotated[
         Path, typer.Option(help="Folder of `photos votes`: has samples, gets attacks. A run resumes.")
     ] = Path("runs/photos/votes"),
@@ -146,7 +155,7 @@ def photos_attack_votes(
     from smoothgate_lab.photos.photographs import load_photographs
 
     with failures():
-        scenes = photo_scenes(load_photographs(data, "test"), model, psm)
+        scenes = photo_scenes(load_photographs(data, "test"), model or PHOTOS.model, psm or PHOTOS.psm)
         terms = AttackTerms(sigma=sigma, seed=seed)
         attack_votes(scenes, output, terms, factor, None if report_only else pictures, json_file)
 
@@ -154,9 +163,9 @@ def photos_attack_votes(
 @app.command("attack")
 def photos_attack(
     plan: Plan,
-    data: Data = _FASHION_MNIST,
-    model: Model = Path("runs/photos/model"),
-    psm: Psm = Path("runs/photos/psm"),
+    data: Data = FASHION_MNIST_FOLDER,
+    model: Model = None,
+    psm: Psm = None,
     output: Results = Path("runs/photos/attacks"),
     report_only: ReportOnly = False,
     json_file: Json = None,
@@ -174,9 +183,24 @@ def photos_attack(
     with failures():
         wanted = load_plan(plan)
         scenes = attacked_photographs(load_photographs(data, "test"), wanted.n)
-        evaluation = Evaluation(wanted, output, model, psm, scenes)
+        evaluation = Evaluation(wanted, output, model or PHOTOS.model, psm or PHOTOS.psm, scenes)
         if evaluation.asks_service():
             raise SmoothgateError("Attacks on the running service are for the demo model.", code="no_service")
         if not report_only:
             run_with_progress(evaluation)
     report_on(evaluation, plan.stem, json_file)
+
+
+@app.command("samples")
+def photos_samples(
+    data: Data = FASHION_MNIST_FOLDER,
+    output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("runs/photos/samples"),
+) -> None:
+    """Write the sample pictures that ship with the model, four test pictures of Fashion-MNIST."""
+    from smoothgate_lab.photos.photo_samples import write_samples
+    from smoothgate_lab.photos.photographs import load_photographs
+
+    with failures():
+        written = write_samples(output, load_photographs(data, "test"))
+    for name, noun in written.items():
+        console.print(f"{output / name}: {noun}")

@@ -3,6 +3,7 @@ from collections import Counter
 
 import pytest
 
+from smoothgate.bundled import PHOTOS
 from smoothgate_lab.chat_models.chats import conversation
 from smoothgate_lab.chat_models.language_side import ChatEncoder
 from smoothgate_lab.chat_models.llava_files import texts_of
@@ -23,6 +24,13 @@ def test_the_answers_are_sentences_about_what_is_shown() -> None:
     assert what.answer("an ankle boot") == "A photo of an ankle boot."
     assert [kind.answer(noun) for noun in ("a bag", "a coat")] == ["An accessory.", "A garment."]
     assert describe.answer("a sandal") == "The photo shows a sandal, which is footwear."
+
+
+def test_the_questions_and_choices_that_ship_are_those_that_the_model_is_measured_with() -> None:
+    what, kind, describe = one_photo(FASHION_MNIST)
+    yes_or_no = is_a("a bag")
+    assert PHOTOS.questions == tuple(each.phrasings[0] for each in (what, kind, yes_or_no, describe))
+    assert PHOTOS.choices == tuple(what.answer(noun) for noun in FASHION_MNIST.nouns)
 
 
 def test_the_kinds_are_of_the_right_size() -> None:

@@ -16,6 +16,7 @@ const context = canvas.getContext("2d");
 let opened = null; // The data URI of an opened file. Its bytes are sent unchanged.
 let largest = Infinity;
 let blank = true;
+let hint = ""; // What a blank board invites to.
 let changed = () => {};
 let taking = Promise.resolve(); // Settles once the picture that was chosen last is there.
 
@@ -28,6 +29,7 @@ export async function current() {
 export function start(about, onChange) {
   changed = onChange;
   largest = about.max_image_bytes;
+  hint = about.hint;
   for (const [select, chosen] of [[$("ink"), "white"], [$("paper"), "blue"]]) {
     select.append(...Object.keys(COLOURS).map((name) => new Option(name, name, false, name === chosen)));
   }
@@ -82,7 +84,7 @@ function clear() {
   blank = true;
   context.fillStyle = COLOURS[$("paper").value];
   context.fillRect(0, 0, canvas.width, canvas.height);
-  say("Draw a digit, drop or paste an image");
+  say(hint);
   changed();
 }
 
