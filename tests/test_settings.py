@@ -183,3 +183,14 @@ def test_an_origin_that_no_browser_sends_is_refused(monkeypatch: pytest.MonkeyPa
 def test_origins_are_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SMOOTHGATE_CORS_ORIGINS", "https://a.example http://[::1]:5173 *")
     assert Settings(_env_file=None).cors_origins == ("https://a.example", "http://[::1]:5173", "*")
+
+
+def test_the_photographs_model_certifies_answers_by_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert Settings(_env_file=None).certify == "features"
+    assert Settings(_env_file=None, model="photos", certify="features").certify == "features"
+    monkeypatch.setenv("SMOOTHGATE_MODEL", "photos")
+    assert Settings(_env_file=None).certify == "answer"
+    monkeypatch.setenv("SMOOTHGATE_CERTIFY", "features")
+    assert Settings(_env_file=None).certify == "features"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,7 @@ class BundledModel:
         sample: file of the sample picture that documents and the playground show first.
         choices: the answers to the first question, for a certified answer.
         hint: what the playground invites to, where there is no picture yet.
+        certify: what is certified where neither a request nor the operator names it.
     """
 
     name: str
@@ -25,6 +27,7 @@ class BundledModel:
     sample: str
     choices: tuple[str, ...]
     hint: str
+    certify: Literal["features", "answer"]
 
     @property
     def served_name(self) -> str:
@@ -64,9 +67,11 @@ DEMO = BundledModel(
     sample="seven.png",
     choices=tuple(f"The digit is {digit}." for digit in range(10)),
     hint="Draw a digit, drop or paste an image",
+    certify="features",
 )
 
-#: Answers questions about photographs of clothes, shoes and bags, the pictures of Fashion-MNIST.
+#: Answers questions about photographs of clothes, shoes and bags, the pictures of Fashion-MNIST. Those of one
+#: class have nearly the same features, so bounds on cosines say little of a picture: answers are certified.
 PHOTOS = BundledModel(
     name="photos",
     questions=(
@@ -92,6 +97,7 @@ PHOTOS = BundledModel(
         )
     ),
     hint="Draw, drop or paste a picture of clothes, shoes or a bag",
+    certify="answer",
 )
 
 _ALL = {each.name: each for each in (DEMO, PHOTOS)}

@@ -336,7 +336,8 @@ class PolicySettings(_Group):
     certify: Literal["features", "answer"] = Field(
         "features",
         description="What is certified where a request names nothing: the features that the language model "
-        "gets, or its answer (dozens of generations for each answer).",
+        "gets, or its answer (dozens of generations for each answer). Unset with the bundled model `photos`: "
+        "`answer`.",
     )
     policy_radius: float | None = Field(
         None, gt=0, description="l2 radius in which answers must hold. Unset: no policy."
@@ -497,6 +498,12 @@ class Settings(
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_file=ENV_FILE, env_ignore_empty=True, dotenv_filtering="match_prefix"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_model(cls, values: dict[str, Any]) -> dict[str, Any]:
+        model = bundled(values.get("model"))
+        return values if model is None else {"certify": model.certify} | values
 
     @property
     def has_playground(self) -> bool:

@@ -31,7 +31,9 @@ def photos_gate() -> Iterator[Gate]:
 
 
 def _image(sample: str) -> str:
-    return "data:image/png;base64," + base64.b64encode((PHOTOS.samples / f"{sample}.png").read_bytes()).decode()
+    return (
+        "data:image/png;base64," + base64.b64encode((PHOTOS.samples / f"{sample}.png").read_bytes()).decode()
+    )
 
 
 def _ask(gate: Gate, question: str, *samples: str, **fields: Any) -> Any:
@@ -62,7 +64,7 @@ def test_each_sample_gets_the_right_answer_to_each_question(
 def test_two_photographs_are_told_apart(photos_gate: Gate) -> None:
     answered = _ask(photos_gate, "What do the pictures show?", "sneaker", "bag")
     assert answered["answer"] == "A sneaker and a bag."
-    assert len(answered["certificates"]) == 2
+    assert len(answered["answer_certificate"]["images"]) == 2
 
 
 def test_an_answer_about_a_photograph_is_certified(photos_gate: Gate) -> None:
@@ -76,7 +78,13 @@ def test_an_answer_about_a_photograph_is_certified(photos_gate: Gate) -> None:
     assert certificate.radius >= 0.25
 
 
-def test_its_features_are_certified_where_its_psm_is_calibrated(photos_gate: Gate) -> None:
-    answered = _ask(photos_gate, "What is shown?", "sneaker")
-    (certificate,) = answered["certificates"]
-    assert certificate["statement"]["fcsb"]["0.25"] > 0
+def test_an_answer_is_certified_by_default_and_a_bound_that_says_nothing_is_refused(
+    photos_gate: Gate,
+) -> None:
+    """Unrelated pictures of one class have nearly the same features."""
+    settings = photos_gate.settings
+    assert settings.certify == "answer"
+    asked = photos_gate.http.get("/v1/models").json()
+    assert asked["data"][0]["id"] == PHOTOS.served_name
+    refused = photos_gate.http.post("/v1/certify", json={"images": [_image("sneaker")]})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "budget_too_small")

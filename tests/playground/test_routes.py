@@ -216,7 +216,9 @@ def test_another_model_has_no_samples_or_questions_of_the_demo_model(open_gate: 
     assert gate.http.get("/").status_code == 200
 
 
-def test_the_photographs_model_has_its_own_samples_and_neither_attacks_nor_likeness(open_gate: OpenGate) -> None:
+def test_the_photographs_model_has_its_own_samples_and_neither_attacks_nor_likeness(
+    open_gate: OpenGate,
+) -> None:
     gate = open_gate(model="photos", ready=False)
     about = gate.http.get("/v1/playground").json()
     assert (about["samples"], about["first_sample"]) == (["bag", "coat", "dress", "sneaker"], "sneaker")

@@ -85,8 +85,7 @@ class Service:
                 opened.push_async_callback(self.smoother.stop)
                 await self.smoother.start()
                 await off_loop(self.description.export)
-                plan = self.policy.plan(SmoothingOptions())
-                await off_loop(plan.require_reachable, 1, self.smoother.loaded.chance_cosine(plan.sigma))
+                await off_loop(self._require_reachable)
                 if self.canary is not None:
                     opened.push_async_callback(_cancelled, asyncio.create_task(self.canary.run()))
                 metrics.READY.set_function(lambda: float(not self.health.problems()))
@@ -94,6 +93,14 @@ class Service:
         except SmoothgateError as error:
             self.failure = error
             raise
+
+    def _require_reachable(self) -> None:
+        """Refuse a default budget that cannot certify what is certified by default."""
+        if self.policy.certify == "answer":
+            self.policy.vote_plan(SmoothingOptions()).require_reachable()
+        else:
+            plan = self.policy.plan(SmoothingOptions())
+            plan.require_reachable(1, self.smoother.loaded.chance_cosine(plan.sigma))
 
     async def stop(self) -> None:
         """Let vLLM finish the chats that it works on, then end everything."""
