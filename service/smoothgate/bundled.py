@@ -70,6 +70,20 @@ DEMO = BundledModel(
     certify="features",
 )
 
+#: The classes of Fashion-MNIST, in their order, as answers name them.
+FASHION_NOUNS = (
+    "a T-shirt",
+    "a pair of trousers",
+    "a pullover",
+    "a dress",
+    "a coat",
+    "a sandal",
+    "a shirt",
+    "a sneaker",
+    "a bag",
+    "an ankle boot",
+)
+
 #: Answers questions about photographs of clothes, shoes and bags, the pictures of Fashion-MNIST. Those of one
 #: class have nearly the same features, so bounds on cosines say little of a picture: answers are certified.
 PHOTOS = BundledModel(
@@ -81,21 +95,7 @@ PHOTOS = BundledModel(
         "Describe the picture.",
     ),
     sample="sneaker.png",
-    choices=tuple(
-        f"A photo of {noun}."
-        for noun in (
-            "a T-shirt",
-            "a pair of trousers",
-            "a pullover",
-            "a dress",
-            "a coat",
-            "a sandal",
-            "a shirt",
-            "a sneaker",
-            "a bag",
-            "an ankle boot",
-        )
-    ),
+    choices=tuple(f"A photo of {noun}." for noun in FASHION_NOUNS),
     hint="Draw, drop or paste a picture of clothes, shoes or a bag",
     certify="answer",
 )

@@ -36,7 +36,9 @@ def test_only_what_is_certified_by_default_must_be_in_reach(
     demo_encoder: UnitEncoder, vllm: FakeVllm
 ) -> None:
     """At a small sigma, features take more samples for the smallest radius than votes for any."""
-    few = {"n_certify": 32, "sigma": 0.05}
+    few: dict[str, Any] = {"n_certify": 32, "sigma": 0.05}
     with pytest.raises(Unacceptable, match="32 samples cannot certify"):
         _start_and_stop(demo_encoder, vllm, certify="features", **few)
     _start_and_stop(demo_encoder, vllm, certify="answer", **few)
+    with pytest.raises(Unacceptable, match="32 samples cannot certify"):
+        _start_and_stop(demo_encoder, vllm, certify="answer", engine="none", engine_url=None, **few)

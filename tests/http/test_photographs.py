@@ -1,6 +1,5 @@
 """The bundled photographs model through the whole service, with a real vLLM."""
 
-import base64
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 from smoothgate.bundled import PHOTOS
 from smoothgate.certify.answer_certificate import AnswerCertificate
 from smoothgate.settings import Settings
+from smoothgate.vision.png import png_data_uri
 from tests.whole_service import Gate, opened
 
 pytestmark = [pytest.mark.engine, pytest.mark.long]
@@ -31,9 +31,7 @@ def photos_gate() -> Iterator[Gate]:
 
 
 def _image(sample: str) -> str:
-    return (
-        "data:image/png;base64," + base64.b64encode((PHOTOS.samples / f"{sample}.png").read_bytes()).decode()
-    )
+    return png_data_uri((PHOTOS.samples / f"{sample}.png").read_bytes())
 
 
 def _ask(gate: Gate, question: str, *samples: str, **fields: Any) -> Any:

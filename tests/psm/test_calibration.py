@@ -46,6 +46,11 @@ def test_a_saved_calibration_is_read_back(tmp_path: Path) -> None:
     assert loaded.digest == result.digest
 
 
+def test_another_user_may_read_a_saved_calibration(tmp_path: Path) -> None:
+    calibrate([_features()], None, "digest").save(tmp_path)
+    assert (tmp_path / FILE).stat().st_mode & 0o044 == 0o044
+
+
 def test_the_digest_follows_every_figure() -> None:
     features = _features()
     assert calibrate([features], None, "a").digest != calibrate([features], None, "b").digest

@@ -25,6 +25,12 @@ def test_a_saved_psm_loads_in_half_precision(tmp_path: Path) -> None:
     assert torch.equal(loaded.purifier(z, sigma), again.purifier(z, sigma))
 
 
+def test_another_user_may_read_a_saved_psm(tmp_path: Path) -> None:
+    """One user trains it, or puts it into an image, and the service runs as another."""
+    psms.build().save(tmp_path)
+    assert (tmp_path / WEIGHTS_FILE).stat().st_mode & 0o044 == 0o044
+
+
 def test_an_empty_folder_gives_the_identity(tmp_path: Path) -> None:
     psm = PSM.load(tmp_path)
     assert psm.is_identity

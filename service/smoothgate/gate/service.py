@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 from smoothgate import metrics
-from smoothgate.engine import Engine
+from smoothgate.engine import Engine, NoEngine
 from smoothgate.errors import SmoothgateError
 from smoothgate.gate.answering import Answering
 from smoothgate.gate.canary import Canary
@@ -95,8 +95,11 @@ class Service:
             raise
 
     def _require_reachable(self) -> None:
-        """Refuse a default budget that cannot certify what is certified by default."""
-        if self.policy.certify == "answer":
+        """Refuse a default budget that cannot certify what is certified by default.
+
+        Without an engine there are no answers: features are all that can be certified.
+        """
+        if self.policy.certify == "answer" and not isinstance(self.engine, NoEngine):
             self.policy.vote_plan(SmoothingOptions()).require_reachable()
         else:
             plan = self.policy.plan(SmoothingOptions())

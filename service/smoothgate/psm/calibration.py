@@ -145,6 +145,7 @@ class Calibration:
         folder.mkdir(parents=True, exist_ok=True)
         facts = {"version": str(_VERSION), "figures": json.dumps(asdict(self.figures))}
         save_file({"mu": self.mu.contiguous()}, folder / FILE, metadata=facts)
+        (folder / FILE).chmod(0o644)  # as `PSM.save` does
 
     @classmethod
     def load(cls, folder: Path) -> Calibration:

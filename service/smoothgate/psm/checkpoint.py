@@ -118,6 +118,8 @@ class PSM(nn.Module):
         """Write `psm.json` and `psm.safetensors`."""
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self._stored(), folder / WEIGHTS_FILE)
+        # safetensors lets only the owner read its file, and the service may run as another user.
+        (folder / WEIGHTS_FILE).chmod(0o644)
         facts = self.describe() | {"digest": self.digest}
         (folder / CONFIG_FILE).write_text(json.dumps(facts, indent=2) + "\n")
 

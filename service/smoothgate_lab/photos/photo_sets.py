@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from smoothgate.bundled import FASHION_NOUNS
+
 #: Number of classes of each set.
 CLASSES = 10
 
@@ -77,18 +79,7 @@ FASHION_MNIST = PhotoSet(
         "Bag",
         "Ankle boot",
     ),
-    nouns=(
-        "a T-shirt",
-        "a pair of trousers",
-        "a pullover",
-        "a dress",
-        "a coat",
-        "a sandal",
-        "a shirt",
-        "a sneaker",
-        "a bag",
-        "an ankle boot",
-    ),
+    nouns=FASHION_NOUNS,
     kinds=(
         *("a garment",) * 5,
         "footwear",
