@@ -124,7 +124,8 @@ def shared_quick_gate(demo_encoder: UnitEncoder, shared_fake_vllm: FakeVllm) -> 
 
 @pytest.fixture
 def quick_gate(shared_quick_gate: Gate, vllm: FakeVllm) -> Gate:
-    """A gate with the settings above, shared by all tests that need no others."""
+    """A gate with the settings above, shared by all tests that need no others, idle."""
+    shared_quick_gate.wait_idle()
     return shared_quick_gate
 
 

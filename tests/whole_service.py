@@ -67,6 +67,15 @@ class Gate:
             assert time.monotonic() < end, f"not ready: {self.service.health.problems()}"
             time.sleep(0.05)
 
+    def wait_idle(self, seconds: float = 60) -> None:
+        """Wait until nothing is left of earlier requests: a batch of one whose client has left is still drawn
+        and counted, and metrics are those of the process.
+        """
+        end = time.monotonic() + seconds
+        while self.service.in_flight.count or self.smoother.sampler.stalled_seconds:
+            assert time.monotonic() < end, "work of an earlier request does not end"
+            time.sleep(0.01)
+
     def _is_ready(self) -> bool:
         try:
             return self.http.get("/health/ready").status_code == 200
@@ -156,6 +165,7 @@ def opened(
 
 @pytest.fixture
 def gate(shared_gate: Gate) -> Gate:
-    """The service, ready."""
+    """The service, ready and idle."""
     shared_gate.wait_ready()
+    shared_gate.wait_idle()
     return shared_gate
