@@ -117,17 +117,21 @@ def photos_votes(
     sigma: Sigmas = _SIGMAS,
     pictures: Annotated[int, typer.Option(min=1, max=500, help="Test pictures for each sigma.")] = 500,
     n: Samples = 1024,
+    first: Annotated[
+        int, typer.Option(min=0, help="Of each class, the number of the first test picture, from 0.")
+    ] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 26,
     report_only: SamplesReport = False,
     json_file: Json = None,
 ) -> None:
-    """Measure certified accuracy of answers about the first 50 test pictures of each class."""
+    """Measure certified accuracy of answers about 50 test pictures of each class, by default the first."""
     from smoothgate_lab.cli.vote_runs import measure_votes
     from smoothgate_lab.evaluation.asked_scenes import photo_scenes
     from smoothgate_lab.photos.photographs import load_photographs
 
     with failures():
-        scenes = photo_scenes(load_photographs(data, "test"), model or PHOTOS.model, psm or PHOTOS.psm)
+        test = load_photographs(data, "test")
+        scenes = photo_scenes(test, model or PHOTOS.model, psm or PHOTOS.psm, first)
         measure_votes(scenes, output, seed, sigma, None if report_only else (pictures, n), json_file)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from smoothgate.bundled import DEMO
+from smoothgate.errors import SmoothgateError
 from smoothgate.psm.unit_encoder import UnitEncoder
 from smoothgate.vision import load
 from smoothgate_lab.chat_models.chats import Question
@@ -55,8 +56,8 @@ def demo_scenes(seed: int) -> AskedScenes:
     return AskedScenes(model, encoder, scenes.canvases, questions, right)
 
 
-def photo_scenes(test: Photographs, model: Path, psm: Path) -> AskedScenes:
-    """The first 50 test pictures of each class, or all if there are fewer, for the photographs model.
+def photo_scenes(test: Photographs, model: Path, psm: Path, first: int = 0) -> AskedScenes:
+    """50 test pictures of each class, or all if there are fewer, for the photographs model.
 
     The classes take turns, so that the first pictures are of all of them.
 
@@ -64,19 +65,26 @@ def photo_scenes(test: Photographs, model: Path, psm: Path) -> AskedScenes:
         test: all test pictures.
         model: folder of the model.
         psm: folder of PSM and calibration.
+        first: number of the first of them among those of its class.
+
+    Raises:
+        SmoothgateError: code `too_few_images`: a class has none of that number.
     """
-    photographs = in_turns(test)
+    photographs = in_turns(test, first)
     questions = one_photo(test.photo_set)
     right = tuple({q.name: q.answer(noun) for q in questions} for noun in photographs.nouns)
     encoder = _encoder(model, psm)
     return AskedScenes(model, encoder, photographs.canvases, questions, right, photographs.digest)
 
 
-def in_turns(test: Photographs) -> Photographs:
-    """The first 50 of each class. The classes take turns."""
-    photographs = test.of_each_class(0, _PER_CLASS)
+def in_turns(test: Photographs, first: int = 0) -> Photographs:
+    """50 of each class, from a number on; raises as `photo_scenes`. The classes take turns."""
+    photographs = test.of_each_class(first, first + _PER_CLASS)
+    counts = [int((photographs.labels == c).sum()) for c in range(CLASSES)]
+    if not all(counts):
+        raise SmoothgateError(f"A class has no test picture of number {first}.", code="too_few_images")
     # The place of each among those of its class.
-    turns = torch.cat([torch.arange(int((photographs.labels == c).sum())) for c in range(CLASSES)])
+    turns = torch.cat([torch.arange(count) for count in counts])
     return photographs.take(turns.argsort(stable=True))
 
 

@@ -140,4 +140,9 @@ def test_the_classes_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     scenes = photo_scenes(test, tmp_path, tmp_path)
     assert [right["what"] for right in scenes.right] == [WHAT.answer(noun) for noun in CIFAR10.nouns] * 3
     assert torch.equal(scenes.canvases[1], test.canvases[3])
-    assert scenes.pictures
+    others = photo_scenes(test, tmp_path, tmp_path, 1)
+    assert [right["what"] for right in others.right] == [WHAT.answer(noun) for noun in CIFAR10.nouns] * 2
+    assert torch.equal(others.canvases[1], test.canvases[4])
+    assert "" != others.pictures != scenes.pictures != ""
+    with pytest.raises(SmoothgateError, match="no test picture of number 3"):
+        photo_scenes(test, tmp_path, tmp_path, 3)
