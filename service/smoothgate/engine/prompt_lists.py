@@ -7,8 +7,6 @@ language models that see nothing but a sequence of embeddings (`vision.text_embe
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from smoothgate.engine.encoded_tensor import encoded
 from smoothgate.engine.engine_client import EngineClient
 from smoothgate.errors import EngineFailed, MalformedRequest
 from smoothgate.off_loop import off_loop
@@ -68,9 +67,7 @@ class PromptTemplate:
         whole[self.places] = torch.cat(list(tokens)).to(whole.dtype)
         if not whole.isfinite().all():
             raise EngineFailed("Some visual tokens are not finite.")
-        buffer = io.BytesIO()
-        torch.save(whole, buffer)
-        return base64.b64encode(buffer.getvalue())
+        return encoded(whole)
 
 
 class PromptLists:

@@ -6,12 +6,11 @@ lengths in concurrent requests kill the engine core. Therefore this module check
 
 from __future__ import annotations
 
-import base64
-import io
 from typing import Any
 
 import torch
 
+from smoothgate.engine.encoded_tensor import encoded
 from smoothgate.errors import SmoothgateError
 from smoothgate.vision import Prompt
 
@@ -44,10 +43,10 @@ def image_parts(
     if not tokens.isfinite().all():
         raise SmoothgateError(f"Some visual tokens are not finite in {dtype}.")
     if prompt.part_type == "image_embeds":
-        embeds: Any = _encoded(tokens)
+        embeds: Any = encoded(tokens).decode()
         if prompt.grid is not None:
             grid = torch.tensor(prompt.grid)
-            embeds = {"image_embeds": embeds, "image_grid_thw": _encoded(grid)}
+            embeds = {"image_embeds": embeds, "image_grid_thw": encoded(grid).decode()}
         return [{"type": "image_embeds", "image_embeds": embeds}]
     parts: list[dict[str, Any]] = []
     first = 0
@@ -55,13 +54,6 @@ def image_parts(
         if isinstance(run, str):
             parts.append({"type": "text", "text": run})
         else:
-            parts.append({"type": "prompt_embeds", "data": _encoded(tokens[first : first + run])})
+            parts.append({"type": "prompt_embeds", "data": encoded(tokens[first : first + run]).decode()})
             first += run
     return parts
-
-
-def _encoded(tensor: torch.Tensor) -> str:
-    buffer = io.BytesIO()
-    # torch.save writes the whole storage of a view, so this saves a clone.
-    torch.save(tensor.clone(memory_format=torch.contiguous_format), buffer)
-    return base64.b64encode(buffer.getvalue()).decode()
