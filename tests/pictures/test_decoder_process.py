@@ -88,6 +88,17 @@ def test_it_starts_again_after_its_end(decoder: DecoderProcess) -> None:
     assert decoder.decode(picture("L", "PNG"), None).width == 60
 
 
+def test_a_process_that_was_killed_is_not_taken_for_one_that_runs(decoder: DecoderProcess) -> None:
+    """A limit may pass, or a client leave, when the answer is there but not yet taken: the next picture would
+    be given to a process that is about to die.
+    """
+    for _ in range(5):
+        decoder.start()
+        decoder.kill()
+        decoder.start()
+        assert decoder.decode(picture("L", "PNG"), None).width == 60
+
+
 def test_it_ends_with_its_standard_input_and_imports_no_torch() -> None:
     """So it does not outlive a service that is killed."""
     code = (

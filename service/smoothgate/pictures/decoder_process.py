@@ -48,6 +48,8 @@ class DecoderProcess:
         python = [sys.executable, "-P", "-W", "ignore"]
         self._command = [*python, "-m", module, str(max_pixels), str(seconds), str(memory)]
         self._process: subprocess.Popen[bytes] | None = None
+        # A killed process runs for some milliseconds more, and may have answered before.
+        self._killed: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start the process unless it runs. Takes a fifth of a second.
@@ -57,7 +59,7 @@ class DecoderProcess:
             OSError: it cannot be started.
         """
         if self._process is not None:
-            if self._process.poll() is None:
+            if self._process is not self._killed and self._process.poll() is None:
                 return
             self._close(self._process)
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
@@ -100,9 +102,12 @@ class DecoderProcess:
         return DecodedImage(pixels=np.frombuffer(pixels, np.uint8).reshape(shape), **header["image"])
 
     def kill(self) -> None:
-        """End the process at once. A thread that waits for its answer gets `DecoderDied`."""
-        if self._process is not None:
-            self._process.kill()
+        """End the process at once: a thread that waits for its answer gets `DecoderDied`, and the next `start`
+        starts another.
+        """
+        self._killed = self._process
+        if self._killed is not None:
+            self._killed.kill()
 
     def close(self) -> None:
         """End the process and its pipes. No thread may be decoding."""
