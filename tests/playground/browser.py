@@ -86,7 +86,9 @@ def ask(page: Page, question: str) -> str:
 def answered(page: Page) -> str:
     """The certified answer, once the page is not busy any more."""
     page.wait_for_selector("#stop", state="hidden")
-    page.wait_for_selector("#with-body .answer")
+    page.wait_for_selector("#with-body :is(.answer, .refusal)")
+    refused = page.locator("#with-body .refusal").all_inner_texts()
+    assert not refused, refused
     return page.locator("#with-body .answer").inner_text()
 
 
