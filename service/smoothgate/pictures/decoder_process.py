@@ -102,8 +102,9 @@ class DecoderProcess:
         return DecodedImage(pixels=np.frombuffer(pixels, np.uint8).reshape(shape), **header["image"])
 
     def kill(self) -> None:
-        """End the process at once: a thread that waits for its answer gets `DecoderDied`, and the next `start`
-        starts another.
+        """End the process at once.
+
+        A thread that waits for its answer gets `DecoderDied`. The next `start` starts another process.
         """
         self._killed = self._process
         if self._killed is not None:
