@@ -10,6 +10,7 @@ import pytest
 
 from smoothgate.bundled import DEMO
 from smoothgate.engine.vllm_command import CHILD_SITE
+from smoothgate.http import sse
 from tests.conformance.conftest import EXTRA
 from tests.whole_service import Gate
 
@@ -26,7 +27,10 @@ main(parser.parse_args())
 
 
 @pytest.mark.long
-def test_bench_serve(gate: Gate, tmp_path: Path) -> None:
+def test_bench_serve_counts_right_though_streams_have_comments(
+    gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sse, "SILENCE_SECONDS", 0.02)
     options = {
         "base-url": gate.url,
         "backend": "openai-chat",

@@ -76,3 +76,6 @@ def test_a_stream_begins_while_its_samples_are_drawn_and_is_never_silent_for_lon
     assert all(line.startswith(":") for line in lines[:first])
     assert lines[-1] == "data: [DONE]"
     assert _text([json.loads(data) for data in sse_data(lines)[:-1]]) == TEXT
+    # What a client that strips each read makes of a silence is one comment.
+    assert lines[first - 1] == ":"
+    assert set(lines[: first - 1]) == {": still working"}

@@ -21,6 +21,9 @@ RESPONSES = "/v1/responses"
 #: After which a comment is sent. Balancers close a connection that is silent for a minute.
 SILENCE_SECONDS = 10.0
 _COMMENT = b": still working\n\n"
+# Stands before the event that ends a silence. `vllm bench serve` strips the ends of what it reads, and would
+# take the event for a part of the comment before it.
+_AFTER_COMMENT = b":\n\n"
 # No proxy should buffer or store a stream.
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
@@ -75,19 +78,28 @@ class _Line:
         self._one_at_a_time = asyncio.Lock()
         self._is_open = False
         self._latest = 0.0
+        self._ends_in_comment = False
 
     async def __call__(self, message: Message) -> None:
         async with self._one_at_a_time:
-            await self._send(message)
-            self._is_open = message["type"] == "http.response.start" or message.get("more_body", False)
-            self._latest = asyncio.get_running_loop().time()
+            if self._ends_in_comment and message.get("body"):
+                message["body"] = _AFTER_COMMENT + message["body"]
+                self._ends_in_comment = False
+            await self._pass_on(message)
 
     async def break_silence(self) -> None:
         while True:
             await asyncio.sleep(SILENCE_SECONDS / 4)
             is_silent = asyncio.get_running_loop().time() - self._latest >= SILENCE_SECONDS
             if self._is_open and is_silent and not self._one_at_a_time.locked():
-                await self({"type": "http.response.body", "body": _COMMENT, "more_body": True})
+                async with self._one_at_a_time:
+                    await self._pass_on({"type": "http.response.body", "body": _COMMENT, "more_body": True})
+                    self._ends_in_comment = True
+
+    async def _pass_on(self, message: Message) -> None:
+        await self._send(message)
+        self._is_open = message["type"] == "http.response.start" or message.get("more_body", False)
+        self._latest = asyncio.get_running_loop().time()
 
 
 async def _failing_clearly(frames: AsyncGenerator[str], path: str) -> AsyncGenerator[str]:
