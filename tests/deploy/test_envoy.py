@@ -241,6 +241,12 @@ def test_silence_is_waited_for_as_long_as_it_is_said(
         streams[0].result()
     assert ended["patient"] == "length"
     assert isinstance(ended["impatient"], Exception)
+    # A gate whose vLLM is lost stays in rotation and refuses chats until it has asked vLLM again.
+    wait_until(
+        lambda: all(_metric(gate, "smoothgate_engine_up") == 1 for gate in stack.gates),
+        120,
+        lambda: "a gate does not find vLLM again",
+    )
     wait_until(lambda: gateway.healthy() == 2, 120, lambda: "the gates did not come back")
 
 
